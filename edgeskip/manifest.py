@@ -1,0 +1,94 @@
+"""`edgeskip.json`, the manifest of an artifact folder: what it is, what it came from, what was checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.plan import Compensation, Label
+from edgeskip.profile import ModelRecord
+
+MANIFEST_NAME = "edgeskip.json"
+Precision = Literal["fp32", "fp16", "int4"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GraphRecord(_Record):
+    """What an engine must know to run `model.onnx`."""
+
+    file: str = Field(default="model.onnx", pattern=r"^[^/\\]+$")
+    precision: Precision
+    kv_dtype: Literal["float32", "float16"]
+    logits_dtype: Literal["float32", "float16"]
+    num_kv_layers: int = Field(ge=0, description="Kept attention sublayers = past_key_values.0 … N-1")
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int = Field(description="Most positions the rotary tables cover, tokens")
+    quantisation: dict[str, str | int | bool] = Field(
+        default_factory=dict, description="int4: block_size, symmetric, accuracy_level, method, embedding bits …"
+    )
+
+
+class PlanSummary(_Record):
+    """What was skipped and what replaced it."""
+
+    method: str
+    compensation: Compensation
+    skip: list[str]
+    num_blocks: int
+
+
+class VerificationRecord(_Record):
+    """What the check after export measured against the torch model under the same plan."""
+
+    passed: bool
+    reference: str = Field(description="e.g. 'transformers 5.1 LlamaForCausalLM, same plan by hooks, float32'")
+    tokens: int
+    max_abs_logit_difference: float
+    kl_divergence: float = Field(description="mean KL(torch ‖ artifact) per token, nats")
+    top1_agreement: float = Field(description="share of tokens whose argmax agrees")
+    bound: str = Field(description="the bound that decided `passed`, in words")
+
+
+class Manifest(_Record):
+    """The manifest of an artifact."""
+
+    format: Literal["edgeskip-artifact"] = "edgeskip-artifact"
+    version: Literal[1] = 1
+    target: Literal["onnx"] = "onnx"
+    label: Label
+    model: ModelRecord
+    graph: GraphRecord
+    plan: PlanSummary
+    inputs: dict[str, str] = Field(description="fingerprints of what the artifact was made from")
+    files: dict[str, str] = Field(description="sha256 of every other file in the folder")
+    versions: dict[str, str]
+    created: str
+    verification: VerificationRecord | None = Field(description="None = exported with the check switched off")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads and validates `folder/edgeskip.json`; EdgeSkipError says what is wrong with it."""
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise EdgeSkipError(f"{folder} is not an artifact folder: make one with  edgeskip export")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EdgeSkipError(f"{folder} has no {MANIFEST_NAME}: it is not an EdgeSkip artifact") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise EdgeSkipError(f"{path} is damaged (not JSON: {error}): export again") from None
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise EdgeSkipError(f"{path} is damaged: field {field!r}: {first['msg']}: export again") from None

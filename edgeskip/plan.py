@@ -1,0 +1,63 @@
+"""A plan: which sublayers are skipped and what replaces each. Frozen data that knows no file format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.sublayers import Sublayer, sublayers_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Compensation = Literal["none", "scale", "affine"]
+COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
+Label = Literal["dense", "lossy-skip"]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A skipped sublayer becomes `x ← scale·x + bias` on the residual stream (AdaSkip eq. 3; design §2)."""
+
+    sublayer: Sublayer
+    scale: float = 1.0
+    bias: NDArray[np.float32] | None = None  # [hidden_size]
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            # RMSNorm(c·x) = RMSNorm(x) needs c > 0: the fold would be wrong (design §4).
+            raise EdgeSkipError(f"{self.sublayer}: compensation scale {self.scale} is not positive")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The skips of a model of `num_blocks` blocks, in execution order; no skips = dense."""
+
+    num_blocks: int
+    skips: tuple[Skip, ...] = ()
+    compensation: Compensation = "none"
+
+    def __post_init__(self) -> None:
+        order = [skip.sublayer for skip in self.skips]
+        if order != sorted(set(order)):
+            raise EdgeSkipError("a plan lists each skipped sublayer once, in execution order")
+        if len(order) >= 2 * self.num_blocks:
+            raise EdgeSkipError("the plan skips every sublayer: keep at least one")
+
+    @property
+    def label(self) -> Label:
+        """What any output of this plan must be called (design §2)."""
+        return "lossy-skip" if self.skips else "dense"
+
+    @property
+    def skipped(self) -> frozenset[Sublayer]:
+        return frozenset(skip.sublayer for skip in self.skips)
+
+    @property
+    def kept(self) -> tuple[Sublayer, ...]:
+        return tuple(s for s in sublayers_of(self.num_blocks) if s not in self.skipped)
+
+    def skip_for(self, sublayer: Sublayer) -> Skip | None:
+        return next((skip for skip in self.skips if skip.sublayer == sublayer), None)

@@ -1,0 +1,200 @@
+"""The profile: one JSON file (`llama.json`) with what calibration measured and the plan chosen from it.
+
+Vectors (per-sublayer mean residual streams) live in a `.safetensors` file beside it. Reading and writing only:
+measuring is `edgeskip.calibration`, choosing is `edgeskip.planner`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.files import replace_file
+from edgeskip.plan import Compensation
+from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
+
+PROFILE_VERSION = 1
+Phase = Literal["prefill", "decode"]
+Method = Literal[
+    "adaskip", "early-exit", "skipdecode", "unified", "least-similar", "random", "explicit", "dense"
+]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelRecord(_Record):
+    """Which model was calibrated."""
+
+    source: str = Field(description="What the user named: a ready model's name, a hub id, a folder or a GGUF file")
+    name: str = Field(description="Short name, used to name outputs")
+    family: str = Field(description="Model family, e.g. llama, qwen2")
+    fingerprint: str = Field(description="sha256 over the weight files; an export refuses other weights")
+    num_blocks: int = Field(gt=0, description="M, transformer blocks; the model has 2M sublayers")
+    hidden_size: int = Field(gt=0, description="Width of the residual stream, elements")
+    vocab_size: int = Field(gt=0, description="Rows of the embedding")
+
+
+class CorpusFile(_Record):
+    """One text the statistics come from."""
+
+    name: str = Field(description="File name, or the name of a corpus that ships with EdgeSkip")
+    sha256: str = Field(description="Hash of the file's bytes")
+
+
+class CalibrationRecord(_Record):
+    """How the statistics were taken."""
+
+    corpus: list[CorpusFile]
+    field: str | None = Field(default=None, description="Field read from .jsonl files")
+    context: int = Field(gt=0, description="Tokens per window")
+    seed: int
+    dtype: str = Field(description="Floating-point type the model ran in")
+    created: str = Field(description="UTC time, ISO 8601")
+    versions: dict[str, str] = Field(description="Versions of edgeskip, python, torch, transformers …")
+
+
+class PhaseStatistics(_Record):
+    """Token-weighted means over one phase; x is the residual stream before the sublayer, y after it."""
+
+    tokens: int = Field(gt=0, description="Tokens measured")
+    similarity: float = Field(description="IO similarity: mean cosine(x, y) (AdaSkip eq. 2)")
+    scale: float = Field(description="mean ‖y‖/‖x‖ (AdaSkip eq. 3)")
+    affine_scale: float = Field(description="s of the least-squares fit y ≈ s·x + b; b = mean_out − s·mean_in")
+    mean_square_in: float = Field(description="mean ‖x‖²")
+    mean_square_out: float = Field(description="mean ‖y‖²")
+    mean_dot: float = Field(description="mean x·y")
+
+
+class SublayerStatistics(_Record):
+    """What was measured of one sublayer."""
+
+    name: str = Field(description="attn.N or ffn.N")
+    prefill: PhaseStatistics = Field(description="Over the corpus' own text")
+    decode: PhaseStatistics | None = Field(default=None, description="Over the model's own greedy continuations")
+
+
+class PlanRecord(_Record):
+    """The skip plan: names only; scales and biases follow from the statistics."""
+
+    method: Method
+    compensation: Compensation
+    skip: list[str] = Field(description="Skipped sublayers in execution order")
+    alpha: float | None = Field(default=None, description="Acceleration ratio α, where the plan was asked for by α")
+    beta: float | None = Field(default=None, description="Least similarity among the skipped (decode threshold β)")
+    seed: int | None = Field(default=None, description="Seed of a random plan")
+
+
+class VectorsRecord(_Record):
+    """The file beside the profile with `{prefill,decode}.mean_in` and `.mean_out`, float32 [2M, hidden_size]."""
+
+    file: str = Field(pattern=r"^[^/\\]+\.safetensors$", description="File name, in the profile's own folder")
+    sha256: str
+
+
+class Profile(_Record):
+    """An EdgeSkip profile."""
+
+    format: Literal["edgeskip-profile"] = "edgeskip-profile"
+    version: Literal[1] = 1
+    model: ModelRecord
+    calibration: CalibrationRecord
+    sublayers: list[SublayerStatistics]
+    vectors: VectorsRecord
+    plan: PlanRecord | None = Field(default=None, description="None = dense")
+
+    def statistics(self, sublayer: Sublayer) -> SublayerStatistics:
+        return self.sublayers[sublayer.index]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Mean residual stream before and after each sublayer, float32 [2M, hidden_size] per phase."""
+
+    mean_in: dict[Phase, NDArray[np.float32]]
+    mean_out: dict[Phase, NDArray[np.float32]]
+
+
+def read_profile(path: Path) -> Profile:
+    """Reads and validates a profile; EdgeSkipError names the field that is wrong."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EdgeSkipError(f"no profile at {path}: make one with  edgeskip calibrate MODEL -o {path}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise EdgeSkipError(f"{path} is not a profile (not JSON: {error}): calibrate again") from None
+    if not isinstance(data, dict) or data.get("format") != "edgeskip-profile":
+        raise EdgeSkipError(f"{path} is not an EdgeSkip profile: its 'format' is not 'edgeskip-profile'")
+    if data.get("version") != PROFILE_VERSION:
+        raise EdgeSkipError(
+            f"{path} has profile version {data.get('version')!r}, this EdgeSkip reads {PROFILE_VERSION}: "
+            "calibrate again or upgrade EdgeSkip"
+        )
+    try:
+        profile = Profile.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise EdgeSkipError(f"{path}: field {field!r}: {first['msg']} (edgeskip schema prints the schema)") from None
+    expected = [str(s) for s in sublayers_of(profile.model.num_blocks)]
+    if [s.name for s in profile.sublayers] != expected:
+        raise EdgeSkipError(f"{path}: 'sublayers' must list attn.0, ffn.0 … in order for {len(expected)} sublayers")
+    for name in profile.plan.skip if profile.plan else []:
+        parse_sublayer(name, profile.model.num_blocks)
+    return profile
+
+
+def read_vectors(profile: Profile, path: Path) -> Vectors:
+    """The vectors beside the profile at `path`, checked against the hash and shapes the profile states."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    file = path.parent / profile.vectors.file
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise EdgeSkipError(f"{file} is missing: it belongs beside {path.name}; copy both files together") from None
+    if hashlib.sha256(data).hexdigest() != profile.vectors.sha256:
+        raise EdgeSkipError(f"{file} does not match the sha256 in {path.name}: copy both files together or recalibrate")
+    try:
+        arrays = load(data)
+    except SafetensorError as error:
+        raise EdgeSkipError(f"{file} is not a safetensors file ({error}): calibrate again") from None
+    shape = (2 * profile.model.num_blocks, profile.model.hidden_size)
+    for name, array in arrays.items():
+        if array.shape != shape or array.dtype != np.float32:
+            raise EdgeSkipError(f"{file}: {name} is {array.dtype}{list(array.shape)}, expected float32{list(shape)}")
+    phases: tuple[Phase, ...] = ("prefill", "decode")
+    return Vectors(
+        mean_in={p: arrays[f"{p}.mean_in"] for p in phases if f"{p}.mean_in" in arrays},
+        mean_out={p: arrays[f"{p}.mean_out"] for p in phases if f"{p}.mean_out" in arrays},
+    )
+
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """Replaces the profile at `path` in one step; the vectors beside it are left alone."""
+    text = profile.model_dump_json(indent=2, exclude_none=True) + "\n"
+    replace_file(path, text.encode("utf-8"))
+
+
+def write_vectors(vectors: Vectors, path: Path) -> VectorsRecord:
+    """Writes the vectors for the profile at `path` beside it and returns the record the profile must carry."""
+    from safetensors.numpy import save
+
+    arrays: dict[str, NDArray[Any]] = {}
+    for phase, array in vectors.mean_in.items():
+        arrays[f"{phase}.mean_in"] = np.ascontiguousarray(array, dtype=np.float32)
+        arrays[f"{phase}.mean_out"] = np.ascontiguousarray(vectors.mean_out[phase], dtype=np.float32)
+    data = save(arrays)
+    file = path.with_suffix(".safetensors")
+    replace_file(file, data)
+    return VectorsRecord(file=file.name, sha256=hashlib.sha256(data).hexdigest())

@@ -1,0 +1,1 @@
+"""Reads a model into one architecture-neutral decoder, bakes a plan into it and lowers it to files."""

@@ -1,0 +1,1 @@
+"""Lowers a canonical decoder to an ONNX folder of fused ONNX Runtime operators."""

@@ -1,0 +1,1 @@
+"""Ready profiles by model name, and what is known of each model."""

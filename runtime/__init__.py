@@ -1,0 +1,1 @@
+"""Runs artifacts with numpy and an inference engine; never imports torch or transformers."""

@@ -1,0 +1,39 @@
+"""The interface every engine has: prefill, step, truncate over one sequence with its own KV cache."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Engine(Protocol):
+    """One sequence, batch 1. Token ids are int64 [n]; logits float32 [n, vocab_size]."""
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that really runs, e.g. `cpu`, `cuda`."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens the sequence can hold."""
+
+    @property
+    def length(self) -> int:
+        """Tokens now in the KV cache."""
+
+    def reserve(self, tokens: int) -> None:
+        """Makes room for a sequence of `tokens` tokens in all, so that no step allocates."""
+
+    def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
+        """Appends n ≥ 1 tokens; logits of the last `logits` positions (0 = all n). Prefill is a step on length 0.
+
+        EdgeSkipError where length + n > context_length. The returned array may be overwritten by the next step.
+        """
+
+    def truncate(self, length: int) -> None:
+        """Forgets all but the first `length` tokens; costs nothing."""
