@@ -33,7 +33,8 @@ class GraphRecord(_Record):
     vocab_size: int
     context_length: int = Field(description="Most positions the rotary tables cover, tokens")
     quantisation: dict[str, str | int | bool] = Field(
-        default_factory=dict, description="int4: block_size, symmetric, accuracy_level, method, embedding bits …"
+        default_factory=dict,
+        description="int4: block_size, symmetric, accuracy_level, method, embedding bits …",
     )
 
 
@@ -50,7 +51,9 @@ class VerificationRecord(_Record):
     """What the check after export measured against the torch model under the same plan."""
 
     passed: bool
-    reference: str = Field(description="e.g. 'transformers 5.1 LlamaForCausalLM, same plan by hooks, float32'")
+    reference: str = Field(
+        description="e.g. 'transformers 5.1 LlamaForCausalLM, same plan by hooks, float32'"
+    )
     tokens: int
     max_abs_logit_difference: float
     kl_divergence: float = Field(description="mean KL(torch ‖ artifact) per token, nats")
