@@ -1,4 +1,4 @@
-"""EdgeSkip: the same language model, faster. `load` opens an artifact; everything else is a verb of the command line."""
+"""EdgeSkip: the same language model, faster. `load` opens an artifact; the rest is the command line's."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -51,9 +51,7 @@ class VerificationRecord(_Record):
     """What the check after export measured against the torch model under the same plan."""
 
     passed: bool
-    reference: str = Field(
-        description="e.g. 'transformers 5.1 LlamaForCausalLM, same plan by hooks, float32'"
-    )
+    reference: str = Field(description="e.g. 'transformers 5.1 LlamaForCausalLM, same plan by hooks, float32'")
     tokens: int
     max_abs_logit_difference: float
     kl_divergence: float = Field(description="mean KL(torch ‖ artifact) per token, nats")

@@ -23,9 +23,7 @@ from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
 
 PROFILE_VERSION = 1
 Phase = Literal["prefill", "decode"]
-Method = Literal[
-    "adaskip", "early-exit", "skipdecode", "unified", "least-similar", "random", "explicit", "dense"
-]
+Method = Literal["adaskip", "early-exit", "skipdecode", "unified", "least-similar", "random", "explicit", "dense"]
 
 
 class _Record(BaseModel):
@@ -35,9 +33,7 @@ class _Record(BaseModel):
 class ModelRecord(_Record):
     """Which model was calibrated."""
 
-    source: str = Field(
-        description="What the user named: a ready model's name, a hub id, a folder or a GGUF file"
-    )
+    source: str = Field(description="What the user named: a ready model's name, a hub id, a folder or a GGUF file")
     name: str = Field(description="Short name, used to name outputs")
     family: str = Field(description="Model family, e.g. llama, qwen2")
     fingerprint: str = Field(description="sha256 over the weight files; an export refuses other weights")
@@ -71,9 +67,7 @@ class PhaseStatistics(_Record):
     tokens: int = Field(gt=0, description="Tokens measured")
     similarity: float = Field(description="IO similarity: mean cosine(x, y) (AdaSkip eq. 2)")
     scale: float = Field(description="mean ‖y‖/‖x‖ (AdaSkip eq. 3)")
-    affine_scale: float = Field(
-        description="s of the least-squares fit y ≈ s·x + b; b = mean_out − s·mean_in"
-    )
+    affine_scale: float = Field(description="s of the least-squares fit y ≈ s·x + b; b = mean_out − s·mean_in")
     mean_square_in: float = Field(description="mean ‖x‖²")
     mean_square_out: float = Field(description="mean ‖y‖²")
     mean_dot: float = Field(description="mean x·y")
@@ -84,9 +78,7 @@ class SublayerStatistics(_Record):
 
     name: str = Field(description="attn.N or ffn.N")
     prefill: PhaseStatistics = Field(description="Over the corpus' own text")
-    decode: PhaseStatistics | None = Field(
-        default=None, description="Over the model's own greedy continuations"
-    )
+    decode: PhaseStatistics | None = Field(default=None, description="Over the model's own greedy continuations")
 
 
 class PlanRecord(_Record):
@@ -95,12 +87,8 @@ class PlanRecord(_Record):
     method: Method
     compensation: Compensation
     skip: list[str] = Field(description="Skipped sublayers in execution order")
-    alpha: float | None = Field(
-        default=None, description="Acceleration ratio α, where the plan was asked for by α"
-    )
-    beta: float | None = Field(
-        default=None, description="Least similarity among the skipped (decode threshold β)"
-    )
+    alpha: float | None = Field(default=None, description="Acceleration ratio α, where the plan was asked for by α")
+    beta: float | None = Field(default=None, description="Least similarity among the skipped (decode threshold β)")
     seed: int | None = Field(default=None, description="Seed of a random plan")
 
 
@@ -139,9 +127,7 @@ def read_profile(path: Path) -> Profile:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise EdgeSkipError(
-            f"no profile at {path}: make one with  edgeskip calibrate MODEL -o {path}"
-        ) from None
+        raise EdgeSkipError(f"no profile at {path}: make one with  edgeskip calibrate MODEL -o {path}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise EdgeSkipError(f"{path} is not a profile (not JSON: {error}): calibrate again") from None
     if not isinstance(data, dict) or data.get("format") != "edgeskip-profile":
@@ -156,14 +142,10 @@ def read_profile(path: Path) -> Profile:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise EdgeSkipError(
-            f"{path}: field {field!r}: {first['msg']} (edgeskip schema prints the schema)"
-        ) from None
+        raise EdgeSkipError(f"{path}: field {field!r}: {first['msg']} (edgeskip schema prints the schema)") from None
     expected = [str(s) for s in sublayers_of(profile.model.num_blocks)]
     if [s.name for s in profile.sublayers] != expected:
-        raise EdgeSkipError(
-            f"{path}: 'sublayers' must list attn.0, ffn.0 … in order for {len(expected)} sublayers"
-        )
+        raise EdgeSkipError(f"{path}: 'sublayers' must list attn.0, ffn.0 … in order for {len(expected)} sublayers")
     for name in profile.plan.skip if profile.plan else []:
         parse_sublayer(name, profile.model.num_blocks)
     return profile
@@ -178,13 +160,9 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
     try:
         data = file.read_bytes()
     except FileNotFoundError:
-        raise EdgeSkipError(
-            f"{file} is missing: it belongs beside {path.name}; copy both files together"
-        ) from None
+        raise EdgeSkipError(f"{file} is missing: it belongs beside {path.name}; copy both files together") from None
     if hashlib.sha256(data).hexdigest() != profile.vectors.sha256:
-        raise EdgeSkipError(
-            f"{file} does not match the sha256 in {path.name}: copy both files together or recalibrate"
-        )
+        raise EdgeSkipError(f"{file} does not match the sha256 in {path.name}: copy both files together or recalibrate")
     try:
         arrays = load(data)
     except SafetensorError as error:
@@ -192,9 +170,7 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
     shape = (2 * profile.model.num_blocks, profile.model.hidden_size)
     for name, array in arrays.items():
         if array.shape != shape or array.dtype != np.float32:
-            raise EdgeSkipError(
-                f"{file}: {name} is {array.dtype}{list(array.shape)}, expected float32{list(shape)}"
-            )
+            raise EdgeSkipError(f"{file}: {name} is {array.dtype}{list(array.shape)}, expected float32{list(shape)}")
     phases: tuple[Phase, ...] = ("prefill", "decode")
     return Vectors(
         mean_in={p: arrays[f"{p}.mean_in"] for p in phases if f"{p}.mean_in" in arrays},
