@@ -1,1 +1,1 @@
-"""Measures how much each sublayer changes the residual stream of a torch model."""
+"""Measuring a torch model: what each sublayer does to the residual stream, and what skipping it would do."""

@@ -1,0 +1,131 @@
+"""Which sublayers to skip: rankings over a profile's statistics, and the plan that follows from a choice."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+import numpy as np
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.plan import Compensation, Plan, Skip
+from edgeskip.profile import Method, PlanRecord, Profile, Vectors
+from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
+
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+def num_skipped(alpha: float, num_blocks: int) -> int:
+    """2m of AdaSkip's m = M − M/α, rounded to the nearest whole sublayer (a half rounds up).
+
+    m need not be whole: 2m counts sublayers, so α = 1.2 on 32 blocks (m = 5.33) skips 11 of 64.
+    """
+    if not (math.isfinite(alpha) and alpha >= 1):
+        raise EdgeSkipError(f"α = {alpha} is not an acceleration: give an --alpha of at least 1 (1 = dense)")
+    return math.floor(2 * (num_blocks - num_blocks / alpha) + 0.5)
+
+
+def choose(
+    profile: Profile,
+    *,
+    method: Method = "adaskip",
+    compensation: Compensation = "affine",
+    alpha: float | None = None,
+    skip_sublayers: int | None = None,
+    skip: Sequence[str] | None = None,
+    seed: int = 0,
+) -> PlanRecord:
+    """Chooses the sublayers to skip; exactly one of `alpha`, `skip_sublayers` and `skip` says how many or which.
+
+    Methods: `adaskip` skips the sublayers of greatest prefill similarity, `least-similar` those of least (the
+    AdaSkip paper's LeastSkip control). Its baselines skip without looking, one or two sublayers a block:
+    `early-exit` the last ones; `skipdecode` the first ones, never block 0; `unified` whole blocks at a regular
+    distance, never the first or last block; `random` any. A plan of no sublayers is `dense`; names given in
+    `skip` are `explicit`. EdgeSkipError where the request cannot be met.
+    """
+    num_blocks = profile.model.num_blocks
+    if [alpha, skip_sublayers, skip].count(None) != 2:
+        raise EdgeSkipError("say what to skip with exactly one of --alpha, --skip-sublayers and --skip")
+    if skip is not None:
+        chosen = sorted({parse_sublayer(name, num_blocks) for name in skip})
+        method = "explicit"
+    else:
+        count = num_skipped(alpha, num_blocks) if alpha is not None else int(skip_sublayers or 0)
+        chosen = sorted(_pick(profile, method, count, seed))
+    if len(chosen) >= 2 * num_blocks:
+        raise EdgeSkipError(f"the plan skips all {2 * num_blocks} sublayers: keep at least one")
+    similarities = [profile.statistics(sublayer).prefill.similarity for sublayer in chosen]
+    return PlanRecord(
+        method=method if chosen else "dense",
+        compensation=compensation if chosen else "none",
+        skip=[str(sublayer) for sublayer in chosen],
+        alpha=alpha,
+        beta=min(similarities, default=None),
+        seed=seed if method == "random" and chosen else None,
+    )
+
+
+def resolve(profile: Profile, vectors: Vectors | None) -> Plan:
+    """The profile's plan with the scale and bias of every skip; dense where the profile has no plan.
+
+    `vectors` may be None unless the compensation is affine. Affine biases are b = mean_out − s·mean_in of the
+    prefill phase, computed in float64 and rounded to float32.
+    """
+    num_blocks = profile.model.num_blocks
+    if profile.plan is None:
+        return Plan(num_blocks)
+    compensation = profile.plan.compensation
+    sublayers = sorted({parse_sublayer(name, num_blocks) for name in profile.plan.skip})
+    return Plan(num_blocks, tuple(_skip(profile, vectors, s, compensation) for s in sublayers), compensation)
+
+
+def _skip(profile: Profile, vectors: Vectors | None, sublayer: Sublayer, compensation: Compensation) -> Skip:
+    statistics = profile.statistics(sublayer).prefill
+    if compensation == "none":
+        return Skip(sublayer)
+    if compensation == "scale":
+        return Skip(sublayer, statistics.scale)
+    if vectors is None or "prefill" not in vectors.mean_in:
+        raise EdgeSkipError("affine compensation needs the vectors file beside the profile: calibrate again")
+    mean_in = vectors.mean_in["prefill"][sublayer.index].astype(np.float64)
+    mean_out = vectors.mean_out["prefill"][sublayer.index].astype(np.float64)
+    bias = (mean_out - statistics.affine_scale * mean_in).astype(np.float32)
+    return Skip(sublayer, statistics.affine_scale, bias)
+
+
+def _pick(profile: Profile, method: Method, count: int, seed: int) -> list[Sublayer]:
+    """`count` sublayers by `method`, in any order."""
+    num_blocks = profile.model.num_blocks
+    every = sublayers_of(num_blocks)
+    if not 0 <= count < len(every):
+        raise EdgeSkipError(f"cannot skip {count} of {len(every)} sublayers: skip 0 … {len(every) - 1}")
+
+    def similarity(sublayer: Sublayer) -> float:
+        return profile.statistics(sublayer).prefill.similarity
+
+    # Sorting is stable, so equally similar sublayers are taken in execution order.
+    picks: dict[Method, Callable[[], Sequence[Sublayer]]] = {
+        "adaskip": lambda: sorted(every, key=similarity, reverse=True)[:count],
+        "least-similar": lambda: sorted(every, key=similarity)[:count],
+        "early-exit": lambda: every[len(every) - count :],
+        "skipdecode": lambda: every[2 : 2 + count],
+        "unified": lambda: _periodic(num_blocks, count),
+        "random": lambda: random.Random(seed).sample(every, count),
+        "dense": lambda: (),
+    }
+    if method not in picks:
+        raise EdgeSkipError(f"the method {method!r} cannot choose by number: name the sublayers with --skip")
+    picked = list(picks[method]())
+    if len(picked) != count:
+        raise EdgeSkipError(f"{method} can skip at most {len(picked)} sublayers of this model, not {count}")
+    return picked
+
+
+def _periodic(num_blocks: int, count: int) -> list[Sublayer]:
+    """Whole blocks spread evenly over the blocks between the first and the last; an odd one out skips attn only."""
+    middle = max(num_blocks - 2, 0)
+    wanted = min((count + 1) // 2, middle)
+    blocks = [1 + math.floor((i + 0.5) * middle / wanted) for i in range(wanted)]
+    return [sublayer for sublayer in sublayers_of(num_blocks) if sublayer.block in blocks][:count]
