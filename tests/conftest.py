@@ -1,0 +1,14 @@
+"""Fixtures shared by all tests; this file also puts `tests/` on the path, so that a test may import `tiny_models`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random Llama with tied embeddings; read only."""
+    return tiny_checkpoint("llama", tmp_path_factory.mktemp("models") / "tiny-llama")
