@@ -26,6 +26,10 @@ class Engine(Protocol):
     def length(self) -> int:
         """Tokens now in the KV cache."""
 
+    @property
+    def run_s(self) -> float:
+        """Seconds spent inside the runtime since loading, all steps together; the rest of a step is Python's share."""
+
     def reserve(self, tokens: int) -> None:
         """Makes room for a sequence of `tokens` tokens in all, so that no step allocates."""
 

@@ -1,0 +1,212 @@
+"""Runs an artifact's `model.onnx` with ONNX Runtime: one sequence, its KV cache updated in place.
+
+The graph's past and present of every layer are bound to one buffer `[1, num_kv_heads, capacity, head_dim]`
+(GroupQueryAttention appends in place), so a decode step moves no cache and Python's work is a few bindings.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.files import sha256_of
+from edgeskip.manifest import Manifest
+from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider, usable_cores
+
+SMALLEST_CAPACITY = 256  # tokens; the KV cache doubles from here
+
+
+class OnnxRuntimeEngine:
+    """An `Engine` over one artifact folder.
+
+    EdgeSkipError where the graph is damaged, does not match its manifest, names weights outside the folder (ONNX
+    Runtime refuses those) or cannot run on `provider`. `threads` = intra-op threads, default: physical cores.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, provider: str = "cpu", threads: int | None = None) -> None:
+        graph = manifest.graph
+        if threads is not None and threads < 1:
+            raise EdgeSkipError(f"threads must be at least 1, not {threads}")
+        self._provider = find_provider(provider)
+        self._threads = threads or usable_cores()
+        self._graph = graph
+        path = folder / graph.file
+        _check_graph_file(path, manifest.files.get(graph.file))
+        self._session = _open_session(path, self._provider, self._threads)
+        _check_inputs(self._session, manifest)
+        self._binding = self._session.io_binding()
+
+        self._length = 0
+        self._capacity = 0
+        self._run_s = 0.0
+        self._cache: dict[str, Any] = {}  # name of the past input -> NDArray (host) or OrtValue (device)
+        self._mask: NDArray[np.int64] = np.ones((1, 0), np.int64)
+        self._ids: NDArray[np.int64] = np.zeros((1, 0), np.int64)
+        self._logits: NDArray[Any] = np.zeros((1, 0, graph.vocab_size), graph.logits_dtype)
+        self._keep: NDArray[np.int64] | None = None  # the graph's `logits_to_keep`; rewritten in place
+        if any(value.name == "logits_to_keep" for value in self._session.get_overridable_initializers()):
+            self._keep = np.ones(1, np.int64)
+            self._bind_input("logits_to_keep", self._keep)
+
+    @property
+    def provider(self) -> str:
+        return self._provider.name
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    @property
+    def vocab_size(self) -> int:
+        return self._graph.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        return self._graph.context_length
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    @property
+    def run_s(self) -> float:
+        return self._run_s
+
+    def reserve(self, tokens: int) -> None:
+        if tokens <= self._capacity:
+            return
+        if tokens > self.context_length:
+            raise EdgeSkipError(f"{tokens} tokens do not fit the model's context of {self.context_length}")
+        capacity = min(self.context_length, max(tokens, 2 * self._capacity, SMALLEST_CAPACITY))
+        for layer in range(self._graph.num_kv_layers):
+            for part in ("key", "value"):
+                past, present = f"past_key_values.{layer}.{part}", f"present.{layer}.{part}"
+                if self._provider.device == "cpu":
+                    self._grow_on_host(past, present, capacity)
+                else:
+                    self._grow_on_device(past, present, capacity)
+        self._mask = np.ones((1, capacity), np.int64)
+        self._capacity = capacity
+
+    def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
+        count = len(tokens)
+        total = self._length + count
+        kept = count if logits == 0 else logits
+        if not 1 <= kept <= count:
+            raise ValueError(f"{count} tokens have no last {logits} positions")
+        if tokens.min() < 0 or tokens.max() >= self._graph.vocab_size:
+            raise EdgeSkipError(f"token ids must be 0 … {self._graph.vocab_size - 1}: this is another model's input")
+        if total > self.context_length:
+            raise EdgeSkipError(
+                f"the context is full: {self._length} + {count} tokens, the model holds {self.context_length}"
+            )
+        self.reserve(total)
+        if count != self._ids.shape[1]:
+            self._ids = np.empty((1, count), np.int64)
+            self._bind_input("input_ids", self._ids)
+        if kept != self._logits.shape[1]:
+            self._bind_logits(kept)
+        self._ids[0] = tokens
+        self._bind_input("attention_mask", self._mask[:, :total])
+
+        begin = time.perf_counter()
+        self._session.run_with_iobinding(self._binding)
+        self._run_s += time.perf_counter() - begin
+
+        self._length = total
+        return self._logits[0].astype(np.float32, copy=False)
+
+    def truncate(self, length: int) -> None:
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot truncate {self._length} tokens to {length}")
+        self._length = length
+
+    def _bind_input(self, name: str, array: NDArray[Any]) -> None:
+        """Binds host memory that the caller keeps alive; ONNX Runtime copies it to the device if it must."""
+        self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+    def _bind_output(self, name: str, array: NDArray[Any]) -> None:
+        self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+    def _bind_logits(self, kept: int) -> None:
+        if self._keep is not None:
+            self._keep[0] = kept
+        elif kept != 1:
+            raise EdgeSkipError(
+                f"{self._graph.file} has no logits_to_keep, it gives the last position's logits only: export again"
+            )
+        self._logits = np.empty((1, kept, self._graph.vocab_size), self._graph.logits_dtype)
+        self._bind_output("logits", self._logits)
+
+    def _grow_on_host(self, past: str, present: str, capacity: int) -> None:
+        # Zeros come from the kernel page by page as they are written: an unused tail costs no memory.
+        buffer = np.zeros((1, self._graph.num_kv_heads, capacity, self._graph.head_dim), self._graph.kv_dtype)
+        if self._length:
+            buffer[:, :, : self._length] = self._cache[past][:, :, : self._length]
+        self._cache[past] = buffer
+        self._bind_input(past, buffer)
+        self._bind_output(present, buffer)
+
+    def _grow_on_device(self, past: str, present: str, capacity: int) -> None:
+        import onnxruntime
+
+        host = np.zeros((1, self._graph.num_kv_heads, capacity, self._graph.head_dim), self._graph.kv_dtype)
+        if self._length:
+            host[:, :, : self._length] = self._cache[past].numpy()[:, :, : self._length]
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(host, self._provider.device, 0)
+        self._cache[past] = value
+        self._binding.bind_ortvalue_input(past, value)
+        self._binding.bind_ortvalue_output(present, value)
+
+
+def _check_graph_file(path: Path, sha256: str | None) -> None:
+    """The graph alone is hashed (it is small); ONNX Runtime checks that the weight file holds every tensor."""
+    if not path.is_file():
+        raise EdgeSkipError(f"{path} is missing: export again")
+    if sha256 is not None and sha256_of(path) != sha256:
+        raise EdgeSkipError(f"{path} is not the file its manifest names (sha256 differs): export again")
+
+
+def _open_session(path: Path, provider: Provider, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL  # a decoder is a chain
+    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; what matters is raised
+    # Worker threads spin through the gaps between operators and between decode steps: waking them costs more.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+    providers = [provider.execution_provider]
+    if provider.name != "cpu":
+        providers.append("CPUExecutionProvider")  # shape arithmetic
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    except Exception as error:  # onnxruntime's own classes share no base but Exception
+        raise EdgeSkipError(f"onnxruntime cannot load {path}: {_first_line(error)}: export again") from error
+    check_provider(session, provider)
+    return session
+
+
+def _check_inputs(session: Any, manifest: Manifest) -> None:
+    graph = manifest.graph
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    wanted = {"input_ids", "attention_mask"}
+    for layer in range(graph.num_kv_layers):
+        wanted |= {f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"}
+    outputs = {value.name for value in session.get_outputs()}
+    caches = [shape for name, shape in shapes.items() if name.startswith("past_key_values.")]
+    cache_fits = all((shape[1], shape[3]) == (graph.num_kv_heads, graph.head_dim) for shape in caches)
+    if set(shapes) != wanted or "logits" not in outputs or not cache_fits:
+        raise EdgeSkipError(f"the inputs of {graph.file} are not those its manifest describes: export again")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].removeprefix("[ONNXRuntimeError] : ")
