@@ -1,0 +1,132 @@
+"""The facts `edgeskip inspect` shows of a profile or an artifact, as plain data; printing them is the verb's."""
+
+from __future__ import annotations
+
+import importlib.resources
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.files import sha256_of
+from edgeskip.manifest import MANIFEST_NAME, Manifest, read_manifest
+from edgeskip.profile import Profile, read_profile, read_vectors
+
+FileState = Literal["ok", "not checked", "damaged", "missing", "not listed"]
+
+
+@dataclass(frozen=True)
+class ArtifactFile:
+    """One file of an artifact folder; `state` compares its sha256 with the manifest's."""
+
+    name: str
+    size_bytes: int
+    state: FileState
+
+
+@dataclass(frozen=True)
+class ProfileReport:
+    """A profile and whether the vectors beside it are the ones it names; `problem` is a line for the user."""
+
+    path: Path
+    profile: Profile
+    problem: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        plan = self.profile.plan
+        return {
+            "kind": "profile",
+            "path": str(self.path),
+            "label": "lossy-skip" if plan and plan.skip else "dense",
+            "problem": self.problem,
+            **self.profile.model_dump(mode="json"),
+        }
+
+
+@dataclass(frozen=True)
+class ArtifactReport:
+    """An artifact's manifest and the state of its files; `problem` is a line for the user."""
+
+    path: Path
+    manifest: Manifest
+    files: tuple[ArtifactFile, ...]
+    problem: str | None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "kind": "artifact",
+            "path": str(self.path),
+            "size_bytes": self.size_bytes,
+            "problem": self.problem,
+            **self.manifest.model_dump(mode="json"),
+            "files": [
+                {
+                    "name": file.name,
+                    "size_bytes": file.size_bytes,
+                    "state": file.state,
+                    "sha256": self.manifest.files.get(file.name),
+                }
+                for file in self.files
+            ],
+        }
+
+
+def inspect_path(reference: str, *, verify: bool = True) -> ProfileReport | ArtifactReport:
+    """What `reference` is: an artifact folder, a profile's path, or the name of a profile that ships with EdgeSkip.
+
+    `verify` reads every file of an artifact to compare its sha256. EdgeSkipError where `reference` is none of these
+    or its JSON is not valid; files that are damaged or missing are reported, not raised.
+    """
+    path = Path(reference)
+    if path.is_dir():
+        return _inspect_artifact(path, verify=verify)
+    if path.name == MANIFEST_NAME and path.is_file():
+        return _inspect_artifact(path.parent, verify=verify)
+    if not path.exists():
+        path = _shipped_profile(reference)
+    profile = read_profile(path)
+    try:
+        read_vectors(profile, path)
+    except EdgeSkipError as error:
+        return ProfileReport(path, profile, str(error))
+    return ProfileReport(path, profile, None)
+
+
+def _shipped_profile(name: str) -> Path:
+    folder = Path(str(importlib.resources.files("edgeskip.models")))
+    shipped = sorted(folder.glob("*.json"))
+    for path in shipped:
+        if path.stem == name:
+            return path
+    names = f" (profiles that ship with EdgeSkip: {', '.join(path.stem for path in shipped)})" if shipped else ""
+    raise EdgeSkipError(f"{name} does not exist: name a profile or an artifact folder{names}")
+
+
+def _inspect_artifact(folder: Path, *, verify: bool) -> ArtifactReport:
+    manifest = read_manifest(folder)
+    files: list[ArtifactFile] = []
+    for name, digest in manifest.files.items():
+        if Path(name).name != name:
+            raise EdgeSkipError(
+                f"{folder / MANIFEST_NAME} names {name!r}, outside its folder: do not use this artifact"
+            )
+        file = folder / name
+        if not file.is_file():
+            files.append(ArtifactFile(name, 0, "missing"))
+            continue
+        state: FileState = "not checked"
+        if verify:
+            state = "ok" if sha256_of(file) == digest else "damaged"
+        files.append(ArtifactFile(name, file.stat().st_size, state))
+    files += [
+        ArtifactFile(file.name, file.stat().st_size, "not listed")
+        for file in sorted(folder.iterdir())
+        if file.name not in manifest.files and file.name != MANIFEST_NAME
+    ]
+    bad = [f"{file.name} ({file.state})" for file in files if file.state in {"damaged", "missing"}]
+    problem = f"{folder} is not what was exported: {', '.join(bad)}: export or copy it again" if bad else None
+    return ArtifactReport(folder, manifest, tuple(files), problem)

@@ -1,0 +1,159 @@
+"""`edgeskip inspect`: shows what a profile or an artifact holds, and draws a profile's similarities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from edgeskip.inspection import ArtifactReport, ProfileReport
+    from edgeskip.profile import PhaseStatistics
+
+
+def inspect(
+    path: Annotated[
+        str, typer.Argument(help="A profile (llama.json), the name of one that ships, or an artifact folder.")
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the profile's similarity per layer to this file (.png, .svg or .pdf).")
+    ] = None,
+    verify: Annotated[bool, typer.Option(help="Compare the sha256 of each file of an artifact.")] = True,
+) -> None:
+    """Show what a profile or an artifact holds."""
+    import sys
+
+    from rich.console import Console
+
+    from edgeskip.errors import EdgeSkipError
+    from edgeskip.inspection import ProfileReport, inspect_path
+
+    report = inspect_path(path, verify=verify)
+    if plot is not None:
+        if not isinstance(report, ProfileReport):
+            raise EdgeSkipError(
+                f"{path} is an artifact and holds no similarities: plot the profile it was exported from, "
+                f"edgeskip inspect PROFILE --plot {plot}"
+            )
+        from edgeskip.plot import plot_similarity
+
+        plot_similarity(report.profile, plot)
+        print(f"edgeskip: wrote {plot}", file=sys.stderr)
+    if json:
+        import json as json_module
+
+        print(json_module.dumps(report.as_json(), indent=2))
+    elif isinstance(report, ProfileReport):
+        _print_profile(Console(highlight=False, markup=False), report)
+    else:
+        _print_artifact(Console(highlight=False, markup=False), report)
+    if report.problem is not None:
+        raise EdgeSkipError(report.problem)
+
+
+def _print_profile(console: Console, report: ProfileReport) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from edgeskip.sublayers import KINDS, Sublayer
+
+    profile, plan = report.profile, report.profile.plan
+    skipped = set(plan.skip) if plan else set()
+    calibration = profile.calibration
+    facts = {
+        "profile": str(report.path),
+        "model": f"{profile.model.name} ({profile.model.family}, {profile.model.num_blocks} blocks, "
+        f"hidden size {profile.model.hidden_size})",
+        "source": profile.model.source,
+        "fingerprint": profile.model.fingerprint[:16],
+        "calibrated": f"{calibration.created}, context {calibration.context} tokens, seed {calibration.seed}, "
+        f"{calibration.dtype}",
+        "corpus": ", ".join(f"{file.name} (sha256 {file.sha256[:8]})" for file in calibration.corpus),
+        "plan": f"{plan.method}, compensation {plan.compensation}: lossy-skip, {len(plan.skip)} of "
+        f"{len(profile.sublayers)} sublayers: {', '.join(plan.skip)}"
+        if plan and plan.skip
+        else "dense (none skipped)",
+    }
+    if plan and plan.beta is not None:
+        facts["threshold β"] = f"{plan.beta:.4f}"
+    _print_facts(console, facts)
+
+    table = Table(box=box.SIMPLE_HEAD, caption="IO similarity and scale ‖after‖/‖before‖; ✗ = skipped", min_width=76)
+    table.add_column("layer", justify="right")
+    for kind in KINDS:
+        for heading in (f"{kind} prefill", "decode", ""):
+            table.add_column(heading, justify="right" if heading else "left")
+    for block in range(profile.model.num_blocks):
+        cells: list[str | Text] = []
+        for kind in KINDS:
+            sublayer = Sublayer(block, kind)
+            statistics = profile.statistics(sublayer)
+            mark = Text("✗" if str(sublayer) in skipped else "", style="bold red")
+            cells += [_phase(statistics.prefill), _phase(statistics.decode), mark]
+        table.add_row(str(block), *cells)
+    console.print(table)
+
+
+def _phase(statistics: PhaseStatistics | None) -> str:
+    return f"{statistics.similarity:.4f} {statistics.scale:6.3f}" if statistics else "-"
+
+
+def _print_artifact(console: Console, report: ArtifactReport) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    manifest = report.manifest
+    graph, plan, check = manifest.graph, manifest.plan, manifest.verification
+    quantisation = ", ".join(f"{key} {value}" for key, value in graph.quantisation.items())
+    facts = {
+        "artifact": str(report.path),
+        "label": Text(manifest.label, style="bold"),
+        "model": f"{manifest.model.name} ({manifest.model.family}, {plan.num_blocks} blocks)",
+        "source": f"{manifest.model.source} (fingerprint {manifest.model.fingerprint[:16]})",
+        "precision": graph.precision + (f" ({quantisation})" if quantisation else "") + f", KV cache {graph.kv_dtype}",
+        "skipped": f"{len(plan.skip)} of {2 * plan.num_blocks} sublayers ({plan.method}): {', '.join(plan.skip)}"
+        if plan.skip
+        else "none",
+        "compensation": plan.compensation if plan.skip else "none",
+        "context": f"{graph.context_length} tokens",
+        "size": _size(report.size_bytes),
+        "verified": "no: exported with the check switched off"
+        if check is None
+        else f"{'passed' if check.passed else 'FAILED'} ({check.bound}) against {check.reference}, "
+        f"{check.tokens} tokens: max |Δlogit| {check.max_abs_logit_difference:.2e}, "
+        f"KL {check.kl_divergence:.2e} nats, top-1 agreement {check.top1_agreement:.1%}",
+        "created": manifest.created + ", " + ", ".join(f"{name} {v}" for name, v in manifest.versions.items()),
+    }
+    _print_facts(console, facts)
+
+    table = Table(box=box.SIMPLE_HEAD, min_width=60)
+    table.add_column("file")
+    table.add_column("size", justify="right")
+    table.add_column("sha256")
+    for file in report.files:
+        style = "bold red" if file.state in {"damaged", "missing"} else ""
+        table.add_row(file.name, _size(file.size_bytes), file.state, style=style)
+    console.print(table)
+
+
+def _print_facts(console: Console, facts: Mapping[str, str | Text]) -> None:
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in facts.items():
+        grid.add_row(name, value)
+    console.print(grid)
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 100_000 else f"{size_bytes / 1e3:,.1f} kB"
