@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from edgeskip.inspection import ArtifactReport, ProfileReport
-    from edgeskip.profile import PhaseStatistics
 
 
 def inspect(
@@ -85,24 +84,23 @@ def _print_profile(console: Console, report: ProfileReport) -> None:
         facts["threshold β"] = f"{plan.beta:.4f}"
     _print_facts(console, facts)
 
-    table = Table(box=box.SIMPLE_HEAD, caption="IO similarity and scale ‖after‖/‖before‖; ✗ = skipped", min_width=76)
+    table = Table(box=box.SIMPLE_HEAD, min_width=60, caption="IO similarity; scale = mean ‖after‖/‖before‖, prefill")
     table.add_column("layer", justify="right")
     for kind in KINDS:
-        for heading in (f"{kind} prefill", "decode", ""):
-            table.add_column(heading, justify="right" if heading else "left")
+        for heading in (f"{kind} prefill", "decode", "scale"):
+            table.add_column(heading, justify="right")
+        table.add_column("")
     for block in range(profile.model.num_blocks):
         cells: list[str | Text] = []
         for kind in KINDS:
             sublayer = Sublayer(block, kind)
-            statistics = profile.statistics(sublayer)
-            mark = Text("✗" if str(sublayer) in skipped else "", style="bold red")
-            cells += [_phase(statistics.prefill), _phase(statistics.decode), mark]
+            of_kind = profile.statistics(sublayer)
+            cells.append(f"{of_kind.prefill.similarity:.4f}")
+            cells.append(f"{of_kind.decode.similarity:.4f}" if of_kind.decode else "-")
+            cells.append(f"{of_kind.prefill.scale:.3f}")
+            cells.append(Text("skip" if str(sublayer) in skipped else "", style="bold red"))
         table.add_row(str(block), *cells)
     console.print(table)
-
-
-def _phase(statistics: PhaseStatistics | None) -> str:
-    return f"{statistics.similarity:.4f} {statistics.scale:6.3f}" if statistics else "-"
 
 
 def _print_artifact(console: Console, report: ArtifactReport) -> None:
@@ -113,7 +111,7 @@ def _print_artifact(console: Console, report: ArtifactReport) -> None:
     manifest = report.manifest
     graph, plan, check = manifest.graph, manifest.plan, manifest.verification
     quantisation = ", ".join(f"{key} {value}" for key, value in graph.quantisation.items())
-    facts = {
+    facts: dict[str, str | Text] = {
         "artifact": str(report.path),
         "label": Text(manifest.label, style="bold"),
         "model": f"{manifest.model.name} ({manifest.model.family}, {plan.num_blocks} blocks)",

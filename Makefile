@@ -1,0 +1,87 @@
+# `make test` checks everything, `make demo` shows it at work. Both set up .venv themselves.
+# Needs Python 3.11 or newer (with venv); choose another one with  make PYTHON=python3.12 test
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+# Texts for the tests that measure quality; those tests skip where the folder is absent.
+export EDGESKIP_DATA ?= $(abspath ../shared/data)
+
+CODE    := edgeskip exporters runtime models
+SOURCES := $(shell find $(CODE) -name '*.py')
+
+.PHONY: help demo test test-slow compat lint types install clean
+
+help:
+	@echo "make demo       fetch, calibrate, plan, export and run SmolLM2-135M-Instruct; a comparison table at the end"
+	@echo "make test       lint, types, and every test that is not slow"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make compat     the tests that touch transformers, with transformers 4.57"
+	@echo "make install    only set up $(VENV)"
+	@echo "make clean      remove everything made here, $(VENV) included"
+
+install: $(VENV)/.installed
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "EdgeSkip needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "== environment: $(VENV)"
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.created tools/install_torch.py
+	@echo "== torch (a few minutes the first time)"
+	@$(BIN)/python tools/install_torch.py
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	@echo "== edgeskip with its development tools"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+lint: $(VENV)/.installed
+	@echo "== ruff"
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format --check -q .
+
+# Types are checked on an installed copy, as a user of the package meets it: from the checkout the package's folders
+# do not lie where their import names say.
+build/site/.installed: $(SOURCES) pyproject.toml $(VENV)/.installed
+	@rm -rf build
+	@mkdir -p build/site
+	@$(PIP) --no-deps --target build/site .
+	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+types: build/site/.installed
+	@echo "== mypy"
+	@cd build/site && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p edgeskip
+
+test: lint types
+	@echo "== pytest"
+	@$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.installed
+	@$(PYTEST) -m slow
+
+# transformers 4.57 with what it needs, laid over the environment for one run: no second copy of torch.
+build/transformers4/.installed: $(VENV)/.installed
+	@echo "== transformers 4.57"
+	@rm -rf build/transformers4
+	@mkdir -p build/transformers4
+	@$(PIP) --target build/transformers4 'transformers>=4.57,<4.58'
+	@touch $@
+
+compat: build/transformers4/.installed
+	@echo "== pytest with transformers 4.57"
+	@PYTHONPATH=build/transformers4 $(PYTEST) -m "not slow" $(COMPAT_TESTS)
+
+demo: $(VENV)/.installed
+	@$(BIN)/python tools/demo.py
+
+clean:
+	rm -rf $(VENV) build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
