@@ -20,7 +20,7 @@ _TEXT = (
 
 
 def rope_config(*, theta: float = 10000.0, scaling: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Config arguments of a rotary embedding for the transformers that is installed: 4.57 and 5.x name them differently."""
+    """Config arguments of a rotary embedding in the spelling of the transformers at hand."""
     import transformers
 
     if int(transformers.__version__.split(".")[0]) < 5:

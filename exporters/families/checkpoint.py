@@ -1,0 +1,28 @@
+"""What a stored model offers, whatever its file format: config, generation settings, named weights, tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeskip.exporters.decoder import Tensor
+from edgeskip.exporters.families.family import Family
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as stored. `config` is completed; `tensors` are lazy and have Hugging Face's parameter names.
+
+    `files` are those that decide the numbers (weights, and the config where it is a file of its own);
+    `write_tokenizer(folder)` writes tokenizer.json, tokenizer_config.json and, if any, special_tokens_map.json.
+    """
+
+    family: Family
+    config: dict[str, Any]
+    generation_config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    files: tuple[Path, ...]
+    file: str  # where the config came from, for messages
+    write_tokenizer: Callable[[Path], None]

@@ -1,0 +1,125 @@
+"""A GGUF file -> Checkpoint: Hugging Face's names and row order over lazily dequantised tensors."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeskip.errors import EdgeSkipError, MissingExtraError
+from edgeskip.exporters.decoder import Float32, Tensor
+from edgeskip.exporters.families.checkpoint import Checkpoint
+from edgeskip.exporters.families.config import complete_config
+from edgeskip.exporters.families.gguf_config import gguf_config, gguf_family, gguf_generation_config
+from edgeskip.exporters.families.gguf_header import GgufTensor, read_gguf_header
+from edgeskip.exporters.families.settings import Settings
+
+_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_ROPE_FACTORS = "rope_freqs.weight"
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    """Reads the header; EdgeSkipError where the file is damaged, unsupported or cannot be dequantised."""
+    try:
+        import gguf  # noqa: F401  (block types and dequantising)
+    except ImportError:
+        raise MissingExtraError("gguf", "export") from None
+    header, file = read_gguf_header(path), str(path)
+    family = gguf_family(header.metadata, file)
+    for kind in {tensor.type for tensor in header.tensors.values()}:
+        _check_readable(kind, file)
+    factors = _read(path, header.tensors[_ROPE_FACTORS], 0) if _ROPE_FACTORS in header.tensors else None
+    config = complete_config(family, Settings(gguf_config(header, file, factors), file))
+    heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]}
+    tensors = {}
+    for stored in header.tensors.values():
+        name = hugging_face_name(stored.name)
+        if name is None:
+            if stored.name != _ROPE_FACTORS:
+                raise EdgeSkipError(f"{file}: {stored.name!r} is a weight that this family does not use; unsupported")
+            continue
+        projection = re.search(r"attn_([qk])\.", stored.name)
+        interleaved = heads[projection[1]] if family.gguf_interleaved and projection else 0
+        if interleaved and stored.shape[0] != interleaved * config["head_dim"]:
+            interleaved = 0  # a wrong shape, which the decoder reports
+        tensors[name] = Tensor(name, stored.shape, partial(_read, path, stored, interleaved))
+    return Checkpoint(
+        family,
+        config,
+        gguf_generation_config(header.metadata, file),
+        tensors,
+        (path,),
+        file,
+        partial(_write_tokenizer, header.metadata),
+    )
+
+
+def hugging_face_name(name: str) -> str | None:
+    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`; None for a name that has no counterpart."""
+    stem, _, kind = name.rpartition(".")
+    if kind not in ("weight", "bias"):
+        return None
+    if stem in _TOP:
+        return f"{_TOP[stem]}.{kind}"
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)", stem)
+    if match is None or match[2] not in _BLOCK:
+        return None
+    return f"model.layers.{match[1]}.{_BLOCK[match[2]]}.{kind}"
+
+
+def _check_readable(kind: Any, file: str) -> None:
+    from gguf import GGML_QUANT_SIZES
+    from gguf.quants import dequantize
+
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        raise EdgeSkipError(
+            f"{file}: the gguf package cannot dequantise {kind.name}: use another quantisation"
+        ) from None
+
+
+def _read(path: Path, stored: GgufTensor, interleaved: int) -> Float32:
+    """The tensor as float32; `interleaved` > 0 is the number of heads whose rows llama.cpp's converter paired up."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    if stored.type == GGMLQuantizationType.F32:
+        array: Float32 = np.memmap(path, "<f4", "c", stored.offset, stored.shape).view(np.ndarray)
+    else:
+        block, size = GGML_QUANT_SIZES[stored.type]
+        layout = (*stored.shape[:-1], stored.shape[-1] // block * size)
+        raw = np.memmap(path, np.uint8, "r", stored.offset, layout)
+        array = np.ascontiguousarray(dequantize(raw, stored.type), dtype=np.float32).view(np.ndarray)
+    if not interleaved:
+        return array
+    # The converter wrote [heads, 2, D/2, …] as [heads, D/2, 2, …] (its `permute`): swap the axes back.
+    half = stored.shape[0] // interleaved // 2
+    paired = array.reshape(interleaved, half, 2, *stored.shape[1:])
+    return np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(stored.shape)
+
+
+def _write_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
+    import json
+
+    from edgeskip.exporters.families.gguf_tokenizer import build_tokenizer, tokenizer_config
+
+    build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
+    text = json.dumps(tokenizer_config(metadata), indent=2, ensure_ascii=False) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")

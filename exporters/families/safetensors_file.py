@@ -1,0 +1,58 @@
+"""One .safetensors file -> lazy float32 tensors that map the file only while they are read."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.decoder import Float32, Tensor
+
+_STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name; only the header is read.
+
+    The safetensors library validates the file (header, offsets, length); EdgeSkipError where it objects or a weight
+    is stored in a type that is not F32, F16, BF16 or F64.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise EdgeSkipError(f"{path} is damaged or truncated ({error}): fetch the model again") from None
+    tensors = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] in _STORED:
+            shape = tuple(entry["shape"])
+            read = partial(_read, path, entry["dtype"], shape, 8 + length + entry["data_offsets"][0])
+            tensors[name] = Tensor(name, shape, read)
+        elif name.endswith((".weight", ".bias")):
+            raise EdgeSkipError(
+                f"{path}: {name!r} is stored as {entry['dtype']}; readable are {', '.join(_STORED)}: "
+                "use the unquantised model or a GGUF"
+            )
+    return tensors
+
+
+def _read(path: Path, stored: str, shape: tuple[int, ...], offset: int) -> Float32:
+    """A private mapping of the file, so float32 costs no memory of its own and may be written to harmlessly."""
+    data: np.ndarray = np.memmap(path, dtype=_STORED[stored], mode="c", offset=offset, shape=shape).view(np.ndarray)
+    if stored == "F32":
+        return data
+    if stored == "BF16":
+        wide = data.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return data.astype(np.float32)

@@ -1,0 +1,66 @@
+"""A Hugging Face model folder (config.json + safetensors, single or sharded) -> Checkpoint."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.decoder import Tensor
+from edgeskip.exporters.families.checkpoint import Checkpoint
+from edgeskip.exporters.families.config import complete_config
+from edgeskip.exporters.families.json_file import read_json
+from edgeskip.exporters.families.registry import family_named
+from edgeskip.exporters.families.safetensors_file import read_safetensors
+from edgeskip.exporters.families.settings import Settings
+from edgeskip.exporters.families.tokenizer_files import copy_tokenizer
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def open_folder(folder: Path) -> Checkpoint:
+    """Reads config and headers; EdgeSkipError where the folder is not a whole, supported model."""
+    path = folder / "config.json"
+    if not path.is_file():
+        ggufs = sorted(file.name for file in folder.glob("*.gguf"))
+        hint = f": name the GGUF file itself, e.g. {folder / ggufs[0]}" if ggufs else ": it is not a model folder"
+        raise EdgeSkipError(f"{folder} has no config.json{hint}")
+    settings = Settings(read_json(path), str(path))
+    family = family_named(settings.text("model_type", "unknown"), settings.file)
+    config = complete_config(family, settings)
+    tensors, files = _read_weights(folder)
+    generation_path = folder / "generation_config.json"
+    generation = read_json(generation_path) if generation_path.is_file() else _special_ids(config)
+    return Checkpoint(family, config, generation, tensors, (path, *files), str(path), partial(copy_tokenizer, folder))
+
+
+def _special_ids(config: dict[str, Any]) -> dict[str, Any]:
+    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {key: config[key] for key in keys if config.get(key) is not None}
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
+    single = folder / _SINGLE
+    if single.is_file():
+        return read_safetensors(single), [single]
+    index = folder / _INDEX
+    if not index.is_file():
+        if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
+            raise EdgeSkipError(
+                f"{folder} has its weights as a pickle, which can run code and is never read: convert them "
+                "with transformers' save_pretrained or use a safetensors or GGUF version"
+            )
+        raise EdgeSkipError(f"{folder} has neither {_SINGLE} nor {_INDEX}: fetch the model again, all its files")
+    mapping = read_json(index).get("weight_map")
+    if not isinstance(mapping, dict) or not all(isinstance(file, str) for file in mapping.values()):
+        raise EdgeSkipError(f"{index}: 'weight_map' is not an object of file names: fetch the model again")
+    shards: dict[str, dict[str, Tensor]] = {}
+    for file in sorted(set(mapping.values())):
+        if "/" in file or "\\" in file or not file.endswith(".safetensors"):
+            raise EdgeSkipError(f"{index} names {file!r}, which is not a safetensors file in its own folder")
+        if not (folder / file).is_file():
+            raise EdgeSkipError(f"{folder / file} is missing, one of {len(set(mapping.values()))} shards: fetch it")
+        shards[file] = read_safetensors(folder / file)
+    tensors = {name: shards[file][name] for name, file in mapping.items() if name in shards[file]}
+    return tensors, [folder / file for file in shards]
