@@ -16,6 +16,10 @@ class Engine(Protocol):
         """The execution provider that really runs, e.g. `cpu`, `cuda`."""
 
     @property
+    def threads(self) -> int:
+        """Threads it computes with."""
+
+    @property
     def vocab_size(self) -> int: ...
 
     @property

@@ -119,7 +119,8 @@ class OnnxRuntimeEngine:
         self._run_s += time.perf_counter() - begin
 
         self._length = total
-        return self._logits[0].astype(np.float32, copy=False)
+        result: NDArray[np.float32] = self._logits[0].astype(np.float32, copy=False)
+        return result
 
     def truncate(self, length: int) -> None:
         if not 0 <= length <= self._length:

@@ -1,0 +1,106 @@
+"""Renders a conversation with the model's chat template, in jinja2's sandbox: a template is data of the model's folder.
+
+The environment offers what templates are written against (transformers' `apply_chat_template`): `raise_exception`,
+`strftime_now`, a `tojson` that escapes no HTML, loop controls and the `{% generation %}` mark, which prints its body.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from edgeskip.errors import EdgeSkipError
+
+Message = Mapping[str, Any]  # {"role": "user", "content": "…"}
+TEMPLATE_NAME = "chat_template.jinja"
+
+
+class ChatTemplate:
+    """A compiled template and the special tokens it may name; EdgeSkipError where it does not compile."""
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
+        self._special_tokens = dict(special_tokens or {})
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationMark, jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = _strftime_now
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise EdgeSkipError(f"the chat template is damaged ({error}): pass --raw to do without it") from error
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """The prompt for `messages`, special tokens included: encode it without adding any."""
+        try:
+            return self._template.render(
+                messages=[dict(message) for message in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._special_tokens,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            raise EdgeSkipError(f"the chat template refuses these messages ({error})") from error
+
+
+def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplate | None:
+    """The folder's template: `chat_template.jinja`, else the one in `tokenizer_config.json`; None where it has none."""
+    path = folder / TEMPLATE_NAME
+    source: Any = tokenizer_config.get("chat_template")
+    if path.is_file():
+        try:
+            source = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
+    if isinstance(source, list):  # several named templates
+        source = {entry.get("name"): entry.get("template") for entry in source}.get("default")
+    if not isinstance(source, str):
+        return None
+    names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+    tokens = {name: token_text(tokenizer_config.get(name)) for name in names}
+    return ChatTemplate(source, {name: token for name, token in tokens.items() if token is not None})
+
+
+def token_text(entry: Any) -> str | None:
+    """A special token of `tokenizer_config.json`, which is a string or an object with `content`."""
+    text = entry.get("content") if isinstance(entry, dict) else entry
+    return text if isinstance(text, str) else None
+
+
+class _GenerationMark(jinja2.ext.Extension):
+    """`{% generation %} … {% endgeneration %}` marks the assistant's part for training; here it prints its body."""
+
+    tags = {"generation"}  # noqa: RUF012  (jinja2's own declaration)
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,0 +1,135 @@
+"""One generation in flight: engine, sampler, text and clock joined into an iterator over pieces of text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeskip.plan import Label
+from edgeskip.runtime.engines.interface import Engine
+from edgeskip.runtime.generation import FinishReason, Generation, Stats, peak_rss_bytes
+from edgeskip.runtime.loops import History, decode, prefill
+from edgeskip.runtime.sampling import Sampler, Sampling
+from edgeskip.runtime.text import StopStrings, TextDecoder, TextTokenizer
+
+# KV cache made ahead where no max_tokens says how long the text may get; it grows beyond by doubling.
+RESERVED_TOKENS = 512
+
+
+class TextStream(Iterator[str]):
+    """Iterate for the text as it comes; `generation` is what there is so far, complete after the last piece."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: TextTokenizer,
+        prompt: NDArray[np.int64],
+        *,
+        sampling: Sampling,
+        max_tokens: int | None,
+        stop: Sequence[str],
+        end_tokens: frozenset[int],
+        label: Label,
+        load_s: float,
+        prepared_s: float,
+    ) -> None:
+        self._engine = engine
+        self._history = History(prompt)
+        self._prompt_tokens = len(prompt)
+        self._max_tokens = max_tokens
+        self._end_tokens = end_tokens
+        self._sampler = Sampler(sampling)
+        self._decoder = TextDecoder(tokenizer, prompt[-1:].tolist())
+        self._stops = StopStrings(stop)
+        self._label = label
+        self._load_s = load_s
+
+        self._text: list[str] = []
+        self._finish_reason: FinishReason = "interrupted"
+        # `active_s` counts seconds inside this object only (and those spent preparing the prompt).
+        self._active_s = prepared_s
+        self._resumed = 0.0
+        self._prefill_s = self._ttft_s = self._run_s_before_decode = 0.0
+        self._pieces = self._run()
+
+    def __next__(self) -> str:
+        self._resumed = time.perf_counter()
+        try:
+            return next(self._pieces)
+        finally:
+            self._active_s += time.perf_counter() - self._resumed
+
+    def close(self) -> None:
+        """Ends the generation where it is; `generation.finish_reason` stays "interrupted" unless it had ended."""
+        self._pieces.close()
+
+    @property
+    def generation(self) -> Generation:
+        """The generation so far; its `finish_reason` is "interrupted" until the iterator is exhausted."""
+        tokens = tuple(self._history.generated.tolist())
+        # Engine steps after the prefill: one a token after the first, and the one that gave the end token.
+        steps = max(0, len(tokens) - (self._finish_reason != "eos"))
+        decode_s = self._active_s - self._ttft_s if self._ttft_s else 0.0
+        run_s = self._engine.run_s - self._run_s_before_decode if self._ttft_s else 0.0
+        return Generation(
+            text="".join(self._text),
+            tokens=tokens,
+            finish_reason=self._finish_reason,
+            label=self._label,
+            strategy="plain",
+            provider=self._engine.provider,
+            stats=Stats(
+                prompt_tokens=self._prompt_tokens,
+                generated_tokens=len(tokens),
+                load_s=self._load_s,
+                ttft_s=self._ttft_s,
+                prefill_s=self._prefill_s,
+                prefill_tokens_per_s=self._prompt_tokens / self._prefill_s if self._prefill_s else 0.0,
+                decode_s=decode_s,
+                decode_tokens_per_s=steps / decode_s if steps and decode_s else 0.0,
+                python_share=max(0.0, 1 - run_s / decode_s) if steps and decode_s else 0.0,
+                threads=self._engine.threads,
+                peak_rss_bytes=peak_rss_bytes(),
+            ),
+        )
+
+    def _run(self) -> Generator[str, None, None]:
+        for token in self._tokens():
+            if not self._ttft_s:
+                self._first_token_known()
+            shown = self._stops.push(self._decoder.push(token))
+            if shown:
+                self._text.append(shown)
+                yield shown
+            if self._stops.found:
+                self._finish_reason = "stop"
+                return
+        if not self._ttft_s:  # the first token was an end token
+            self._first_token_known()
+        held = self._stops.finish()
+        if held:
+            self._text.append(held)
+            yield held
+
+    def _tokens(self) -> Iterator[int]:
+        engine, prompt = self._engine, self._history.tokens
+        engine.truncate(0)
+        engine.reserve(min(engine.context_length, len(prompt) + (self._max_tokens or RESERVED_TOKENS)))
+        begin = time.perf_counter()
+        logits = prefill(engine, prompt)
+        self._prefill_s = time.perf_counter() - begin
+        self._finish_reason = yield from decode(
+            engine,
+            logits,
+            self._history,
+            self._sampler,
+            max_tokens=self._max_tokens,
+            end_tokens=self._end_tokens,
+        )
+
+    def _first_token_known(self) -> None:
+        self._ttft_s = self._active_s + time.perf_counter() - self._resumed
+        self._run_s_before_decode = self._engine.run_s
