@@ -90,9 +90,8 @@ def _check_readable(kind: Any, file: str) -> None:
     try:
         dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
     except NotImplementedError:
-        raise EdgeSkipError(
-            f"{file}: the gguf package cannot dequantise {kind.name}: use another quantisation"
-        ) from None
+        reason = f"the gguf package cannot dequantise {kind.name}"
+        raise EdgeSkipError(f"{file}: {reason}: use another quantisation") from None
 
 
 def _read(path: Path, stored: GgufTensor, interleaved: int) -> Float32:

@@ -24,7 +24,7 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
 _STRING, _ARRAY, _FLOAT32 = 8, 9, 6
 
 
-class _Malformed(Exception):
+class _MalformedError(Exception):
     """Says what is wrong with the bytes."""
 
 
@@ -52,7 +52,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Cursor(data).header()
-    except (_Malformed, struct.error, UnicodeDecodeError, ValueError, OverflowError) as error:
+    except (_MalformedError, struct.error, UnicodeDecodeError, ValueError, OverflowError) as error:
         raise EdgeSkipError(f"{path} is not a whole GGUF file ({error}): fetch it again") from None
     except OSError as error:
         raise EdgeSkipError(f"{path} cannot be read: {error.strerror}") from None
@@ -67,12 +67,12 @@ class _Cursor:
 
     def header(self) -> GgufHeader:
         if self._data[:4] != _MAGIC:
-            raise _Malformed("it does not start with 'GGUF'")
+            raise _MalformedError("it does not start with 'GGUF'")
         self._at = 4
         version = self._number("<I")
         if version not in _VERSIONS:
             kind = "big-endian" if version & 0xFFFF == 0 else f"version {version}"
-            raise _Malformed(f"{kind} GGUF is not supported")
+            raise _MalformedError(f"{kind} GGUF is not supported")
         num_tensors, num_keys = self._count(), self._count()
         metadata: dict[str, Any] = {}
         for _ in range(num_keys):
@@ -81,11 +81,11 @@ class _Cursor:
         entries = [self._entry() for _ in range(num_tensors)]
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
-            raise _Malformed(f"alignment {alignment!r} is not a power of two")
+            raise _MalformedError(f"alignment {alignment!r} is not a power of two")
         start = -(-self._at // alignment) * alignment
         tensors = {name: self._locate(name, dims, kind, start + offset) for name, dims, kind, offset in entries}
         if len(tensors) != num_tensors:
-            raise _Malformed("two tensors have one name")
+            raise _MalformedError("two tensors have one name")
         return GgufHeader(metadata, tensors)
 
     def _number(self, layout: str) -> Any:
@@ -97,7 +97,7 @@ class _Cursor:
         """A count of things that take at least a byte each."""
         value = int(self._number("<Q"))
         if value > len(self._data) - self._at:
-            raise _Malformed(f"it promises more than its {len(self._data)} bytes hold")
+            raise _MalformedError(f"it promises more than its {len(self._data)} bytes hold")
         return value
 
     def _string(self) -> str:
@@ -111,7 +111,7 @@ class _Cursor:
         if kind == _ARRAY:
             return self._array()
         if kind not in _SCALARS:
-            raise _Malformed(f"unknown value type {kind}")
+            raise _MalformedError(f"unknown value type {kind}")
         value = self._number(_SCALARS[kind])
         # The shortest decimal of the float32: 1e-05, not 9.999999747378752e-06.
         return float(str(np.float32(value))) if kind == _FLOAT32 else value
@@ -122,10 +122,10 @@ class _Cursor:
         if kind == _STRING:
             return [self._string() for _ in range(length)]
         if kind not in _SCALARS:
-            raise _Malformed(f"unknown array type {kind}")
+            raise _MalformedError(f"unknown array type {kind}")
         layout = np.dtype(_SCALARS[kind])
         if length * layout.itemsize > len(self._data) - self._at:
-            raise _Malformed(f"it promises more than its {len(self._data)} bytes hold")
+            raise _MalformedError(f"it promises more than its {len(self._data)} bytes hold")
         values = np.frombuffer(self._data[self._at : self._at + length * layout.itemsize], layout)
         self._at += length * layout.itemsize
         return list(values.tolist())
@@ -133,7 +133,7 @@ class _Cursor:
     def _entry(self) -> tuple[str, tuple[int, ...], int, int]:
         name, num_dims = self._string(), self._number("<I")
         if not 1 <= num_dims <= 4:
-            raise _Malformed(f"tensor {name!r} has {num_dims} dimensions")
+            raise _MalformedError(f"tensor {name!r} has {num_dims} dimensions")
         dims = tuple(int(self._number("<Q")) for _ in range(num_dims))
         return name, dims[::-1], self._number("<I"), self._number("<Q")
 
@@ -144,10 +144,10 @@ class _Cursor:
             quantisation = GGMLQuantizationType(kind)
             block, size = GGML_QUANT_SIZES[quantisation]
         except (ValueError, KeyError):
-            raise _Malformed(f"tensor {name!r} has the unknown type {kind}; a newer gguf package may know it") from None
+            raise _MalformedError(f"tensor {name!r} has type {kind}, unknown to this gguf package") from None
         if shape[-1] % block:
-            raise _Malformed(f"tensor {name!r} has rows of {shape[-1]}, not a multiple of {block}")
+            raise _MalformedError(f"tensor {name!r} has rows of {shape[-1]}, not a multiple of {block}")
         num_bytes = prod(shape) // block * size
         if offset + num_bytes > len(self._data):
-            raise _Malformed(f"tensor {name!r} lies beyond the end: it is truncated")
+            raise _MalformedError(f"tensor {name!r} lies beyond the end: it is truncated")
         return GgufTensor(name, shape, quantisation, offset, num_bytes)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+_WANTED = ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 _HELP = "a model is a ready model's name, a Hugging Face folder, a .gguf file or a hub id such as org/name"
 
 
@@ -40,7 +40,7 @@ def _download(hub_id: str) -> Path:
     except ImportError:
         raise MissingExtraError("huggingface_hub", "export") from None
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_WANTED))
+        return Path(snapshot_download(hub_id, allow_patterns=_WANTED, ignore_patterns=["*/*"]))
     except Exception as error:  # offline, no such repository, gated: the library has a dozen types, all with a message
         reason = str(error).strip().split("\n")[0]
         raise EdgeSkipError(f"cannot fetch {hub_id!r} from the Hugging Face hub ({reason}); {_HELP}") from None

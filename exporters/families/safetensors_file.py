@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Float32, Tensor
 
-_STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
+_STORED: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "F64": np.dtype("<f8"),
+}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -48,11 +54,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read(path: Path, stored: str, shape: tuple[int, ...], offset: int) -> Float32:
     """A private mapping of the file, so float32 costs no memory of its own and may be written to harmlessly."""
-    data: np.ndarray = np.memmap(path, dtype=_STORED[stored], mode="c", offset=offset, shape=shape).view(np.ndarray)
-    if stored == "F32":
-        return data
-    if stored == "BF16":
+    data: Any = np.memmap(path, dtype=_STORED[stored], mode="c", offset=offset, shape=shape).view(np.ndarray)
+    if stored == "BF16":  # the upper half of a float32
         wide = data.astype(np.uint32)
         wide <<= 16
-        return wide.view(np.float32)
-    return data.astype(np.float32)
+        data = wide.view(np.float32)
+    array: Float32 = data.astype(np.float32, copy=False)
+    return array

@@ -16,6 +16,7 @@ from edgeskip.exporters.families.safetensors_file import read_safetensors
 from edgeskip.exporters.families.settings import Settings
 from edgeskip.exporters.families.tokenizer_files import copy_tokenizer
 
+_SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -31,13 +32,21 @@ def open_folder(folder: Path) -> Checkpoint:
     config = complete_config(family, settings)
     tensors, files = _read_weights(folder)
     generation_path = folder / "generation_config.json"
-    generation = read_json(generation_path) if generation_path.is_file() else _special_ids(config)
-    return Checkpoint(family, config, generation, tensors, (path, *files), str(path), partial(copy_tokenizer, folder))
+    generation = read_json(generation_path) if generation_path.is_file() else {}
+    given = {key: value for key, value in generation.items() if key not in _SPECIAL_IDS}
+    ids = {**_special_ids(config, settings.file), **_special_ids(generation, str(generation_path))}
+    return Checkpoint(
+        family, config, {**given, **ids}, tensors, (path, *files), str(path), partial(copy_tokenizer, folder)
+    )
 
 
-def _special_ids(config: dict[str, Any]) -> dict[str, Any]:
-    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {key: config[key] for key in keys if config.get(key) is not None}
+def _special_ids(config: dict[str, Any], file: str) -> dict[str, Any]:
+    """The special token ids that a file gives: whole numbers, or a list of them."""
+    found = {key: config[key] for key in _SPECIAL_IDS if config.get(key) is not None}
+    for key, value in found.items():
+        if not all(type(token) is int for token in (value if isinstance(value, list) else [value])):
+            raise Settings(config, file).wrong(key, "a token id or a list of them")
+    return found
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 # What decides the computation; nothing else of a config.json reaches transformers.
 _CONFIG_KEYS = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
-    "hidden_act max_position_embeddings rms_norm_eps tie_word_embeddings attention_bias mlp_bias sliding_window "
-    "use_sliding_window max_window_layers layer_types no_rope_layers no_rope_layer_interval"
-).split()
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps"),
+    *("tie_word_embeddings", "attention_bias", "mlp_bias", "sliding_window", "use_sliding_window"),
+    *("max_window_layers", "layer_types", "no_rope_layers", "no_rope_layer_interval"),
+)
 
 
 def load_torch_model(
@@ -43,7 +44,7 @@ def load_torch_model(
     body = model.model
     body.rotary_emb = type(body.rotary_emb)(body.config).to(device)
     loader = _Loader(source, dtype, device)
-    streamed = set()
+    streamed: set[str] = set()
     if stream:
         for index, block in enumerate(body.layers):
             names = {name: f"model.layers.{index}.{name}" for name, _ in block.named_parameters()}
