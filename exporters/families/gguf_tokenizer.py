@@ -7,6 +7,7 @@ llama.cpp gives them (src/llama-vocab.cpp). Nothing is guessed: a name that is n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -144,7 +145,7 @@ def _tokens(metadata: Mapping[str, Any]) -> list[str]:
         )
     tokens = [str(token) for token in tokens]
     if len(set(tokens)) != len(tokens):
-        twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
+        (twice, _), *_ = Counter(tokens).most_common(1)
         raise EdgeSkipError(f"this GGUF lists the token {twice!r} twice: the file is damaged, convert the model again")
     return tokens
 
