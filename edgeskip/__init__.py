@@ -5,15 +5,19 @@ from typing import TYPE_CHECKING, Any
 from edgeskip.version import __version__
 
 if TYPE_CHECKING:
+    from edgeskip.runtime.generation import Generation
+    from edgeskip.runtime.sampling import Sampling
     from edgeskip.runtime.session import Session, load
 
-__all__ = ["Session", "__version__", "load"]
+__all__ = ["Generation", "Sampling", "Session", "__version__", "load"]
+
+_MODULES = {"Generation": "generation", "Sampling": "sampling", "Session": "session", "load": "session"}
 
 
 def __getattr__(name: str) -> Any:
     """Loads the runtime only when it is used, so that importing `edgeskip` costs nothing."""
-    if name in {"load", "Session"}:
-        from edgeskip.runtime import session
+    if name in _MODULES:
+        from importlib import import_module
 
-        return getattr(session, name)
+        return getattr(import_module(f"edgeskip.runtime.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'edgeskip' has no attribute {name!r}")

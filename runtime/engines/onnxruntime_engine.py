@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import Manifest
-from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider, usable_cores
+from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider
+from edgeskip.runtime.engines.threads import default_threads
 
 SMALLEST_CAPACITY = 256  # tokens; the KV cache doubles from here
 
@@ -33,7 +34,7 @@ class OnnxRuntimeEngine:
         if threads is not None and threads < 1:
             raise EdgeSkipError(f"threads must be at least 1, not {threads}")
         self._provider = find_provider(provider)
-        self._threads = threads or usable_cores()
+        self._threads = threads or default_threads()
         self._graph = graph
         path = folder / graph.file
         _check_graph_file(path, manifest.files.get(graph.file))

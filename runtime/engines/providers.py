@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
@@ -72,27 +70,3 @@ def check_provider(session: onnxruntime.InferenceSession, provider: Provider) ->
             f"the provider {provider.name!r} can run no part of this graph, all of it would run on the CPU: "
             "pass --provider cpu"
         )
-
-
-def usable_cores() -> int:
-    """Physical cores this process may use: its CPU affinity without hyperthread siblings, within its cgroup's quota."""
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    cores = {_first_sibling(cpu) for cpu in cpus}
-    return max(1, min(len(cores), _cgroup_quota()))
-
-
-def _first_sibling(cpu: int) -> str:
-    try:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
-    except OSError:
-        return str(cpu)
-    return siblings.replace("-", ",").split(",")[0].strip()
-
-
-def _cgroup_quota() -> int:
-    """CPUs that cgroup v2's `cpu.max` allows, rounded up; a large number where there is no quota."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return -(-int(quota) // int(period))
-    except (OSError, ValueError):
-        return 1 << 16
