@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check
+PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 # Texts for the tests that measure quality; those tests skip where the folder is absent.
 export EDGESKIP_DATA ?= $(abspath ../shared/data)
@@ -50,7 +50,7 @@ lint: $(VENV)/.installed
 # Types are checked on an installed copy, as a user of the package meets it: from the checkout the package's folders
 # do not lie where their import names say.
 build/site/.installed: $(SOURCES) pyproject.toml $(VENV)/.installed
-	@rm -rf build
+	@rm -rf build/site build/lib
 	@mkdir -p build/site
 	@$(PIP) --no-deps --target build/site .
 	@rm -rf build/lib build/bdist.*

@@ -63,7 +63,7 @@ def main() -> None:
     """Runs the command line; exits 0 on success, 2 on an error the user can mend, 130 when interrupted."""
     signal.signal(signal.SIGTERM, _stop)
     try:
-        app()
+        app(prog_name="edgeskip")
     except SystemExit as stop:
         if stop.code == 130:  # typer turns Ctrl-C into this
             _complain("interrupted")

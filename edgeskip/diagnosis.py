@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgeskip.machine import Machine, this_machine
@@ -31,7 +32,7 @@ class Diagnosis:
     providers: tuple[str, ...]  # ONNX Runtime execution providers this build offers
     machine: Machine
     cache: str
-    fetched: dict[str, str | None]  # ready model → path of its fetched file
+    fetched: dict[str, tuple[str, ...]]  # ready model → its weights in the cache: GGUF file, hub folder
     findings: tuple[Finding, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -121,5 +122,13 @@ def _plain_torch_is_cuda(machine: Machine) -> bool:
     return sys.platform == "linux" and not machine.gpus
 
 
-def _fetched_models() -> tuple[str, dict[str, str | None]]:
-    return "", {}
+def _fetched_models() -> tuple[str, dict[str, tuple[str, ...]]]:
+    from edgeskip.fetch import cache_folder
+    from edgeskip.models.registry import READY_MODELS
+
+    cache = cache_folder()
+    fetched: dict[str, tuple[str, ...]] = {}
+    for name, model in READY_MODELS.items():
+        places = (cache / "models" / name / Path(model.member).name, cache / "models" / name / "hub")
+        fetched[name] = tuple(str(place) for place in places if place.exists())
+    return str(cache), fetched

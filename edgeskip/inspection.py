@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import MANIFEST_NAME, Manifest, read_manifest
-from edgeskip.profile import Profile, read_profile, read_vectors
+from edgeskip.profile import Profile, locate_profile, read_profile, read_vectors
 
 FileState = Literal["ok", "not checked", "damaged", "missing", "not listed"]
 
@@ -86,24 +85,13 @@ def inspect_path(reference: str, *, verify: bool = True) -> ProfileReport | Arti
         return _inspect_artifact(path, verify=verify)
     if path.name == MANIFEST_NAME and path.is_file():
         return _inspect_artifact(path.parent, verify=verify)
-    if not path.exists():
-        path = _shipped_profile(reference)
+    path = locate_profile(reference)
     profile = read_profile(path)
     try:
         read_vectors(profile, path)
     except EdgeSkipError as error:
         return ProfileReport(path, profile, str(error))
     return ProfileReport(path, profile, None)
-
-
-def _shipped_profile(name: str) -> Path:
-    folder = Path(str(importlib.resources.files("edgeskip.models")))
-    shipped = sorted(folder.glob("*.json"))
-    for path in shipped:
-        if path.stem == name:
-            return path
-    names = f" (profiles that ship with EdgeSkip: {', '.join(path.stem for path in shipped)})" if shipped else ""
-    raise EdgeSkipError(f"{name} does not exist: name a profile or an artifact folder{names}")
 
 
 def _inspect_artifact(folder: Path, *, verify: bool) -> ArtifactReport:

@@ -26,7 +26,7 @@ def has_nvidia_gpu() -> bool:
 
 
 def pip_install(*arguments: str, quiet_failure: bool = False) -> bool:
-    command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
+    command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments]
     return subprocess.run(command, stderr=subprocess.DEVNULL if quiet_failure else None, check=False).returncode == 0
 
 

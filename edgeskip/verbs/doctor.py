@@ -42,7 +42,10 @@ def _print(diagnosis: Diagnosis) -> None:
         "memory": f"{_gigabytes(machine.memory_bytes)}, {_gigabytes(machine.available_memory_bytes)} available",
         "GPU": "; ".join(machine.gpus) or "none (nvidia-smi finds none)",
         "cache": diagnosis.cache,
-        "models": "; ".join(f"{name}: {path or 'not fetched'}" for name, path in diagnosis.fetched.items()),
+        "models": "; ".join(
+            f"{name}: {', '.join(paths) or f'not here, edgeskip fetch {name} brings it'}"
+            for name, paths in diagnosis.fetched.items()
+        ),
     }
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
