@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,12 +63,17 @@ class CalibrationRecord(_Record):
 
 
 class PhaseStatistics(_Record):
-    """Token-weighted means over one phase; x is the residual stream before the sublayer, y after it."""
+    """Means over the tokens of one phase; x is the residual stream before the sublayer, y after it."""
 
     tokens: int = Field(gt=0, description="Tokens measured")
     similarity: float = Field(description="IO similarity: mean cosine(x, y) (AdaSkip eq. 2)")
-    scale: float = Field(description="mean ‖y‖/‖x‖ (AdaSkip eq. 3)")
-    affine_scale: float = Field(description="s of the least-squares fit y ≈ s·x + b; b = mean_out − s·mean_in")
+    scale: float = Field(gt=0, description="mean ‖y‖/‖x‖ (AdaSkip eq. 3)")
+    affine_scale: float = Field(
+        gt=0,
+        description="s of the fit y ≈ s·x + b that minimises the mean of ‖y − s·x − b‖²/‖x‖²; b = mean_out − s·mean_in",
+    )
+    error: float = Field(ge=0, description="mean ‖y − x‖²/‖x‖²: what skipping without compensation leaves out")
+    affine_error: float = Field(ge=0, description="mean ‖y − s·x − b‖²/‖x‖²: what affine compensation leaves out")
     mean_square_in: float = Field(description="mean ‖x‖²")
     mean_square_out: float = Field(description="mean ‖y‖²")
     mean_dot: float = Field(description="mean x·y")
@@ -93,7 +99,10 @@ class PlanRecord(_Record):
 
 
 class VectorsRecord(_Record):
-    """The file beside the profile with `{prefill,decode}.mean_in` and `.mean_out`, float32 [2M, hidden_size]."""
+    """The file beside the profile with `{prefill,decode}.mean_in` and `.mean_out`, float32 [2M, hidden_size].
+
+    These are means of x and y over tokens weighted by 1/‖x‖², the weights of the affine fit.
+    """
 
     file: str = Field(pattern=r"^[^/\\]+\.safetensors$", description="File name, in the profile's own folder")
     sha256: str
@@ -116,10 +125,25 @@ class Profile(_Record):
 
 @dataclass(frozen=True)
 class Vectors:
-    """Mean residual stream before and after each sublayer, float32 [2M, hidden_size] per phase."""
+    """Weighted mean residual stream before and after each sublayer, float32 [2M, hidden_size] per phase."""
 
     mean_in: dict[Phase, NDArray[np.float32]]
     mean_out: dict[Phase, NDArray[np.float32]]
+
+
+def locate_profile(reference: str | Path) -> Path:
+    """The profile a user named: a path, or the name of a profile that ships with EdgeSkip.
+
+    EdgeSkipError where it is neither; a reference that looks like a path is never taken for a name.
+    """
+    from edgeskip.models.profiles import ready_profile
+
+    path = Path(reference)
+    if path.exists() or path.suffix == ".json" or len(path.parts) != 1:
+        if path.is_dir():
+            raise EdgeSkipError(f"{path} is a folder: name the profile, a .json file")
+        return path
+    return ready_profile(str(reference))
 
 
 def read_profile(path: Path) -> Profile:
@@ -178,14 +202,33 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
     )
 
 
-def write_profile(profile: Profile, path: Path) -> None:
-    """Replaces the profile at `path` in one step; the vectors beside it are left alone."""
-    text = profile.model_dump_json(indent=2, exclude_none=True) + "\n"
-    replace_file(path, text.encode("utf-8"))
+def vectors_path(path: Path) -> Path:
+    """Where the vectors file of a profile written to `path` goes."""
+    return path.with_suffix(".safetensors")
 
 
-def write_vectors(vectors: Vectors, path: Path) -> VectorsRecord:
-    """Writes the vectors for the profile at `path` beside it and returns the record the profile must carry."""
+def refuse_output(path: Path, *, overwrite: bool) -> None:
+    """EdgeSkipError where a profile must not or cannot be written to `path`; call it before the work, not after.
+
+    A `.safetensors` file beside `path` that is not the vectors file of the profile there, a model's weights
+    perhaps, is never replaced.
+    """
+    if path.suffix != ".json":
+        raise EdgeSkipError(f"{path} does not end in .json: name the profile, e.g.  -o {path.stem or 'llama'}.json")
+    if path.exists() and not overwrite:
+        raise EdgeSkipError(f"{path} exists: choose another -o or add --overwrite")
+    beside = vectors_path(path)
+    if beside.exists() and not (path.is_file() and f'"{beside.name}"' in path.read_text("utf-8", errors="replace")):
+        raise EdgeSkipError(f"{beside} exists and belongs to no profile: choose another -o")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise EdgeSkipError(f"cannot write to {folder}: check its permissions or choose another -o")
+
+
+def pack_vectors(vectors: Vectors, path: Path) -> tuple[VectorsRecord, bytes]:
+    """The vectors file of the profile at `path`: the record the profile must carry, and the file's bytes."""
     from safetensors.numpy import save
 
     arrays: dict[str, NDArray[Any]] = {}
@@ -193,6 +236,26 @@ def write_vectors(vectors: Vectors, path: Path) -> VectorsRecord:
         arrays[f"{phase}.mean_in"] = np.ascontiguousarray(array, dtype=np.float32)
         arrays[f"{phase}.mean_out"] = np.ascontiguousarray(vectors.mean_out[phase], dtype=np.float32)
     data = save(arrays)
-    file = path.with_suffix(".safetensors")
-    replace_file(file, data)
-    return VectorsRecord(file=file.name, sha256=hashlib.sha256(data).hexdigest())
+    return VectorsRecord(file=vectors_path(path).name, sha256=hashlib.sha256(data).hexdigest()), data
+
+
+def write_profile(profile: Profile, path: Path, packed_vectors: bytes | None = None) -> None:
+    """Replaces the profile at `path` in one step, after the vectors file where its bytes are given.
+
+    When writing the profile fails or is interrupted, the vectors file is put back as it was.
+    """
+    data = (profile.model_dump_json(indent=2, exclude_none=True) + "\n").encode("utf-8")
+    if packed_vectors is None:
+        replace_file(path, data)
+        return
+    file = path.parent / profile.vectors.file
+    before = file.read_bytes() if file.exists() else None
+    try:
+        replace_file(file, packed_vectors)
+        replace_file(path, data)
+    except BaseException:
+        if before is not None:
+            replace_file(file, before)
+        else:
+            file.unlink(missing_ok=True)
+        raise

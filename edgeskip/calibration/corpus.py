@@ -1,0 +1,132 @@
+"""The text that calibration reads: files of the user's, or what ships with EdgeSkip, cut into windows of tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.profile import CorpusFile
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SELF = "self"  # the corpus made of the model's own continuations of PROMPTS
+PROMPTS = "prompts.txt"
+SHIPPED = "text.txt"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents and where they come from; `field` is the one read from .jsonl files."""
+
+    documents: tuple[str, ...]
+    files: tuple[CorpusFile, ...]
+    field: str | None = None
+
+
+def shipped_corpus(name: str) -> Corpus:
+    """A text of this package: SHIPPED is running text, PROMPTS one prompt per paragraph."""
+    data = importlib.resources.files("edgeskip.calibration").joinpath(name).read_bytes()
+    documents = tuple(part.strip() for part in data.decode("utf-8").split("\n\n\n") if part.strip())
+    return Corpus(documents, (_file(f"edgeskip:{name}", data),))
+
+
+def corpus_named(names: Sequence[str], field: str | None = None) -> Corpus:
+    """The corpus of the command line: files, or nothing for the default that ships with EdgeSkip."""
+    if names:
+        return read_corpus([Path(name) for name in names], field)
+    return shipped_corpus(SHIPPED)
+
+
+def read_corpus(paths: Sequence[Path], field: str | None = None) -> Corpus:
+    """Reads .jsonl files (one document per record, from `field`) and text files (one document each).
+
+    Without `field` a record's `text`, or else its only string, is read. EdgeSkipError for a file that is missing,
+    not UTF-8, not JSON lines or without the field, and where there is no text at all.
+    """
+    documents: list[str] = []
+    files: list[CorpusFile] = []
+    for path in paths:
+        try:
+            data = path.read_bytes()
+            text = data.decode("utf-8-sig")
+        except FileNotFoundError:
+            raise EdgeSkipError(f"there is no corpus file {path}: give --corpus an existing text or .jsonl") from None
+        except UnicodeDecodeError as error:
+            raise EdgeSkipError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
+        except OSError as error:
+            raise EdgeSkipError(f"cannot read the corpus file {path}: {error.strerror}") from None
+        documents += _records(path, text, field) if path.suffix == ".jsonl" else [text]
+        files.append(_file(path.name, data))
+    documents = [document for document in documents if document.strip()]
+    if not documents:
+        raise EdgeSkipError(f"the corpus is empty: {', '.join(map(str, paths))} holds no text")
+    return Corpus(tuple(documents), tuple(files), field)
+
+
+def windows_of(corpus: Corpus, tokenizer: Tokenizer, *, context: int, tokens: int, seed: int) -> list[list[int]]:
+    """Windows of exactly `context` token ids, together about `tokens` (at least one window).
+
+    The documents are laid end to end and cut; where that gives more windows than wanted, `seed` draws some, so
+    that they come from all over the corpus. A model whose tokenizer starts a text with special tokens (BOS) gets
+    them at the start of every window. EdgeSkipError where the corpus does not fill one window.
+    """
+    start = tokenizer.encode("").ids
+    body = context - len(start)
+    if body < 1:
+        raise EdgeSkipError(f"--context {context} is too short: give at least {len(start) + 1}")
+    ids: list[int] = []
+    for document in corpus.documents:
+        ids += tokenizer.encode(document + "\n\n", add_special_tokens=False).ids
+    available = len(ids) // body
+    if available == 0:
+        raise EdgeSkipError(
+            f"the corpus has {len(ids)} tokens, fewer than one window of {context}: "
+            f"add text, or use  --context {len(ids) + len(start)}  or less"
+        )
+    wanted = min(max(tokens // context, 1), available)
+    chosen = sorted(random.Random(seed).sample(range(available), wanted))
+    return [start + ids[i * body : (i + 1) * body] for i in chosen]
+
+
+def _records(path: Path, text: str, field: str | None) -> list[str]:
+    documents = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise EdgeSkipError(f"{path}, line {number} is not JSON ({error}): one object per line") from None
+        if not isinstance(record, dict):
+            raise EdgeSkipError(f"{path}, line {number} is not a JSON object")
+        name = field or _only_text_field(path, record)
+        value = record.get(name)
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            value = "\n".join(value)
+        if not isinstance(value, str):
+            raise EdgeSkipError(
+                f"{path}, line {number} has no text in the field {name!r}: its fields are {', '.join(record)}"
+            )
+        documents.append(value)
+    return documents
+
+
+def _only_text_field(path: Path, record: dict[str, Any]) -> str:
+    names = [name for name, value in record.items() if isinstance(value, str)]
+    if "text" in names:
+        return "text"
+    if len(names) != 1:
+        raise EdgeSkipError(f"{path} has the fields {', '.join(record)}: choose one with --field")
+    return names[0]
+
+
+def _file(name: str, data: bytes) -> CorpusFile:
+    return CorpusFile(name=name, sha256=hashlib.sha256(data).hexdigest())

@@ -1,0 +1,123 @@
+"""The sums that calibration keeps of each sublayer, and the statistics that follow from them.
+
+Everything is a sum over tokens, so the sums of two shards of a corpus add up to the sums of the whole.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.profile import Phase, PhaseStatistics, Vectors
+from edgeskip.sublayers import sublayers_of
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+# Rows of `PhaseSums.scalars`.
+_TOKENS, _COSINE, _RATIO, _SQUARE_IN, _SQUARE_OUT, _DOT, _WEIGHT, _WEIGHTED_OUT, _WEIGHTED_DOT = range(9)
+
+# The fit's s must stay positive to be folded; a smaller one than this share of the norm ratio is not believed.
+_LEAST_AFFINE_SCALE = 0.01
+
+
+class PhaseSums:
+    """Sums over the tokens of one phase for all 2M sublayers: `scalars` [9, 2M], `vectors` [2, 2M, hidden_size].
+
+    x is the residual stream before a sublayer, y after it. The vectors are Σ w·x and Σ w·y with the weight
+    w = 1/‖x‖² (see `statistics_of`). Kept in float64, or float32 on devices that have no float64 (Apple's MPS).
+    """
+
+    def __init__(self, num_sublayers: int, hidden_size: int, device: torch.device) -> None:
+        import torch
+
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.scalars = torch.zeros(9, num_sublayers, dtype=self.dtype, device=device)
+        self.vectors = torch.zeros(2, num_sublayers, hidden_size, dtype=self.dtype, device=device)
+
+    def add(self, sublayer: int, x: Tensor, y: Tensor, squares: tuple[Tensor, Tensor], measured: Tensor | None) -> None:
+        """Adds tokens: x, y [tokens, hidden_size]; squares = ‖x‖², ‖y‖² [tokens]; `measured` bool [tokens] or all.
+
+        A token whose stream is exactly zero has no direction and is left out.
+        """
+        import torch
+
+        square_in, square_out = squares
+        counted = square_in > 0 if measured is None else (square_in > 0) & measured
+        one = counted.to(x.dtype)
+        weight = torch.where(counted, 1 / square_in, 0)
+        dot = torch.linalg.vecdot(x, y)
+        length_in, length_out = square_in.sqrt(), square_out.sqrt()
+        cosine = dot / (length_in * length_out).clamp_min(torch.finfo(x.dtype).tiny)
+        ratio = torch.where(counted, length_out / length_in, 0)
+        per_token = torch.stack((one, one * cosine, ratio, one * square_in, one * square_out, one * dot))
+        weighted = torch.stack((weight, weight * square_out, weight * dot))
+        self.scalars[:, sublayer] += torch.cat((per_token, weighted)).sum(dim=1)
+        self.vectors[0, sublayer] += weight @ x
+        self.vectors[1, sublayer] += weight @ y
+
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`scalars` and `vectors` on the host, float64."""
+        return self.scalars.double().cpu().numpy(), self.vectors.double().cpu().numpy()
+
+
+def statistics_of(
+    scalars: NDArray[np.float64], vectors: NDArray[np.float64], phase: Phase
+) -> tuple[list[PhaseStatistics], NDArray[np.float32], NDArray[np.float32]]:
+    """Means of one phase: the statistics of every sublayer, mean_in and mean_out [2M, hidden_size].
+
+    IO similarity and scale are plain means over tokens (AdaSkip eq. 2 and 3). The affine compensation minimises
+    Σ w·‖y − (s·x + b)‖² with w = 1/‖x‖², the *relative* error: every reader of the stream sees it through a norm,
+    and a few tokens of enormous norm (attention sinks) would otherwise decide the fit alone. With weighted means
+    (angle brackets): s = (⟨x·y⟩ − ⟨x⟩·⟨y⟩) / (⟨‖x‖²⟩ − ‖⟨x⟩‖²) and b = ⟨y⟩ − s·⟨x⟩.
+    EdgeSkipError where a sum is not finite.
+    """
+    num_blocks = scalars.shape[1] // 2
+    finite = np.isfinite(scalars).all(axis=0) & np.isfinite(vectors).all(axis=(0, 2))
+    for sublayer in sublayers_of(num_blocks):
+        if not finite[sublayer.index]:
+            raise EdgeSkipError(
+                f"the residual stream overflows at {sublayer} ({phase}): calibrate with --dtype float32 or bfloat16"
+            )
+    tokens, weight = scalars[_TOKENS], scalars[_WEIGHT]
+    if not tokens.all():
+        raise EdgeSkipError(f"the residual stream is zero in every token ({phase}): are the model's weights all zero?")
+    mean_in, mean_out = vectors / weight[:, None]
+    # ⟨‖x‖²⟩ = Σ(w·‖x‖²)/Σw = tokens/Σw, because w = 1/‖x‖².
+    variance = tokens / weight - (mean_in**2).sum(axis=1)
+    covariance = scalars[_WEIGHTED_DOT] / weight - (mean_in * mean_out).sum(axis=1)
+    ratio = scalars[_RATIO] / tokens
+    slope = np.divide(covariance, variance, out=ratio.copy(), where=variance > 1e-12 * tokens / weight)
+    slope = np.maximum(slope, _LEAST_AFFINE_SCALE * ratio)
+    # Σ w·‖y − s·x − b‖² for the best b: the weighted scatter of y, less what s explains.
+    scatter = scalars[_WEIGHTED_OUT] / weight - (mean_out**2).sum(axis=1)
+    affine_error = (scatter - 2 * slope * covariance + slope**2 * variance) * weight / tokens
+    # Σ w·‖y − x‖² = Σ w·‖y‖² − 2·Σ w·x·y + tokens.
+    error = scalars[_WEIGHTED_OUT] / tokens - 2 * scalars[_WEIGHTED_DOT] / tokens + 1
+    found = [
+        PhaseStatistics(
+            tokens=int(tokens[i]),
+            similarity=float(scalars[_COSINE, i] / tokens[i]),
+            scale=float(ratio[i]),
+            affine_scale=float(slope[i]),
+            error=float(max(error[i], 0.0)),
+            affine_error=float(max(affine_error[i], 0.0)),
+            mean_square_in=float(scalars[_SQUARE_IN, i] / tokens[i]),
+            mean_square_out=float(scalars[_SQUARE_OUT, i] / tokens[i]),
+            mean_dot=float(scalars[_DOT, i] / tokens[i]),
+        )
+        for i in range(2 * num_blocks)
+    ]
+    return found, mean_in.astype(np.float32), mean_out.astype(np.float32)
+
+
+def vectors_of(phases: dict[Phase, tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Vectors:
+    """The vectors file's content from each phase's mean_in and mean_out."""
+    return Vectors(
+        mean_in={phase: means[0] for phase, means in phases.items()},
+        mean_out={phase: means[1] for phase, means in phases.items()},
+    )

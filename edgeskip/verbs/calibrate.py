@@ -1,0 +1,92 @@
+"""`edgeskip calibrate`: measures a model over a corpus and writes its profile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgeskip.calibration.calibrate import Progress
+
+
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(help="A ready model's name, a Hugging Face folder or hub id, or a GGUF file.")
+    ],
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(help="Text or .jsonl file, repeatable; 'self' = the model's own continuations of our prompts."),
+    ] = None,
+    field: Annotated[str | None, typer.Option(help="Field of .jsonl records that holds the text.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Profile to write; its vectors go beside it.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing profile.")] = False,
+    name: Annotated[str | None, typer.Option(help="Short name of the model, used to name outputs.")] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of text to measure in the prefill phase.")] = 16384,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens per window.  [default: 1024, or what the model holds]")
+    ] = None,
+    decode_tokens: Annotated[int, typer.Option(help="Tokens to generate for the decode phase; 0 = none.")] = 1024,
+    seed: Annotated[int, typer.Option(help="Draws windows and prompts where the corpus has more than needed.")] = 0,
+    device: Annotated[str, typer.Option(help="PyTorch device: cpu, cuda, cuda:1, mps …")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Measure what each sublayer does, and write that as a profile.
+
+    To share the work between processes:  torchrun --nproc-per-node N -m edgeskip calibrate …
+    """
+    from edgeskip.calibration.calibrate import Settings, calibrate
+    from edgeskip.calibration.corpus import corpus_named
+    from edgeskip.exporters.families.source import open_model
+    from edgeskip.profile import refuse_output, write_profile
+
+    settings = Settings(tokens, context, decode_tokens, seed, device, dtype)  # type: ignore[arg-type]
+    texts = corpus_named(corpus or [], field)
+    source = open_model(model)
+    path = output or Path(f"{name or source.name}.json".lower())
+    refuse_output(path, overwrite=overwrite)
+    with _progress_bar() as progress:
+        result = calibrate(source, texts, settings, path, name=name, progress=progress)
+    if result is not None:
+        profile, packed = result
+        write_profile(profile, path, packed)
+        print(path)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    """A bar on stderr with tokens/s and time left; only the first process of a torchrun draws one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    from edgeskip.profile import Phase
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.0f} tokens/s" if speed else "… tokens/s")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
+        Speed(),
+        TimeRemainingColumn(),
+    )
+    first = os.environ.get("RANK", "0") == "0"
+    with Progress(*columns, console=Console(stderr=True), disable=not first) as bar:
+        tasks: dict[Phase, int] = {}
+
+        def progress(phase: Phase, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=total)
+            bar.update(tasks[phase], completed=done)  # type: ignore[arg-type]
+
+        yield progress
