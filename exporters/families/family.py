@@ -49,7 +49,7 @@ def layer_windows(settings: Settings, num_blocks: int, *, default: list[bool]) -
     if kinds is None:
         sliding = default
     else:
-        if not set(kinds) <= {"full_attention", "sliding_attention"}:
+        if not all(kind in ("full_attention", "sliding_attention") for kind in kinds):
             raise settings.wrong("layer_types", "a list of 'full_attention' and 'sliding_attention'")
         sliding = [kind == "sliding_attention" for kind in kinds]
     return [settings.integer("sliding_window") if slides else None for slides in sliding]
