@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.files import sha256_of
-from edgeskip.manifest import GraphRecord, Manifest, PlanSummary
+from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary
 from edgeskip.profile import ModelRecord
 
-VOCAB, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, CONTEXT = 128, 32, 4, 2, 8, 600
+VOCAB, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, CONTEXT = 260, 32, 4, 2, 8, 600
+TEMPLATE = "{% for message in messages %}<|start|>{{ message.content }}<|end|>{% endfor %}"
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,13 @@ class TinyArtifact:
     folder: Path
     manifest: Manifest
     weights: dict[str, NDArray[np.float32]]
+
+    def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
+        """Oracle: the `count` tokens that greedy decoding gives after `prompt`."""
+        tokens = list(prompt)
+        for _ in range(count):
+            tokens.append(int(self.logits(np.array(tokens))[-1].argmax()))
+        return tokens[len(prompt) :]
 
     def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Oracle: the same layer in numpy, causal attention over all tokens at once; float32 [n, VOCAB]."""
@@ -40,7 +50,7 @@ class TinyArtifact:
 
 
 def build_tiny_artifact(folder: Path, *, data_location: str = "model.onnx.data") -> TinyArtifact:
-    """Writes model.onnx, its data file and a manifest object (no tokenizer) into `folder`."""
+    """Writes a complete artifact folder; its tokenizer has a token for each byte and three special ones."""
     from onnx import TensorProto, helper
 
     rng = np.random.default_rng(7)
@@ -133,4 +143,19 @@ def build_tiny_artifact(folder: Path, *, data_location: str = "model.onnx.data")
         created="2026-01-01T00:00:00Z",
         verification=None,
     )
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(), encoding="utf-8")
+    _write_tokenizer(folder)
     return TinyArtifact(folder, manifest, weights)
+
+
+def _write_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={character: index for index, character in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|start|>", "<|end|>", "<|other|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"eos_token": "<|end|>", "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
