@@ -9,9 +9,12 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.files import replace_file
-from edgeskip.profile import Phase, Profile
+from edgeskip.profile import Phase, PhaseStatistics, Profile
 from edgeskip.sublayers import KINDS, Kind, Sublayer
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -21,6 +24,7 @@ _LOOK: dict[Kind, tuple[str, str, str, str]] = {
     "attn": ("attention", "#0072B2", "o", "-"),
     "ffn": ("FFN", "#D55E00", "s", "--"),
 }
+_TICKS = (-1, -0.5, 0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
 _INK, _GRID = "#222222", "#DDDDDD"
 
 
@@ -40,7 +44,8 @@ def plot_similarity(profile: Profile, path: Path) -> None:
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for panel, phase in zip(panels, phases, strict=True):
         _draw_phase(panel, profile, phase)
-    panels[0].set_ylabel("mean IO similarity (cosine)", color=_INK)
+    _widen_towards_one(panels, [getattr(s, phase) for s in profile.sublayers for phase in phases])
+    panels[0].set_ylabel("mean IO similarity (spread out towards 1)", color=_INK)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10)
     figure.suptitle(_title(profile), fontsize=12, color=_INK)
@@ -105,6 +110,26 @@ def _draw_phase(panel: Any, profile: Profile, phase: Phase) -> None:
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
     panel.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _widen_towards_one(panels: Any, statistics: list[PhaseStatistics | None]) -> None:
+    """Spaces the y axis by −log(1 − similarity): most sublayers lie between 0.95 and 1, the first far below."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    def spread(similarity: NDArray[np.float64]) -> NDArray[np.float64]:
+        return -np.log10(np.maximum(1 - similarity, 1e-7))
+
+    def gather(place: NDArray[np.float64]) -> NDArray[np.float64]:
+        return 1 - 10.0**-place
+
+    places = spread(np.array([s.similarity for s in statistics if s is not None]))
+    low, high = gather(places.min() - 0.08), gather(places.max() + 0.12)  # room for the rings
+    for panel in panels:
+        panel.set_yscale("function", functions=(spread, gather))
+        panel.set_ylim(low, high)
+        panel.yaxis.set_major_locator(FixedLocator([tick for tick in _TICKS if low <= tick <= high]))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+        panel.yaxis.set_minor_locator(NullLocator())
 
 
 def _title(profile: Profile) -> str:
