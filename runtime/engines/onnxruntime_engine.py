@@ -6,6 +6,7 @@ The graph's past and present of every layer are bound to one buffer `[1, num_kv_
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,15 @@ class OnnxRuntimeEngine:
         self._bind_input("attention_mask", self._mask[:, :total])
 
         begin = time.perf_counter()
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            if re.search(r"memory|allocat", str(error), re.IGNORECASE):
+                raise EdgeSkipError(
+                    f"not enough memory for {total} tokens on {self.provider} ({_first_line(error)}): "
+                    "use a shorter prompt or a smaller model"
+                ) from error
+            raise
         self._run_s += time.perf_counter() - begin
 
         self._length = total
@@ -182,7 +191,7 @@ def _open_session(path: Path, provider: Provider, threads: int) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL  # a decoder is a chain
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; what matters is raised
+    options.log_severity_level = 4  # fatal: errors are raised, so they need not be printed as well
     # Worker threads spin through the gaps between operators and between decode steps: waking them costs more.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
     providers = [provider.execution_provider]
@@ -211,4 +220,5 @@ def _check_inputs(session: Any, manifest: Manifest) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].removeprefix("[ONNXRuntimeError] : ")
+    line = str(error).strip().split("\n")[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)

@@ -87,6 +87,28 @@ def test_token_ids_outside_the_vocabulary_are_refused(tiny_artifact: TinyArtifac
         open_engine(tiny_artifact).step(np.array([3, token]))
 
 
+def test_running_out_of_memory_is_an_error_of_the_user(
+    tiny_artifact: TinyArtifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: onnxruntime's allocation failure becomes one line, any other failure stays what it is."""
+    import onnxruntime
+
+    def fail(message: str) -> None:
+        def run(*_: object) -> None:
+            raise RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {message}")
+
+        monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", run)
+
+    engine = open_engine(tiny_artifact)
+    fail("Failed to allocate memory for requested buffer of size 9")
+    with pytest.raises(EdgeSkipError, match=r"not enough memory for 3 tokens on cpu \(Failed to allocate"):
+        engine.step(TOKENS[:3])
+    fail("shapes differ")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        engine.step(TOKENS[:3])
+    assert engine.length == 0
+
+
 def test_provider_used_is_reported_and_a_missing_one_is_refused(tiny_artifact: TinyArtifact) -> None:
     """By hand: the CPU wheel of onnxruntime has no CUDA; the error names what it has."""
     import onnxruntime
@@ -152,7 +174,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
     data.write_bytes(whole[data][:-4])
     assert "out of bounds" in refusal()
     data.unlink()
-    assert "does not exist" in refusal()
+    assert "model.onnx.data" in refusal()
     graph.write_bytes(whole[graph][:-20])
     assert "sha256 differs" in refusal()
     graph.write_bytes(whole[graph][:-20])
