@@ -40,8 +40,9 @@ def test_replace_file_that_fails_keeps_what_was_there(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as info:
         replace_file(path, b"new")
+    assert info.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.json"]
 
