@@ -152,7 +152,7 @@ def read_profile(path: Path) -> Profile:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EdgeSkipError(f"no profile at {path}: make one with  edgeskip calibrate MODEL -o {path}") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise EdgeSkipError(f"{path} is not a profile (not JSON: {error}): calibrate again") from None
     if not isinstance(data, dict) or data.get("format") != "edgeskip-profile":
         raise EdgeSkipError(f"{path} is not an EdgeSkip profile: its 'format' is not 'edgeskip-profile'")

@@ -77,9 +77,8 @@ def statistics_of(
     EdgeSkipError where a sum is not finite.
     """
     num_blocks = scalars.shape[1] // 2
-    finite = np.isfinite(scalars).all(axis=0) & np.isfinite(vectors).all(axis=(0, 2))
     for sublayer in sublayers_of(num_blocks):
-        if not finite[sublayer.index]:
+        if not (np.isfinite(scalars[:, sublayer.index]).all() and np.isfinite(vectors[:, sublayer.index]).all()):
             raise EdgeSkipError(
                 f"the residual stream overflows at {sublayer} ({phase}): calibrate with --dtype float32 or bfloat16"
             )

@@ -50,8 +50,8 @@ def plan(
     read = read_profile(path)
     record = choose(
         read,
-        method=method,  # type: ignore[arg-type]
-        compensation=compensation,  # type: ignore[arg-type]
+        method=method,
+        compensation=compensation,
         alpha=alpha,
         skip_sublayers=skip_sublayers,
         skip=None if skip is None else [name for name in skip.split(",") if name.strip()],
@@ -77,7 +77,7 @@ def _show(profile: Profile, plan: Plan, path: Path) -> None:
     assert record is not None
     console = Console(highlight=False, markup=False)
     if not plan.skips:
-        console.print(f"{path}: dense, nothing is skipped")
+        console.print(f"{path}: dense, nothing is skipped", soft_wrap=True)
         return
     table = Table("sublayer", box=None)
     for heading in ("similarity", "scale", "‖bias‖"):
@@ -89,5 +89,6 @@ def _show(profile: Profile, plan: Plan, path: Path) -> None:
     console.print(table)
     console.print(
         f"{path}: {record.method} skips {len(plan.skips)} of {2 * plan.num_blocks} sublayers, "
-        f"compensation {record.compensation}, β = {record.beta:.4f}"
+        f"compensation {record.compensation}, β = {record.beta:.4f}",
+        soft_wrap=True,
     )

@@ -1,53 +1,15 @@
 """Choosing and resolving plans. Oracle: AdaSkip's equations worked by hand on small profiles."""
 
+import itertools
+
 import numpy as np
 import pytest
+from profiles import make_profile, make_vectors
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.planner import choose, num_skipped, resolve
-from edgeskip.profile import (
-    CalibrationRecord,
-    ModelRecord,
-    PhaseStatistics,
-    PlanRecord,
-    Profile,
-    SublayerStatistics,
-    Vectors,
-    VectorsRecord,
-)
+from edgeskip.profile import PlanRecord
 from edgeskip.sublayers import sublayers_of
-
-# attn.0, ffn.0, attn.1, ffn.1, … of 4 blocks; ffn.1 and attn.3 tie.
-SIMILARITY = [0.50, 0.60, 0.90, 0.95, 0.99, 0.70, 0.95, 0.40]
-
-
-def make_profile(similarity: list[float] = SIMILARITY, plan: PlanRecord | None = None) -> Profile:
-    num_blocks = len(similarity) // 2
-    model = ModelRecord(
-        source="m", name="m", family="llama", fingerprint="f", num_blocks=num_blocks, hidden_size=3, vocab_size=8
-    )
-    calibration = CalibrationRecord(
-        corpus=[], context=8, seed=0, dtype="float32", created="2025-01-01T00:00:00Z", versions={}
-    )
-    sublayers = [
-        SublayerStatistics(
-            name=str(sublayer),
-            prefill=PhaseStatistics(
-                tokens=8,
-                similarity=value,
-                scale=1.0 + value,
-                affine_scale=0.5 + value,
-                error=0.2,
-                affine_error=0.1,
-                mean_square_in=1.0,
-                mean_square_out=1.0,
-                mean_dot=1.0,
-            ),
-        )
-        for sublayer, value in zip(sublayers_of(num_blocks), similarity, strict=True)
-    ]
-    vectors = VectorsRecord(file="m.safetensors", sha256="0")
-    return Profile(model=model, calibration=calibration, sublayers=sublayers, vectors=vectors, plan=plan)
 
 
 @pytest.mark.parametrize(
@@ -96,16 +58,16 @@ def test_baselines(method: str, count: int, expected: list[str]) -> None:
 
 def test_unified_is_periodic() -> None:
     """30 blocks, 8 skipped blocks: the 28 middle blocks in 8 periods of 3.5, one skipped in each."""
-    plan = choose(make_profile([0.9] * 60), method="unified", skip_sublayers=16)
+    plan = choose(make_profile((0.9,) * 60), method="unified", skip_sublayers=16)
     blocks = [int(name[5:]) for name in plan.skip if name.startswith("attn.")]
     assert len(blocks) == 8
-    assert {b - a for a, b in zip(blocks, blocks[1:], strict=False)} <= {3, 4}
+    assert {b - a for a, b in itertools.pairwise(blocks)} <= {3, 4}
     assert 0 not in blocks
     assert 29 not in blocks
 
 
 def test_random_follows_its_seed() -> None:
-    profile = make_profile([0.9] * 60)
+    profile = make_profile((0.9,) * 60)
     plans = [choose(profile, method="random", skip_sublayers=8, seed=seed) for seed in (1, 1, 2)]
     assert plans[0] == plans[1]
     assert plans[0].skip != plans[2].skip
@@ -146,9 +108,8 @@ def test_impossible_requests(request_: dict) -> None:  # type: ignore[type-arg]
 
 def test_resolve_each_compensation() -> None:
     """scale = the profile's; affine: b = mean_out − s·mean_in in float64."""
-    generator = np.random.default_rng(0)
-    mean_in, mean_out = generator.normal(size=(2, 8, 3)).astype(np.float32)
-    vectors = Vectors({"prefill": mean_in}, {"prefill": mean_out})
+    vectors = make_vectors()
+    mean_in, mean_out = vectors.mean_in["prefill"], vectors.mean_out["prefill"]
     for compensation in ("none", "scale", "affine"):
         record = PlanRecord(method="explicit", compensation=compensation, skip=["ffn.3", "attn.1"])
         plan = resolve(make_profile(plan=record), vectors if compensation == "affine" else None)

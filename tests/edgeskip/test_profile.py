@@ -1,0 +1,146 @@
+"""Reading and writing profiles. Oracle: what was written, and the errors their docstrings promise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from profiles import make_profile, make_vectors, write_made_profile
+
+import edgeskip.profile
+from edgeskip.errors import EdgeSkipError
+from edgeskip.models.profiles import ready_profiles
+from edgeskip.profile import (
+    PlanRecord,
+    locate_profile,
+    pack_vectors,
+    read_profile,
+    read_vectors,
+    refuse_output,
+    write_profile,
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_made_profile(tmp_path / "m.json", PlanRecord(method="explicit", compensation="scale", skip=["attn.1"]))
+    return tmp_path / "m.json"
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_round_trip(path: Path) -> None:
+    profile = read_profile(path)
+    assert profile == make_profile(plan=profile.plan, path=path)
+    vectors, expected = read_vectors(profile, path), make_vectors()
+    np.testing.assert_array_equal(vectors.mean_in["prefill"], expected.mean_in["prefill"])
+    np.testing.assert_array_equal(vectors.mean_out["prefill"], expected.mean_out["prefill"])
+    assert set(vectors.mean_in) == {"prefill"}
+
+
+def test_written_profile_is_for_people(path: Path) -> None:
+    """One value a line, no nulls, a newline at the end: readable and diffable."""
+    text = path.read_text()
+    assert text.endswith("}\n")
+    assert "null" not in text
+    assert '\n      "name": "attn.0",\n' in text
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(EdgeSkipError, match="edgeskip calibrate"):
+        read_profile(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"format": "x"}', b"[" * 100_000])
+def test_not_a_profile(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(EdgeSkipError, match="not a"):
+        read_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 99}, "version 99"),
+        ({"extra": 1}, "extra"),
+        ({"sublayers": []}, "sublayers"),
+        ({"model": {}}, r"model\."),
+        ({"plan": {"method": "explicit", "compensation": "none", "skip": ["attn.9"]}}, r"attn\.9"),
+        ({"vectors": {"file": "../m.safetensors", "sha256": "0"}}, r"vectors\.file"),
+    ],
+)
+def test_damaged_fields_are_named(path: Path, changes: dict[str, Any], message: str) -> None:
+    rewrite(path, **changes)
+    with pytest.raises(EdgeSkipError, match=message):
+        read_profile(path)
+
+
+def test_vectors_missing_or_changed(path: Path) -> None:
+    profile = read_profile(path)
+    file = path.with_suffix(".safetensors")
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + b"\x00")
+    with pytest.raises(EdgeSkipError, match="sha256"):
+        read_vectors(profile, path)
+    file.unlink()
+    with pytest.raises(EdgeSkipError, match="copy both files"):
+        read_vectors(profile, path)
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_failed_write_leaves_things_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existed: bool
+) -> None:
+    """The JSON is written last; when that fails (here: Ctrl-C), the vectors file is put back."""
+    path = tmp_path / "m.json"
+    if existed:
+        write_made_profile(path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    real = edgeskip.profile.replace_file
+
+    def interrupted(target: Path, data: bytes) -> None:
+        if target.suffix == ".json":
+            raise KeyboardInterrupt
+        real(target, data)
+
+    monkeypatch.setattr(edgeskip.profile, "replace_file", interrupted)
+    record, packed = pack_vectors(make_vectors(5), path)
+    with pytest.raises(KeyboardInterrupt):
+        write_profile(make_profile((0.9,) * 10).model_copy(update={"vectors": record}), path, packed)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_refused_outputs(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(EdgeSkipError, match="--overwrite"):
+        refuse_output(path, overwrite=False)
+    refuse_output(path, overwrite=True)
+    refuse_output(tmp_path / "new" / "other.json", overwrite=False)
+    with pytest.raises(EdgeSkipError, match=r"end in \.json"):
+        refuse_output(tmp_path / "llama.safetensors", overwrite=True)
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_weights_beside_the_output_are_never_replaced(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(EdgeSkipError, match="belongs to no profile"):
+        refuse_output(tmp_path / "model.json", overwrite=overwrite)
+
+
+def test_locate(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert locate_profile(str(path)) == path
+    monkeypatch.chdir(tmp_path)
+    assert locate_profile("missing.json") == Path("missing.json")
+    with pytest.raises(EdgeSkipError, match="edgeskip calibrate"):
+        locate_profile("no-such-model")
+    with pytest.raises(EdgeSkipError, match="folder"):
+        locate_profile(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(ready_profiles()))
+def test_ready_profiles_are_whole(name: str) -> None:
+    path = locate_profile(name)
+    vectors = read_vectors(read_profile(path), path)
+    assert set(vectors.mean_in) == set(vectors.mean_out) == {"prefill", "decode"}
