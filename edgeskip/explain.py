@@ -24,6 +24,7 @@ _REMEDIES = {
     errno.EIO: "the disk cannot be read or written: check it",
     errno.ENOMEM: "close other programs or use a smaller model or context",
 }
+_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def one_line(text: str) -> str:
@@ -49,7 +50,9 @@ def _explain(error: BaseException) -> str | None:
         if error.errno is None:
             # numpy's tofile reports a full disk as "8192 requested and 512 written", without a number.
             return _explain_os(errno.ENOSPC, None) if re.search(r"requested and \d+ written", text) else text
-        return _explain_os(error.errno, error.filename or error.filename2)
+        # A copy names both files: it is the second that could not be written.
+        second = error.filename2 if error.errno in _WRITING else None
+        return _explain_os(error.errno, second or error.filename)
     # Libraries written in Rust (safetensors, tokenizers) raise their own exceptions and say "(os error 28)".
     number = re.search(r"\(os error (\d+)\)", text)
     return _explain_os(int(number[1]), None) if number else None
