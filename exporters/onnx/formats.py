@@ -1,0 +1,169 @@
+"""How weights are stored in an ONNX artifact: the policy, and the operators that read each format.
+
+fp32 and fp16 use MatMul; int4 uses `com.microsoft.MatMulNBits` and `GatherBlockQuantized` (ONNX Runtime's
+contrib operator specification).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeskip.exporters.decoder import Linear, Tensor
+from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder
+from edgeskip.exporters.onnx.quantise import Quantised, quantise
+from edgeskip.manifest import Precision
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """What the weights look like; the int4 fields mean nothing to fp32 and fp16."""
+
+    precision: Precision = "fp32"
+    block_size: int = 32
+    symmetric: bool = False
+    head_bits: int = 8  # embedding and head; the blocks' matrices are always 4-bit
+    accuracy_level: int = 4  # MatMulNBits: 4 = int8 activations, 1 = fp32 activations
+
+    @property
+    def quantised(self) -> bool:
+        return self.precision == "int4"
+
+    @property
+    def activations(self) -> ir.DataType:
+        return ir.DataType.FLOAT16 if self.precision == "fp16" else ir.DataType.FLOAT
+
+    @property
+    def numpy(self) -> type[np.float16] | type[np.float32]:
+        return np.float16 if self.precision == "fp16" else np.float32
+
+    def record(self) -> dict[str, str | int | bool]:
+        """For the manifest; empty where nothing is quantised."""
+        if not self.quantised:
+            return {}
+        return {
+            "method": "least-squares blocks",
+            "block_size": self.block_size,
+            "symmetric": self.symmetric,
+            "head_bits": self.head_bits,
+            "accuracy_level": self.accuracy_level,
+        }
+
+    def cast(self, array: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(array, dtype=self.numpy)
+
+
+def stacked(name: str, linears: list[Linear]) -> Linear:
+    """Several projections of one input as one: rows one below the other; a missing bias is zero."""
+    rows = sum(linear.weight.shape[0] for linear in linears)
+    columns = linears[0].weight.shape[1]
+    weight = Tensor(name, (rows, columns), lambda: np.concatenate([li.weight.read() for li in linears]))
+    if all(linear.bias is None for linear in linears):
+        return Linear(weight)
+    return Linear(
+        weight,
+        Tensor(
+            f"{name}.bias",
+            (rows,),
+            lambda: np.concatenate(
+                [li.bias.read() if li.bias else np.zeros(li.weight.shape[0], np.float32) for li in linears]
+            ),
+        ),
+    )
+
+
+def linear(
+    graph: GraphBuilder, form: WeightFormat, x: ir.Value, weights: Linear, name: str, *, bits: int = 4
+) -> ir.Value:
+    """y = W·x (+ bias) in the given format; `bits` is the width of quantised weights."""
+    if form.quantised:
+        packed = quantise(weights.weight.read(), bits=bits, block_size=form.block_size, symmetric=form.symmetric)
+        table = graph.constant(f"{name}.weight", packed.blocks)
+        y = _matmul_nbits(graph, form, x, [table, *_grid(graph, name, packed)], weights.weight.shape, bits, name)
+    else:
+        y = graph.op("MatMul", [x, graph.constant(f"{name}.weight", form.cast(weights.weight.read().T))], name)
+    if weights.bias is None:
+        return y
+    return graph.op("Add", [y, graph.constant(f"{name}.bias", form.cast(weights.bias.read()))], f"{name}/add")
+
+
+def _grid(graph: GraphBuilder, name: str, packed: Quantised) -> list[ir.Value]:
+    """Scales and, where there are any, zero points."""
+    grid = [graph.constant(f"{name}.scales", packed.scales)]
+    if packed.zero_points is not None:
+        grid.append(graph.constant(f"{name}.zero_points", packed.zero_points))
+    return grid
+
+
+def _matmul_nbits(
+    graph: GraphBuilder,
+    form: WeightFormat,
+    x: ir.Value,
+    weights: list[ir.Value],
+    shape: tuple[int, ...],
+    bits: int,
+    name: str,
+) -> ir.Value:
+    return graph.op(
+        "MatMulNBits",
+        [x, *weights],
+        name,
+        domain=MICROSOFT,
+        N=shape[0],
+        K=shape[1],
+        bits=bits,
+        block_size=form.block_size,
+        accuracy_level=form.accuracy_level,
+    )
+
+
+@dataclass(frozen=True)
+class Table:
+    """The embedding as it stands in the graph, so that a tied head can read the same bytes."""
+
+    value: ir.Value
+    stored: ir.ExternalTensor
+    grid: list[ir.Value]
+    shape: tuple[int, ...]  # [V, d]
+
+
+def embedding(
+    graph: GraphBuilder, form: WeightFormat, ids: ir.Value, weight: Tensor, name: str
+) -> tuple[ir.Value, Table]:
+    """Rows of the table [V, d] for int64 `ids` [b, n] → [b, n, d]."""
+    if not form.quantised:
+        stored = graph.weights.add(f"{name}.weight", form.cast(weight.read()))
+        table = graph.reference(stored)
+        return graph.op("Gather", [table, ids], name, axis=0), Table(table, stored, [], weight.shape)
+    packed = quantise(weight.read(), bits=form.head_bits, block_size=form.block_size, symmetric=form.symmetric)
+    stored = graph.weights.add(f"{name}.weight", packed.blocks.reshape(weight.shape[0], -1))
+    table, grid = graph.reference(stored), _grid(graph, name, packed)
+    rows = graph.op(
+        "GatherBlockQuantized",
+        [table, ids, *grid],
+        name,
+        domain=MICROSOFT,
+        bits=form.head_bits,
+        block_size=form.block_size,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+    return rows, Table(table, stored, grid, weight.shape)
+
+
+def tied_head(graph: GraphBuilder, form: WeightFormat, x: ir.Value, table: Table, name: str) -> ir.Value:
+    """Logits [b, k, V] from the embedding's own bytes."""
+    if form.quantised:
+        vocabulary, width = table.shape
+        blob = (vocabulary, width // form.block_size, form.block_size * form.head_bits // 8)
+        weight = graph.reference(graph.weights.alias(f"{name}.weight", table.stored, blob))
+        return _matmul_nbits(graph, form, x, [weight, *table.grid], table.shape, form.head_bits, name)
+    if form.precision == "fp32":
+        return graph.op("FusedMatMul", [x, table.value], name, domain=MICROSOFT, transB=1)
+    # FusedMatMul has no fp16 kernel on CPU; ONNX Runtime fuses these two where it has one.
+    columns = graph.op("Transpose", [table.value], f"{name}/transpose", perm=[1, 0])
+    return graph.op("MatMul", [x, columns], name)

@@ -1,0 +1,59 @@
+"""The one external data file of an ONNX model, written tensor by tensor so that memory stays at one tensor."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (registers bfloat16 and int4 with numpy before onnx_ir needs them)
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+# ONNX Runtime maps external tensors into memory only where their offset is a multiple of the page size, and of
+# 64 KiB on Windows (onnx.proto, external_data "offset").
+ALIGNMENT = 65536
+SMALL = 1 << 20  # smaller tensors are not worth the padding
+
+
+class WeightFile:
+    """Appends tensors to `folder/name` and hands out the references that go into the graph."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._file = (folder / name).open("wb")
+
+    def __enter__(self) -> WeightFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+
+    def add(self, name: str, array: NDArray[Any]) -> ir.ExternalTensor:
+        """Writes `array` (C order) and returns its reference."""
+        alignment = ALIGNMENT if array.nbytes >= SMALL else 64
+        self._file.seek(-(-self._file.tell() // alignment) * alignment)
+        offset = self._file.tell()
+        self._file.write(np.ascontiguousarray(array).data)
+        return self._reference(name, offset, array.nbytes, ir.DataType.from_numpy(array.dtype), array.shape)
+
+    def alias(self, name: str, tensor: ir.ExternalTensor, shape: tuple[int, ...]) -> ir.ExternalTensor:
+        """A second tensor of another shape over the same bytes: shared on disk and, where mapped, in memory."""
+        assert tensor.offset is not None
+        assert tensor.length is not None
+        return self._reference(name, tensor.offset, tensor.length, tensor.dtype, shape)
+
+    def _reference(
+        self, name: str, offset: int, length: int, dtype: ir.DataType, shape: tuple[int, ...]
+    ) -> ir.ExternalTensor:
+        return ir.ExternalTensor(
+            self._name, offset, length, dtype, shape=ir.Shape(shape), name=name, base_dir=self._folder
+        )
