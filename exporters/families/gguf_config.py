@@ -146,8 +146,11 @@ def _llama3_scaling(file: str, factors: Float32, theta: float, head_dim: int) ->
     candidates = [(1.0, 4.0, 8192.0)]  # Llama 3.1, 3.2 and 3.3
     blend = (1 / factors.astype(np.float64) - 1 / factor) / (1 - 1 / factor)
     middle = (blend > 1e-4) & (blend < 1 - 1e-4)
+    turns = plain[middle] / (2 * np.pi)  # per token
+    if middle.any():  # Llama's 1 and 4 with another original context
+        candidates.append((1.0, 4.0, float(round((1 + 3 * blend[middle][0]) / turns[0]))))
     if middle.sum() >= 2:
-        slope, offset = np.polyfit(plain[middle] / (2 * np.pi), blend[middle], 1)
+        slope, offset = np.polyfit(turns, blend[middle], 1)
         if offset < 0:
             high = 1 - 1 / offset
             candidates.append((1.0, float(high), float(round(slope * (high - 1)))))

@@ -83,6 +83,8 @@ class _Cursor:
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
             raise _MalformedError(f"alignment {alignment!r} is not a power of two")
         start = -(-self._at // alignment) * alignment
+        if any(offset % alignment for *_, offset in entries):
+            raise _MalformedError("a tensor is not aligned")
         tensors = {name: self._locate(name, dims, kind, start + offset) for name, dims, kind, offset in entries}
         if len(tensors) != num_tensors:
             raise _MalformedError("two tensors have one name")

@@ -13,8 +13,7 @@ _HELP = "a model is a ready model's name, a Hugging Face folder, a .gguf file or
 
 def locate(reference: str) -> tuple[Path, str]:
     """(path of a folder or GGUF file, short name). An existing path wins over a ready model, that over a hub id."""
-    path = Path(reference).expanduser()
-    if path.exists():
+    if (path := _existing(reference)) is not None:
         return path, short_name(path.resolve())
     from edgeskip.models.registry import READY_MODELS
 
@@ -25,6 +24,14 @@ def locate(reference: str) -> tuple[Path, str]:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", reference) and not reference.startswith((".", "/")):
         return _download(reference), reference.split("/")[1]
     raise EdgeSkipError(f"there is no model {reference!r}: {_HELP} (ready models: {', '.join(READY_MODELS)})")
+
+
+def _existing(reference: str) -> Path | None:
+    try:
+        path = Path(reference).expanduser()
+        return path if reference and path.exists() else None
+    except (OSError, RuntimeError):  # a name too long for the file system; the home of an unknown user
+        return None
 
 
 def short_name(path: Path) -> str:

@@ -14,5 +14,10 @@ def _traits(settings: Settings, num_blocks: int) -> list[Traits]:
     return [Traits(window=window)] * num_blocks
 
 
-# llama.cpp stores a Mistral as its `llama` architecture, which is read as Llama.
-MISTRAL = Family(name="mistral", traits=_traits, defaults={"num_key_value_heads": 8, "max_position_embeddings": 131072})
+# llama.cpp stores a Mistral as its `llama` architecture; without a sliding window it is read as Llama.
+MISTRAL = Family(
+    name="mistral",
+    traits=_traits,
+    defaults={"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    gguf_interleaved=True,
+)

@@ -59,5 +59,6 @@ def _read(path: Path, stored: str, shape: tuple[int, ...], offset: int) -> Float
         wide = data.astype(np.uint32)
         wide <<= 16
         data = wide.view(np.float32)
-    array: Float32 = data.astype(np.float32, copy=False)
+    # Old writers did not pad the header, so the data may lie at an odd address, which torch refuses.
+    array: Float32 = data.astype(np.float32, copy=not data.flags.aligned)
     return array
