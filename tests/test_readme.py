@@ -1,0 +1,97 @@
+"""The README keeps up with the code. Oracle: the files in the checkout and the options the verbs declare."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+COMMANDS = sorted(
+    {
+        line.partition("#")[0].strip()
+        for language, block in BLOCKS
+        for line in block.splitlines()
+        if language == "sh" and line.startswith("edgeskip ")
+    }
+)
+
+
+def test_the_tree_names_every_module_and_nothing_else() -> None:
+    tree = next(block for language, block in BLOCKS if not language and "edgeskip/" in block)
+    named: set[str] = set()
+    folders: list[str] = []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        for word in line.split("  ")[depth].split() or line.split():
+            if word.endswith("/"):
+                folders = [*folders[:depth], word]
+            else:
+                named.add("".join(folders[:depth]) + word)
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("edgeskip", "exporters", "runtime", "models", "tools")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "__init__.py" and "tools/peers" not in path.as_posix()
+    }
+    assert named - {"Makefile", ".ci/run"} == modules
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_use_options_that_exist(command: str) -> None:
+    import typer.main
+
+    from edgeskip.cli import app
+
+    verb, *words = shlex.split(command)[1:]
+    group: Any = typer.main.get_command(app)
+    options = {option for parameter in group.commands[verb].params for option in parameter.opts}
+    assert {word for word in words if re.match(r"-{1,2}[a-z]", word)} <= options
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) >= 6
+
+
+def test_the_python_example_uses_what_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs against a stand-in session that has the real one's signatures and no model."""
+    import inspect
+
+    import edgeskip
+
+    example = next(block for language, block in BLOCKS if language == "python")
+    called: list[str] = []
+
+    def check(name: str) -> Callable[..., Any]:
+        signature = inspect.signature(getattr(edgeskip.Session, name))
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            signature.bind(None, *arguments, **options)
+            called.append(name)
+            return Answer() if name == "generate" else []
+
+        return call
+
+    class Answer:
+        text = ""
+        stats = type("Stats", (), {"decode_tokens_per_s": 0.0})
+
+    class StandIn:
+        label = "lossy-skip"
+        generate, stream, logits, encode = map(staticmethod, map(check, ("generate", "stream", "logits", "encode")))
+
+        def __enter__(self) -> StandIn:
+            return self
+
+        def __exit__(self, *exception: object) -> None:
+            pass
+
+    monkeypatch.setattr(edgeskip, "load", lambda folder: StandIn(), raising=False)
+    exec(compile(example, "README.md", "exec"), {})
+    assert called == ["generate", "stream", "encode", "logits"]
