@@ -75,6 +75,9 @@ build/transformers4/.installed: $(VENV)/.installed
 	@$(PIP) --target build/transformers4 'transformers>=4.57,<4.58'
 	@touch $@
 
+# What reads models with transformers, or hooks into them.
+COMPAT_TESTS ?= tests/exporters tests/edgeskip/calibration
+
 compat: build/transformers4/.installed
 	@echo "== pytest with transformers 4.57"
 	@PYTHONPATH=build/transformers4 $(PYTEST) -m "not slow" $(COMPAT_TESTS)
