@@ -80,7 +80,8 @@ COMPAT_TESTS ?= tests/exporters tests/edgeskip/calibration
 
 compat: build/transformers4/.installed
 	@echo "== pytest with transformers 4.57"
-	@PYTHONPATH=build/transformers4 $(PYTEST) -m "not slow" $(COMPAT_TESTS)
+	@PYTHONPATH=$(abspath build/transformers4) $(BIN)/python -c 'import transformers as t; assert t.__version__ < "4.58", t'
+	@PYTHONPATH=$(abspath build/transformers4) $(PYTEST) -m "not slow" $(COMPAT_TESTS)
 
 demo: $(VENV)/.installed
 	@$(BIN)/python tools/demo.py
