@@ -70,7 +70,8 @@ class PhaseStatistics(_Record):
     scale: float = Field(gt=0, description="mean ‖y‖/‖x‖ (AdaSkip eq. 3)")
     affine_scale: float = Field(
         gt=0,
-        description="s of the fit y ≈ s·x + b that minimises the mean of ‖y − s·x − b‖²/‖x‖²; b = mean_out − s·mean_in",
+        description="s of the affine compensation s·x + b, which keeps mean and variance of the stream: "
+        "s² = var(y)/var(x) and b = mean_out − s·mean_in, moments weighted by 1/‖x‖²",
     )
     error: float = Field(ge=0, description="mean ‖y − x‖²/‖x‖²: what skipping without compensation leaves out")
     affine_error: float = Field(ge=0, description="mean ‖y − s·x − b‖²/‖x‖²: what affine compensation leaves out")
@@ -101,7 +102,7 @@ class PlanRecord(_Record):
 class VectorsRecord(_Record):
     """The file beside the profile with `{prefill,decode}.mean_in` and `.mean_out`, float32 [2M, hidden_size].
 
-    These are means of x and y over tokens weighted by 1/‖x‖², the weights of the affine fit.
+    These are means of x and y over tokens weighted by 1/‖x‖², as the affine compensation is.
     """
 
     file: str = Field(pattern=r"^[^/\\]+\.safetensors$", description="File name, in the profile's own folder")

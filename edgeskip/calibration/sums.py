@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 # Rows of `PhaseSums.scalars`.
 _TOKENS, _COSINE, _RATIO, _SQUARE_IN, _SQUARE_OUT, _DOT, _WEIGHT, _WEIGHTED_OUT, _WEIGHTED_DOT = range(9)
 
-# The fit's s must stay positive to be folded; a smaller one than this share of the norm ratio is not believed.
-_LEAST_AFFINE_SCALE = 0.01
-
 
 class PhaseSums:
     """Sums over the tokens of one phase for all 2M sublayers: `scalars` [9, 2M], `vectors` [2, 2M, hidden_size].
@@ -70,11 +67,12 @@ def statistics_of(
 ) -> tuple[list[PhaseStatistics], NDArray[np.float32], NDArray[np.float32]]:
     """Means of one phase: the statistics of every sublayer, mean_in and mean_out [2M, hidden_size].
 
-    IO similarity and scale are plain means over tokens (AdaSkip eq. 2 and 3). The affine compensation minimises
-    Σ w·‖y − (s·x + b)‖² with w = 1/‖x‖², the *relative* error: every reader of the stream sees it through a norm,
-    and a few tokens of enormous norm (attention sinks) would otherwise decide the fit alone. With weighted means
-    (angle brackets): s = (⟨x·y⟩ − ⟨x⟩·⟨y⟩) / (⟨‖x‖²⟩ − ‖⟨x⟩‖²) and b = ⟨y⟩ − s·⟨x⟩.
-    EdgeSkipError where a sum is not finite.
+    IO similarity and scale are plain means over tokens (AdaSkip eq. 2 and 3). The affine compensation gives the
+    stream the mean and the variance that the sublayer would have given it: with means ⟨·⟩ weighted by 1/‖x‖²,
+    s² = (⟨‖y‖²⟩ − ‖⟨y⟩‖²) / (⟨‖x‖²⟩ − ‖⟨x⟩‖²) and b = ⟨y⟩ − s·⟨x⟩. A least-squares s would shrink the stream at
+    every skip, and later sublayers would weigh too much. The weights are those of a relative error, which is what
+    every reader of the stream sees, through its norm; without them a few tokens of enormous norm (attention
+    sinks) decide s alone. EdgeSkipError where a sum is not finite.
     """
     num_blocks = scalars.shape[1] // 2
     for sublayer in sublayers_of(num_blocks):
@@ -87,14 +85,15 @@ def statistics_of(
         raise EdgeSkipError(f"the residual stream is zero in every token ({phase}): are the model's weights all zero?")
     mean_in, mean_out = vectors / weight[:, None]
     # ⟨‖x‖²⟩ = Σ(w·‖x‖²)/Σw = tokens/Σw, because w = 1/‖x‖².
-    variance = tokens / weight - (mean_in**2).sum(axis=1)
+    square_in, square_out = tokens / weight, scalars[_WEIGHTED_OUT] / weight
+    variance_in = square_in - (mean_in**2).sum(axis=1)
+    variance_out = square_out - (mean_out**2).sum(axis=1)
     covariance = scalars[_WEIGHTED_DOT] / weight - (mean_in * mean_out).sum(axis=1)
     ratio = scalars[_RATIO] / tokens
-    slope = np.divide(covariance, variance, out=ratio.copy(), where=variance > 1e-12 * tokens / weight)
-    slope = np.maximum(slope, _LEAST_AFFINE_SCALE * ratio)
-    # Σ w·‖y − s·x − b‖² for the best b: the weighted scatter of y, less what s explains.
-    scatter = scalars[_WEIGHTED_OUT] / weight - (mean_out**2).sum(axis=1)
-    affine_error = (scatter - 2 * slope * covariance + slope**2 * variance) * weight / tokens
+    # Where a stream does not vary at all (a single token), only its length is left to keep.
+    steady = (variance_in <= 1e-12 * square_in) | (variance_out <= 1e-12 * square_out)
+    slope = np.sqrt(np.divide(variance_out, variance_in, out=ratio**2, where=~steady))
+    affine_error = (variance_out - 2 * slope * covariance + slope**2 * variance_in) * weight / tokens
     # Σ w·‖y − x‖² = Σ w·‖y‖² − 2·Σ w·x·y + tokens.
     error = scalars[_WEIGHTED_OUT] / tokens - 2 * scalars[_WEIGHTED_DOT] / tokens + 1
     found = [
