@@ -58,9 +58,10 @@ class Sampler:
         scores = _penalised(logits, history, self.policy.repetition_penalty)
         if self.policy.greedy:
             return _likeliest(scores)
-        tokens, probabilities = _candidates(scores, self.policy)
-        index = int(np.searchsorted(np.cumsum(probabilities), self._random.random(), side="right"))
-        return int(tokens[min(index, len(tokens) - 1)])
+        tokens, weights = _candidates(scores, self.policy)
+        reached = np.cumsum(weights, dtype=np.float64)
+        index = int(np.searchsorted(reached, self._random.random() * reached[-1], side="right"))
+        return index if tokens is None else int(tokens[index])
 
 
 def distribution(logits: NDArray[np.float32], history: NDArray[np.int64], policy: Sampling) -> NDArray[np.float64]:
@@ -70,8 +71,8 @@ def distribution(logits: NDArray[np.float32], history: NDArray[np.int64], policy
     if policy.greedy:
         result[_likeliest(scores)] = 1
     else:
-        tokens, probabilities = _candidates(scores, policy)
-        result[tokens] = probabilities
+        tokens, weights = _candidates(scores, policy)
+        result[slice(None) if tokens is None else tokens] = weights / weights.sum(dtype=np.float64)
     return result
 
 
@@ -91,32 +92,37 @@ def _likeliest(scores: NDArray[np.float32]) -> int:
     return token
 
 
-def _candidates(scores: NDArray[np.float32], policy: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Tokens that survive truncation and their probabilities, which sum to 1.
-
-    A full sort of the vocabulary would cost more than the rest of the step: top-k partitions, and before top-p
-    sorts, tokens are dropped that it must remove anyway (all those below (1 − top_p)/V together weigh too little).
-    """
+def _candidates(scores: NDArray[np.float32], policy: Sampling) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
+    """Tokens that survive truncation (None = all, in order) and their weights, probabilities up to a factor."""
     highest = scores[_likeliest(scores)]
     size = len(scores)
+    tokens = None
     if 0 < policy.top_k < size:
+        # Not a sort: the k-th largest alone, in linear time.
         tokens = np.flatnonzero(scores >= np.partition(scores, size - policy.top_k)[size - policy.top_k])
-        weights = np.exp((scores[tokens].astype(np.float64) - highest) / policy.temperature)
-    else:
-        tokens = np.arange(size)
-        weights = np.exp((scores - highest) / np.float32(policy.temperature)).astype(np.float64)
-    weights /= weights.sum()
+        scores = scores[tokens]
+    weights = np.exp((scores - highest) / np.float32(policy.temperature))  # the likeliest token weighs 1
     if policy.top_p < 1:
-        removable = 1 - policy.top_p
-        chosen = np.flatnonzero(weights > removable / len(weights))
-        if len(chosen):
-            tokens, weights = tokens[chosen], weights[chosen]
-        order = np.argsort(weights, kind="stable")
-        below = 1 - weights.sum()  # mass of the tokens dropped just now: they come first in ascending order
-        kept = order[below + np.cumsum(weights[order]) > removable]
-        kept = kept if len(kept) else order[-1:]
-        tokens, weights = tokens[kept], weights[kept]
+        chosen = _fewest_reaching(weights, policy.top_p)
+        tokens, weights = chosen if tokens is None else tokens[chosen], weights[chosen]
     if policy.min_p > 0:
-        likely = weights >= policy.min_p * weights.max()
-        tokens, weights = tokens[likely], weights[likely]
-    return tokens, weights / weights.sum()
+        chosen = np.flatnonzero(weights >= policy.min_p * weights.max())
+        tokens, weights = chosen if tokens is None else tokens[chosen], weights[chosen]
+    return tokens, weights
+
+
+def _fewest_reaching(weights: NDArray[np.float32], share: float) -> NDArray[np.int64]:
+    """Indices of the fewest largest weights whose sum reaches `share` of the whole.
+
+    Sorting a whole vocabulary costs a large part of a decode step, so only weights above a cut are sorted: first
+    a cut that usually suffices, else one below which all weights together are less than what may be left out.
+    """
+    total = float(weights.sum(dtype=np.float64))
+    for cut in (1e-3, (1 - share) * total / len(weights)):
+        chosen = np.flatnonzero(weights > cut)
+        if weights[chosen].sum(dtype=np.float64) >= share * total:
+            break
+    chosen = chosen[np.argsort(-weights[chosen], kind="stable")]
+    reached = np.cumsum(weights[chosen], dtype=np.float64)
+    count = int(np.searchsorted(reached, share * total, side="left")) + 1
+    return chosen[:count]

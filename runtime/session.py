@@ -57,9 +57,16 @@ class Session:
         return self.manifest.label
 
     @property
+    def engine(self) -> OnnxRuntimeEngine:
+        """The engine underneath, for loops of one's own; EdgeSkipError once the session is closed."""
+        if self._engine is None:
+            raise EdgeSkipError("this session is closed: load the artifact again")
+        return self._engine
+
+    @property
     def provider(self) -> str:
         """The provider that really runs."""
-        return self._open_engine().provider
+        return self.engine.provider
 
     @property
     def context_length(self) -> int:
@@ -119,7 +126,7 @@ class Session:
         """
         if max_tokens is not None and max_tokens < 1:
             raise EdgeSkipError(f"max_tokens must be at least 1, not {max_tokens}")
-        engine = self._open_engine()
+        engine = self.engine
         self._end_stream()
         begin = time.perf_counter()
         tokens = self.encode(prompt, chat=chat, system=system)
@@ -140,7 +147,7 @@ class Session:
 
     def logits(self, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits float32 [n, vocab_size] of every position of `tokens` [n], run as one sequence from its start."""
-        engine = self._open_engine()
+        engine = self.engine
         ids = np.asarray(tokens, dtype=np.int64)
         check_prompt(engine, ids)
         self._end_stream()
@@ -172,11 +179,6 @@ class Session:
             messages = [{"role": "system", "content": system}, *messages]
         text = self.chat_template.render(messages)
         return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
-
-    def _open_engine(self) -> OnnxRuntimeEngine:
-        if self._engine is None:
-            raise EdgeSkipError("this session is closed: load the artifact again")
-        return self._engine
 
     def _end_stream(self) -> None:
         if self._stream is not None:

@@ -28,9 +28,18 @@ class OnnxRuntimeEngine:
 
     EdgeSkipError where the graph is damaged, does not match its manifest, names weights outside the folder (ONNX
     Runtime refuses those) or cannot run on `provider`. `threads` = intra-op threads, default: physical cores.
+    `frugal` runs straight from the mapped weight file, slower: no second copy in the kernels' own layout.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        provider: str = "cpu",
+        threads: int | None = None,
+        frugal: bool = False,
+    ) -> None:
         graph = manifest.graph
         if threads is not None and threads < 1:
             raise EdgeSkipError(f"threads must be at least 1, not {threads}")
@@ -39,7 +48,7 @@ class OnnxRuntimeEngine:
         self._graph = graph
         path = folder / graph.file
         _check_graph_file(path, manifest.files.get(graph.file))
-        self._session = _open_session(path, self._provider, self._threads)
+        self._session = _open_session(path, self._provider, self._threads, frugal=frugal)
         _check_inputs(self._session, manifest)
         self._binding = self._session.io_binding()
 
@@ -183,11 +192,15 @@ def _check_graph_file(path: Path, sha256: str | None) -> None:
         raise EdgeSkipError(f"{path} is not the file its manifest names (sha256 differs): export again")
 
 
-def _open_session(path: Path, provider: Provider, threads: int) -> Any:
+def _open_session(path: Path, provider: Provider, threads: int, *, frugal: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    levels = onnxruntime.GraphOptimizationLevel
+    # Constant folding would keep widened copies of fp16 weights; int4 kernels exist in their own layout only.
+    options.graph_optimization_level = levels.ORT_DISABLE_ALL if frugal else levels.ORT_ENABLE_ALL
+    if frugal:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL  # a decoder is a chain
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads
