@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import numpy as np
+
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Attention, Decoder, DecoderConfig, FeedForward, Linear, Norm, Tensor
 from edgeskip.exporters.families.family import Family, Traits
@@ -20,6 +22,8 @@ def decoder_of(family: Family, settings: Settings, tensors: Mapping[str, Tensor]
     """
     config = _config(family, settings)
     reader = _Weights(tensors, settings.file)
+    # Asked for first, so that an absurd number of blocks ends here.
+    reader.take(f"model.layers.{config.num_blocks - 1}.input_layernorm.weight", config.hidden_size)
     traits = family.traits(settings, config.num_blocks)
     embedding = reader.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
     eps = settings.number("rms_norm_eps")
@@ -30,8 +34,19 @@ def decoder_of(family: Family, settings: Settings, tensors: Mapping[str, Tensor]
     head = None
     if not settings.flag("tie_word_embeddings"):
         head = Linear(reader.take("lm_head.weight", config.vocab_size, config.hidden_size))
+    elif "lm_head.weight" in tensors:
+        _check_same(embedding, reader.take("lm_head.weight", config.vocab_size, config.hidden_size), settings)
     reader.refuse_unused(config.num_blocks)
     return Decoder(config, embedding, tuple(sublayers), norm, head)
+
+
+def _check_same(embedding: Tensor, head: Tensor, settings: Settings) -> None:
+    """A tied checkpoint may carry the head a second time. Where it differs, transformers 4 ties and 5 does not."""
+    if not np.array_equal(embedding.read(), head.read()):
+        raise EdgeSkipError(
+            f"{settings.file}: 'tie_word_embeddings' is true but 'lm_head.weight' is not the embedding: "
+            "set it to false, or remove the weight"
+        )
 
 
 def _config(family: Family, settings: Settings) -> DecoderConfig:

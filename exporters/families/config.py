@@ -29,7 +29,7 @@ def complete_config(family: Family, settings: Settings) -> dict[str, Any]:
     defaults = family.defaults
     hidden, heads = settings.integer("hidden_size"), settings.integer("num_attention_heads")
     kv_heads = settings.integer("num_key_value_heads", defaults.get("num_key_value_heads", heads))
-    head_dim = settings.integer("head_dim", defaults.get("head_dim", max(hidden // heads, 1)))
+    head_dim = settings.integer("head_dim", defaults.get("head_dim", max(hidden // heads, 1)), most=65536)
     if heads % kv_heads:
         raise settings.wrong("num_key_value_heads", f"a divisor of num_attention_heads = {heads}")
     if head_dim % 2:

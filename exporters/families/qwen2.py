@@ -11,6 +11,8 @@ def qwen_windows(settings: Settings, num_blocks: int) -> list[int | None]:
     first = num_blocks
     if settings.flag("use_sliding_window") and settings.has("sliding_window"):
         first = settings.integer("max_window_layers", 28, least=0)
+    elif "sliding_attention" in (settings.per_block("layer_types", num_blocks) or []):
+        raise settings.wrong("use_sliding_window", "true, with a 'sliding_window', as 'layer_types' lists one")
     return layer_windows(settings, num_blocks, default=[block >= first for block in range(num_blocks)])
 
 

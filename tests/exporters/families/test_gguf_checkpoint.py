@@ -155,15 +155,29 @@ def test_kinds_that_only_llama_cpp_writes(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(array, expected)
 
 
-def test_default_model_equals_transformers_own_reading(smollm2_gguf: Path) -> None:
-    from transformers import AutoModelForCausalLM
+def _transformers_reading(path: Path) -> Any:
+    from transformers import AutoModelForCausalLM, __version__
 
-    if importlib.util.find_spec("accelerate") is None and int(__import__("transformers").__version__.split(".")[0]) < 5:
+    if int(__version__.split(".")[0]) < 5 and importlib.util.find_spec("accelerate") is None:
         pytest.skip("transformers 4 reads GGUF only with the package accelerate")
-    tokens = [1, 504, 3575, 282, 4649, 314]
-    oracle = AutoModelForCausalLM.from_pretrained(
-        smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32, local_files_only=True
+    return AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True
     )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_equals_transformers_own_reading(family: str, tmp_path: Path) -> None:
+    # transformers ignores a GGUF's attention.key_length and assumes Qwen3's default head size.
+    model = tiny_model(family, **({"head_dim": 128} if family == "qwen3" else {}))
+    path = write_tiny_gguf(model, tmp_path / "x.gguf", kind=Kind.Q8_0)
+    oracle = _transformers_reading(path)
+    assert torch.equal(_logits(load_torch_model(open_model(str(path)))), _logits(oracle))
+
+
+@pytest.mark.slow  # transformers parses the vocabulary several times
+def test_default_model_equals_transformers_own_reading(smollm2_gguf: Path) -> None:
+    tokens = [1, 504, 3575, 282, 4649, 314]
+    oracle = _transformers_reading(smollm2_gguf)
     source = open_model(str(smollm2_gguf))
     assert torch.equal(_logits(load_torch_model(source), tokens), _logits(oracle, tokens))
     for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_key_value_heads", "max_position_embeddings"):

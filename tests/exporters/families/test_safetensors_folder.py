@@ -139,6 +139,19 @@ def test_buffers_of_old_checkpoints_are_ignored(llama: Path) -> None:
     open_model(str(llama))
 
 
+def test_tied_head_that_is_stored_again(llama: Path) -> None:
+    """transformers 4 ties and 5 unties where the stored head differs: neither may be chosen silently."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(llama / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, llama / "model.safetensors")
+    assert open_model(str(llama)).decoder.head is None
+    weights["lm_head.weight"][3, 5] += 1
+    save_file(weights, llama / "model.safetensors")
+    _refused(llama, r"'lm_head\.weight' is not the embedding")
+
+
 def test_folder_without_config(tmp_path: Path) -> None:
     _refused(tmp_path, r"has no config\.json: it is not a model folder")
     (tmp_path / "x.Q4_0.gguf").touch()
