@@ -40,6 +40,16 @@ def replace_file(path: Path, data: bytes) -> None:
         raise
 
 
+def refuse_folder(target: Path, *, overwrite: bool) -> None:
+    """EdgeSkipError where `target` cannot become a new folder; called before long work as well as after it."""
+    if target.exists() and not target.is_dir():
+        raise EdgeSkipError(f"{target} is a file, not a folder: choose another -o")
+    if target.exists() and not overwrite:
+        raise EdgeSkipError(f"{target} exists: choose another -o or add --overwrite")
+    if (target / ".git").exists() or target.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise EdgeSkipError(f"{target} is not a folder to replace: choose another -o")
+
+
 @contextmanager
 def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside `target` that becomes `target` when the block ends without an error.
@@ -47,10 +57,7 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     EdgeSkipError where `target` exists and `overwrite` is false; on any error the temporary folder is removed
     and what was at `target` stays as it was.
     """
-    if target.exists() and not overwrite:
-        raise EdgeSkipError(f"{target} exists: choose another -o or add --overwrite")
-    if target.exists() and not target.is_dir():
-        raise EdgeSkipError(f"{target} is a file, not a folder: choose another -o")
+    refuse_folder(target, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     staging.chmod(0o755)

@@ -7,12 +7,13 @@ contrib operator specification).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Linear, Tensor
 from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder
 from edgeskip.exporters.onnx.quantise import Quantised, quantise
@@ -55,6 +56,23 @@ class WeightFormat:
 
     def cast(self, array: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(array, dtype=self.numpy)
+
+
+def weight_format(
+    precision: str, *, block_size: int = 32, symmetric: bool = False, head_bits: int = 8, accuracy_level: int = 4
+) -> WeightFormat:
+    """The format for words and numbers a user gave; EdgeSkipError names the choices."""
+    if precision not in get_args(Precision):
+        raise EdgeSkipError(f"--precision {precision} is unknown: choose one of {', '.join(get_args(Precision))}")
+    for name, value, choices in (
+        ("block-size", block_size, (16, 32, 64, 128)),
+        ("head-bits", head_bits, (4, 8)),
+        ("accuracy-level", accuracy_level, (1, 4)),
+    ):
+        if value not in choices:
+            raise EdgeSkipError(f"--{name} {value} is not possible: choose one of {', '.join(map(str, choices))}")
+    known: Precision = next(p for p in get_args(Precision) if p == precision)
+    return WeightFormat(known, block_size, symmetric, head_bits, accuracy_level)
 
 
 def stacked(name: str, linears: list[Linear]) -> Linear:

@@ -1,0 +1,115 @@
+"""Exports a profile's model to an artifact folder: bake, lower, side files, check, manifest, rename into place."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.bake import bake
+from edgeskip.exporters.verify import BOUNDS, verify
+from edgeskip.files import sha256_of, staged_folder
+from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary, VerificationRecord
+from edgeskip.planner import resolve
+from edgeskip.version import __version__
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.exporters.onnx.formats import WeightFormat
+    from edgeskip.profile import Profile, Vectors
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportPolicy:
+    """How an export is checked and where it may write."""
+
+    overwrite: bool = False
+    check: bool = True
+    allow_mismatch: bool = False
+
+
+def export_onnx(
+    source: ModelSource,
+    profile: Profile,
+    vectors: Vectors | None,
+    form: WeightFormat,
+    folder: Path,
+    *,
+    policy: ExportPolicy = ExportPolicy(),
+    progress: Progress = lambda _: None,
+) -> Manifest:
+    """Writes the artifact `folder` for the profile's plan (dense where it has none) and returns its manifest.
+
+    EdgeSkipError where the profile is for other weights, `folder` exists, or the result does not match the torch
+    model; then nothing is left at `folder`.
+    """
+    from edgeskip.exporters.onnx.lower import lower
+    from edgeskip.exporters.onnx.sidecars import write_sidecars
+
+    if source.fingerprint != profile.model.fingerprint:
+        raise EdgeSkipError(
+            f"the profile was made for other weights ({profile.model.source}, {profile.model.fingerprint[:12]}…) than "
+            f"{source.reference} ({source.fingerprint[:12]}…): calibrate {source.reference} or name its own model"
+        )
+    plan = resolve(profile, vectors)
+    with staged_folder(folder, overwrite=policy.overwrite) as staging:
+        graph = lower(bake(source.decoder, plan), form, staging, progress=progress)
+        write_sidecars(source, graph, staging)
+        manifest = _manifest(source, profile, graph, staging, None)
+        if policy.check:
+            progress("check")
+            # The engine reads the manifest, so a first one is there during the check.
+            _write_manifest(manifest, staging)
+            bound = BOUNDS[form.precision]
+            record = verify(source, plan, staging, form.precision, bound=bound)
+            if not record.passed and not policy.allow_mismatch:
+                raise EdgeSkipError(
+                    f"the exported model does not match the torch model: max |Δlogit| "
+                    f"{record.max_abs_logit_difference:.3g}, KL {record.kl_divergence:.3g}, top-1 agreement "
+                    f"{record.top1_agreement:.1%}, wanted {bound}: report this, or add --allow-mismatch to keep it"
+                )
+            manifest = _manifest(source, profile, graph, staging, record)
+        _write_manifest(manifest, staging)
+    return manifest
+
+
+def _manifest(
+    source: ModelSource, profile: Profile, graph: GraphRecord, folder: Path, record: VerificationRecord | None
+) -> Manifest:
+    plan = profile.plan
+    inputs = {"model": source.fingerprint, "vectors": profile.vectors.sha256} | {
+        f"corpus {file.name}": file.sha256 for file in profile.calibration.corpus
+    }
+    packages = ("onnxruntime", "onnx-ir", "torch", "transformers")
+    return Manifest(
+        label="lossy-skip" if plan and plan.skip else "dense",
+        model=source.record(),
+        graph=graph,
+        plan=PlanSummary(
+            method=plan.method if plan else "dense",
+            compensation=plan.compensation if plan else "none",
+            skip=plan.skip if plan else [],
+            num_blocks=profile.model.num_blocks,
+        ),
+        inputs=inputs,
+        files={
+            path.name: sha256_of(path)
+            for path in sorted(folder.iterdir())
+            if path.is_file() and path.name != MANIFEST_NAME
+        },
+        versions={"edgeskip": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in packages},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        verification=record,
+    )
+
+
+def _write_manifest(manifest: Manifest, folder: Path) -> None:
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,143 @@
+"""The check after export: the artifact in a fresh process against the torch model under the same plan."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.manifest import Precision, VerificationRecord
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.plan import Plan
+
+TOKENS = 256  # of the shipped text; fewer where the context is shorter
+ROWS_AT_ONCE = 32  # of a vocabulary-wide comparison in float64
+# Above this many parameters the artifact is run without ONNX Runtime's second, prepacked copy of the weights.
+FRUGAL_PARAMETERS = 500_000_000
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What passes. fp16 and int4 round on purpose, so only a divergence that rounding cannot cause is a mismatch."""
+
+    max_abs_logit_difference: float | None = None
+    kl_divergence: float | None = None
+
+    def holds(self, difference: float, kl: float) -> bool:
+        # Written so that a NaN fails.
+        return (self.max_abs_logit_difference is None or difference <= self.max_abs_logit_difference) and (
+            self.kl_divergence is None or kl <= self.kl_divergence
+        )
+
+    def __str__(self) -> str:
+        if self.max_abs_logit_difference is not None:
+            return f"max |Δlogit| ≤ {self.max_abs_logit_difference:g}"
+        return f"KL ≤ {self.kl_divergence:g} nats per token"
+
+
+BOUNDS: dict[Precision, Bound] = {
+    "fp32": Bound(max_abs_logit_difference=1e-3),
+    "fp16": Bound(kl_divergence=0.02),
+    "int4": Bound(kl_divergence=1.0),
+}
+
+
+def verify(source: ModelSource, plan: Plan, folder: Path, precision: Precision, *, bound: Bound) -> VerificationRecord:
+    """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
+
+    EdgeSkipError where the artifact does not even run.
+    """
+    tokens = _tokens(source, folder)
+    with tempfile.TemporaryDirectory(prefix="edgeskip-verify-") as scratch:
+        tokens_file, logits_file = Path(scratch) / "tokens.npy", Path(scratch) / "logits.npy"
+        np.save(tokens_file, tokens)
+        _run_probe(folder, tokens_file, logits_file, frugal=_parameters(source) > FRUGAL_PARAMETERS)
+        artifact = np.load(logits_file, mmap_mode="r")
+        reference, name = _reference_logits(source, plan, tokens)
+        difference, kl, top1 = compare(reference, artifact)
+    return VerificationRecord(
+        passed=bound.holds(difference, kl),
+        reference=name,
+        tokens=len(tokens),
+        max_abs_logit_difference=difference,
+        kl_divergence=kl,
+        top1_agreement=top1,
+        bound=str(bound),
+    )
+
+
+def compare(reference: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float, float]:
+    """max |Δlogit|, mean KL(reference ‖ other) in nats and top-1 agreement of logits [n, V]."""
+    difference, kl, agreed = 0.0, 0.0, 0
+    for start in range(0, len(reference), ROWS_AT_ONCE):
+        a = reference[start : start + ROWS_AT_ONCE].astype(np.float64)
+        b = other[start : start + ROWS_AT_ONCE].astype(np.float64)
+        difference = float(np.maximum(difference, np.abs(a - b).max()))
+        log_p, log_q = _log_softmax(a), _log_softmax(b)
+        kl += float((np.exp(log_p) * (log_p - log_q)).sum())
+        agreed += int((a.argmax(axis=-1) == b.argmax(axis=-1)).sum())
+    return difference, kl / len(reference), agreed / len(reference)
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted: NDArray[np.float64] = logits - logits.max(axis=-1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def _tokens(source: ModelSource, folder: Path) -> NDArray[np.int64]:
+    """The start of the shipped text in the artifact's own tokens; ids [n]."""
+    from tokenizers import Tokenizer
+
+    from edgeskip.calibration.corpus import SHIPPED, shipped_corpus
+
+    text = "\n\n".join(shipped_corpus(SHIPPED).documents)
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text[: 16 * TOKENS]).ids
+    config = source.decoder.config
+    # A generated token must still fit; a tokenizer of another model would be caught here.
+    ids = [i for i in ids if i < config.vocab_size][: min(TOKENS, config.max_positions - 1)]
+    if len(ids) < 16:
+        raise EdgeSkipError(f"{source.reference}: the tokenizer gives no usable tokens: is it this model's tokenizer?")
+    return np.array(ids, dtype=np.int64)
+
+
+def _parameters(source: ModelSource) -> int:
+    return sum(int(np.prod(tensor.shape)) for tensor in source.tensors.values())
+
+
+def _run_probe(folder: Path, tokens_file: Path, logits_file: Path, *, frugal: bool) -> list[int]:
+    command = [sys.executable, "-m", "edgeskip.runtime.probe", str(folder), str(tokens_file), str(logits_file)]
+    # Not in the user's folder: a folder named edgeskip there must not shadow the package.
+    result = subprocess.run(
+        [*command, *(["--frugal"] if frugal else [])], capture_output=True, text=True, cwd=folder.parent
+    )
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or ["no message"]
+        raise EdgeSkipError(f"the exported model does not run in a fresh process: {lines[-1]}")
+    generated: list[int] = json.loads(result.stdout)["generated"]
+    return generated
+
+
+def _reference_logits(source: ModelSource, plan: Plan, tokens: NDArray[np.int64]) -> tuple[NDArray[np.float32], str]:
+    import torch
+    import transformers
+
+    from edgeskip.calibration.skipping import skipped
+    from edgeskip.exporters.families.torch_model import load_torch_model
+
+    model = load_torch_model(source, stream=True)
+    with torch.inference_mode(), skipped(model, plan):
+        logits = model(input_ids=torch.from_numpy(tokens)[None], use_cache=False).logits[0]
+    applied = "same plan by hooks, " if plan.skips else ""
+    name = f"transformers {transformers.__version__} {type(model).__name__}, {applied}float32"
+    return logits.float().numpy(), name
