@@ -14,6 +14,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.verbs.calibrate import calibrate
+from edgeskip.verbs.doctor import doctor
+from edgeskip.verbs.export import export
+from edgeskip.verbs.fetch import fetch
+from edgeskip.verbs.inspect import inspect
+from edgeskip.verbs.plan import plan
+from edgeskip.verbs.run import run
+from edgeskip.verbs.schema import schema
 from edgeskip.version import __version__
 
 app = typer.Typer(
@@ -26,22 +34,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="edgeskip VERB --help tells the options of a verb.",
 )
-
-
-def _register() -> None:
-    import importlib
-
-    for name in ("fetch", "calibrate", "plan", "schema", "export", "run", "inspect", "doctor"):
-        try:
-            module = importlib.import_module(f"edgeskip.verbs.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"edgeskip.verbs.{name}":
-                raise
-            continue
-        app.command(name)(getattr(module, name))
-
-
-_register()
+for _verb in (fetch, calibrate, plan, schema, export, run, inspect, doctor):
+    app.command()(_verb)
 
 
 def _print_version(wanted: bool) -> None:
