@@ -99,9 +99,9 @@ def _tokens(source: ModelSource, folder: Path) -> NDArray[np.int64]:
     """The start of the shipped text in the artifact's own tokens; ids [n]."""
     from tokenizers import Tokenizer
 
-    from edgeskip.calibration.corpus import SHIPPED, shipped_corpus
+    from edgeskip.calibration.corpus import corpus_named
 
-    text = "\n\n".join(shipped_corpus(SHIPPED).documents)
+    text = "\n\n".join(corpus_named(()).documents)
     ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text[: 16 * TOKENS]).ids
     config = source.decoder.config
     # A generated token must still fit; a tokenizer of another model would be caught here.
