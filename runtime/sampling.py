@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
 
+BLOCK = 256  # weights whose sum is taken at once when drawing
+BINS_PER_NAT, LAST_BIN = 16, 1023  # of the histogram that finds where top-p cuts
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -59,8 +62,7 @@ class Sampler:
         if self.policy.greedy:
             return _likeliest(scores)
         tokens, weights = _candidates(scores, self.policy)
-        reached = np.cumsum(weights, dtype=np.float64)
-        index = int(np.searchsorted(reached, self._random.random() * reached[-1], side="right"))
+        index = _draw(weights, self._random.random())
         return index if tokens is None else int(tokens[index])
 
 
@@ -101,9 +103,11 @@ def _candidates(scores: NDArray[np.float32], policy: Sampling) -> tuple[NDArray[
         # Not a sort: the k-th largest alone, in linear time.
         tokens = np.flatnonzero(scores >= np.partition(scores, size - policy.top_k)[size - policy.top_k])
         scores = scores[tokens]
-    weights = np.exp((scores - highest) / np.float32(policy.temperature))  # the likeliest token weighs 1
+    exponents = scores - highest
+    exponents /= np.float32(policy.temperature)
+    weights = np.exp(exponents)  # the likeliest token weighs 1
     if policy.top_p < 1:
-        chosen = _fewest_reaching(weights, policy.top_p)
+        chosen = _fewest_reaching(policy.top_p, exponents, weights)
         tokens, weights = chosen if tokens is None else tokens[chosen], weights[chosen]
     if policy.min_p > 0:
         chosen = np.flatnonzero(weights >= policy.min_p * weights.max())
@@ -111,18 +115,29 @@ def _candidates(scores: NDArray[np.float32], policy: Sampling) -> tuple[NDArray[
     return tokens, weights
 
 
-def _fewest_reaching(weights: NDArray[np.float32], share: float) -> NDArray[np.int64]:
-    """Indices of the fewest largest weights whose sum reaches `share` of the whole.
+def _fewest_reaching(share: float, exponents: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Indices of the fewest largest `weights` = exp(`exponents`) whose sum reaches `share` of the whole.
 
-    Sorting a whole vocabulary costs a large part of a decode step, so only weights above a cut are sorted: first
-    a cut that usually suffices, else one below which all weights together are less than what may be left out.
+    Sorting a whole vocabulary costs more than the rest of Python's step. So a histogram over the exponents finds the
+    bin in which the share is reached: what weighs more is kept, what weighs less is not, and that bin alone is sorted.
     """
-    total = float(weights.sum(dtype=np.float64))
-    for cut in (1e-3, (1 - share) * total / len(weights)):
-        chosen = np.flatnonzero(weights > cut)
-        if weights[chosen].sum(dtype=np.float64) >= share * total:
-            break
-    chosen = chosen[np.argsort(-weights[chosen], kind="stable")]
-    reached = np.cumsum(weights[chosen], dtype=np.float64)
-    count = int(np.searchsorted(reached, share * total, side="left")) + 1
-    return chosen[:count]
+    bins = (np.minimum(exponents * -BINS_PER_NAT, LAST_BIN)).astype(np.int64)
+    reached = np.cumsum(np.bincount(bins, weights=weights))
+    wanted = share * reached[-1]
+    border = int(np.searchsorted(reached, wanted))
+    above = float(reached[border - 1]) if border else 0.0
+    inside = np.flatnonzero(bins == border)
+    inside = inside[np.argsort(-weights[inside], kind="stable")]
+    count = int(np.searchsorted(above + np.cumsum(weights[inside], dtype=np.float64), wanted)) + 1
+    return np.concatenate([np.flatnonzero(bins < border), inside[:count]])
+
+
+def _draw(weights: NDArray[np.float32], random: float) -> int:
+    """The index at which the running sum of `weights` passes `random` (0 … 1) of the whole; block by block."""
+    starts = np.arange(0, len(weights), BLOCK)
+    blocks = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
+    target = random * blocks[-1]
+    block = int(np.searchsorted(blocks, target, side="right"))
+    within = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
+    index = int(np.searchsorted(within, target - (blocks[block - 1] if block else 0.0), side="right"))
+    return block * BLOCK + min(index, len(within) - 1)

@@ -1,9 +1,9 @@
 """Measures Python's own share of a decode step: everything but the call into ONNX Runtime.
 
-Streams tokens from an artifact as `edgeskip run` does (engine, sampler, detokenizer, stop strings) and subtracts from
-the decode time the seconds spent inside `InferenceSession.run_with_iobinding`, which the engine counts with two clock
-readings a step. Medians over all steps, so that other work on the machine counts little. Then the parts of the rest
-are timed one by one, on their own (in warm caches: in a step they take longer).
+Streams tokens from an artifact as `edgeskip run` does (engine, sampler, detokenizer, stop strings) with a clock around
+`InferenceSession.run_with_iobinding`, and takes medians over all steps. Twice: in wall time, and in CPU time of the
+thread that calls, which other work on the machine does not touch (and which means nothing on a GPU). Then the parts
+of the rest are timed one by one, on their own (in warm caches: within a step they take longer).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 import edgeskip
@@ -47,41 +49,72 @@ def main() -> None:
     with edgeskip.load(arguments.artifact, threads=arguments.threads) as session:
         session.end_tokens = frozenset()  # always the same number of steps
         prompt = np.random.default_rng(0).integers(0, session.manifest.graph.vocab_size, arguments.prompt_tokens)
+        inside = _Inside()
         policies: dict[str, dict[str, float]] = {}
         for name, policy in POLICIES.items():
             steps = [
-                step for _ in range(arguments.rounds) for step in _steps(session, prompt, policy, arguments.new_tokens)
+                step
+                for _ in range(arguments.rounds)
+                for step in _steps(session, prompt, policy, arguments.new_tokens, inside)
             ]
-            step_s, python_s = (statistics.median(values) for values in zip(*steps, strict=True))
-            policies[name] = {"step_s": step_s, "python_s": python_s, "python_share": python_s / step_s}
+            step_s, python_s, step_cpu_s, python_cpu_s = (float(median) for median in np.median(steps, axis=0))
+            policies[name] = {
+                "step_s": step_s,
+                "python_s": python_s,
+                "python_share": python_s / step_s,
+                "step_cpu_s": step_cpu_s,
+                "python_cpu_s": python_cpu_s,
+                "python_cpu_share": python_cpu_s / step_cpu_s,
+            }
         parts = {name: _median_s(part) for name, part in _parts(session).items()}
 
     if arguments.json:
         print(json.dumps({"artifact": str(arguments.artifact), "policies": policies, "parts_s": parts}, indent=2))
         return
+    print(f"{'':28}{'wall: step':>12}{'Python':>10}{'share':>8}{'CPU: step':>12}{'Python':>10}{'share':>8}")
     for name, row in policies.items():
-        print(f"{name:28} step {1e3 * row['step_s']:7.2f} ms   Python {1e6 * row['python_s']:6.0f} µs   "
-              f"{row['python_share']:6.2%}")  # fmt: skip
+        wall = f"{1e3 * row['step_s']:9.2f} ms{1e6 * row['python_s']:7.0f} µs{row['python_share']:8.2%}"
+        cpu = f"{1e3 * row['step_cpu_s']:9.2f} ms{1e6 * row['python_cpu_s']:7.0f} µs{row['python_cpu_share']:8.2%}"
+        print(f"{name:28}{wall}{cpu}")
     for name, seconds in parts.items():
-        print(f"  {name:26} {1e6 * seconds:6.1f} µs")
+        print(f"  {name:34}{1e6 * seconds:6.1f} µs")
+
+
+class _Inside:
+    """Seconds spent inside ONNX Runtime since it was installed: wall, and CPU of the calling thread."""
+
+    def __init__(self) -> None:
+        self.wall_s = self.cpu_s = 0.0
+        run = onnxruntime.InferenceSession.run_with_iobinding
+        wall, cpu = time.perf_counter, time.thread_time
+
+        def timed(session: Any, *arguments: Any) -> None:
+            begin, begin_cpu = wall(), cpu()
+            run(session, *arguments)
+            self.cpu_s += cpu() - begin_cpu
+            self.wall_s += wall() - begin
+
+        onnxruntime.InferenceSession.run_with_iobinding = timed
 
 
 def _steps(
-    session: edgeskip.Session, prompt: NDArray[np.int64], policy: edgeskip.Sampling, new_tokens: int
-) -> Iterator[tuple[float, float]]:
-    """Seconds of each decode step, whole and outside ONNX Runtime. Pieces of text that took several steps share."""
+    session: edgeskip.Session, prompt: NDArray[np.int64], policy: edgeskip.Sampling, new_tokens: int, inside: _Inside
+) -> Iterator[tuple[float, float, float, float]]:
+    """Seconds of each decode step: wall, wall in Python, CPU, CPU in Python. Steps that gave one piece share."""
     stream = session.stream(prompt, sampling=policy, max_tokens=new_tokens, stop="\0stop")
-    engine = session.engine
     next(stream)
+    wall, cpu = time.perf_counter, time.thread_time
     while True:
-        begin, run_s, length = time.perf_counter(), engine.run_s, engine.length
+        length, inside.wall_s, inside.cpu_s = session.engine.length, 0.0, 0.0
+        begin, begin_cpu = wall(), cpu()
         try:
             next(stream)
         except StopIteration:
             return
-        elapsed, inside, count = time.perf_counter() - begin, engine.run_s - run_s, engine.length - length
+        cpu_s, wall_s = cpu() - begin_cpu, wall() - begin
+        count = session.engine.length - length
         if count:
-            yield elapsed / count, (elapsed - inside) / count
+            yield wall_s / count, (wall_s - inside.wall_s) / count, cpu_s / count, (cpu_s - inside.cpu_s) / count
 
 
 def _parts(session: edgeskip.Session) -> dict[str, Callable[[], object]]:
