@@ -31,6 +31,7 @@ from product import calibrated, exported, planned
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
 from edgeskip.manifest import read_manifest
+from edgeskip.models.profiles import ready_profiles
 
 PEERS = ("transformers", "optimum", "genai")
 LICENSE = Path(__file__).parents[1] / "LICENSE"  # a text every checkout has, long enough for any usual prompt
@@ -43,6 +44,9 @@ def bench_peers(
     artifact: Annotated[
         list[str] | None,
         typer.Option(help="NAME=DIR, repeatable: measure these exports instead of making fp32, int4 and int4-skip8."),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Profile of those exports.  [default: the one that ships, else calibrate]")
     ] = None,
     peers: Annotated[str, typer.Option(help="Which to compare with, by comma; empty = none.")] = ",".join(PEERS),
     precisions: Annotated[str, typer.Option(help="fp32, int4 or both, by comma.")] = "fp32,int4",
@@ -69,7 +73,11 @@ def bench_peers(
     checkpoint = checkpoint_folder(model, work)
     ids = prompt_ids(checkpoint, prompt, prompt_tokens)
 
-    ours = named_artifacts(artifact) if artifact else default_artifacts(model, work, wanted)
+    ours = (
+        named_artifacts(artifact)
+        if artifact
+        else default_artifacts(model, checkpoint.parent / "edgeskip", wanted, profile)
+    )
     contestants = ours + peer_contestants(
         chosen, wanted, checkpoint, work, genai_python=genai_python, optimum_python=optimum_python
     )
@@ -141,15 +149,16 @@ def named_artifacts(arguments: list[str]) -> list[Contestant]:
     return ours
 
 
-def default_artifacts(model: str, work: Path, precisions: list[str]) -> list[Contestant]:
+def default_artifacts(model: str, folder: Path, precisions: list[str], profile: str | None) -> list[Contestant]:
     """A dense export for each precision, and of int4 also one with eight sublayers skipped."""
-    folder = work / "edgeskip"
-    profile = calibrated(model, folder / "profile.json")
+    if profile is None:
+        shipped = ready_profiles()
+        profile = str(shipped[model] if model in shipped else calibrated(model, folder / "profile.json"))
     dense = planned(profile, folder / "dense.json", skip_sublayers=0)
-    ours = [our_contestant(p, exported(dense, folder / p, precision=p)) for p in precisions]
+    ours = [our_contestant(p, exported(model, dense, folder / p, precision=p)) for p in precisions]
     if "int4" in precisions:
         skip = planned(profile, folder / "skip8.json", skip_sublayers=8)
-        ours.append(our_contestant("int4-skip8", exported(skip, folder / "int4-skip8", precision="int4")))
+        ours.append(our_contestant("int4-skip8", exported(model, skip, folder / "int4-skip8", precision="int4")))
     return ours
 
 

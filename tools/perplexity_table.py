@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from typing import Annotated, Any, get_args
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from product import calibrated, exported, planned
+from product import calibrated, exported, model_folder, planned
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
@@ -56,7 +57,7 @@ def perplexity_table(
     ),
     precision: Annotated[str, typer.Option(help="Of the artifacts: fp32, fp16 or int4.")] = "fp32",
     profile: Annotated[
-        Path | None, typer.Option(help="Calibrated profile.  [default: calibrate on wikitext2_valid]")
+        str | None, typer.Option(help="Profile, or name of one that ships.  [default: calibrate on wikitext2_valid]")
     ] = None,
     calibration_tokens: Annotated[int, typer.Option(min=1, help="Tokens to calibrate with.")] = 16384,
     rows: Annotated[str, typer.Option(help="Numbers of sublayers to skip, by comma; empty = no skipping.")] = (
@@ -74,8 +75,11 @@ def perplexity_table(
     data: Annotated[Path, typer.Option(help="Folder of wikitext2_valid.txt and wikitext2_test.txt.")] = DATA,
     threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
     work: Annotated[
-        Path | None, typer.Option(help="Profile and exports are kept here.  [default: the user's cache]")
+        Path | None, typer.Option(help="Profiles and exports are made here.  [default: the user's cache]")
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the exports, 13 × 0.5 GB for the whole fp32 table.")
+    ] = False,
     export_argument: Annotated[
         list[str] | None,
         typer.Option(help="Passed on to edgeskip export, repeatable: --export-argument=--block-size=64"),
@@ -89,26 +93,24 @@ def perplexity_table(
     named = [("artifact", *_pair(entry)) for entry in artifact or []] + [("genai", *_pair(e)) for e in genai or []]
     if not counts and not named:
         raise EdgeSkipError("nothing to measure: give --rows, --artifact or --genai")
-    folder = work or _default_work()
+    folder = model_folder(model, work or _default_work()) if counts else Path()
     made: list[Result] = []
     given: list[Result] = []
 
     text = (data / "wikitext2_test.txt").read_text(encoding="utf-8")
     batches: list[NDArray[np.int64]] | None = None
-    if counts:
-        profile = calibrated(
-            model,
-            profile or folder / f"wikitext2-{calibration_tokens}.json",
-            corpus=[data / "wikitext2_valid.txt"],
-            tokens=calibration_tokens,
-        )
+    if counts and profile is None:
+        valid = data / "wikitext2_valid.txt"
+        profile = str(calibrated(model, folder / "wikitext2.json", corpus=[valid], tokens=calibration_tokens))
     for count in counts:
         for compensation in COMPENSATIONS if count else COMPENSATIONS[:1]:
             name = f"{precision}-skip{count}-{compensation}" if count else f"{precision}-dense"
-            plan = planned(profile, folder / f"{name}.json", skip_sublayers=count, compensation=compensation)  # type: ignore[arg-type]
-            out = exported(plan, folder / name, precision=precision, arguments=export_argument or [])
+            plan = planned(str(profile), folder / f"{name}.json", skip_sublayers=count, compensation=compensation)
+            out = exported(model, plan, folder / name, precision=precision, arguments=export_argument or [])
             batches = batches or windows_of(out / "tokenizer.json", text, windows, window_tokens)
             made.append(_told(_measure_artifact(name, out, batches, threads, expected=(count, compensation))))
+            if not keep:
+                shutil.rmtree(out)
     for kind, name, path in named:
         batches = batches or windows_of(path / "tokenizer.json", text, windows, window_tokens)
         if kind == "artifact":

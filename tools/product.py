@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.plan import Compensation
 
 
 def edgeskip(*arguments: str | Path) -> None:
@@ -18,26 +17,37 @@ def edgeskip(*arguments: str | Path) -> None:
         raise EdgeSkipError(f"edgeskip {' '.join(map(str, arguments))} failed: its own words are above")
 
 
+def model_folder(model: str, work: Path) -> Path:
+    """Where what is made of `model` is kept: by name and fingerprint, so that other weights never meet it."""
+    from edgeskip.exporters.families.source import open_model
+
+    source = open_model(model)
+    return work / "models" / f"{source.name}-{source.fingerprint[:12]}"
+
+
 def calibrated(model: str, profile: Path, *, corpus: Sequence[Path] = (), tokens: int = 16384) -> Path:
-    """A profile of `model` at `profile`, without a plan; made only where it is not there yet.
+    """Calibrates `model` anew and writes its profile, without a plan.
 
     `corpus` empty = the text that ships with EdgeSkip. Only the prefill phase is measured: plans need no more.
     """
-    if not profile.exists():
-        profile.parent.mkdir(parents=True, exist_ok=True)
-        chosen = [part for file in corpus for part in ("--corpus", str(file))]
-        edgeskip("calibrate", model, "-o", profile, "--tokens", str(tokens), "--decode-tokens", "0", *chosen)
+    profile.parent.mkdir(parents=True, exist_ok=True)
+    files = [part for file in corpus for part in ("--corpus", str(file))]
+    edgeskip("calibrate", model, "-o", profile, "--overwrite", "--tokens", str(tokens), "--decode-tokens", "0", *files)
     return profile
 
 
-def planned(profile: Path, target: Path, *, skip_sublayers: int, compensation: Compensation = "affine") -> Path:
+def planned(profile: Path | str, target: Path, *, skip_sublayers: int, compensation: str = "affine") -> Path:
     """A copy of `profile` at `target` whose plan skips that many of the most similar sublayers; 0 = dense."""
     count = str(skip_sublayers)
+    target.parent.mkdir(parents=True, exist_ok=True)
     edgeskip("plan", profile, "--skip-sublayers", count, "--compensation", compensation, "-o", target, "--overwrite")
     return target
 
 
-def exported(profile: Path, folder: Path, *, precision: str, arguments: Sequence[str] = ()) -> Path:
+def exported(model: str, profile: Path, folder: Path, *, precision: str, arguments: Sequence[str] = ()) -> Path:
     """The artifact of `profile` in `folder`, replaced where it exists; `arguments` are more of export's own."""
-    edgeskip("export", "--profile", profile, "-o", folder, "--precision", precision, "--overwrite", *arguments)
+    edgeskip(
+        *("export", "--model", model, "--profile", profile, "-o", folder),
+        *("--precision", precision, "--overwrite", *arguments),
+    )
     return folder

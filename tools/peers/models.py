@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from product import model_folder
+
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import staged_folder
 
@@ -15,16 +17,15 @@ from edgeskip.files import staged_folder
 def checkpoint_folder(model: str, work: Path) -> Path:
     """A Hugging Face folder with `model`'s weights in float32: what every peer exports from.
 
-    Kept as `work/models/NAME-FINGERPRINT/hf`, so another model or another file never meets old exports.
+    Kept in the model's folder of `work`; the peers' exports go beside it.
     """
-    from edgeskip.exporters.families.source import open_model
-
-    source = open_model(model)
-    target = work / "models" / f"{source.name}-{source.fingerprint[:12]}" / "hf"
+    target = model_folder(model, work) / "hf"
     if target.exists():
         return target
+    from edgeskip.exporters.families.source import open_model
     from edgeskip.exporters.families.torch_model import load_torch_model
 
+    source = open_model(model)
     print(f"writing {source.name} as a float32 checkpoint", file=sys.stderr)
     with staged_folder(target, overwrite=False) as folder:
         load_torch_model(source).save_pretrained(folder)

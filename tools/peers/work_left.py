@@ -85,4 +85,4 @@ def _nbytes(tensor: Any) -> int:
     """Size of an initialiser (`onnx.TensorProto`) from its header; packed 4-bit weights are stored as uint8."""
     import onnx
 
-    return math.prod(tensor.dims) * int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
