@@ -55,6 +55,7 @@ class CalibrationRecord(_Record):
 
     corpus: list[CorpusFile]
     field: str | None = Field(default=None, description="Field read from .jsonl files")
+    continued: bool = Field(default=False, description="The corpus is prompts, continued by the model itself")
     context: int = Field(gt=0, description="Tokens per window")
     seed: int
     dtype: str = Field(description="Floating-point type the model ran in")

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
-from edgeskip.calibration.corpus import Corpus, windows_of
+from edgeskip.calibration.corpus import Corpus, cut, prompts_from, start_tokens, windows_of
 from edgeskip.calibration.measure import measure_decode, measure_prefill
+from edgeskip.calibration.settings import Settings
 from edgeskip.calibration.sharding import Shard, joined
 from edgeskip.calibration.sums import statistics_of, vectors_of
 from edgeskip.errors import EdgeSkipError
@@ -28,40 +27,17 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
 
     from edgeskip.calibration.sums import PhaseSums
     from edgeskip.exporters.families.source import ModelSource
 
     Array = NDArray[np.float64]
 
-DType = Literal["float32", "bfloat16", "float16"]
-DTYPES: tuple[DType, ...] = get_args(DType)
-PROMPT_TOKENS = 128  # length of the prompts cut from the corpus, at most
-CONTINUATION = 64  # greedy tokens per prompt, at most
+PROMPT_TOKENS = 128  # length of the prompts cut from a corpus, at most
+CONTINUATION = 64  # tokens measured after each of them, at most
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How to calibrate. `context` None = 1024 or what the model holds; `decode_tokens` 0 = no decode phase."""
-
-    tokens: int = 16384
-    context: int | None = None
-    decode_tokens: int = 1024
-    seed: int = 0
-    device: str = "cpu"
-    dtype: DType = "float32"
-
-    def __post_init__(self) -> None:
-        for name, value in (("--tokens", self.tokens), ("--context", self.context)):
-            if value is not None and value < 1:
-                raise EdgeSkipError(f"{name} {value} is not a number of tokens: give at least 1")
-        if self.decode_tokens < 0:
-            raise EdgeSkipError(f"--decode-tokens {self.decode_tokens} is negative: give 0 for no decode phase")
-        if self.dtype not in DTYPES:
-            raise EdgeSkipError(f"--dtype {self.dtype} is unknown: choose one of {', '.join(DTYPES)}")
-
-
-# Called with (phase, tokens done, tokens in all); both count all processes' tokens, by this process' share.
+# Called with (phase, tokens done, tokens in all), by one process on behalf of all.
 Progress = Callable[[Phase, int, int], None]
 
 
@@ -76,64 +52,112 @@ def calibrate(
 ) -> tuple[Profile, bytes] | None:
     """Measures `source` over `corpus`: the profile for `path`, without a plan, and the bytes of its vectors file.
 
-    Runs the torch model once over the corpus' windows (prefill) and once over its own greedy continuations of
-    prompts from them (decode). Under torchrun the processes share the work and only rank 0 gets the result, the
-    others None. Writes nothing. EdgeSkipError for a corpus shorter than a window, a context the model does not
-    hold, a device that is not there and statistics that overflow.
+    Runs the torch model once over the corpus' windows (prefill) and over its own greedy continuations of prompts
+    (decode). Under torchrun the processes share the work and only rank 0 gets the result, the others None. Writes
+    nothing. EdgeSkipError for a corpus shorter than a window, a context the model does not hold, a device that is
+    not there and statistics that overflow.
     """
     from edgeskip.exporters.families.torch_model import load_torch_model
 
-    config = source.decoder.config
-    context = settings.context or min(1024, config.max_positions)
-    if context > config.max_positions:
-        raise EdgeSkipError(f"--context {context} is longer than the model's {config.max_positions} positions")
-    tokenizer = _tokenizer(source)
-    windows = windows_of(corpus, tokenizer, context=context, tokens=settings.tokens, seed=settings.seed)
-    continuation = min(CONTINUATION, config.max_positions - 1)
-    prompts = prompts_from(
-        windows,
-        count=math.ceil(settings.decode_tokens / continuation),
-        length=min(PROMPT_TOKENS, context, config.max_positions - continuation),
-        seed=settings.seed,
-    )
+    run = _Run(source, corpus, settings, progress)
     device = _device(settings.device)
     with joined(device) as shard:
         import torch
 
         model = load_torch_model(source, dtype=getattr(torch, settings.dtype), device=str(device))
-        advance = _Advance(progress, shard)
-        advance.start("prefill", sum(map(len, windows)))
-        sums: dict[Phase, PhaseSums] = {"prefill": measure_prefill(model, windows, shard, advance)}
-        if prompts:
-            advance.start("decode", len(prompts) * continuation)
-            sums["decode"] = measure_decode(
-                model, prompts, shard, advance, new_tokens=continuation + 1, end_tokens=end_tokens_of(source)
-            )
+        sums = run.continued(model, shard) if corpus.continued else run.read(model, shard)
         if shard.rank > 0:
             return None
     sublayers, vectors = _statistics({phase: sums[phase].arrays() for phase in sums})
-    record, packed = pack_vectors(vectors, path)
-    calibration = CalibrationRecord(
-        corpus=list(corpus.files),
-        field=corpus.field,
-        context=context,
-        seed=settings.seed,
-        dtype=settings.dtype,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={
-            "edgeskip": __version__,
-            "python": python_version(),
-            **{package: version(package) for package in ("torch", "transformers", "tokenizers")},
-        },
+    vectors_record, packed = pack_vectors(vectors, path)
+    record = source.record()
+    profile = Profile(
+        model=record if name is None else record.model_copy(update={"name": name}),
+        calibration=run.record(),
+        sublayers=sublayers,
+        vectors=vectors_record,
     )
-    model = source.record() if name is None else source.record().model_copy(update={"name": name})
-    return Profile(model=model, calibration=calibration, sublayers=sublayers, vectors=record), packed
+    return profile, packed
 
 
-def prompts_from(windows: list[list[int]], *, count: int, length: int, seed: int) -> list[list[int]]:
-    """`count` prompts of `length` tokens cut from the windows, drawn by `seed`; fewer where there are no more."""
-    pieces = [window[i : i + length] for window in windows for i in range(0, len(window) - length + 1, length)]
-    return random.Random(seed).sample(pieces, min(count, len(pieces)))
+class _Run:
+    """One calibration: the text is cut and checked before the model is loaded, then both phases are measured."""
+
+    def __init__(self, source: ModelSource, corpus: Corpus, settings: Settings, progress: Progress) -> None:
+        self._corpus, self._settings, self._progress = corpus, settings, progress
+        self._positions = source.decoder.config.max_positions
+        self._context = settings.context_for(self._positions)
+        self._ends = end_tokens_of(source)
+        tokenizer = _tokenizer(source)
+        self._start = start_tokens(tokenizer)
+        if corpus.continued:
+            self._prompts = [tokenizer.encode(prompt).ids for prompt in corpus.documents]
+        else:
+            self._windows = windows_of(
+                corpus, tokenizer, context=self._context, tokens=settings.tokens, seed=settings.seed
+            )
+
+    def read(self, model: PreTrainedModel, shard: Shard) -> dict[Phase, PhaseSums]:
+        """Prefill over the corpus' text, decode after pieces of it."""
+        sums: dict[Phase, PhaseSums] = {"prefill": self._prefill(model, shard, self._windows)}
+        new_tokens = min(CONTINUATION, self._positions - 1)
+        prompts = prompts_from(
+            self._windows,
+            count=math.ceil(self._settings.decode_tokens / new_tokens),
+            length=min(PROMPT_TOKENS, self._context, self._positions - new_tokens),
+            seed=self._settings.seed,
+        )
+        if prompts:
+            sums["decode"], _ = self._decode(model, shard, prompts, new_tokens)
+        return sums
+
+    def continued(self, model: PreTrainedModel, shard: Shard) -> dict[Phase, PhaseSums]:
+        """Decode after the corpus' prompts, then prefill over the prompts and what was written."""
+        room = self._positions - max(map(len, self._prompts)) - 1
+        new_tokens = min(math.ceil(self._settings.tokens / len(self._prompts)), room)
+        decode, rows = self._decode(model, shard, self._prompts, new_tokens)
+        ids = [i for prompt, row in zip(self._prompts, rows, strict=True) for i in prompt[len(self._start) :] + row]
+        settings = self._settings
+        windows = cut(ids, self._start, context=self._context, tokens=settings.tokens, seed=settings.seed)
+        return {"prefill": self._prefill(model, shard, windows), "decode": decode}
+
+    def record(self) -> CalibrationRecord:
+        return CalibrationRecord(
+            corpus=list(self._corpus.files),
+            field=self._corpus.field,
+            continued=self._corpus.continued,
+            context=self._context,
+            seed=self._settings.seed,
+            dtype=self._settings.dtype,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions={
+                "edgeskip": __version__,
+                "python": python_version(),
+                **{package: version(package) for package in ("torch", "transformers", "tokenizers")},
+            },
+        )
+
+    def _prefill(self, model: PreTrainedModel, shard: Shard, windows: list[list[int]]) -> PhaseSums:
+        advance = self._advance("prefill", sum(map(len, windows)), shard)
+        return measure_prefill(model, windows, shard, advance)
+
+    def _decode(
+        self, model: PreTrainedModel, shard: Shard, prompts: list[list[int]], new_tokens: int
+    ) -> tuple[PhaseSums, list[list[int]]]:
+        advance = self._advance("decode", len(prompts) * new_tokens, shard)
+        return measure_decode(model, prompts, shard, advance, new_tokens=new_tokens, end_tokens=self._ends)
+
+    def _advance(self, phase: Phase, total: int, shard: Shard) -> Callable[[int], None]:
+        """Turns the tokens this process has done into progress of the whole."""
+        done = 0
+
+        def advance(tokens: int) -> None:
+            nonlocal done
+            done = min(done + tokens * shard.size, total)
+            self._progress(phase, done, total)
+
+        advance(0)
+        return advance
 
 
 def end_tokens_of(source: ModelSource) -> frozenset[int]:
@@ -143,22 +167,6 @@ def end_tokens_of(source: ModelSource) -> frozenset[int]:
         ids = settings.get("eos_token_id")
         found.update(ids if isinstance(ids, Iterable) else [] if ids is None else [ids])
     return frozenset(found)
-
-
-class _Advance:
-    """Turns the tokens this process has done into progress of the whole."""
-
-    def __init__(self, progress: Progress, shard: Shard) -> None:
-        self._progress, self._shard = progress, shard
-
-    def start(self, phase: Phase, total: int) -> None:
-        self._phase: Phase = phase
-        self._done, self._total = 0, total
-        self._progress(phase, 0, total)
-
-    def __call__(self, tokens: int) -> None:
-        self._done = min(self._done + tokens * self._shard.size, self._total)
-        self._progress(self._phase, self._done, self._total)
 
 
 def _tokenizer(source: ModelSource) -> Tokenizer:

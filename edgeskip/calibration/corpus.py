@@ -19,30 +19,32 @@ if TYPE_CHECKING:
 
 SELF = "self"  # the corpus made of the model's own continuations of PROMPTS
 PROMPTS = "prompts.txt"
-SHIPPED = "text.txt"
+TEXT = "text.txt"
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents and where they come from; `field` is the one read from .jsonl files."""
+    """Documents and where they come from.
+
+    `field` is the one read from .jsonl files. With `continued` the documents are prompts, and the text to measure
+    is these and what the model itself writes after them.
+    """
 
     documents: tuple[str, ...]
     files: tuple[CorpusFile, ...]
     field: str | None = None
-
-
-def shipped_corpus(name: str) -> Corpus:
-    """A text of this package: SHIPPED is running text, PROMPTS one prompt per paragraph."""
-    data = importlib.resources.files("edgeskip.calibration").joinpath(name).read_bytes()
-    documents = tuple(part.strip() for part in data.decode("utf-8").split("\n\n\n") if part.strip())
-    return Corpus(documents, (_file(f"edgeskip:{name}", data),))
+    continued: bool = False
 
 
 def corpus_named(names: Sequence[str], field: str | None = None) -> Corpus:
-    """The corpus of the command line: files, or nothing for the default that ships with EdgeSkip."""
+    """The corpus of the command line: files, SELF, or nothing for the default that ships with EdgeSkip."""
+    if SELF in names:
+        if len(names) > 1:
+            raise EdgeSkipError(f"--corpus {SELF} cannot be combined with files: give one or the other")
+        return _shipped(PROMPTS, continued=True)
     if names:
         return read_corpus([Path(name) for name in names], field)
-    return shipped_corpus(SHIPPED)
+    return _shipped(TEXT)
 
 
 def read_corpus(paths: Sequence[Path], field: str | None = None) -> Corpus:
@@ -78,13 +80,22 @@ def windows_of(corpus: Corpus, tokenizer: Tokenizer, *, context: int, tokens: in
     that they come from all over the corpus. A model whose tokenizer starts a text with special tokens (BOS) gets
     them at the start of every window. EdgeSkipError where the corpus does not fill one window.
     """
-    start = tokenizer.encode("").ids
-    body = context - len(start)
-    if body < 1:
-        raise EdgeSkipError(f"--context {context} is too short: give at least {len(start) + 1}")
     ids: list[int] = []
     for document in corpus.documents:
         ids += tokenizer.encode(document + "\n\n", add_special_tokens=False).ids
+    return cut(ids, start_tokens(tokenizer), context=context, tokens=tokens, seed=seed)
+
+
+def start_tokens(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer puts before every text, BOS or nothing."""
+    return list(tokenizer.encode("").ids)
+
+
+def cut(ids: Sequence[int], start: list[int], *, context: int, tokens: int, seed: int) -> list[list[int]]:
+    """The windows of `windows_of` from the ids of the whole corpus."""
+    body = context - len(start)
+    if body < 1:
+        raise EdgeSkipError(f"--context {context} is too short: give at least {len(start) + 1}")
     available = len(ids) // body
     if available == 0:
         raise EdgeSkipError(
@@ -93,7 +104,20 @@ def windows_of(corpus: Corpus, tokenizer: Tokenizer, *, context: int, tokens: in
         )
     wanted = min(max(tokens // context, 1), available)
     chosen = sorted(random.Random(seed).sample(range(available), wanted))
-    return [start + ids[i * body : (i + 1) * body] for i in chosen]
+    return [[*start, *ids[i * body : (i + 1) * body]] for i in chosen]
+
+
+def prompts_from(windows: list[list[int]], *, count: int, length: int, seed: int) -> list[list[int]]:
+    """`count` prompts of `length` tokens cut from the windows, drawn by `seed`; fewer where there are no more."""
+    pieces = [window[i : i + length] for window in windows for i in range(0, len(window) - length + 1, length)]
+    return random.Random(seed).sample(pieces, min(count, len(pieces)))
+
+
+def _shipped(name: str, *, continued: bool = False) -> Corpus:
+    """A file of this package; its documents stand two empty lines apart."""
+    data = importlib.resources.files("edgeskip.calibration").joinpath(name).read_bytes()
+    documents = tuple(part.strip() for part in data.decode("utf-8").split("\n\n\n") if part.strip())
+    return Corpus(documents, (_file(f"edgeskip:{name}", data),), continued=continued)
 
 
 def _records(path: Path, text: str, field: str | None) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Prompts continued at once. Fixed, so that every process count sees the same batches and rounds the same way.
-BATCH = 8
+BATCH = 16
 Advance = Callable[[int], None]
 
 
@@ -54,22 +54,30 @@ def measure_decode(
     *,
     new_tokens: int,
     end_tokens: frozenset[int],
-) -> PhaseSums:
-    """Sums over the tokens of the greedy continuations alone, added up over all processes.
+) -> tuple[PhaseSums, list[list[int]]]:
+    """Sums over the tokens of the greedy continuations alone, added up over all processes; and the continuations.
 
-    A continuation stops being measured where it ends. `advance` is told BATCH tokens a step, ended rows included.
+    At most `new_tokens` tokens of a continuation are measured; one that ends is not measured any further.
+    `advance` is told the tokens of a step, one for each row of its batch.
     """
     device = model.get_input_embeddings().weight.device
     sums = empty_sums(model, device)
-    batches = [prompts[i : i + BATCH] for i in range(0, len(prompts), BATCH)]
+    rows: dict[int, list[int]] = {}
     with recording(model) as recorder:
 
         def record(running: Tensor) -> None:
             recorder.sums, recorder.measured = sums, running
             advance(len(running))
 
-        for batch in shard.of(batches):
+        for start in shard.of(range(0, len(prompts), BATCH)):
             recorder.sums = None
-            continue_greedily(model, batch, new_tokens=new_tokens, end_tokens=end_tokens, before_step=record)
+            found = continue_greedily(
+                model,
+                prompts[start : start + BATCH],
+                new_tokens=new_tokens + 1,  # the last one is never fed back, so never measured
+                end_tokens=end_tokens,
+                before_step=record,
+            )
+            rows.update(enumerate((row[:new_tokens] for row in found), start))
     shard.add_up(sums.scalars, sums.vectors)
-    return sums
+    return sums, shard.collect(rows, len(prompts), device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -32,6 +32,20 @@ class Shard:
 
             for tensor in tensors:
                 torch.distributed.all_reduce(tensor)
+
+    def collect(self, rows: Mapping[int, Sequence[int]], count: int, device: torch.device) -> list[list[int]]:
+        """All processes' rows of non-negative numbers, in order: `rows` maps an index below `count` to one."""
+        import torch
+
+        lengths = torch.zeros(count, dtype=torch.long, device=device)
+        for index, row in rows.items():
+            lengths[index] = len(row)
+        self.add_up(lengths)
+        table = torch.zeros(count, int(lengths.max()), dtype=torch.long, device=device)
+        for index, row in rows.items():
+            table[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+        self.add_up(table)
+        return [row[:length] for row, length in zip(table.tolist(), lengths.tolist(), strict=True)]
 
 
 @contextmanager

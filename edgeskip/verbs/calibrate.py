@@ -41,8 +41,9 @@ def calibrate(
 
     To share the work between processes:  torchrun --nproc-per-node N -m edgeskip calibrate …
     """
-    from edgeskip.calibration.calibrate import Settings, calibrate
+    from edgeskip.calibration.calibrate import calibrate
     from edgeskip.calibration.corpus import corpus_named
+    from edgeskip.calibration.settings import Settings
     from edgeskip.exporters.families.source import open_model
     from edgeskip.profile import refuse_output, write_profile
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_checkpoint, tiny_model
+from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
-from edgeskip.calibration.calibrate import Settings, calibrate, end_tokens_of, prompts_from
-from edgeskip.calibration.corpus import Corpus, corpus_named, read_corpus
+from edgeskip.calibration.calibrate import calibrate, end_tokens_of
+from edgeskip.calibration.corpus import Corpus, corpus_named, prompts_from, read_corpus
+from edgeskip.calibration.settings import Settings
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.planner import choose
@@ -63,8 +64,6 @@ def test_prefill_statistics_by_hand(source: ModelSource, tmp_path: Path) -> None
     profile, _ = run(source, Settings(tokens=64, context=64, decode_tokens=0, seed=3), read_corpus([text]))
     assert all(s.decode is None for s in profile.sublayers)
     # The text repeats, but its windows do not start alike: find the one that the seed drew by its statistics.
-    from tiny_models import tiny_tokenizer
-
     ids = tiny_tokenizer().encode(text.read_text() + "\n\n").ids
     matches = 0
     for start in range(0, len(ids) - 63, 64):
@@ -83,8 +82,8 @@ def test_seed_and_repetition(source: ModelSource) -> None:
 
 
 def test_two_processes_write_the_same_profile(tiny_llama: Path, tmp_path: Path) -> None:
-    """Three windows and three batches of prompts, dealt to two Gloo processes, against one process."""
-    options = ("--tokens", 384, "--context", 128, "--decode-tokens", 1200)
+    """Twenty windows and two batches of prompts, dealt to two Gloo processes, against one process."""
+    options = ("--tokens", 2560, "--context", 128, "--decode-tokens", 1200)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     profiles, vectors = [], []
     for processes in (1, 2):
@@ -97,7 +96,7 @@ def test_two_processes_write_the_same_profile(tiny_llama: Path, tmp_path: Path) 
         assert done.stdout.strip() == str(path)
         profiles.append(read_profile(path))
         vectors.append(read_vectors(profiles[-1], path))
-    assert [s.prefill.tokens for s in profiles[0].sublayers] == [384] * 8
+    assert [s.prefill.tokens for s in profiles[0].sublayers] == [2560] * 8
     for one, two in zip(profiles[0].sublayers, profiles[1].sublayers, strict=True):
         for phase in ("prefill", "decode"):
             expected = getattr(one, phase).model_dump()
@@ -177,3 +176,26 @@ def test_end_tokens_are_the_union(tmp_path: Path) -> None:
     settings = folder / "generation_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "eos_token_id": [7, 9]}))
     assert end_tokens_of(open_model(str(folder))) == {1, 7, 9}
+
+
+def test_corpus_self_measures_what_the_model_writes(source: ModelSource) -> None:
+    """The windows are the prompts and the greedy continuations, end to end."""
+    from edgeskip.calibration.continuation import continue_greedily
+
+    corpus = corpus_named(["self"])
+    profile, _ = run(source, Settings(tokens=6000, context=256), corpus)
+    assert profile.calibration.continued
+    tokenizer = tiny_tokenizer()
+    prompts = [tokenizer.encode(prompt).ids for prompt in corpus.documents]
+    new_tokens = -(-6000 // len(prompts))
+    rows = continue_greedily(tiny_model("llama"), prompts, new_tokens=new_tokens, end_tokens=frozenset({1}))
+    written = sum(map(len, rows))
+    decode, prefill = profile.sublayers[0].decode, profile.sublayers[0].prefill
+    assert decode is not None
+    assert decode.tokens == written
+    assert prefill.tokens == min((sum(map(len, prompts)) + written) // 256, 6000 // 256) * 256
+
+
+def test_self_and_files_exclude_each_other() -> None:
+    with pytest.raises(EdgeSkipError, match="cannot be combined"):
+        corpus_named(["self", "a.txt"])
