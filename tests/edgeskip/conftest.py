@@ -39,12 +39,15 @@ class Outcome:
     err: str
 
     def complaint(self) -> str:
-        """The one line of an expected error, after checking that it is one: exit code 2 and nothing else."""
+        """The line of an expected error, after checking that it is one: exit code 2, the last line, no traceback.
+
+        Before it there may be a progress bar.
+        """
         assert self.code == 2, f"exit code {self.code}\n{self.out}\n{self.err}"
-        lines = self.err.strip().splitlines()
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("edgeskip: error: ")
-        return lines[0].removeprefix("edgeskip: error: ")
+        *before, line = self.err.strip().splitlines()
+        assert line.startswith("edgeskip: error: "), self.err
+        assert not any("Traceback" in other or "rror" in other for other in before), self.err
+        return line.removeprefix("edgeskip: error: ")
 
 
 Cli = Callable[..., Outcome]
