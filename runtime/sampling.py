@@ -121,15 +121,20 @@ def _fewest_reaching(share: float, exponents: NDArray[np.float32], weights: NDAr
     Sorting a whole vocabulary costs more than the rest of Python's step. So a histogram over the exponents finds the
     bin in which the share is reached: what weighs more is kept, what weighs less is not, and that bin alone is sorted.
     """
+    # Together, weights below this one may be left out: on real text, few tokens of the vocabulary remain.
+    total = float(weights.sum(dtype=np.float64))
+    likely = np.flatnonzero(weights > (1 - share) * total / len(weights))
+    exponents, weights = exponents[likely], weights[likely]
     bins = (np.minimum(exponents * -BINS_PER_NAT, LAST_BIN)).astype(np.int64)
     reached = np.cumsum(np.bincount(bins, weights=weights))
-    wanted = share * reached[-1]
+    wanted = min(share * total, reached[-1])
     border = int(np.searchsorted(reached, wanted))
     above = float(reached[border - 1]) if border else 0.0
     inside = np.flatnonzero(bins == border)
     inside = inside[np.argsort(-weights[inside], kind="stable")]
     count = int(np.searchsorted(above + np.cumsum(weights[inside], dtype=np.float64), wanted)) + 1
-    return np.concatenate([np.flatnonzero(bins < border), inside[:count]])
+    chosen: NDArray[np.int64] = likely[np.concatenate([np.flatnonzero(bins < border), inside[:count]])]
+    return chosen
 
 
 def _draw(weights: NDArray[np.float32], random: float) -> int:

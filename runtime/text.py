@@ -117,6 +117,7 @@ class StopStrings:
         if any(not stop for stop in stops):
             raise EdgeSkipError("a stop string must not be empty")
         self._stops = tuple(stops)
+        self._starts = frozenset(stop[0] for stop in stops)
         self._held = ""
         self.found = False
 
@@ -127,6 +128,8 @@ class StopStrings:
         if self.found:
             return ""
         self._held += text
+        if self._starts.isdisjoint(self._held):  # nearly always: no stop string can have begun
+            return self.finish()
         starts = [start for start in map(self._held.find, self._stops) if start >= 0]
         if starts:
             self.found = True
@@ -138,7 +141,7 @@ class StopStrings:
         return shown
 
     def finish(self) -> str:
-        """What was held back, once nothing more can follow."""
+        """What is held back, released: nothing follows that could make it a stop string."""
         held, self._held = self._held, ""
         return held
 

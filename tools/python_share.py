@@ -32,6 +32,7 @@ POLICIES = {
     "temperature": edgeskip.Sampling(temperature=0.8, seed=1),
     "greedy, repetition penalty": edgeskip.Sampling(repetition_penalty=1.1),
 }
+TEXT = Path(__file__).with_name("demo_text.txt")  # as the prompt: after real text, real distributions
 REPEATS = 200
 
 
@@ -48,7 +49,8 @@ def main() -> None:
 
     with edgeskip.load(arguments.artifact, threads=arguments.threads) as session:
         session.end_tokens = frozenset()  # always the same number of steps
-        prompt = np.random.default_rng(0).integers(0, session.manifest.graph.vocab_size, arguments.prompt_tokens)
+        text = session.encode(TEXT.read_text(encoding="utf-8"), chat=False)
+        prompt = np.resize(text, arguments.prompt_tokens)
         inside = _Inside()
         policies: dict[str, dict[str, float]] = {}
         for name, policy in POLICIES.items():
