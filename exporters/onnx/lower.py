@@ -145,7 +145,7 @@ class _Lowering:
         graph, form, config = self.graph, self.form, self.decoder.config
         name = str(sublayer.sublayer)
         x = self._normalised(sublayer.norm, f"{name}.norm")
-        shape = ["batch", config.num_kv_heads, "past", config.head_dim]
+        shape: list[int | str] = ["batch", config.num_kv_heads, "past", config.head_dim]
         past = [graph.input(f"past_key_values.{cache}.{part}", form.activations, shape) for part in ("key", "value")]
         query, key, value = self._queries(sublayer, x, name)
         rotary = [*self.caches] if sublayer.rotary and self.caches else []
@@ -161,7 +161,7 @@ class _Lowering:
             local_window_size=sublayer.window or -1,
         )
         for part, present_value in zip(("key", "value"), present, strict=True):
-            total = ["batch", config.num_kv_heads, "present", config.head_dim]
+            total: list[int | str] = ["batch", config.num_kv_heads, "present", config.head_dim]
             graph.output(present_value, f"present.{cache}.{part}", form.activations, total)
         if is_last:
             attended = self._last_positions(attended, name)
