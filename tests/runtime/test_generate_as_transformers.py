@@ -42,10 +42,11 @@ def test_chat_tokens_and_text_are_transformers_own(session: edgeskip.Session, ti
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
     prompt = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    assert session.encode(MESSAGES).tolist() == prompt["input_ids"][0].tolist()
+    ids = prompt["input_ids"]
+    assert session.encode(MESSAGES).tolist() == ids[0].tolist()
 
-    output = model.generate(**prompt, max_new_tokens=60, do_sample=False, repetition_penalty=penalty)
-    expected = output[0, prompt["input_ids"].shape[1] :].tolist()
+    output = model.generate(ids, max_new_tokens=60, do_sample=False, repetition_penalty=penalty)
+    expected = output[0, ids.shape[1] :].tolist()
     generation = session.generate(MESSAGES, max_tokens=60, sampling=edgeskip.Sampling(repetition_penalty=penalty))
     end = [] if generation.finish_reason == "length" else [expected[-1]]
     assert [*generation.tokens, *end] == expected
