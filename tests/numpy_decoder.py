@@ -11,17 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.exporters.decoder import Attention, Decoder, DecoderConfig, FeedForward, Linear, Norm
+from edgeskip.plan import Plan
 
 Array = NDArray[np.float64]
 
 
-def logits_of(decoder: Decoder, tokens: list[int]) -> Array:
-    """Logits [n, vocab_size] of all n positions of a sequence of token ids."""
+def logits_of(decoder: Decoder, tokens: list[int], plan: Plan | None = None) -> Array:
+    """Logits [n, vocab_size] of all n positions; a sublayer that `plan` skips does x ← scale·x + bias instead."""
     x = decoder.embedding.read()[tokens].astype(np.float64)
     if decoder.embedding_bias is not None:
         x = x + decoder.embedding_bias.read()
     for sublayer in decoder.sublayers:
-        if isinstance(sublayer, Attention):
+        skip = plan.skip_for(sublayer.sublayer) if plan else None
+        if skip is not None:
+            x = skip.scale * x + (0.0 if skip.bias is None else skip.bias)
+        elif isinstance(sublayer, Attention):
             x = x + _attention(decoder.config, sublayer, _norm(sublayer.norm, x))
         else:
             x = x + _feed_forward(sublayer, _norm(sublayer.norm, x))

@@ -63,12 +63,13 @@ def genai_config(source: ModelSource, graph: GraphRecord) -> dict[str, Any]:
         },
     }
     model = {name: value for name, value in model.items() if value is not None}
+    given = {name: value for name, value in generation.items() if value is not None}
     search = {
-        "do_sample": bool(generation.get("do_sample", False)),
-        "temperature": generation.get("temperature", 1.0),
-        "top_k": generation.get("top_k", 50),
-        "top_p": generation.get("top_p", 1.0),
-        "repetition_penalty": generation.get("repetition_penalty", 1.0),
+        "do_sample": bool(given.get("do_sample", False)),
+        "temperature": given.get("temperature", 1.0),
+        "top_k": given.get("top_k", 50),
+        "top_p": given.get("top_p", 1.0),
+        "repetition_penalty": given.get("repetition_penalty", 1.0),
         "num_beams": 1,
         "num_return_sequences": 1,
         "min_length": 0,

@@ -1,0 +1,118 @@
+"""The files for other people's runtimes. Oracles: transformers reads them back; ONNX Runtime GenAI's "Config
+reference" names the fields, whose values are counted by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lowering import artifact_of, random_plan
+from tiny_models import CHAT_TEMPLATE, FAMILIES, tiny_checkpoint
+
+from edgeskip.exporters.families.source import ModelSource, open_model
+from edgeskip.exporters.onnx.formats import WeightFormat
+from edgeskip.exporters.onnx.sidecars import write_sidecars
+
+
+def sidecars(source: ModelSource, names: list[str], folder: Path) -> dict[str, Any]:
+    plan = random_plan(names, "scale", num_blocks=4, hidden_size=64)
+    manifest = artifact_of(source, plan, WeightFormat(), folder)
+    write_sidecars(source, manifest.graph, folder)
+    config: dict[str, Any] = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+    return config
+
+
+@pytest.mark.parametrize(("names", "kept"), [([], 4), (["attn.0", "ffn.0", "attn.2"], 2)])
+def test_genai_config(tiny_llama: Path, tmp_path: Path, names: list[str], kept: int) -> None:
+    config = sidecars(open_model(str(tiny_llama)), names, tmp_path)
+    model, decoder = config["model"], config["model"]["decoder"]
+    assert model["type"] == "llama"
+    assert (model["vocab_size"], model["context_length"]) == (320, 512)
+    assert (model["bos_token_id"], model["eos_token_id"], model["pad_token_id"]) == (0, 1, 1)
+    assert decoder["num_hidden_layers"] == kept
+    assert decoder["filename"] == "model.onnx"
+    assert (decoder["hidden_size"], decoder["head_size"]) == (64, 16)
+    assert (decoder["num_attention_heads"], decoder["num_key_value_heads"]) == (4, 2)
+    assert decoder["inputs"]["past_key_names"] == "past_key_values.%d.key"
+    assert decoder["outputs"]["present_value_names"] == "present.%d.value"
+    assert config["search"]["max_length"] == 512
+    assert config["search"]["past_present_share_buffer"] is True
+
+
+def test_genai_names_are_the_graphs(tiny_llama: Path, tmp_path: Path) -> None:
+    """Oracle: the onnx package's reading of the graph that the names belong to."""
+    import onnx
+
+    decoder = sidecars(open_model(str(tiny_llama)), ["attn.1"], tmp_path)["model"]["decoder"]
+    graph = onnx.load(tmp_path / decoder["filename"], load_external_data=False).graph
+    inputs, outputs = ({value.name for value in values} for values in (graph.input, graph.output))
+    layers = range(decoder["num_hidden_layers"])
+    named = {name % n if "%d" in name else name for name in decoder["inputs"].values() for n in layers}
+    assert named == inputs - {"logits_to_keep"}
+    assert {name % n if "%d" in name else name for name in decoder["outputs"].values() for n in layers} == outputs
+
+
+def test_several_ends_of_text(tiny_llama: Path, tmp_path: Path) -> None:
+    """generation_config.json wins over config.json, lists stay lists, a missing pad id is the first end's."""
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("pad_token_id")
+    (folder / "config.json").write_text(json.dumps(config))
+    generation = {"eos_token_id": [5, 1], "do_sample": True, "temperature": 0.6, "top_p": 0.9}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    written = sidecars(open_model(str(folder)), [], tmp_path / "artifact")
+    assert written["model"]["eos_token_id"] == [5, 1]
+    assert written["model"]["pad_token_id"] == 5
+    search = written["search"]
+    assert (search["do_sample"], search["temperature"], search["top_p"], search["top_k"]) == (True, 0.6, 0.9, 50)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_reads_config_and_tokenizer(family: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    folder = tiny_checkpoint(family, tmp_path / "model")
+    sidecars(open_model(str(folder)), ["ffn.1"], tmp_path / "artifact")
+    ours, original = (AutoConfig.from_pretrained(path) for path in (tmp_path / "artifact", folder))
+    for field in (
+        "model_type",
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "rms_norm_eps",
+    ):
+        assert getattr(ours, field) == getattr(original, field)
+    assert GenerationConfig.from_pretrained(tmp_path / "artifact").eos_token_id == 1
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "artifact")
+    text = "A model reads 12 tokens.\n <|im_end|>"
+    assert tokenizer(text)["input_ids"] == AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+
+
+def test_a_rotary_scaling_survives(tmp_path: Path) -> None:
+    """Oracle: the inverse frequencies that transformers computes from the written config."""
+    import torch
+    from tiny_models import rope_config
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    folder = tiny_checkpoint("llama", tmp_path / "model", **rope_config(theta=3e4, scaling=scaling))
+    source = open_model(str(folder))
+    sidecars(source, [], tmp_path / "artifact")
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "artifact"))
+    expected = torch.from_numpy(source.decoder.config.rope.inverse_frequencies)
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_nothing_is_null_in_genai_config(tiny_llama: Path, tmp_path: Path) -> None:
+    """onnxruntime-genai's JSON reader refuses null for a number; transformers writes it for "not set"."""
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    generation = {"eos_token_id": 1, "do_sample": None, "temperature": None, "top_k": None, "repetition_penalty": None}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    written = sidecars(open_model(str(folder)), [], tmp_path / "artifact")
+    assert "null" not in json.dumps(written)
+    assert (written["search"]["temperature"], written["search"]["top_k"]) == (1.0, 50)
