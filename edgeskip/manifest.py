@@ -17,7 +17,8 @@ Precision = Literal["fp32", "fp16", "int4"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A failed check that was kept may have measured NaN, which JSON has no number for.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class GraphRecord(_Record):

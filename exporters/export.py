@@ -14,7 +14,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.verify import BOUNDS, verify
 from edgeskip.files import sha256_of, staged_folder
-from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary, VerificationRecord
+from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary
 from edgeskip.planner import resolve
 from edgeskip.version import __version__
 
@@ -62,7 +62,7 @@ def export_onnx(
     with staged_folder(folder, overwrite=policy.overwrite) as staging:
         graph = lower(bake(source.decoder, plan), form, staging, progress=progress)
         write_sidecars(source, graph, staging)
-        manifest = _manifest(source, profile, graph, staging, None)
+        manifest = _manifest(source, profile, graph, staging)
         if policy.check:
             progress("check")
             # The engine reads the manifest, so a first one is there during the check.
@@ -75,14 +75,13 @@ def export_onnx(
                     f"{record.max_abs_logit_difference:.3g}, KL {record.kl_divergence:.3g}, top-1 agreement "
                     f"{record.top1_agreement:.1%}, wanted {bound}: report this, or add --allow-mismatch to keep it"
                 )
-            manifest = _manifest(source, profile, graph, staging, record)
+            manifest = manifest.model_copy(update={"verification": record})
         _write_manifest(manifest, staging)
     return manifest
 
 
-def _manifest(
-    source: ModelSource, profile: Profile, graph: GraphRecord, folder: Path, record: VerificationRecord | None
-) -> Manifest:
+def _manifest(source: ModelSource, profile: Profile, graph: GraphRecord, folder: Path) -> Manifest:
+    """The manifest of an artifact that is not checked yet."""
     plan = profile.plan
     inputs = {"model": source.fingerprint, "vectors": profile.vectors.sha256} | {
         f"corpus {file.name}": file.sha256 for file in profile.calibration.corpus
@@ -107,7 +106,7 @@ def _manifest(
         versions={"edgeskip": __version__, "python": platform.python_version()}
         | {package: version(package) for package in packages},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        verification=record,
+        verification=None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,13 +80,14 @@ def verify(source: ModelSource, plan: Plan, folder: Path, precision: Precision, 
 def compare(reference: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float, float]:
     """max |Δlogit|, mean KL(reference ‖ other) in nats and top-1 agreement of logits [n, V]."""
     difference, kl, agreed = 0.0, 0.0, 0
-    for start in range(0, len(reference), ROWS_AT_ONCE):
-        a = reference[start : start + ROWS_AT_ONCE].astype(np.float64)
-        b = other[start : start + ROWS_AT_ONCE].astype(np.float64)
-        difference = float(np.maximum(difference, np.abs(a - b).max()))
-        log_p, log_q = _log_softmax(a), _log_softmax(b)
-        kl += float((np.exp(log_p) * (log_p - log_q)).sum())
-        agreed += int((a.argmax(axis=-1) == b.argmax(axis=-1)).sum())
+    with np.errstate(invalid="ignore"):  # infinite logits end as a NaN, which no bound admits
+        for start in range(0, len(reference), ROWS_AT_ONCE):
+            a = reference[start : start + ROWS_AT_ONCE].astype(np.float64)
+            b = other[start : start + ROWS_AT_ONCE].astype(np.float64)
+            difference = float(np.maximum(difference, np.abs(a - b).max()))
+            log_p, log_q = _log_softmax(a), _log_softmax(b)
+            kl += float((np.exp(log_p) * (log_p - log_q)).sum())
+            agreed += int((a.argmax(axis=-1) == b.argmax(axis=-1)).sum())
     return difference, kl / len(reference), agreed / len(reference)
 
 
@@ -116,11 +118,12 @@ def _parameters(source: ModelSource) -> int:
 
 
 def _run_probe(folder: Path, tokens_file: Path, logits_file: Path, *, frugal: bool) -> list[int]:
-    command = [sys.executable, "-m", "edgeskip.runtime.probe", str(folder), str(tokens_file), str(logits_file)]
-    # Not in the user's folder: a folder named edgeskip there must not shadow the package.
-    result = subprocess.run(
-        [*command, *(["--frugal"] if frugal else [])], capture_output=True, text=True, cwd=folder.parent
-    )
+    # -P: nothing that lies in the current folder is imported; it may be one that someone else made.
+    command = [sys.executable, "-P", "-m", "edgeskip.runtime.probe", str(folder), str(tokens_file), str(logits_file)]
+    result = subprocess.run([*command, *(["--frugal"] if frugal else [])], capture_output=True, text=True)
+    if result.returncode < 0:
+        name = signal.Signals(-result.returncode).name
+        raise EdgeSkipError(f"the process that runs the exported model was ended by {name}: is there memory enough?")
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["no message"]
         raise EdgeSkipError(f"the exported model does not run in a fresh process: {lines[-1]}")
