@@ -14,7 +14,8 @@ INSTALL_TORCH = Path(__file__).parents[1] / "install_torch.py"
 # Pinned: figures are of these versions. optimum-onnx needs transformers < 4.58, genai's model builder needs 5.
 REQUIREMENTS = {
     "genai": ("onnxruntime-genai==0.18.0", "onnxruntime==1.31.1", "transformers==5.23.0", "onnx-ir==1.1.0"),
-    "optimum": ("optimum-onnx==0.1.0", "onnxruntime==1.31.1", "transformers==4.57.6"),
+    # accelerate: without it optimum stores a tied head twice.
+    "optimum": ("optimum-onnx==0.1.0", "onnxruntime==1.31.1", "transformers==4.57.6", "accelerate==1.15.0"),
 }
 
 
