@@ -90,7 +90,9 @@ class _Lowering:
             logits = tied_head(graph, form, x, table, "lm_head")
         else:
             logits = linear(graph, form, x, self.decoder.head, "lm_head", bits=form.head_bits)
-        graph.output(logits, "logits", form.activations, ["batch", "kept", config.vocab_size], first=True)
+        # Declared for the default, one position: onnxruntime-genai reads "one" as "prefill gives the last position
+        # only". ONNX Runtime allocates by the real shape when logits_to_keep asks for more.
+        graph.output(logits, "logits", form.activations, ["batch", 1, config.vocab_size], first=True)
         return cache
 
     def _lengths(self, mask: ir.Value) -> tuple[ir.Value, ir.Value]:

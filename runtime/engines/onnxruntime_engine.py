@@ -58,8 +58,10 @@ class OnnxRuntimeEngine:
         self._cache: dict[str, Any] = {}  # name of the past input -> NDArray (host) or OrtValue (device)
         self._mask: NDArray[np.int64] = np.ones((1, 0), np.int64)
         self._ids: NDArray[np.int64] = np.zeros((1, 0), np.int64)
-        self._logits: NDArray[Any] = np.zeros((1, 0, graph.vocab_size), graph.logits_dtype)
-        self._logits32: NDArray[np.float32] = self._logits  # the same array where the graph gives float32
+        self._kept = 0  # positions whose logits the binding is set up for
+        self._logits: NDArray[Any] = np.empty((1, 1, graph.vocab_size), graph.logits_dtype)  # of one position
+        # The same array where the graph gives float32.
+        self._logits32: NDArray[np.float32] = np.asarray(self._logits, np.float32)
         self._keep: NDArray[np.int64] | None = None  # the graph's `logits_to_keep`; rewritten in place
         if any(value.name == "logits_to_keep" for value in self._session.get_overridable_initializers()):
             self._keep = np.ones(1, np.int64)
@@ -135,6 +137,8 @@ class OnnxRuntimeEngine:
         self._run_s += time.perf_counter() - begin
 
         self._length = total
+        if kept > 1:
+            return self._allocated_logits()
         if self._logits32 is not self._logits:
             self._logits32[...] = self._logits
         result: NDArray[np.float32] = self._logits32[0]
@@ -150,7 +154,7 @@ class OnnxRuntimeEngine:
         if len(tokens) != self._ids.shape[1]:
             self._ids = np.empty((1, len(tokens)), np.int64)
             self._bind_input("input_ids", self._ids)
-        if kept != self._logits.shape[1]:
+        if kept != self._kept:
             self._bind_logits(kept)
         self._ids[0] = tokens
         # bind_cpu_input: the cheapest of the binding calls, 25 µs of cold caches a step less than bind_input.
@@ -181,9 +185,18 @@ class OnnxRuntimeEngine:
             raise EdgeSkipError(
                 f"{self._graph.file} has no logits_to_keep, it gives the last position's logits only: export again"
             )
-        self._logits = np.empty((1, kept, self._graph.vocab_size), self._graph.logits_dtype)
-        self._logits32 = self._logits if self._logits.dtype == np.float32 else self._logits.astype(np.float32)
-        self._bind_output("logits", self._logits)
+        self._kept = kept
+        if kept == 1:
+            self._bind_output("logits", self._logits)
+        else:
+            # The graph declares one position, so a buffer of more is refused: ONNX Runtime allocates these itself.
+            self._binding.bind_output("logits", "cpu")
+
+    def _allocated_logits(self) -> NDArray[np.float32]:
+        """The logits [k, vocab_size] that ONNX Runtime allocated; the caches are outputs too, of rank 4."""
+        logits = next(value for value in self._binding.get_outputs() if len(value.shape()) == 3)
+        result: NDArray[np.float32] = logits.numpy()[0].astype(np.float32, copy=False)
+        return result
 
     def _grow_on_host(self, past: str, present: str, capacity: int) -> None:
         # Zeros come from the kernel page by page as they are written: an unused tail costs no memory.
