@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgeskip.errors import EdgeSkipError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write without a file name fails with
 
 
 def sha256_of(path: Path) -> str:
@@ -48,6 +51,11 @@ def refuse_folder(target: Path, *, overwrite: bool) -> None:
         raise EdgeSkipError(f"{target} exists: choose another -o or add --overwrite")
     if (target / ".git").exists() or target.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise EdgeSkipError(f"{target} is not a folder to replace: choose another -o")
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise EdgeSkipError(f"cannot write to {parent}: check its permissions or choose another -o")
 
 
 @contextmanager
@@ -55,13 +63,15 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside `target` that becomes `target` when the block ends without an error.
 
     EdgeSkipError where `target` exists and `overwrite` is false; on any error the temporary folder is removed
-    and what was at `target` stays as it was.
+    and what was at `target` stays as it was. An OSError in writing names `target`.
     """
     refuse_folder(target, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    staging.chmod(0o755)
+    prefix = f".{target.name}."
+    staging: Path | None = None
     try:
+        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        staging.chmod(0o755)
         yield staging
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
@@ -70,5 +80,10 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             staging.rename(target)
+    except OSError as error:
+        if (error.filename is None and error.errno in _FULL) or prefix in str(error.filename):
+            error.filename = str(target)  # not the temporary one
+        raise
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -26,9 +27,9 @@ class Skip:
     bias: NDArray[np.float32] | None = None  # [hidden_size]
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
+        if not 0 < self.scale < math.inf:
             # RMSNorm(c·x) = RMSNorm(x) needs c > 0: the fold would be wrong (design §4).
-            raise EdgeSkipError(f"{self.sublayer}: compensation scale {self.scale} is not positive")
+            raise EdgeSkipError(f"{self.sublayer}: compensation scale {self.scale} is not positive and finite")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.verify import BOUNDS, verify
-from edgeskip.files import sha256_of, staged_folder
+from edgeskip.files import refuse_folder, sha256_of, staged_folder
 from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary
 from edgeskip.planner import resolve
 from edgeskip.version import __version__
@@ -35,6 +35,16 @@ class ExportPolicy:
     allow_mismatch: bool = False
 
 
+def refuse_output(folder: Path, *, overwrite: bool) -> None:
+    """EdgeSkipError where an artifact must not be written to `folder`; call it before the work as well.
+
+    Only an artifact or an empty folder is ever replaced: a model's own folder, say, is not.
+    """
+    refuse_folder(folder, overwrite=overwrite)
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
+        raise EdgeSkipError(f"{folder} is not an artifact of EdgeSkip, so it is not replaced: choose another -o")
+
+
 def export_onnx(
     source: ModelSource,
     profile: Profile,
@@ -47,12 +57,13 @@ def export_onnx(
 ) -> Manifest:
     """Writes the artifact `folder` for the profile's plan (dense where it has none) and returns its manifest.
 
-    EdgeSkipError where the profile is for other weights, `folder` exists, or the result does not match the torch
-    model; then nothing is left at `folder`.
+    EdgeSkipError where the profile is for other weights, `folder` may not be written, or the result does not match the
+    torch model; then `folder` is as it was.
     """
     from edgeskip.exporters.onnx.lower import lower
     from edgeskip.exporters.onnx.sidecars import write_sidecars
 
+    refuse_output(folder, overwrite=policy.overwrite)
     if source.fingerprint != profile.model.fingerprint:
         raise EdgeSkipError(
             f"the profile was made for other weights ({profile.model.source}, {profile.model.fingerprint[:12]}…) than "

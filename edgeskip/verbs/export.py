@@ -37,10 +37,9 @@ def export(
 ) -> None:
     """Export the profile's model and plan (dense where it has no plan) to a folder of ONNX files."""
     from edgeskip.errors import EdgeSkipError
-    from edgeskip.exporters.export import ExportPolicy, export_onnx
+    from edgeskip.exporters.export import ExportPolicy, export_onnx, refuse_output
     from edgeskip.exporters.families.source import open_model
     from edgeskip.exporters.onnx.formats import weight_format
-    from edgeskip.files import refuse_folder
     from edgeskip.profile import locate_profile, read_profile, read_vectors
 
     if target != "onnx":
@@ -52,7 +51,7 @@ def export(
         head_bits=head_bits,
         accuracy_level=accuracy_level,
     )
-    refuse_folder(output, overwrite=overwrite)
+    refuse_output(output, overwrite=overwrite)
     path = locate_profile(profile)
     read = read_profile(path)
     source = open_model(model or read.model.source)
@@ -76,7 +75,9 @@ def _progress(sublayers: int) -> Iterator[Callable[[str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    # Transient: where the work fails, the error is the only line left.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("export", total=sublayers + 3)
         done = -1
 

@@ -31,7 +31,7 @@ def test_frozen() -> None:
         Plan(2).num_blocks = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_scale_must_be_positive(scale: float) -> None:
     """RMSNorm(c·x) = RMSNorm(x) needs c > 0."""
     with pytest.raises(EdgeSkipError, match="not positive"):

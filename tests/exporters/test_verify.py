@@ -172,7 +172,7 @@ def test_the_plan_must_be_the_artifacts(source: ModelSource, artifact: Path) -> 
 
 def test_an_artifact_that_does_not_run(source: ModelSource, artifact: Path) -> None:
     (artifact / "model.onnx.data").write_bytes(b"")
-    with pytest.raises(EdgeSkipError, match="does not run in a fresh process: .*onnxruntime cannot load"):
+    with pytest.raises(EdgeSkipError, match=r"does not run in a fresh process: .*onnxruntime cannot load"):
         check(source, artifact)
 
 
@@ -186,7 +186,7 @@ def test_a_process_that_is_killed_is_named(
         return run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], **options)
 
     monkeypatch.setattr(subprocess, "run", killed)
-    with pytest.raises(EdgeSkipError, match="SIGKILL.*memory"):
+    with pytest.raises(EdgeSkipError, match=r"SIGKILL.*memory"):
         check(source, artifact)
 
 
