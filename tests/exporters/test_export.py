@@ -118,9 +118,8 @@ def wrong_order(decoder: Decoder) -> Decoder:
 
 
 def lost_rotation(decoder: Decoder) -> Decoder:
-    return replace(
-        decoder, sublayers=tuple(replace(s, rotary=False) if hasattr(s, "rotary") else s for s in decoder.sublayers)
-    )
+    sublayers = (replace(s, rotary=False) if isinstance(s, Attention) else s for s in decoder.sublayers)
+    return replace(decoder, sublayers=tuple(sublayers))
 
 
 def not_a_number(decoder: Decoder) -> Decoder:
