@@ -70,8 +70,8 @@ def choose(
 def resolve(profile: Profile, vectors: Vectors | None) -> Plan:
     """The profile's plan with the scale and bias of every skip; dense where the profile has no plan.
 
-    `vectors` may be None unless the compensation is affine. Affine biases are b = mean_out − s·mean_in of the
-    prefill phase, computed in float64 and rounded to float32.
+    `vectors` may be None unless the compensation is affine. Affine biases are bias_share·(mean_out − s·mean_in) of
+    the prefill phase, computed in float64 and rounded to float32.
     """
     num_blocks = profile.model.num_blocks
     if profile.plan is None:
@@ -91,8 +91,9 @@ def _skip(profile: Profile, vectors: Vectors | None, sublayer: Sublayer, compens
         raise EdgeSkipError("affine compensation needs the vectors file beside the profile: calibrate again")
     mean_in = vectors.mean_in["prefill"][sublayer.index].astype(np.float64)
     mean_out = vectors.mean_out["prefill"][sublayer.index].astype(np.float64)
-    bias = (mean_out - statistics.affine_scale * mean_in).astype(np.float32)
-    return Skip(sublayer, statistics.affine_scale, bias)
+    share = 1.0 if statistics.bias_share is None else statistics.bias_share
+    bias = share * (mean_out - statistics.affine_scale * mean_in)
+    return Skip(sublayer, statistics.affine_scale, bias.astype(np.float32))
 
 
 def _pick(profile: Profile, method: Method, count: int, seed: int) -> list[Sublayer]:

@@ -74,6 +74,12 @@ class PhaseStatistics(_Record):
         description="s of the affine compensation s·x + b, which keeps mean and variance of the stream: "
         "s² = var(y)/var(x) and b = mean_out − s·mean_in, moments weighted by 1/‖x‖²",
     )
+    bias_share: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of b that is used: 1 − (variance of b between windows)/‖b‖²; None = not known, all of it",
+    )
     error: float = Field(ge=0, description="mean ‖y − x‖²/‖x‖²: what skipping without compensation leaves out")
     affine_error: float = Field(ge=0, description="mean ‖y − s·x − b‖²/‖x‖²: what affine compensation leaves out")
     mean_square_in: float = Field(description="mean ‖x‖²")

@@ -41,6 +41,7 @@ def measure_prefill(
         recorder.sums = sums
         for window in shard.of(windows):
             model.model(input_ids=torch.tensor([window], device=device), use_cache=False)
+            sums.close_window()
             advance(len(window))
     shard.add_up(sums.scalars, sums.vectors)
     return sums

@@ -127,6 +127,20 @@ def test_resolve_each_compensation() -> None:
                 np.testing.assert_array_equal(skip.bias, wide.astype(np.float32))
 
 
+def test_bias_share_shrinks_the_bias() -> None:
+    record = PlanRecord(method="explicit", compensation="affine", skip=["attn.1"])
+    profile = make_profile(plan=record)
+    whole = resolve(profile, make_vectors()).skips[0]
+    sublayers = list(profile.sublayers)
+    prefill = sublayers[2].prefill.model_copy(update={"bias_share": 0.25})
+    sublayers[2] = sublayers[2].model_copy(update={"prefill": prefill})
+    shrunk = resolve(profile.model_copy(update={"sublayers": sublayers}), make_vectors()).skips[0]
+    assert shrunk.scale == whole.scale
+    assert shrunk.bias is not None
+    assert whole.bias is not None
+    np.testing.assert_allclose(shrunk.bias, 0.25 * whole.bias, rtol=1e-6)
+
+
 def test_affine_needs_the_vectors() -> None:
     record = PlanRecord(method="explicit", compensation="affine", skip=["attn.1"])
     with pytest.raises(EdgeSkipError, match="vectors"):
