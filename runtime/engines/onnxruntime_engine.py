@@ -236,6 +236,8 @@ def _open_session(path: Path, provider: Provider, threads: int, *, frugal: bool)
     options.graph_optimization_level = levels.ORT_DISABLE_ALL if frugal else levels.ORT_ENABLE_ALL
     if frugal:
         options.add_session_config_entry("session.disable_prepacking", "1")
+        # The CPU widens fp16 weights with a Cast each; by priority a Cast runs right before its use, not all at first.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL  # a decoder is a chain
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads
