@@ -124,6 +124,7 @@ def artifact(source: ModelSource, tmp_path: Path) -> Path:
     profile, vectors = random_profile(source, tmp_path / "p.json")
     graph = lower(bake(source.decoder, resolve(profile, vectors)), WeightFormat(), folder)
     write_sidecars(source, graph, folder)
+    source.write_tokenizer(folder)
     _write_manifest(_manifest(source, profile, graph, folder), folder)
     return folder
 

@@ -75,7 +75,9 @@ def test_transformers_reads_config_and_tokenizer(family: str, tmp_path: Path) ->
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     folder = tiny_checkpoint(family, tmp_path / "model")
-    sidecars(open_model(str(folder)), ["ffn.1"], tmp_path / "artifact")
+    source = open_model(str(folder))
+    sidecars(source, ["ffn.1"], tmp_path / "artifact")
+    source.write_tokenizer(tmp_path / "artifact")
     ours, original = (AutoConfig.from_pretrained(path) for path in (tmp_path / "artifact", folder))
     for field in (
         "model_type",
