@@ -199,3 +199,10 @@ def test_corpus_self_measures_what_the_model_writes(source: ModelSource) -> None
 def test_self_and_files_exclude_each_other() -> None:
     with pytest.raises(EdgeSkipError, match="cannot be combined"):
         corpus_named(["self", "a.txt"])
+
+
+def test_half_precision_measures_nearly_the_same(source: ModelSource) -> None:
+    wide, narrow = (run(source, Settings(256, 128, 0, dtype=dtype))[0] for dtype in ("float32", "bfloat16"))
+    for one, two in zip(wide.sublayers, narrow.sublayers, strict=True):
+        assert two.prefill.similarity == pytest.approx(one.prefill.similarity, abs=0.02)
+        assert two.prefill.scale == pytest.approx(one.prefill.scale, rel=0.02)
