@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.verify import BOUNDS, verify
+from edgeskip.exporters.importance import CONTEXT, WINDOWS, measure_importance
+from edgeskip.exporters.verify import BOUNDS, shipped_tokens, verify
 from edgeskip.files import refuse_folder, sha256_of, staged_folder
 from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary
 from edgeskip.planner import resolve
@@ -71,6 +72,11 @@ def export_onnx(
         )
     plan = resolve(profile, vectors)
     with staged_folder(folder, overwrite=policy.overwrite) as staging:
+        source.write_tokenizer(staging)
+        if form.quantised:
+            progress("importance")
+            tokens = shipped_tokens(source, staging, WINDOWS * CONTEXT)
+            form = replace(form, importance=measure_importance(source, plan, tokens))
         graph = lower(bake(source.decoder, plan), form, staging, progress=progress)
         write_sidecars(source, graph, staging)
         manifest = _manifest(source, profile, graph, staging)

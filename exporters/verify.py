@@ -58,7 +58,7 @@ def verify(source: ModelSource, plan: Plan, folder: Path, precision: Precision, 
 
     EdgeSkipError where the artifact does not even run.
     """
-    tokens = _tokens(source, folder)
+    tokens = shipped_tokens(source, folder, TOKENS)
     with tempfile.TemporaryDirectory(prefix="edgeskip-verify-") as scratch:
         tokens_file, logits_file = Path(scratch) / "tokens.npy", Path(scratch) / "logits.npy"
         np.save(tokens_file, tokens)
@@ -97,17 +97,17 @@ def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _tokens(source: ModelSource, folder: Path) -> NDArray[np.int64]:
-    """The start of the shipped text in the artifact's own tokens; ids [n]."""
+def shipped_tokens(source: ModelSource, tokenizer_folder: Path, count: int) -> NDArray[np.int64]:
+    """The first tokens of the shipped text, at most `count`, by the tokenizer in a folder; ids [n]."""
     from tokenizers import Tokenizer
 
     from edgeskip.calibration.corpus import corpus_named
 
     text = "\n\n".join(corpus_named(()).documents)
-    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text[: 16 * TOKENS]).ids
+    ids = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json")).encode(text[: 16 * count]).ids
     config = source.decoder.config
     # A generated token must still fit; a tokenizer of another model would be caught here.
-    ids = [i for i in ids if i < config.vocab_size][: min(TOKENS, config.max_positions - 1)]
+    ids = [i for i in ids if i < config.vocab_size][: min(count, config.max_positions - 1)]
     if len(ids) < 16:
         raise EdgeSkipError(f"{source.reference}: the tokenizer gives no usable tokens: is it this model's tokenizer?")
     return np.array(ids, dtype=np.int64)

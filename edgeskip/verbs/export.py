@@ -20,12 +20,10 @@ def export(
         str | None, typer.Option(help="The model, where it is not where the profile says: name, folder, .gguf, hub id.")
     ] = None,
     target: Annotated[str, typer.Option(help="onnx")] = "onnx",
-    precision: Annotated[
-        str, typer.Option(help="fp32, fp16 (for GPUs) or int4 (4-bit blocks, 8-bit embedding).")
-    ] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 (for GPUs) or int4 (4-bit blocks).")] = "fp32",
     block_size: Annotated[int, typer.Option(help="int4: weights per scale; 16, 32, 64 or 128.")] = 32,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="int4: no zero points; smaller, less exact.")] = False,
-    head_bits: Annotated[int, typer.Option(help="int4: bits of embedding and head, 4 or 8.")] = 8,
+    head_bits: Annotated[int, typer.Option(help="int4: bits of embedding and head, 4 or 8 (more exact, slower).")] = 4,
     accuracy_level: Annotated[
         int, typer.Option(help="int4: 4 = int8 activations (fast), 1 = fp32 activations (exact, slow on CPU).")
     ] = 4,
@@ -55,7 +53,9 @@ def export(
     path = locate_profile(profile)
     read = read_profile(path)
     source = open_model(model or read.model.source)
-    with _progress(2 * read.model.num_blocks - len(read.plan.skip if read.plan else [])) as step:
+    kept = 2 * read.model.num_blocks - len(read.plan.skip if read.plan else [])
+    # Besides the sublayers: embedding, head, check, and int4's importance.
+    with _progress(kept + 3 + form.quantised) as step:
         manifest = export_onnx(
             source,
             read,
@@ -69,8 +69,8 @@ def export(
 
 
 @contextmanager
-def _progress(sublayers: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr: one step a sublayer, and embedding, head and check."""
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr over `total` named steps."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -78,7 +78,7 @@ def _progress(sublayers: int) -> Iterator[Callable[[str], None]]:
     console = Console(stderr=True)
     # Transient: where the work fails, the error is the only line left.
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("export", total=sublayers + 3)
+        task = progress.add_task("export", total=total)
         done = -1
 
         def step(name: str) -> None:
@@ -87,7 +87,7 @@ def _progress(sublayers: int) -> Iterator[Callable[[str], None]]:
             progress.update(task, description=name, completed=done)
 
         yield step
-        progress.update(task, description="done", completed=sublayers + 3)
+        progress.update(task, description="done", completed=total)
 
 
 def _show(manifest: Manifest, folder: Path) -> None:

@@ -6,7 +6,7 @@ contrib operator specification).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Linear, Tensor
+from edgeskip.exporters.importance import HEAD_WEIGHT, Importance
 from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder
 from edgeskip.exporters.onnx.quantise import Quantised, quantise
 from edgeskip.manifest import Precision
@@ -27,8 +28,10 @@ class WeightFormat:
     precision: Precision = "fp32"
     block_size: int = 32
     symmetric: bool = False
-    head_bits: int = 8  # embedding and head; the blocks' matrices are always 4-bit
+    head_bits: int = 4  # embedding and head; the blocks' matrices are always 4-bit
     accuracy_level: int = 4  # MatMulNBits: 4 = int8 activations, 1 = fp32 activations
+    # What rounding errors weigh, by parameter name; without an entry every input weighs the same.
+    importance: Importance = field(default_factory=dict, repr=False)
 
     @property
     def quantised(self) -> bool:
@@ -47,7 +50,7 @@ class WeightFormat:
         if not self.quantised:
             return {}
         return {
-            "method": "least-squares blocks",
+            "method": "least squares, weighted by input mean squares" if self.importance else "least squares",
             "block_size": self.block_size,
             "symmetric": self.symmetric,
             "head_bits": self.head_bits,
@@ -59,7 +62,7 @@ class WeightFormat:
 
 
 def weight_format(
-    precision: str, *, block_size: int = 32, symmetric: bool = False, head_bits: int = 8, accuracy_level: int = 4
+    precision: str, *, block_size: int = 32, symmetric: bool = False, head_bits: int = 4, accuracy_level: int = 4
 ) -> WeightFormat:
     """The format for words and numbers a user gave; EdgeSkipError names the choices."""
     if precision not in get_args(Precision):
@@ -75,10 +78,13 @@ def weight_format(
     return WeightFormat(known, block_size, symmetric, head_bits, accuracy_level)
 
 
-def stacked(name: str, linears: list[Linear]) -> Linear:
-    """Several projections of one input as one: rows one below the other; a missing bias is zero."""
+def stacked(linears: list[Linear]) -> Linear:
+    """Several projections of one input as one: rows one below the other; a missing bias is zero.
+
+    It goes by the first one's parameter name, under which the importance of the shared input is found.
+    """
     rows = sum(linear.weight.shape[0] for linear in linears)
-    columns = linears[0].weight.shape[1]
+    name, columns = linears[0].weight.name, linears[0].weight.shape[1]
     weight = Tensor(name, (rows, columns), lambda: np.concatenate([li.weight.read() for li in linears]))
     if all(linear.bias is None for linear in linears):
         return Linear(weight)
@@ -99,7 +105,7 @@ def linear(
 ) -> ir.Value:
     """y = W·x (+ bias) in the given format; `bits` is the width of quantised weights."""
     if form.quantised:
-        packed = quantise(weights.weight.read(), bits=bits, block_size=form.block_size, symmetric=form.symmetric)
+        packed = _quantised(form, weights.weight, weights.weight.name, bits)
         table = graph.constant(f"{name}.weight", packed.blocks)
         y = _matmul_nbits(graph, form, x, [table, *_grid(graph, name, packed)], weights.weight.shape, bits, name)
     else:
@@ -107,6 +113,16 @@ def linear(
     if weights.bias is None:
         return y
     return graph.op("Add", [y, graph.constant(f"{name}.bias", form.cast(weights.bias.read()))], f"{name}/add")
+
+
+def _quantised(form: WeightFormat, weight: Tensor, name: str, bits: int) -> Quantised:
+    return quantise(
+        weight.read(),
+        bits=bits,
+        block_size=form.block_size,
+        symmetric=form.symmetric,
+        importance=form.importance.get(name),
+    )
 
 
 def _grid(graph: GraphBuilder, name: str, packed: Quantised) -> list[ir.Value]:
@@ -157,7 +173,7 @@ def embedding(
         stored = graph.weights.add(f"{name}.weight", form.cast(weight.read()))
         table = graph.reference(stored)
         return graph.op("Gather", [table, ids], name, axis=0), Table(table, stored, [], weight.shape)
-    packed = quantise(weight.read(), bits=form.head_bits, block_size=form.block_size, symmetric=form.symmetric)
+    packed = _quantised(form, weight, HEAD_WEIGHT, form.head_bits)
     stored = graph.weights.add(f"{name}.weight", packed.blocks.reshape(weight.shape[0], -1))
     table, grid = graph.reference(stored), _grid(graph, name, packed)
     rows = graph.op(

@@ -70,12 +70,15 @@ class GraphBuilder:
         *,
         domain: str = "",
         outputs: int = 1,
+        unused: tuple[int, ...] = (),
         **attributes: Any,
     ) -> tuple[ir.Value, ...]:
-        """Appends a node; its outputs are named after it."""
+        """Appends a node; its outputs are named after it, but for the optional ones that nobody reads."""
         node = ir.node(op, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
         for position, value in enumerate(node.outputs):
             value.name = f"{name}.{position}" if outputs > 1 else f"{name}.out"
+            if position in unused:
+                value.name = ""  # ONNX: an optional output left out, which the kernel then does not compute
         self._nodes.append(node)
         return tuple(node.outputs)
 

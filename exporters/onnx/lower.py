@@ -126,7 +126,13 @@ class _Lowering:
             return graph.op("SimplifiedLayerNormalization", [self.stream, weight], name, epsilon=norm.eps, axis=-1)
         inputs = [self.update, self.stream, weight, *([self.bias] if self.bias else [])]
         normed, _, _, self.stream = graph.node(
-            "SkipSimplifiedLayerNormalization", inputs, name, domain=MICROSOFT, outputs=4, epsilon=norm.eps
+            "SkipSimplifiedLayerNormalization",
+            inputs,
+            name,
+            domain=MICROSOFT,
+            outputs=4,
+            unused=(1, 2),
+            epsilon=norm.eps,
         )
         self.update = self.bias = None
         return normed
@@ -175,9 +181,7 @@ class _Lowering:
     ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
         """Packed [b, n, (H+2K)·D], or query, key and value apart where query and key have norms of their own."""
         graph, config = self.graph, self.decoder.config
-        packed = linear(
-            graph, self.form, x, stacked(f"{name}.qkv", [sublayer.q, sublayer.k, sublayer.v]), f"{name}.qkv"
-        )
+        packed = linear(graph, self.form, x, stacked([sublayer.q, sublayer.k, sublayer.v]), f"{name}.qkv")
         if sublayer.q_norm is None or sublayer.k_norm is None:
             return packed, None, None
         widths = [n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]

@@ -12,11 +12,10 @@ if TYPE_CHECKING:
 
 
 def write_sidecars(source: ModelSource, graph: GraphRecord, folder: Path) -> None:
-    """config.json, generation_config.json, genai_config.json and the tokenizer's files."""
+    """config.json, generation_config.json and genai_config.json; the tokenizer's files are written already."""
     _write(folder / "config.json", source.config)
     _write(folder / "generation_config.json", source.generation_config)
     _write(folder / "genai_config.json", genai_config(source, graph))
-    source.write_tokenizer(folder)
 
 
 def genai_config(source: ModelSource, graph: GraphRecord) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""How much each input channel of a linear layer matters: its mean square over a shipped text, under the plan.
+
+A quantiser that weighs its rounding errors with it minimises the error of the layer's output instead of that of its
+weights (the diagonal of GPTQ's Hessian, arXiv 2210.17323 eq. 1; llama.cpp's "importance matrix").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.plan import Plan
+
+Importance = Mapping[str, NDArray[np.float32]]  # parameter name of the weight → mean square of each input [in]
+HEAD_WEIGHT = "lm_head.weight"  # the head's entry, tied or not
+WINDOWS, CONTEXT = 4, 512  # 2,048 tokens: more change the scales' quality by less than their noise
+
+
+def measure_importance(source: ModelSource, plan: Plan, tokens: NDArray[np.int64]) -> Importance:
+    """Mean square of the inputs of every linear layer over `tokens` [n], cut into windows run at once.
+
+    Runs the torch model under `plan`, block by block (`stream=True`), without its head.
+    """
+    import torch
+
+    from edgeskip.calibration.skipping import skipped
+    from edgeskip.exporters.families.torch_model import load_torch_model
+
+    model = load_torch_model(source, stream=True)
+    squares: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            squares[name] = args[0].square().flatten(0, -2).mean(dim=0)
+
+        return hook
+
+    context = min(CONTEXT, len(tokens), source.decoder.config.max_positions)
+    count = min(WINDOWS, len(tokens) // context)
+    batch = torch.from_numpy(tokens[: count * context].reshape(count, context))
+    with ExitStack() as hooks, torch.inference_mode(), skipped(model, plan):
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear) and name != "lm_head":
+                hooks.callback(module.register_forward_pre_hook(watch(f"{name}.weight")).remove)
+        normed = model.model(input_ids=batch, use_cache=False)[0]
+        squares[HEAD_WEIGHT] = normed.square().flatten(0, -2).mean(dim=0)
+    return {name: value.float().numpy() for name, value in squares.items()}
