@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 TOKENS = 256  # of the shipped text; fewer where the context is shorter
 ROWS_AT_ONCE = 32  # of a vocabulary-wide comparison in float64
-# Above this many parameters the artifact is run without ONNX Runtime's second, prepacked copy of the weights.
+# Above this many parameters the artifact is run without ONNX Runtime's second, prepacked copy of the weights. The
+# int4 kernels need theirs: without it they take another, many times slower way.
 FRUGAL_PARAMETERS = 500_000_000
 
 
@@ -62,7 +63,9 @@ def verify(source: ModelSource, plan: Plan, folder: Path, precision: Precision, 
     with tempfile.TemporaryDirectory(prefix="edgeskip-verify-") as scratch:
         tokens_file, logits_file = Path(scratch) / "tokens.npy", Path(scratch) / "logits.npy"
         np.save(tokens_file, tokens)
-        _run_probe(folder, tokens_file, logits_file, frugal=_parameters(source) > FRUGAL_PARAMETERS)
+        _run_probe(
+            folder, tokens_file, logits_file, frugal=precision != "int4" and _parameters(source) > FRUGAL_PARAMETERS
+        )
         artifact = np.load(logits_file, mmap_mode="r")
         reference, name = _reference_logits(source, plan, tokens)
         difference, kl, top1 = compare(reference, artifact)

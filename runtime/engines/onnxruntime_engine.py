@@ -230,6 +230,7 @@ def _check_graph_file(path: Path, sha256: str | None) -> None:
 def _open_session(path: Path, provider: Provider, threads: int, *, frugal: bool) -> Any:
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # builds that have telemetry send none from here
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     # Constant folding would keep widened copies of fp16 weights; int4 kernels exist in their own layout only.
