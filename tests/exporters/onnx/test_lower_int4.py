@@ -86,7 +86,7 @@ def test_every_family(family: str, level: int, tmp_path: Path) -> None:
 def test_embedding_and_tied_head_are_stored_once(tmp_path: Path) -> None:
     """By hand: 8 bits a weight of the table, 4 a weight of the blocks, a float32 scale and a zero point a block."""
     source = open_model(str(tiny_checkpoint("llama", tmp_path / "model")))
-    manifest = artifact_of(source, Plan(4), weight_format("int4", head_bits=8), tmp_path)
+    manifest = artifact_of(source, Plan(4), weight_format("int4", head_bits=8, block_size=32), tmp_path)
     table, blocks = 320 * 64, 4 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 128)
     tables = 2 * 512 * 8 * 4  # cos and sin
     expected = table + table / 32 * 5 + blocks / 2 + blocks / 32 * 4.5 + tables + 9 * 64 * 4
@@ -99,7 +99,7 @@ def test_embedding_and_tied_head_are_stored_once(tmp_path: Path) -> None:
 
 def test_a_width_that_is_no_multiple_leaves_an_error(tmp_path: Path) -> None:
     source = open_model(str(tiny_checkpoint("llama", tmp_path / "model", intermediate_size=80)))
-    with pytest.raises(EdgeSkipError, match="80 is not one of 32"):
+    with pytest.raises(EdgeSkipError, match="80 is not one of 64"):
         artifact_of(source, Plan(4), weight_format("int4"), tmp_path)
     engine = engine_of(source, Plan(4), weight_format("int4", block_size=16), tmp_path)
     assert np.isfinite(engine.step(TOKENS)).all()
