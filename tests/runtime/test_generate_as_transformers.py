@@ -27,6 +27,7 @@ def session(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> edges
     plan = Plan(source.record().num_blocks)
     graph = lower(bake(source.decoder, plan), WeightFormat(), folder)
     write_sidecars(source, graph, folder)
+    source.write_tokenizer(folder)
     summary = PlanSummary(method="dense", compensation="none", skip=[], num_blocks=plan.num_blocks)
     manifest = Manifest(
         label="dense", model=source.record(), graph=graph, plan=summary, inputs={}, files={}, versions={}, created="",
