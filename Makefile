@@ -30,6 +30,7 @@ $(VENV)/.created:
 	@echo "== environment: $(VENV)"
 	@$(PYTHON) -m venv $(VENV) \
 	  || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(PIP) --upgrade 'pip>=24.1'  # older ones download a package whole to learn its metadata; fetch's tests count
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.created tools/install_torch.py
