@@ -17,6 +17,7 @@ from edgeskip.exporters.verify import BOUNDS, shipped_tokens, verify
 from edgeskip.files import refuse_folder, sha256_of, staged_folder
 from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary
 from edgeskip.planner import resolve
+from edgeskip.requirements import onnxruntime_builds
 from edgeskip.version import __version__
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _manifest(source: ModelSource, profile: Profile, graph: GraphRecord, folder:
     inputs = {"model": source.fingerprint, "vectors": profile.vectors.sha256} | {
         f"corpus {file.name}": file.sha256 for file in profile.calibration.corpus
     }
-    packages = ("onnxruntime", "onnx-ir", "torch", "transformers")
+    packages = {package: version(package) for package in ("onnx-ir", "torch", "transformers")}
     return Manifest(
         label="lossy-skip" if plan and plan.skip else "dense",
         model=source.record(),
@@ -120,8 +121,7 @@ def _manifest(source: ModelSource, profile: Profile, graph: GraphRecord, folder:
             for path in sorted(folder.iterdir())
             if path.is_file() and path.name != MANIFEST_NAME
         },
-        versions={"edgeskip": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in packages},
+        versions={"edgeskip": __version__, "python": platform.python_version()} | onnxruntime_builds() | packages,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         verification=None,
     )

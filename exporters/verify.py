@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -120,7 +119,7 @@ def _parameters(source: ModelSource) -> int:
     return sum(int(np.prod(tensor.shape)) for tensor in source.tensors.values())
 
 
-def _run_probe(folder: Path, tokens_file: Path, logits_file: Path, *, frugal: bool) -> list[int]:
+def _run_probe(folder: Path, tokens_file: Path, logits_file: Path, *, frugal: bool) -> None:
     # -P: nothing that lies in the current folder is imported; it may be one that someone else made.
     command = [sys.executable, "-P", "-m", "edgeskip.runtime.probe", str(folder), str(tokens_file), str(logits_file)]
     result = subprocess.run([*command, *(["--frugal"] if frugal else [])], capture_output=True, text=True)
@@ -130,8 +129,6 @@ def _run_probe(folder: Path, tokens_file: Path, logits_file: Path, *, frugal: bo
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["no message"]
         raise EdgeSkipError(f"the exported model does not run in a fresh process: {lines[-1]}")
-    generated: list[int] = json.loads(result.stdout)["generated"]
-    return generated
 
 
 def _reference_logits(source: ModelSource, plan: Plan, tokens: NDArray[np.int64]) -> tuple[NDArray[np.float32], str]:

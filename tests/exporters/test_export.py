@@ -3,6 +3,7 @@ that are wrong because the test made them so."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -198,3 +199,33 @@ def test_the_models_own_folder_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(EdgeSkipError, match="is not an artifact"):
         export_onnx(source, profile, vectors, WeightFormat(), folder, policy=ExportPolicy(overwrite=True))
     assert {path.name for path in folder.iterdir()} == before
+
+
+def test_with_another_build_of_onnxruntime(
+    source: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU build comes in place of `onnxruntime`, under a name of its own."""
+    real = importlib.metadata.distribution
+
+    def distribution(name: str) -> Any:
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real("onnxruntime" if name == "onnxruntime-gpu" else name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    profile, vectors = random_profile(source, tmp_path / "p.json")
+    manifest = export_onnx(source, profile, vectors, WeightFormat(), tmp_path / "out", policy=ExportPolicy(check=False))
+    assert {name for name in manifest.versions if name.startswith("onnxruntime")} == {"onnxruntime-gpu"}
+
+
+def test_a_tokenizer_that_the_runtime_does_not_read(tmp_path: Path) -> None:
+    """`edgeskip run` would refuse the artifact, so the check after export does."""
+    folder = tiny_checkpoint("llama", tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    source = open_model(str(folder))
+    profile, vectors = random_profile(source, tmp_path / "p.json")
+    with pytest.raises(EdgeSkipError, match="WordPiece"):
+        export_onnx(source, profile, vectors, WeightFormat(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
