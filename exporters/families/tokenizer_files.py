@@ -16,7 +16,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     A folder with only a slow tokenizer's files is converted by transformers; EdgeSkipError where it cannot.
     """
     if (source / "tokenizer.json").is_file():
-        read_json(source / "tokenizer.json")
+        _check_tokenizer(source / "tokenizer.json")
         shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
     else:
         _convert_slow(source, folder / "tokenizer.json")
@@ -24,7 +24,10 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     settings.pop("auto_map", None)
     template = source / "chat_template.jinja"
     if template.is_file():
-        settings["chat_template"] = template.read_text(encoding="utf-8")
+        try:
+            settings["chat_template"] = template.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise EdgeSkipError(f"{template} is not UTF-8 ({error}): fetch the model again") from None
     if settings.get("tokenizer_class") in (None, "TokenizersBackend"):
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 5's name for it is new; 4.57 lacks it
     if isinstance(settings.get("extra_special_tokens"), list):  # a mapping in 4.57, a list in 5.x
@@ -34,6 +37,18 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     )
     if (source / "special_tokens_map.json").is_file():
         shutil.copyfile(source / "special_tokens_map.json", folder / "special_tokens_map.json")
+
+
+def _check_tokenizer(path: Path) -> None:
+    """EdgeSkipError where the tokenizers library cannot read the file."""
+    from tokenizers import Tokenizer
+
+    read_json(path)
+    try:
+        Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        reason = str(error).strip().split("\n")[0]
+        raise EdgeSkipError(f"{path} is no tokenizer ({reason}): fetch the model again") from None
 
 
 def _convert_slow(source: Path, target: Path) -> None:

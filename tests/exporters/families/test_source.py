@@ -191,3 +191,17 @@ def test_tokenizer_of_a_gguf(smollm2_gguf: Path, tmp_path: Path) -> None:
     tokenizer, settings = _tokenizer(smollm2_gguf, tmp_path / "out")
     assert len(tokenizer["model"]["vocab"]) == 49152  # type: ignore[index]
     assert "im_start" in str(settings["chat_template"])
+
+
+@pytest.mark.parametrize("content", [b"{}", b'{"model": {"type": "BPE"}}', b"[]", b"\xff"])
+def test_a_tokenizer_that_is_none(llama: Path, tmp_path: Path, content: bytes) -> None:
+    (llama / "tokenizer.json").write_bytes(content)
+    with pytest.raises(EdgeSkipError, match=r"tokenizer\.json .*fetch the model again"):
+        open_model(str(llama)).write_tokenizer(tmp_path)
+    assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_a_template_that_is_no_text(llama: Path, tmp_path: Path) -> None:
+    (llama / "chat_template.jinja").write_bytes(b"\xff\xfe{{")
+    with pytest.raises(EdgeSkipError, match=r"chat_template\.jinja is not UTF-8"):
+        open_model(str(llama)).write_tokenizer(tmp_path)
