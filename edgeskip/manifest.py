@@ -35,7 +35,7 @@ class GraphRecord(_Record):
     context_length: int = Field(description="Most positions the rotary tables cover, tokens")
     quantisation: dict[str, str | int | bool] = Field(
         default_factory=dict,
-        description="int4: block_size, symmetric, accuracy_level, method, embedding bits …",
+        description="int4: method, block_size, symmetric, head_bits, accuracy_level",
     )
 
 
@@ -86,7 +86,7 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EdgeSkipError(f"{folder} has no {MANIFEST_NAME}: it is not an EdgeSkip artifact") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise EdgeSkipError(f"{path} is damaged (not JSON: {error}): export again") from None
     try:
         return Manifest.model_validate(data)

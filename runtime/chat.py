@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,22 @@ from edgeskip.errors import EdgeSkipError
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "…"}
 TEMPLATE_NAME = "chat_template.jinja"
+# What a template's own expressions can raise.
+_REFUSALS = (
+    *(jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError),
+)
 
 
 class ChatTemplate:
-    """A compiled template and the special tokens it may name; EdgeSkipError where it does not compile."""
+    """A template and the special tokens it may name. It is compiled when it is first used, so that a damaged one is in
+    nobody's way who does without it."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
+        self._source = source
         self._special_tokens = dict(special_tokens or {})
+
+    @cached_property
+    def _template(self) -> jinja2.Template:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationMark, jinja2.ext.loopcontrols]
         )
@@ -36,21 +46,25 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+            return environment.from_string(self._source)
+        except (jinja2.TemplateError, RecursionError) as error:
             raise EdgeSkipError(f"the chat template is damaged ({error}): pass --raw to do without it") from error
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """The prompt for `messages`, special tokens included: encode it without adding any."""
+        """The prompt for `messages`, special tokens included: encode it without adding any.
+
+        EdgeSkipError where the template is damaged or refuses the messages.
+        """
+        template = self._template
         try:
-            return self._template.render(
+            return template.render(
                 messages=[dict(message) for message in messages],
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        except _REFUSALS as error:
             raise EdgeSkipError(f"the chat template refuses these messages ({error})") from error
 
 
@@ -64,7 +78,8 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> Cha
         except UnicodeDecodeError as error:
             raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
     if isinstance(source, list):  # several named templates
-        source = {entry.get("name"): entry.get("template") for entry in source}.get("default")
+        named = [entry for entry in source if isinstance(entry, dict)]
+        source = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
     if not isinstance(source, str):
         return None
     names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

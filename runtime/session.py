@@ -192,7 +192,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EdgeSkipError(f"{path} is damaged (not JSON: {error}): export again") from None
     if not isinstance(content, dict):
         raise EdgeSkipError(f"{path} is damaged (not a JSON object): export again")

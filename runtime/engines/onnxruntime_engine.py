@@ -21,6 +21,7 @@ from edgeskip.runtime.engines.providers import Provider, check_provider, find_pr
 from edgeskip.runtime.engines.threads import default_threads
 
 SMALLEST_CAPACITY = 256  # tokens; the KV cache doubles from here
+_TENSORS = {"float32": "tensor(float)", "float16": "tensor(float16)"}
 
 
 class OnnxRuntimeEngine:
@@ -259,15 +260,22 @@ def _open_session(path: Path, provider: Provider, threads: int, *, frugal: bool)
 
 def _check_inputs(session: Any, manifest: Manifest) -> None:
     graph = manifest.graph
-    shapes = {value.name: value.shape for value in session.get_inputs()}
+    inputs = {value.name: value for value in session.get_inputs()}
+    caches = [value for name, value in inputs.items() if name.startswith("past_key_values.")]
     wanted = {"input_ids", "attention_mask"}
-    for layer in range(graph.num_kv_layers):
+    for layer in range(min(graph.num_kv_layers, len(caches))):
         wanted |= {f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"}
-    outputs = {value.name for value in session.get_outputs()}
-    caches = [shape for name, shape in shapes.items() if name.startswith("past_key_values.")]
-    cache_fits = all((shape[1], shape[3]) == (graph.num_kv_heads, graph.head_dim) for shape in caches)
-    if set(shapes) != wanted or "logits" not in outputs or not cache_fits:
-        raise EdgeSkipError(f"the inputs of {graph.file} are not those its manifest describes: export again")
+    logits = next((value for value in session.get_outputs() if value.name == "logits"), None)
+    fits = (
+        set(inputs) == wanted
+        and len(caches) == 2 * graph.num_kv_layers
+        and all((value.shape[1], value.shape[3]) == (graph.num_kv_heads, graph.head_dim) for value in caches)
+        and all(value.type == _TENSORS[graph.kv_dtype] for value in caches)
+        and logits is not None
+        and (logits.shape[-1], logits.type) == (graph.vocab_size, _TENSORS[graph.logits_dtype])
+    )
+    if not fits:
+        raise EdgeSkipError(f"{graph.file} has other inputs and outputs than its manifest describes: export again")
 
 
 def _first_line(error: Exception) -> str:

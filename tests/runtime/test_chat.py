@@ -82,6 +82,7 @@ def test_a_template_cannot_leave_the_sandbox(source: str) -> None:
         ("{{ messages[7].content }}", "refuses"),
         ("{{ 1 / 0 }}", "refuses"),
         ("{{ messages + 1 }}", "refuses"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "refuses"),
     ],
 )
 def test_a_template_that_fails_is_one_error(source: str, complaint: str) -> None:
@@ -98,6 +99,7 @@ def test_a_template_that_fails_is_one_error(source: str, complaint: str) -> None
         ({"chat_template": "A{{ eos_token }}", "eos_token": {"content": "?", "special": True}}, None, "A?"),
         ({"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}, None, "D"),
         ({"chat_template": "A"}, "from the file", "from the file"),
+        ({"chat_template": ["A", {"name": "tool_use"}]}, None, None),
     ],
 )
 def test_where_the_template_comes_from(

@@ -182,4 +182,4 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
     graph.unlink()
     assert "missing" in refusal()
     other = tiny.manifest.graph.model_copy(update={"num_kv_layers": 2})
-    assert "not those its manifest describes" in refusal({"graph": other})
+    assert "than its manifest describes" in refusal({"graph": other})

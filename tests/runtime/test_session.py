@@ -205,6 +205,28 @@ def test_without_a_template_text_goes_as_it_is(copy: Path) -> None:
         session.encode([{"role": "user", "content": "hey"}])
 
 
+def test_a_damaged_template_is_in_nobodys_way_who_does_without(copy: Path) -> None:
+    """By hand: the line says --raw, so that must work."""
+    (copy / "chat_template.jinja").write_text("{% if %}", encoding="utf-8")
+    session = edgeskip.load(copy, threads=1)
+    assert session.generate("hey", chat=False, max_tokens=2).finish_reason == "length"
+    with pytest.raises(EdgeSkipError, match=r"template is damaged .*--raw"):
+        session.generate("hey")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("vocab_size", VOCAB + 1), ("kv_dtype", "float16"), ("logits_dtype", "float16"), ("num_kv_layers", 10**12)],
+)
+def test_a_manifest_that_is_not_the_graphs(copy: Path, field: str, value: object) -> None:
+    """By hand: found on opening, not by the first step."""
+    manifest = json.loads((copy / "edgeskip.json").read_text(encoding="utf-8"))
+    manifest["graph"][field] = value
+    (copy / "edgeskip.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(EdgeSkipError, match="than its manifest describes"):
+        edgeskip.load(copy)
+
+
 def test_a_closed_session_says_so(tiny_artifact: TinyArtifact) -> None:
     """By hand."""
     with edgeskip.load(tiny_artifact.folder, threads=1) as session:
@@ -216,7 +238,7 @@ def test_a_closed_session_says_so(tiny_artifact: TinyArtifact) -> None:
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json", "config.json", "edgeskip.json"])
-@pytest.mark.parametrize("content", ["{", "[]", '"text"'])
+@pytest.mark.parametrize("content", ["{", "[]", '"text"', "[" * 200_000], ids=["{", "[]", "text", "deep"])
 def test_damaged_json_is_refused_in_one_line(copy: Path, name: str, content: str) -> None:
     """By hand: the message names the file."""
     (copy / name).write_text(content, encoding="utf-8")
