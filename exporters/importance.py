@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgeskip.plan import Plan
 
 Importance = Mapping[str, NDArray[np.float32]]  # parameter name of the weight → mean square of each input [in]
-HEAD_WEIGHT = "lm_head.weight"  # the head's entry, tied or not
+HEAD_WEIGHT = "lm_head.weight"  # the head's entry; a tied embedding goes by it too
 WINDOWS, CONTEXT = 4, 512  # 2,048 tokens: more change the scales' quality by less than their noise
 
 

@@ -166,14 +166,17 @@ class Table:
 
 
 def embedding(
-    graph: GraphBuilder, form: WeightFormat, ids: ir.Value, weight: Tensor, name: str
+    graph: GraphBuilder, form: WeightFormat, ids: ir.Value, weight: Tensor, name: str, *, tied: bool
 ) -> tuple[ir.Value, Table]:
-    """Rows of the table [V, d] for int64 `ids` [b, n] → [b, n, d]."""
+    """Rows of the table [V, d] for int64 `ids` [b, n] → [b, n, d]; `tied`: the head will read the table too.
+
+    Rounding errors of a tied table weigh what they do to the logits; what is only looked up has no inputs to weigh.
+    """
     if not form.quantised:
         stored = graph.weights.add(f"{name}.weight", form.cast(weight.read()))
         table = graph.reference(stored)
         return graph.op("Gather", [table, ids], name, axis=0), Table(table, stored, [], weight.shape)
-    packed = _quantised(form, weight, HEAD_WEIGHT, form.head_bits)
+    packed = _quantised(form, weight, HEAD_WEIGHT if tied else weight.name, form.head_bits)
     stored = graph.weights.add(f"{name}.weight", packed.blocks.reshape(weight.shape[0], -1))
     table, grid = graph.reference(stored), _grid(graph, name, packed)
     rows = graph.op(

@@ -70,7 +70,8 @@ class _Lowering:
         self.keep = graph.op("Neg", [graph.optional_input("logits_to_keep", int64(1))], "logits_start")
         self.caches = self._rotary_caches() if any(a.rotary for a in attentions) else None
         progress("embedding")
-        self.stream, table = embedding(graph, form, ids, self.decoder.embedding, "embedding")
+        tied = self.decoder.head is None
+        self.stream, table = embedding(graph, form, ids, self.decoder.embedding, "embedding", tied=tied)
         if self.decoder.embedding_bias is not None:
             bias = graph.constant("embedding.bias", form.cast(self.decoder.embedding_bias.read()))
             self.stream = graph.op("Add", [self.stream, bias], "embedding/add")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,24 @@ def test_a_width_that_is_no_multiple_leaves_an_error(tmp_path: Path) -> None:
 def test_formats_that_cannot_be(precision: str, options: dict[str, int], told: str) -> None:
     with pytest.raises(EdgeSkipError, match=told):
         weight_format(precision, **options)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_what_an_embeddings_errors_weigh(tied: bool, tmp_path: Path) -> None:
+    """Oracle: `quantise` with the head's importance where the head reads the table too, else without any."""
+    import onnx
+
+    source = open_model(str(tiny_checkpoint("llama", tmp_path / "model", tie_word_embeddings=tied)))
+    weights = np.geomspace(1e-3, 1e3, 64).astype(np.float32)
+    form = replace(WeightFormat("int4"), importance={"lm_head.weight": weights})
+    artifact_of(source, Plan(4), form, tmp_path / "artifact")
+    graph = onnx.load(tmp_path / "artifact" / "model.onnx").graph
+    (table,) = [t for t in graph.initializer if t.name == "embedding.weight"]
+    expected = quantise(
+        source.decoder.embedding.read(),
+        bits=4,
+        block_size=form.block_size,
+        symmetric=False,
+        importance=weights if tied else None,
+    )
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(table), expected.blocks.reshape(len(expected.blocks), -1))
