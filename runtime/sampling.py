@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
 
+COLDEST = 1e-30  # lower temperatures draw alike, and float32 would make them 0
 BLOCK = 256  # weights whose sum is taken at once when drawing
 BINS_PER_NAT, LAST_BIN = 16, 1023  # of the histogram that finds where top-p cuts
 
@@ -104,7 +105,7 @@ def _candidates(scores: NDArray[np.float32], policy: Sampling) -> tuple[NDArray[
         tokens = np.flatnonzero(scores >= np.partition(scores, size - policy.top_k)[size - policy.top_k])
         scores = scores[tokens]
     exponents = scores - highest
-    exponents /= np.float32(policy.temperature)
+    exponents /= np.float32(max(policy.temperature, COLDEST))
     weights = np.exp(exponents)  # the likeliest token weighs 1
     if policy.top_p < 1:
         chosen = _fewest_reaching(policy.top_p, exponents, weights)

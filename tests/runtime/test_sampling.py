@@ -123,3 +123,9 @@ def test_a_policy_outside_its_limits_is_refused(options: dict[str, float]) -> No
     """By hand: the message names the option."""
     with pytest.raises(EdgeSkipError, match=f"{next(iter(options))} must be"):
         Sampling(**options)  # type: ignore[arg-type]
+
+
+def test_a_temperature_below_float32_is_nearly_greedy() -> None:
+    """By hand: the likeliest token has all the probability."""
+    logits = np.array([1, 3, 2], np.float32)
+    assert distribution(logits, np.zeros(0, np.int64), Sampling(temperature=1e-50)).tolist() == [0, 1, 0]
