@@ -75,9 +75,17 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         yield staging
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            target.rename(old / target.name)
-            staging.rename(target)
-            shutil.rmtree(old)
+            kept = old / target.name
+            try:
+                target.rename(kept)
+                staging.rename(target)
+            except BaseException:
+                if kept.exists() and not target.exists():
+                    kept.rename(target)
+                raise
+            finally:
+                if target.exists():
+                    shutil.rmtree(old)
         else:
             staging.rename(target)
     except OSError as error:

@@ -104,3 +104,24 @@ def test_staged_folder_that_fails_to_overwrite_keeps_the_old(tmp_path: Path) -> 
         raise ValueError("no")
     assert names(target) == ["old"]
     assert names(tmp_path) == ["out"]
+
+
+def test_staged_folder_that_cannot_take_the_place_puts_the_old_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two renames fails."""
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("old")
+    real = Path.rename
+
+    def rename(self: Path, to: Path) -> Path:
+        if (self / "new").exists():
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(PermissionError), staged_folder(target, overwrite=True) as folder:
+        (folder / "new").write_text("new")
+    assert names(target) == ["old"]
+    assert names(tmp_path) == ["out"]
