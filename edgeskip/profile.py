@@ -28,7 +28,7 @@ Method = Literal["adaskip", "early-exit", "skipdecode", "unified", "least-simila
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelRecord(_Record):

@@ -1,6 +1,7 @@
 """Reading and writing profiles. Oracle: what was written, and the errors their docstrings promise."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,12 @@ def test_ready_profiles_are_whole(name: str) -> None:
     path = locate_profile(name)
     vectors = read_vectors(read_profile(path), path)
     assert set(vectors.mean_in) == set(vectors.mean_out) == {"prefill", "decode"}
+
+
+def test_statistics_are_numbers(path: Path) -> None:
+    """A ranking by NaN has no order."""
+    data = json.loads(path.read_text())
+    data["sublayers"][0]["prefill"]["similarity"] = math.nan
+    path.write_text(json.dumps(data))
+    with pytest.raises(EdgeSkipError, match=r"sublayers\.0\.prefill\.similarity"):
+        read_profile(path)
