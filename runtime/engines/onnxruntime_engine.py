@@ -155,7 +155,8 @@ class OnnxRuntimeEngine:
         if len(tokens) != self._ids.shape[1]:
             self._ids = np.empty((1, len(tokens)), np.int64)
             self._bind_input("input_ids", self._ids)
-        if kept != self._kept:
+        # What ONNX Runtime allocated for the step before would be taken for a buffer of ours: ask for a new one.
+        if kept != self._kept or kept > 1:
             self._bind_logits(kept)
         self._ids[0] = tokens
         # bind_cpu_input: the cheapest of the binding calls, 25 µs of cold caches a step less than bind_input.

@@ -153,6 +153,15 @@ def test_extreme_plans(llama: Case, names: list[str], tmp_path: Path) -> None:
     assert_matches(engine, llama.expected(plan))
 
 
+def test_equally_long_steps_give_all_their_logits(llama: Case, tmp_path: Path) -> None:
+    """One prefill of all tokens is the oracle: the second step's shapes are those of the first."""
+    engine = engine_of(llama.source, Plan(4), FP32, tmp_path)
+    whole = engine.step(TOKENS, logits=0).copy()
+    engine.truncate(0)
+    halves = [engine.step(half, logits=0).copy() for half in np.split(TOKENS, 2)]
+    assert np.abs(np.concatenate(halves) - whole).max() < 1e-4
+
+
 @pytest.mark.parametrize(
     "names", [[], ["ffn.3"], ["attn.3", "ffn.3"], [f"attn.{i}" for i in range(4)]], ids=["dense", "1", "2", "no attn"]
 )
