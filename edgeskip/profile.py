@@ -81,7 +81,7 @@ class PhaseStatistics(_Record):
         description="Share of b that is used: 1 − (variance of b between windows)/‖b‖²; None = not known, all of it",
     )
     error: float = Field(ge=0, description="mean ‖y − x‖²/‖x‖²: what skipping without compensation leaves out")
-    affine_error: float = Field(ge=0, description="mean ‖y − s·x − b‖²/‖x‖²: what affine compensation leaves out")
+    affine_error: float = Field(ge=0, description="mean ‖y − s·x − b‖²/‖x‖²: what the whole affine fit leaves out")
     mean_square_in: float = Field(description="mean ‖x‖²")
     mean_square_out: float = Field(description="mean ‖y‖²")
     mean_dot: float = Field(description="mean x·y")

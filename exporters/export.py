@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeskip.calibration.corpus import corpus_named
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.importance import CONTEXT, WINDOWS, measure_importance
@@ -104,6 +105,8 @@ def _manifest(source: ModelSource, profile: Profile, graph: GraphRecord, folder:
     inputs = {"model": source.fingerprint, "vectors": profile.vectors.sha256} | {
         f"corpus {file.name}": file.sha256 for file in profile.calibration.corpus
     }
+    if graph.quantisation:  # scales follow from the shipped text, whatever the profile was calibrated on
+        inputs |= {f"importance {file.name}": file.sha256 for file in corpus_named(()).files}
     packages = {package: version(package) for package in ("onnx-ir", "torch", "transformers")}
     return Manifest(
         label="lossy-skip" if plan and plan.skip else "dense",

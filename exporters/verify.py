@@ -49,7 +49,7 @@ class Bound:
 BOUNDS: dict[Precision, Bound] = {
     "fp32": Bound(max_abs_logit_difference=1e-3),
     "fp16": Bound(kl_divergence=0.02),
-    "int4": Bound(kl_divergence=1.0),
+    "int4": Bound(kl_divergence=0.75),
 }
 
 

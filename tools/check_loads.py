@@ -1,0 +1,71 @@
+"""Do our folders load in other people's runtimes, and do they generate the same greedy tokens there?
+
+    python tools/check_loads.py DIR…          each artifact in onnxruntime-genai; the fp32 ones in Optimum too
+
+Environments are those of `tools/bench_peers.py` (made where they are missing). Exits 1 where tokens differ.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from bench_peers import default_work, our_contestant, prompt_ids
+from peers.driver import Contestant, Worker
+from peers.environments import environment
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.manifest import read_manifest
+
+TEXT = Path(__file__).with_name("demo_text.txt")
+
+
+def check_loads(
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.")],
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 64,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate and compare.")] = 64,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 2,
+    work: Annotated[Path | None, typer.Option(help="Environments are kept here.  [default: the user's cache]")] = None,
+    genai_python: Annotated[Path | None, typer.Option(help="Python that has onnxruntime-genai.")] = None,
+    optimum_python: Annotated[Path | None, typer.Option(help="Python that has optimum-onnx.")] = None,
+) -> None:
+    """Compare greedy tokens of artifacts between this runtime and others; a line each to stdout."""
+    work = (work or default_work()).resolve()
+    genai = genai_python or environment("genai", work)
+    differ = 0
+    for folder in artifacts:
+        manifest, folder = read_manifest(folder), folder.resolve()
+        others = [Contestant("onnxruntime-genai", "peer", manifest.graph.precision, genai, "genai_worker.py", folder)]
+        if manifest.graph.precision == "fp32":
+            optimum = optimum_python or environment("optimum", work)
+            others.append(Contestant("optimum-onnx", "peer", "fp32", optimum, "optimum_worker.py", folder))
+        ids = prompt_ids(folder, TEXT, prompt_tokens)
+        expected = generated(our_contestant(folder.name, folder), ids, new_tokens, threads, work)
+        for other in others:
+            tokens = generated(other, ids, new_tokens, threads, work)
+            same = next((i for i, (a, b) in enumerate(zip(tokens, expected, strict=True)) if a != b), new_tokens)
+            differ += same < new_tokens
+            print(f"{folder.name} ({manifest.label}) in {other.name}: {same} of {new_tokens} tokens the same")
+    if differ:
+        raise typer.Exit(1)
+
+
+def generated(contestant: Contestant, ids: list[int], new_tokens: int, threads: int, work: Path) -> tuple[int, ...]:
+    """Greedy continuation of `ids` by one runtime, in a process of its own."""
+    worker = Worker.start(contestant, threads=threads, capacity=len(ids) + new_tokens, logs=work / "logs")
+    try:
+        return worker.run(ids, new_tokens).tokens
+    finally:
+        worker.stop()
+
+
+if __name__ == "__main__":
+    try:
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command()(check_loads)
+        app()
+    except EdgeSkipError as error:
+        print(f"check_loads: error: {error}", file=sys.stderr)
+        sys.exit(2)
