@@ -6,8 +6,10 @@ weights (the diagonal of GPTQ's Hessian, arXiv 2210.17323 eq. 1; llama.cpp's "im
 
 from __future__ import annotations
 
+import ctypes
+import gc
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +27,7 @@ WINDOWS, CONTEXT = 4, 512  # 2,048 tokens: more change the scales' quality by le
 
 
 def measure_importance(source: ModelSource, plan: Plan, tokens: NDArray[np.int64]) -> Importance:
-    """Mean square of the inputs of every linear layer over `tokens` [n], cut into windows run at once.
+    """Mean square of the inputs of every linear layer over `tokens` [n], cut into windows.
 
     Runs the torch model under `plan`, block by block (`stream=True`), without its head.
     """
@@ -37,19 +39,33 @@ def measure_importance(source: ModelSource, plan: Plan, tokens: NDArray[np.int64
     model = load_torch_model(source, stream=True)
     squares: dict[str, Tensor] = {}
 
+    def add(name: str, inputs: Tensor) -> None:
+        found = inputs.square().flatten(0, -2).mean(dim=0)
+        squares[name] = squares[name] + found if name in squares else found
+
     def watch(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            squares[name] = args[0].square().flatten(0, -2).mean(dim=0)
+            add(name, args[0])
 
         return hook
 
     context = min(CONTEXT, len(tokens), source.decoder.config.max_positions)
     count = min(WINDOWS, len(tokens) // context)
-    batch = torch.from_numpy(tokens[: count * context].reshape(count, context))
+    windows = torch.from_numpy(tokens[: count * context].reshape(count, 1, context))
     with ExitStack() as hooks, torch.inference_mode(), skipped(model, plan):
         for name, module in model.named_modules():
             if isinstance(module, torch.nn.Linear) and name != "lm_head":
                 hooks.callback(module.register_forward_pre_hook(watch(f"{name}.weight")).remove)
-        normed = model.model(input_ids=batch, use_cache=False)[0]
-        squares[HEAD_WEIGHT] = normed.square().flatten(0, -2).mean(dim=0)
-    return {name: value.float().numpy() for name, value in squares.items()}
+        for window in windows:  # one by one: the weights are read again, but the activations stay small
+            add(HEAD_WEIGHT, model.model(input_ids=window, use_cache=False)[0])
+    found = {name: (value / count).float().numpy() for name, value in squares.items()}
+    del model, module
+    _give_back_memory()
+    return found
+
+
+def _give_back_memory() -> None:
+    """Frees what the model left: modules and hooks that refer to each other, and glibc's free but unreturned heap."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

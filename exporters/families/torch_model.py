@@ -27,8 +27,8 @@ def load_torch_model(
 
     One path for every format: transformers builds the modules without memory, the weights come from
     `source.tensors`. `dtype` defaults to float32. float32 safetensors on the CPU are used in place, mapped from the
-    file. With `stream` a block's weights are read right before it runs and dropped after, so memory beyond the page
-    cache is about embedding, head and one block.
+    file. With `stream` a block's weights are read right before it runs and dropped after, those of an untied embedding
+    and head too, so memory beyond the page cache is about the largest of them, and a tied table.
     """
     try:
         import torch
@@ -46,10 +46,13 @@ def load_torch_model(
     loader = _Loader(source, dtype, device)
     streamed: set[str] = set()
     if stream:
-        for index, block in enumerate(body.layers):
-            names = {name: f"model.layers.{index}.{name}" for name, _ in block.named_parameters()}
+        parts = {f"model.layers.{index}": block for index, block in enumerate(body.layers)}
+        if not source.config["tie_word_embeddings"]:  # a tied table is needed from the first operator to the last
+            parts |= {"model.embed_tokens": body.embed_tokens, "lm_head": model.lm_head}
+        for prefix, part in parts.items():
+            names = {name: f"{prefix}.{name}" for name, _ in part.named_parameters()}
             streamed.update(names.values())
-            _stream(block, names, loader)
+            _stream(part, names, loader)
     for name, _ in list(model.named_parameters()):
         if name not in streamed:
             loader.assign(model, name, name)

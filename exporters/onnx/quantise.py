@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.machine import usable_cores
 
-ROWS_AT_ONCE = 256  # keeps the search's temporaries in cache and its memory small
+VALUES_AT_ONCE = 1 << 18  # keeps the search's temporaries in cache and its memory small
 # A narrower range trades clipped outliers for finer steps, a wider one moves the grid; the best differs per block.
 RANGE_FACTORS = np.array([1.1, 1.05, 1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76], dtype=np.float32)
 
@@ -49,8 +50,9 @@ def quantise(
         importance = np.ones(columns, np.float32)
     # Channels that the text never used still count a little: other texts may use them.
     share = (importance / max(float(importance.mean()), 1e-30) + 1e-4).astype(np.float32).reshape(1, -1, block_size)
-    chunks = [weight[start : start + ROWS_AT_ONCE] for start in range(0, rows, ROWS_AT_ONCE)]
-    with ThreadPoolExecutor() as pool:  # numpy releases the lock
+    step = max(1, VALUES_AT_ONCE // columns)
+    chunks = [weight[start : start + step] for start in range(0, rows, step)]
+    with ThreadPoolExecutor(usable_cores()) as pool:  # numpy releases the lock
         results = list(pool.map(lambda chunk: _quantise_rows(chunk, share, bits, symmetric), chunks))
     values = np.concatenate([result[0] for result in results])
     scales = np.concatenate([result[1] for result in results])
