@@ -60,5 +60,7 @@ def joined(device: torch.device) -> Iterator[Shard]:
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Shard(int(os.environ["RANK"]), size)
+        # Leave together: a process that ends while another still talks to it can be aborted by Gloo's threads.
+        torch.distributed.barrier()
     finally:
         torch.distributed.destroy_process_group()
