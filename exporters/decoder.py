@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,35 @@ Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """A weight as a GGUF stores it, for a lowering that keeps its blocks: `read()` gives uint8 [rows…, bytes a row].
+
+    `kind` is ggml's name of the type (`Q4_1`, `F16`); the weight is what the bytes say times `factor`.
+    """
+
+    kind: str
+    read: Callable[[], NDArray[np.uint8]]
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class Tensor:
-    """A weight that is read when it is needed and not kept: `read()` gives a C-contiguous float32 array."""
+    """A weight that is read when it is needed and not kept: `read()` gives a C-contiguous float32 array.
+
+    `blocks` is the same weight as stored, in the same row order; None where it is not of a GGUF.
+    """
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Float32]
+    blocks: Blocks | None = None
 
     def times(self, factor: float) -> Tensor:
         """The same weight multiplied by `factor`, still lazy."""
         if factor == 1.0:
             return self
-        return Tensor(self.name, self.shape, lambda: (self.read() * np.float64(factor)).astype(np.float32))
+        blocks = replace(self.blocks, factor=self.blocks.factor * factor) if self.blocks else None
+        return Tensor(self.name, self.shape, lambda: (self.read() * np.float64(factor)).astype(np.float32), blocks)
 
     def plus(self, other: Tensor | None) -> Tensor:
         """The sum of two weights of one shape, still lazy."""

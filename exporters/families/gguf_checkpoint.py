@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError, MissingExtraError
-from edgeskip.exporters.decoder import Float32, Tensor
+from edgeskip.exporters.decoder import Blocks, Float32, Tensor
 from edgeskip.exporters.families.checkpoint import Checkpoint
 from edgeskip.exporters.families.config import complete_config
 from edgeskip.exporters.families.gguf_config import gguf_config, gguf_family, gguf_generation_config
@@ -58,7 +60,8 @@ def open_gguf(path: Path) -> Checkpoint:
         interleaved = heads[projection[1]] if family.gguf_interleaved and projection else 0
         if interleaved and stored.shape[0] != interleaved * config["head_dim"]:
             interleaved = 0  # a wrong shape, which the decoder reports
-        tensors[name] = Tensor(name, stored.shape, partial(_read, path, stored, interleaved))
+        blocks = Blocks(stored.type.name, partial(_read_blocks, path, stored, interleaved))
+        tensors[name] = Tensor(name, stored.shape, partial(_read, path, stored, interleaved), blocks)
     return Checkpoint(
         family,
         config,
@@ -94,24 +97,35 @@ def _check_readable(kind: Any, file: str) -> None:
         raise EdgeSkipError(f"{file}: {reason}: use another quantisation") from None
 
 
+def _read_blocks(path: Path, stored: GgufTensor, interleaved: int) -> NDArray[np.uint8]:
+    """The tensor's bytes, [rows…, bytes a row], rows in Hugging Face's order.
+
+    `interleaved` > 0 is the number of heads whose rows llama.cpp's converter paired up.
+    """
+    raw = np.memmap(
+        path, np.uint8, "r", stored.offset, (*stored.shape[:-1], stored.num_bytes // prod(stored.shape[:-1]))
+    )
+    if not interleaved:
+        return raw.view(np.ndarray)
+    if len(stored.shape) == 1:  # a bias: its elements are the rows
+        return paired_apart(raw.reshape(stored.shape[0], -1), interleaved).reshape(-1)
+    return paired_apart(raw, interleaved)
+
+
 def _read(path: Path, stored: GgufTensor, interleaved: int) -> Float32:
-    """The tensor as float32; `interleaved` > 0 is the number of heads whose rows llama.cpp's converter paired up."""
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    """The tensor as float32, rows in Hugging Face's order."""
+    from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
+    raw = _read_blocks(path, stored, interleaved)
     if stored.type == GGMLQuantizationType.F32:
-        array: Float32 = np.memmap(path, "<f4", "c", stored.offset, stored.shape).view(np.ndarray)
-    else:
-        block, size = GGML_QUANT_SIZES[stored.type]
-        layout = (*stored.shape[:-1], stored.shape[-1] // block * size)
-        raw = np.memmap(path, np.uint8, "r", stored.offset, layout)
-        array = np.ascontiguousarray(dequantize(raw, stored.type), dtype=np.float32).view(np.ndarray)
-    if not interleaved:
-        return array
-    # The converter wrote [heads, 2, D/2, …] as [heads, D/2, 2, …] (its `permute`): swap the axes back.
-    half = stored.shape[0] // interleaved // 2
-    paired = array.reshape(interleaved, half, 2, *stored.shape[1:])
-    return np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(stored.shape)
+        return raw.view("<f4")
+    return np.ascontiguousarray(dequantize(raw, stored.type), dtype=np.float32)
+
+
+def paired_apart(rows: NDArray[Any], heads: int) -> NDArray[Any]:
+    """Undoes the converter's `permute` of q and k: rows [heads, D/2, 2] back to [heads, 2, D/2]."""
+    return np.ascontiguousarray(rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2)).reshape(rows.shape)
 
 
 def _write_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
