@@ -17,6 +17,8 @@ from edgeskip.plan import Label
 from edgeskip.profile import ModelRecord
 
 PREFIX = "edgeskip."
+VERIFICATION_KEY = PREFIX + "verification"
+_VERIFICATION_ROOM = 1024  # bytes
 Part = Literal["whole", "first", "rest"]
 
 
@@ -50,9 +52,14 @@ class GgufManifest(BaseModel):
         return "lossy-skip" if self.plan.skip else "dense"
 
     def to_metadata(self) -> dict[str, str]:
-        """Key -> string, in the order of the fields; fields that are None are left out."""
-        fields = self.model_dump(mode="json", exclude_none=True)
-        return {PREFIX + name: _as_text(value) for name, value in fields.items()}
+        """Key -> string, in the order of the fields; fields that are None are left out.
+
+        The verification is padded with spaces: it is known only once the file is written, and then takes their place.
+        """
+        fields = self.model_dump(mode="json", exclude_none=True, exclude={"verification"})
+        verification = json.dumps(self.verification and self.verification.model_dump(mode="json"))
+        keys = {PREFIX + name: _as_text(value) for name, value in fields.items()}
+        return keys | {VERIFICATION_KEY: verification.ljust(_VERIFICATION_ROOM)}
 
 
 def read_gguf_manifest(metadata: Mapping[str, Any], file: str) -> GgufManifest | None:

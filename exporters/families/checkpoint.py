@@ -9,13 +9,15 @@ from typing import Any
 
 from edgeskip.exporters.decoder import Tensor
 from edgeskip.exporters.families.family import Family
+from edgeskip.exporters.families.gguf_header import GgufHeader
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A model as stored. `config` is completed; `tensors` are lazy and have Hugging Face's parameter names.
 
-    `files` are those that decide the numbers (weights, and the config where it is a file of its own);
+    `gguf` is the header of the GGUF they are stored in, None for another format. `files` are those that decide the
+    numbers (weights, and the config where it is a file of its own);
     `write_tokenizer(folder)` writes tokenizer.json, tokenizer_config.json and, if any, special_tokens_map.json.
     """
 
@@ -26,3 +28,4 @@ class Checkpoint:
     files: tuple[Path, ...]
     file: str  # where the config came from, for messages
     write_tokenizer: Callable[[Path], None]
+    gguf: GgufHeader | None = None

@@ -70,6 +70,7 @@ def open_gguf(path: Path) -> Checkpoint:
         (path,),
         file,
         partial(_write_tokenizer, header.metadata),
+        header,
     )
 
 

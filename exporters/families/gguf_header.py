@@ -41,9 +41,13 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """`metadata`: key -> Python value (str, int, float, bool or a list of one of them); `tensors` by name."""
+    """`metadata`: key -> Python value (str, int, float, bool or a list of one of them); `tensors` by name.
+
+    `types`: key -> GGUF's number for the value's type and, for an array, for its elements'.
+    """
 
     metadata: dict[str, Any]
+    types: dict[str, tuple[int, int | None]]
     tensors: dict[str, GgufTensor]
 
 
@@ -75,9 +79,11 @@ class _Cursor:
             raise _MalformedError(f"{kind} GGUF is not supported")
         num_tensors, num_keys = self._count(), self._count()
         metadata: dict[str, Any] = {}
+        types: dict[str, tuple[int, int | None]] = {}
         for _ in range(num_keys):
-            key = self._string()
-            metadata[key] = self._value(self._number("<I"))
+            key, kind = self._string(), self._number("<I")
+            types[key] = kind, self._peek_element() if kind == _ARRAY else None
+            metadata[key] = self._value(kind)
         entries = [self._entry() for _ in range(num_tensors)]
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
@@ -88,12 +94,17 @@ class _Cursor:
         tensors = {name: self._locate(name, dims, kind, start + offset) for name, dims, kind, offset in entries}
         if len(tensors) != num_tensors:
             raise _MalformedError("two tensors have one name")
-        return GgufHeader(metadata, tensors)
+        return GgufHeader(metadata, types, tensors)
 
     def _number(self, layout: str) -> Any:
         (value,) = struct.unpack_from(layout, self._data, self._at)
         self._at += struct.calcsize(layout)
         return value
+
+    def _peek_element(self) -> int:
+        """The type of the elements of the array that starts here."""
+        (kind,) = struct.unpack_from("<I", self._data, self._at)
+        return int(kind)
 
     def _count(self) -> int:
         """A count of things that take at least a byte each."""

@@ -1,0 +1,89 @@
+"""Precisions of a GGUF by the names the ecosystem gives them, and the type each tensor gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.decoder import Tensor
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.gguf_header import GgufHeader
+
+KEEP = "keep"
+# Types the gguf package quantises to; a block is one type throughout.
+_BY_GGUF = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
+# Mixtures of types that llama.cpp's own quantiser chooses tensor by tensor. Those that need an importance matrix are
+# left out: llama.cpp refuses them without one.
+_BY_LLAMACPP = (
+    *("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS"),
+)
+_ALIASES = {"FP32": "F32", "FP16": "F16", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+_HEAD_KIND = "Q8_0"  # of the head, and of an embedding that is the head too, where the rest has fewer bits
+_FALLBACK_KIND = "F16"  # rows that are no whole blocks
+PRECISIONS = (KEEP, *(name.lower() for name in (*_BY_GGUF, *_BY_LLAMACPP)))
+
+
+@dataclass(frozen=True)
+class GgufFormat:
+    """`name` as in file names (`Q4_1`); `kind` the type that the gguf package gives the matrices, None = as stored.
+
+    `file_type` is `general.file_type`. `by_llamacpp`: the file is written as F16 and then quantised by llama.cpp.
+    """
+
+    name: str
+    kind: str | None
+    file_type: int
+    by_llamacpp: bool = False
+
+    def kind_of(self, name: str, tensor: Tensor, *, tied: bool) -> str:
+        """ggml's type for the tensor called `name`; vectors are always F32. `tied`: the embedding is the head too."""
+        if len(tensor.shape) == 1:
+            return "F32"
+        if self.kind is None:
+            return tensor.blocks.kind if tensor.blocks else _FALLBACK_KIND
+        kind = self.kind
+        is_head = name == "output.weight" or (tied and name == "token_embd.weight")
+        if is_head and kind.startswith(("Q4", "Q5")):
+            kind = _HEAD_KIND
+        return kind if kind in ("F32", "F16", "BF16") or tensor.shape[-1] % 32 == 0 else _FALLBACK_KIND
+
+
+def gguf_format(precision: str, header: GgufHeader | None) -> GgufFormat:
+    """The format called `precision`; `header` is that of the model's GGUF, None where it is none.
+
+    EdgeSkipError for an unknown name, or `keep` of a model that is no GGUF.
+    """
+    from gguf import LlamaFileType
+
+    name = _ALIASES.get(precision.upper(), precision.upper())
+    if name == KEEP.upper():
+        if header is None:
+            raise EdgeSkipError(
+                "--precision keep keeps the blocks of a GGUF and this model is none: choose f16, q8_0, q4_k_m …"
+            )
+        return _kept_format(header)
+    if name not in (*_BY_GGUF, *_BY_LLAMACPP):
+        raise EdgeSkipError(f"--precision {precision} is unknown for gguf: choose one of {', '.join(PRECISIONS)}")
+    file_type = int(LlamaFileType.ALL_F32 if name == "F32" else LlamaFileType[f"MOSTLY_{name}"])
+    if name in _BY_LLAMACPP:
+        return GgufFormat(name, "F16", file_type, by_llamacpp=True)
+    return GgufFormat(name, name, file_type)
+
+
+def _kept_format(header: GgufHeader) -> GgufFormat:
+    """What the file says it is; where it does not say, the type that most of its matrices' weights have."""
+    from gguf import GGMLQuantizationType, LlamaFileType
+
+    try:
+        stated = LlamaFileType(header.metadata.get("general.file_type"))
+        return GgufFormat(stated.name.split("_", 1)[1], None, int(stated))
+    except ValueError:
+        sizes: Counter[GGMLQuantizationType] = Counter()
+        for tensor in header.tensors.values():
+            sizes[tensor.type] += tensor.num_bytes * (len(tensor.shape) > 1)
+        kind = sizes.most_common(1)[0][0].name
+        named = LlamaFileType.__members__.get(f"MOSTLY_{kind}", LlamaFileType.ALL_F32)
+        return GgufFormat(kind, None, int(named))

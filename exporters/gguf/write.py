@@ -1,0 +1,101 @@
+"""Writes a GGUF with the gguf package's writer, tensor by tensor: memory holds one of them."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeskip.exporters.gguf.formats import GgufFormat
+from edgeskip.exporters.gguf.metadata import Value
+from edgeskip.exporters.gguf.tensors import NamedTensor, stored_bytes
+
+
+def write_gguf(
+    path: Path,
+    architecture: str,
+    metadata: Mapping[str, Value],
+    tensors: list[NamedTensor],
+    form: GgufFormat,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Writes the file at `path`; `progress` is called with the name of each block as it begins."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
+
+    tied = all(named.name != "output.weight" for named in tensors)
+    kinds = [form.kind_of(named.name, named.tensor, tied=tied) for named in tensors]
+    writer = GGUFWriter(path, architecture)
+    try:
+        for key, value in metadata.items():
+            _add(writer, key, value)
+        for named, kind in zip(tensors, kinds, strict=True):
+            block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+            shape = named.tensor.shape
+            bytes_shape = (*shape[:-1], shape[-1] // block * size)
+            writer.add_tensor_info(
+                named.name,
+                bytes_shape,
+                np.dtype(np.uint8),
+                int(np.prod(bytes_shape, dtype=np.int64)),
+                GGMLQuantizationType[kind],
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        part = ""
+        for named, kind in zip(tensors, kinds, strict=True):
+            if (begun := ".".join(named.name.split(".")[:2])) != part and named.name.startswith("blk."):
+                part = begun
+                progress(part)
+            writer.write_tensor_data(stored_bytes(named, kind, keep=form.kind is None))
+    finally:
+        writer.close()
+
+
+def patch_string(path: Path, key: str, text: str) -> None:
+    """Overwrites the metadata string `key` of a written file in place; `text` is padded with spaces to its length.
+
+    ValueError where the file has no such string or `text` is longer.
+    """
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+        name = key.encode()
+        at = data.find(len(name).to_bytes(8, "little") + name)
+        if at < 0:
+            raise ValueError(f"{path} has no key {key}")
+        at += 8 + len(name) + 4  # past the value's type
+        length = int.from_bytes(data[at : at + 8], "little")
+        content = text.encode()
+        if len(content) > length:
+            raise ValueError(f"{key} has room for {length} bytes, not {len(content)}")
+        data[at + 8 : at + 8 + length] = content.ljust(length)
+
+
+def _add(writer: Any, key: str, value: Value) -> None:
+    from gguf import GGUFValueType
+
+    kind = GGUFValueType(value.type) if value.type is not None else _type_of(value.value)
+    if kind != GGUFValueType.ARRAY:
+        writer.add_key_value(key, value.value, kind)
+    elif len(value.value):  # the writer refuses an empty array; a key without one reads the same
+        element = GGUFValueType(value.element) if value.element is not None else _type_of(value.value[0], element=True)
+        writer.add_key_value(key, value.value, kind, element)
+
+
+def _type_of(value: Any, *, element: bool = False) -> Any:
+    """The type llama.cpp's own converter would choose: UINT32 for an integer, INT32 in an array."""
+    from gguf import GGUFValueType
+
+    match value:
+        case bool():
+            return GGUFValueType.BOOL
+        case int():
+            return GGUFValueType.INT32 if element else GGUFValueType.UINT32
+        case float():
+            return GGUFValueType.FLOAT32
+        case str():
+            return GGUFValueType.STRING
+    return GGUFValueType.ARRAY
