@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +11,19 @@ from edgeskip.calibration.corpus import corpus_named
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.importance import CONTEXT, WINDOWS, measure_importance
-from edgeskip.exporters.verify import BOUNDS, shipped_tokens, verify
+from edgeskip.exporters.provenance import (
+    check_weights,
+    inputs_of,
+    now,
+    plan_label,
+    plan_summary,
+    software_versions,
+)
+from edgeskip.exporters.verify import BOUNDS, Bound, is_large, shipped_tokens, verify
 from edgeskip.files import refuse_folder, sha256_of, staged_folder
-from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary
+from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, VerificationRecord
 from edgeskip.planner import resolve
 from edgeskip.requirements import onnxruntime_builds
-from edgeskip.version import __version__
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
@@ -36,6 +40,16 @@ class ExportPolicy:
     overwrite: bool = False
     check: bool = True
     allow_mismatch: bool = False
+
+
+def require_match(record: VerificationRecord, bound: Bound, policy: ExportPolicy) -> None:
+    """EdgeSkipError where the check failed and the policy does not allow that."""
+    if not record.passed and not policy.allow_mismatch:
+        raise EdgeSkipError(
+            f"the exported model does not match the torch model: max |Δlogit| {record.max_abs_logit_difference:.3g}, "
+            f"KL {record.kl_divergence:.3g}, top-1 agreement {record.top1_agreement:.1%}, wanted {bound}: report this, "
+            "or add --allow-mismatch to keep it"
+        )
 
 
 def refuse_output(folder: Path, *, overwrite: bool) -> None:
@@ -67,11 +81,7 @@ def export_onnx(
     from edgeskip.exporters.onnx.sidecars import write_sidecars
 
     refuse_output(folder, overwrite=policy.overwrite)
-    if source.fingerprint != profile.model.fingerprint:
-        raise EdgeSkipError(
-            f"the profile was made for other weights ({profile.model.source}, {profile.model.fingerprint[:12]}…) than "
-            f"{source.reference} ({source.fingerprint[:12]}…): calibrate {source.reference} or name its own model"
-        )
+    check_weights(source, profile)
     plan = resolve(profile, vectors)
     with staged_folder(folder, overwrite=policy.overwrite) as staging:
         source.write_tokenizer(staging)
@@ -87,13 +97,10 @@ def export_onnx(
             # The engine reads the manifest, so a first one is there during the check.
             _write_manifest(manifest, staging)
             bound = BOUNDS[form.precision]
-            record = verify(source, plan, staging, form.precision, bound=bound)
-            if not record.passed and not policy.allow_mismatch:
-                raise EdgeSkipError(
-                    f"the exported model does not match the torch model: max |Δlogit| "
-                    f"{record.max_abs_logit_difference:.3g}, KL {record.kl_divergence:.3g}, top-1 agreement "
-                    f"{record.top1_agreement:.1%}, wanted {bound}: report this, or add --allow-mismatch to keep it"
-                )
+            # The int4 kernels need their second copy: without it they take another, many times slower way.
+            frugal = form.precision != "int4" and is_large(source)
+            record = verify(source, plan, staging, bound=bound, frugal=frugal)
+            require_match(record, bound, policy)
             manifest = manifest.model_copy(update={"verification": record})
         _write_manifest(manifest, staging)
     return manifest
@@ -101,31 +108,22 @@ def export_onnx(
 
 def _manifest(source: ModelSource, profile: Profile, graph: GraphRecord, folder: Path) -> Manifest:
     """The manifest of an artifact that is not checked yet."""
-    plan = profile.plan
-    inputs = {"model": source.fingerprint, "vectors": profile.vectors.sha256} | {
-        f"corpus {file.name}": file.sha256 for file in profile.calibration.corpus
-    }
+    inputs = inputs_of(source, profile)
     if graph.quantisation:  # scales follow from the shipped text, whatever the profile was calibrated on
         inputs |= {f"importance {file.name}": file.sha256 for file in corpus_named(()).files}
-    packages = {package: version(package) for package in ("onnx-ir", "torch", "transformers")}
     return Manifest(
-        label="lossy-skip" if plan and plan.skip else "dense",
+        label=plan_label(profile),
         model=source.record(),
         graph=graph,
-        plan=PlanSummary(
-            method=plan.method if plan else "dense",
-            compensation=plan.compensation if plan else "none",
-            skip=plan.skip if plan else [],
-            num_blocks=profile.model.num_blocks,
-        ),
+        plan=plan_summary(profile),
         inputs=inputs,
         files={
             path.name: sha256_of(path)
             for path in sorted(folder.iterdir())
             if path.is_file() and path.name != MANIFEST_NAME
         },
-        versions={"edgeskip": __version__, "python": platform.python_version()} | onnxruntime_builds() | packages,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=software_versions("onnx-ir", "torch", "transformers") | onnxruntime_builds(),
+        created=now(),
         verification=None,
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from edgeskip.plan import Plan
 
 TOKENS = 256  # of the shipped text; fewer where the context is shorter
+LOGITS_NAME = "logits.npy"
 ROWS_AT_ONCE = 32  # of a vocabulary-wide comparison in float64
-# Above this many parameters the artifact is run without ONNX Runtime's second, prepacked copy of the weights. The
-# int4 kernels need theirs: without it they take another, many times slower way.
+# Above this many parameters an ONNX artifact is run without ONNX Runtime's second, prepacked copy of the weights.
 FRUGAL_PARAMETERS = 500_000_000
 
 
@@ -53,19 +54,25 @@ BOUNDS: dict[Precision, Bound] = {
 }
 
 
-def verify(source: ModelSource, plan: Plan, folder: Path, precision: Precision, *, bound: Bound) -> VerificationRecord:
+def verify(
+    source: ModelSource, plan: Plan, target: Path, *, bound: Bound, frugal: bool = False, whole: bool = True
+) -> VerificationRecord:
     """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
 
-    EdgeSkipError where the artifact does not even run.
+    `target` is an artifact folder or a GGUF; a GGUF must cut the text into the same tokens as well. `frugal` runs ONNX
+    with less memory, slower. `whole` False runs the first part of a split GGUF alone. EdgeSkipError where the artifact
+    does not even run, or its tokens differ.
     """
-    tokens = shipped_tokens(source, folder, TOKENS)
     with tempfile.TemporaryDirectory(prefix="edgeskip-verify-") as scratch:
-        tokens_file, logits_file = Path(scratch) / "tokens.npy", Path(scratch) / "logits.npy"
-        np.save(tokens_file, tokens)
-        _run_probe(
-            folder, tokens_file, logits_file, frugal=precision != "int4" and _parameters(source) > FRUGAL_PARAMETERS
-        )
-        artifact = np.load(logits_file, mmap_mode="r")
+        if target.is_dir():
+            tokens, text = shipped_tokens(source, target, TOKENS), None
+        else:
+            source.write_tokenizer(Path(scratch))
+            tokens, text = shipped_tokens(source, Path(scratch), TOKENS), shipped_text(TOKENS)
+        answer = _run_probe(target, Path(scratch), tokens, text, frugal=frugal, whole=whole)
+        if text is not None:
+            _compare_tokens(tokens, answer.get("tokens", []), target)
+        artifact = np.load(Path(scratch) / LOGITS_NAME, mmap_mode="r")
         reference, name = _reference_logits(source, plan, tokens)
         difference, kl, top1 = compare(reference, artifact)
     return VerificationRecord(
@@ -103,10 +110,7 @@ def shipped_tokens(source: ModelSource, tokenizer_folder: Path, count: int) -> N
     """The first tokens of the shipped text, at most `count`, by the tokenizer in a folder; ids [n]."""
     from tokenizers import Tokenizer
 
-    from edgeskip.calibration.corpus import corpus_named
-
-    text = "\n\n".join(corpus_named(()).documents)
-    ids = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json")).encode(text[: 16 * count]).ids
+    ids = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json")).encode(shipped_text(count)).ids
     config = source.decoder.config
     # A generated token must still fit; a tokenizer of another model would be caught here.
     ids = [i for i in ids if i < config.vocab_size][: min(count, config.max_positions - 1)]
@@ -115,20 +119,51 @@ def shipped_tokens(source: ModelSource, tokenizer_folder: Path, count: int) -> N
     return np.array(ids, dtype=np.int64)
 
 
-def _parameters(source: ModelSource) -> int:
-    return sum(int(np.prod(tensor.shape)) for tensor in source.tensors.values())
+def is_large(source: ModelSource) -> bool:
+    """Whether the check should spare memory rather than time."""
+    return sum(int(np.prod(tensor.shape)) for tensor in source.tensors.values()) > FRUGAL_PARAMETERS
 
 
-def _run_probe(folder: Path, tokens_file: Path, logits_file: Path, *, frugal: bool) -> None:
+def shipped_text(count: int) -> str:
+    """Enough of the shipped text for `count` tokens of any tokenizer."""
+    from edgeskip.calibration.corpus import corpus_named
+
+    return "\n\n".join(corpus_named(()).documents)[: 16 * count]
+
+
+def _compare_tokens(wanted: NDArray[np.int64], found: list[int], target: Path) -> None:
+    """EdgeSkipError where llama.cpp cuts the text differently; a BOS token in front is no difference."""
+    ids, start = wanted.tolist(), 0
+    if found[:1] != ids[:1] and found[1:2] == ids[:1]:
+        start = 1
+    for position, token in enumerate(ids):
+        if found[start + position : start + position + 1] != [token]:
+            raise EdgeSkipError(
+                f"llama.cpp's tokenizer and the model's part at token {position} of the shipped text: {target.name} "
+                "would not be the same model: report this"
+            )
+
+
+def _run_probe(
+    target: Path, scratch: Path, tokens: NDArray[np.int64], text: str | None, *, frugal: bool, whole: bool
+) -> dict[str, Any]:
+    np.save(scratch / "tokens.npy", tokens)
     # -P: nothing that lies in the current folder is imported; it may be one that someone else made.
-    command = [sys.executable, "-P", "-m", "edgeskip.runtime.probe", str(folder), str(tokens_file), str(logits_file)]
-    result = subprocess.run([*command, *(["--frugal"] if frugal else [])], capture_output=True, text=True)
+    command = [sys.executable, "-P", "-m", "edgeskip.runtime.probe", str(target)]
+    command += [str(scratch / "tokens.npy"), str(scratch / LOGITS_NAME)]
+    command += ["--frugal"] * frugal + ["--part"] * (not whole)
+    if text is not None:
+        (scratch / "text.txt").write_text(text, encoding="utf-8")
+        command += ["--text", str(scratch / "text.txt")]
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if result.returncode < 0:
         name = signal.Signals(-result.returncode).name
         raise EdgeSkipError(f"the process that runs the exported model was ended by {name}: is there memory enough?")
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["no message"]
         raise EdgeSkipError(f"the exported model does not run in a fresh process: {lines[-1]}")
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return answer
 
 
 def _reference_logits(source: ModelSource, plan: Plan, tokens: NDArray[np.int64]) -> tuple[NDArray[np.float32], str]:

@@ -12,7 +12,7 @@ def check_exit_layer(exit_layer: int, num_blocks: int) -> None:
     """EdgeSkipError unless blocks 0 … exit_layer-1 leave at least one block for the rest."""
     if not 1 <= exit_layer < num_blocks:
         raise EdgeSkipError(
-            f"--exit-layer {exit_layer} is not possible: this model has {num_blocks} blocks, choose 1 … {num_blocks - 1}"
+            f"--exit-layer {exit_layer} is not possible: the model has {num_blocks} blocks, choose 1 … {num_blocks - 1}"
         )
 
 

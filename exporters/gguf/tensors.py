@@ -17,7 +17,7 @@ from edgeskip.exporters.gguf.metadata import STUB_WIDTH
 
 @dataclass(frozen=True)
 class NamedTensor:
-    """A weight and its name in the file; `heads` > 0: rows are paired up for the adjacent-pair rotation of that many."""
+    """A weight and its name in the file; `heads` > 0: so many heads' rows are paired up for adjacent-pair rotation."""
 
     name: str
     tensor: Tensor

@@ -1,0 +1,60 @@
+"""What every artifact says of where it came from, whatever its format."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.manifest import PlanSummary
+from edgeskip.version import __version__
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.plan import Label
+    from edgeskip.profile import Profile
+
+
+def check_weights(source: ModelSource, profile: Profile) -> None:
+    """EdgeSkipError where the profile was measured on other weights than the model's."""
+    if source.fingerprint != profile.model.fingerprint:
+        raise EdgeSkipError(
+            f"the profile was made for other weights ({profile.model.source}, {profile.model.fingerprint[:12]}…) than "
+            f"{source.reference} ({source.fingerprint[:12]}…): calibrate {source.reference} or name its own model"
+        )
+
+
+def plan_summary(profile: Profile) -> PlanSummary:
+    """What is skipped and what replaces it, without the numbers."""
+    plan = profile.plan
+    return PlanSummary(
+        method=plan.method if plan else "dense",
+        compensation=plan.compensation if plan else "none",
+        skip=plan.skip if plan else [],
+        num_blocks=profile.model.num_blocks,
+    )
+
+
+def plan_label(profile: Profile) -> Label:
+    """What the output of the profile's plan is called."""
+    return "lossy-skip" if profile.plan and profile.plan.skip else "dense"
+
+
+def inputs_of(source: ModelSource, profile: Profile) -> dict[str, str]:
+    """Fingerprints of what an artifact is made from."""
+    return {"model": source.fingerprint, "vectors": profile.vectors.sha256} | {
+        f"corpus {file.name}": file.sha256 for file in profile.calibration.corpus
+    }
+
+
+def software_versions(*packages: str) -> dict[str, str]:
+    """EdgeSkip's, Python's and those of installed packages."""
+    own = {"edgeskip": __version__, "python": platform.python_version()}
+    return own | {package: version(package) for package in packages}
+
+
+def now() -> str:
+    """The time in ISO 8601, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
