@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeskip.plan import Label
+from edgeskip.runtime.engines.interface import EngineName
 
 FinishReason = Literal["eos", "stop", "length", "interrupted"]
 Strategy = Literal["plain"]
@@ -39,6 +40,7 @@ class Generation:
     finish_reason: FinishReason
     label: Label
     strategy: Strategy
+    engine: EngineName
     provider: str
     stats: Stats
 

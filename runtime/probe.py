@@ -2,32 +2,36 @@
 
 Reads token ids from a .npy file and writes every position's logits to another: the first tokens in one prefill, the
 last ones step by step, so that both ways through the KV cache are checked. Prints one JSON object: the tokens of a
-greedy continuation and their text.
+greedy continuation and their text, and with `--text FILE` the tokens that the artifact's own tokenizer gives it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from edgeskip.manifest import read_manifest
-from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
-from edgeskip.runtime.text import TextDecoder, TextTokenizer
+from edgeskip.runtime.opening import open_artifact
+from edgeskip.runtime.text import TextDecoder
 
 STEPS = 8  # tokens that are decoded one by one
 GENERATED = 16  # tokens generated afterwards
 
 
-def probe(folder: Path, tokens_file: Path, logits_file: Path, *, frugal: bool) -> dict[str, object]:
-    """Writes logits float32 [n, vocab_size] for the int64 [n] tokens; `generated` tokens and `text` of what follows."""
-    manifest = read_manifest(folder)
-    decoder = TextDecoder(TextTokenizer(folder))
-    engine = OnnxRuntimeEngine(folder, manifest, frugal=frugal)
+def probe(
+    artifact: Path, tokens_file: Path, logits_file: Path, *, frugal: bool = False, text: str | None = None
+) -> dict[str, object]:
+    """Writes logits float32 [n, vocab_size] for the int64 [n] tokens; `generated` tokens and `text` of what follows.
+
+    `tokens`: the ids of `text`, no special tokens added; only where `text` is given.
+    """
+    opened = open_artifact(artifact, frugal=frugal)
+    engine = opened.engine
+    decoder = TextDecoder(opened.tokenizer)
     tokens = np.load(tokens_file)
-    shape = (len(tokens), manifest.graph.vocab_size)
+    shape = (len(tokens), engine.vocab_size)
     logits = np.lib.format.open_memmap(logits_file, mode="w+", dtype=np.float32, shape=shape)
     first = len(tokens) - STEPS
     logits[:first] = engine.step(tokens[:first], logits=0)
@@ -39,9 +43,19 @@ def probe(folder: Path, tokens_file: Path, logits_file: Path, *, frugal: bool) -
     for _ in range(min(GENERATED, engine.context_length - len(tokens))):
         generated.append(int(last.argmax()))
         last = engine.step(np.array(generated[-1:], dtype=np.int64))[0]
-    return {"generated": generated, "text": "".join(map(decoder.push, generated))}
+    found: dict[str, object] = {"generated": generated, "text": "".join(map(decoder.push, generated))}
+    if text is not None:
+        found["tokens"] = opened.tokenizer.encode(text, add_special_tokens=False)
+    return found
 
 
 if __name__ == "__main__":
-    folder, tokens_file, logits_file = map(Path, sys.argv[1:4])
-    print(json.dumps(probe(folder, tokens_file, logits_file, frugal="--frugal" in sys.argv)))
+    parser = argparse.ArgumentParser(prog="edgeskip.runtime.probe")
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("tokens", type=Path)
+    parser.add_argument("logits", type=Path)
+    parser.add_argument("--frugal", action="store_true")
+    parser.add_argument("--text", type=Path, help="text to tokenise")
+    arguments = parser.parse_args()
+    text = None if arguments.text is None else arguments.text.read_bytes().decode("utf-8")
+    print(json.dumps(probe(arguments.artifact, arguments.tokens, arguments.logits, frugal=arguments.frugal, text=text)))

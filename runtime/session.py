@@ -1,63 +1,61 @@
-"""`edgeskip.load`: an artifact folder opened for use. Generates, streams, and gives logits for tokens."""
+"""`edgeskip.load`: an artifact opened for use, a folder or a GGUF file. Generates, streams, gives logits for tokens."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.manifest import Manifest, read_manifest
+from edgeskip.gguf_manifest import GgufManifest
+from edgeskip.manifest import Manifest, PlanSummary
 from edgeskip.plan import Label
-from edgeskip.runtime.chat import Message, read_chat_template, token_text
-from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+from edgeskip.runtime.chat import Message
+from edgeskip.runtime.engines.interface import Engine
 from edgeskip.runtime.generation import Generation
 from edgeskip.runtime.loops import PREFILL_CHUNK, check_prompt
+from edgeskip.runtime.opening import open_artifact
 from edgeskip.runtime.sampling import Sampling
 from edgeskip.runtime.stream import TextStream
-from edgeskip.runtime.text import TextTokenizer
 
 Prompt = str | Sequence[Message] | Sequence[int] | NDArray[np.int64]
 GREEDY = Sampling()
 
 
-def load(folder: str | Path, *, provider: str = "cpu", threads: int | None = None) -> Session:
-    """Opens the artifact in `folder`.
+def load(path: str | Path, *, provider: str = "cpu", threads: int | None = None) -> Session:
+    """Opens an exported artifact: a folder (ONNX Runtime) or a .gguf file (llama.cpp), any GGUF file included.
 
     `provider` is the processor (`cpu`, `cuda`, …); one that cannot be used is an EdgeSkipError, never a fall-back.
     `threads` defaults to the physical cores this process may use.
     """
-    return Session(Path(folder), provider=provider, threads=threads)
+    return Session(Path(path), provider=provider, threads=threads)
 
 
 class Session:
     """One artifact and one sequence at a time; a new generation ends the one before. Not for use by several threads."""
 
-    def __init__(self, folder: Path, *, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, provider: str = "cpu", threads: int | None = None) -> None:
         begin = time.perf_counter()
-        self.manifest: Manifest = read_manifest(folder)
-        self.tokenizer = TextTokenizer(folder)
-        tokenizer_config = _read_json(folder / "tokenizer_config.json")
-        self.chat_template = read_chat_template(folder, tokenizer_config)
-        self.end_tokens = _end_tokens(folder, tokenizer_config, self.tokenizer)
-        self._engine: OnnxRuntimeEngine | None = OnnxRuntimeEngine(
-            folder, self.manifest, provider=provider, threads=threads
-        )
+        opened = open_artifact(path, provider=provider, threads=threads)
+        self.tokenizer = opened.tokenizer
+        self.chat_template = opened.chat_template
+        self.end_tokens = opened.end_tokens
+        self.manifest: Manifest | GgufManifest | None = opened.manifest
+        """What EdgeSkip wrote about the artifact; None for a GGUF file it did not write."""
+        self.plan: PlanSummary | None = opened.plan
+        """What was skipped; None where `manifest` is."""
+        self.label: Label = opened.label
+        """What this artifact's output must be called. A GGUF file of others is `dense`: we skipped nothing of it."""
+        self._engine: Engine | None = opened.engine
         self._stream: TextStream | None = None
+        self._context_length = opened.engine.context_length
         self.load_s = time.perf_counter() - begin
 
     @property
-    def label(self) -> Label:
-        """What this artifact's output must be called: `dense` or `lossy-skip`."""
-        return self.manifest.label
-
-    @property
-    def engine(self) -> OnnxRuntimeEngine:
+    def engine(self) -> Engine:
         """The engine underneath, for loops of one's own; EdgeSkipError once the session is closed."""
         if self._engine is None:
             raise EdgeSkipError("this session is closed: load the artifact again")
@@ -71,7 +69,7 @@ class Session:
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and answer together."""
-        return self.manifest.graph.context_length
+        return self._context_length
 
     def encode(self, prompt: Prompt, *, chat: bool | None = None, system: str | None = None) -> NDArray[np.int64]:
         """Token ids int64 [n] of a prompt, as `generate` understands it."""
@@ -162,7 +160,9 @@ class Session:
     def close(self) -> None:
         """Frees the model's memory; the session cannot be used afterwards."""
         self._end_stream()
-        self._engine = None
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def __enter__(self) -> Session:
         return self
@@ -184,28 +184,3 @@ class Session:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of the model's folder; {} where there is no such file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError) as error:
-        raise EdgeSkipError(f"{path} is damaged (not JSON: {error}): export again") from None
-    if not isinstance(content, dict):
-        raise EdgeSkipError(f"{path} is damaged (not a JSON object): export again")
-    return content
-
-
-def _end_tokens(folder: Path, tokenizer_config: dict[str, Any], tokenizer: TextTokenizer) -> frozenset[int]:
-    """Every token that ends a text, by generation_config.json, config.json or the tokenizer: models disagree."""
-    ends: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        entry = _read_json(folder / name).get("eos_token_id")
-        ends.update(token for token in (entry if isinstance(entry, list) else [entry]) if isinstance(token, int))
-    eos = token_text(tokenizer_config.get("eos_token"))
-    if eos is not None and (token := tokenizer.token_id(eos)) is not None:
-        ends.add(token)
-    return frozenset(ends)

@@ -13,7 +13,7 @@ from edgeskip.runtime.engines.interface import Engine
 from edgeskip.runtime.generation import FinishReason, Generation, Stats, peak_rss_bytes
 from edgeskip.runtime.loops import History, decode, prefill
 from edgeskip.runtime.sampling import Sampler, Sampling
-from edgeskip.runtime.text import StopStrings, TextDecoder, TextTokenizer
+from edgeskip.runtime.text import StopStrings, TextDecoder, Tokenizer
 
 # KV cache made ahead where no max_tokens says how long the text may get; it grows beyond by doubling.
 RESERVED_TOKENS = 512
@@ -25,7 +25,7 @@ class TextStream(Iterator[str]):
     def __init__(
         self,
         engine: Engine,
-        tokenizer: TextTokenizer,
+        tokenizer: Tokenizer,
         prompt: NDArray[np.int64],
         *,
         sampling: Sampling,
@@ -80,6 +80,7 @@ class TextStream(Iterator[str]):
             finish_reason=self._finish_reason,
             label=self._label,
             strategy="plain",
+            engine=self._engine.name,
             provider=self._engine.provider,
             stats=Stats(
                 prompt_tokens=self._prompt_tokens,

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edgeskip.errors import EdgeSkipError
 
@@ -20,8 +20,29 @@ TOKENIZER_NAME = "tokenizer.json"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
+class Tokenizer(Protocol):
+    """What a session needs of a tokenizer, whoever implements it."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of `text`; `add_special_tokens` adds a BOS token where the model has one."""
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token given as its string."""
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token marks structure and shows no text."""
+
+    @property
+    def strips_first_space(self) -> bool:
+        """Whether a text's first token carries a space that is not the text's (SentencePiece's dummy prefix)."""
+
+    def piece(self, token: int) -> bytes:
+        """What one token adds to the text, in bytes; empty for special tokens and ids outside the vocabulary."""
+
+
 class TextTokenizer:
-    """`tokenizer.json` of an artifact folder; EdgeSkipError where it is missing, damaged or of an unknown kind."""
+    """The `Tokenizer` in an artifact folder; EdgeSkipError where `tokenizer.json` is missing, damaged or of an unknown
+    kind."""
 
     def __init__(self, folder: Path) -> None:
         import tokenizers
@@ -42,22 +63,22 @@ class TextTokenizer:
             raise EdgeSkipError(f"{path} has a decoder of type {', '.join(sorted(unknown))}, which is not supported")
         added = self._tokenizer.get_added_tokens_decoder()
         self._added = {token_id: token.content for token_id, token in added.items()}
-        self.special = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._pieces: dict[int, bytes] = {}
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`; `add_special_tokens` adds a BOS token where the model has one."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def token_id(self, token: str) -> int | None:
-        """Id of a token given as its string."""
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
+    def is_special(self, token: int) -> bool:
+        return token in self._special
+
     @property
     def strips_first_space(self) -> bool:
-        """Whether a text's first token carries a space that is not the text's (SentencePiece's dummy prefix)."""
         return any(
             (decoder["type"] == "Strip" and decoder.get("start", 0) > 0)
             or (decoder["type"] == "Metaspace" and decoder.get("prepend_scheme", "always") != "never")
@@ -65,14 +86,13 @@ class TextTokenizer:
         )
 
     def piece(self, token: int) -> bytes:
-        """What one token adds to the text, in bytes; empty for special tokens and ids outside the vocabulary."""
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self._piece(token)
         return piece
 
     def _piece(self, token: int) -> bytes:
-        if token in self.special:
+        if token in self._special:
             return b""
         if token in self._added:
             return self._added[token].encode()
@@ -95,10 +115,10 @@ class TextTokenizer:
 class TextDecoder:
     """Turns tokens into text one at a time; what a token leaves incomplete appears with a later one."""
 
-    def __init__(self, tokenizer: TextTokenizer, prompt: Sequence[int] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        starts_segment = not len(prompt) or int(prompt[-1]) in tokenizer.special
+        starts_segment = not len(prompt) or tokenizer.is_special(int(prompt[-1]))
         self._strip = starts_segment and tokenizer.strips_first_space
 
     def push(self, token: int) -> str:

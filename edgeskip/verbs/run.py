@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edgeskip.manifest import Manifest
+    from edgeskip.manifest import PlanSummary
     from edgeskip.runtime.generation import Generation
     from edgeskip.runtime.stream import TextStream
 
 
 def run(
-    folder: Annotated[Path, typer.Argument(help="An exported artifact folder.", metavar="DIR")],
+    artifact: Annotated[Path, typer.Argument(help="An exported artifact folder, or a .gguf file.", metavar="DIR|FILE")],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads it from stdin.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this text file.")] = None,
     system: Annotated[str | None, typer.Option(help="System message, put before the prompt.")] = None,
@@ -43,7 +43,7 @@ def run(
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     text = _read_prompt(prompt, file)
-    with load(folder, provider=provider, threads=threads) as session:
+    with load(artifact, provider=provider, threads=threads) as session:
         stream = session.stream(
             text, chat=False if raw else None, system=system, sampling=sampling, max_tokens=max_tokens, stop=stop or ()
         )
@@ -53,7 +53,7 @@ def run(
 
             print(json_module.dumps(stream.generation.as_dict(), ensure_ascii=False))
         else:
-            _print_summary(stream.generation, session.manifest)
+            _print_summary(stream.generation, session.plan)
     if interrupted:
         raise typer.Exit(130)
 
@@ -91,13 +91,13 @@ def _print_stream(stream: TextStream, *, silent: bool) -> bool:
     return False
 
 
-def _print_summary(generation: Generation, manifest: Manifest) -> None:
+def _print_summary(generation: Generation, plan: PlanSummary | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
     stats = generation.stats
-    lossy = manifest.label != "dense"
-    skipped = f" ({len(manifest.plan.skip)} of {2 * manifest.plan.num_blocks} sublayers skipped)" if lossy else ""
+    lossy = generation.label != "dense"
+    skipped = f" ({len(plan.skip)} of {2 * plan.num_blocks} sublayers skipped)" if plan and plan.skip else ""
     facts = [
         f"{generation.strategy}, {generation.provider}, {stats.threads} thread{'s' if stats.threads > 1 else ''}",
         f"{stats.prompt_tokens} prompt tokens, first token after {stats.ttft_s:.3f} s "

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+EngineName = Literal["onnxruntime", "llama.cpp"]
 
 
 class Engine(Protocol):
     """One sequence, batch 1. Token ids are int64 [n]; logits float32 [n, vocab_size]."""
 
     @property
+    def name(self) -> EngineName:
+        """The inference runtime below."""
+
+    @property
     def provider(self) -> str:
-        """The execution provider that really runs, e.g. `cpu`, `cuda`."""
+        """The processor that really runs, e.g. `cpu`, `cuda`."""
 
     @property
     def threads(self) -> int:
@@ -45,3 +51,6 @@ class Engine(Protocol):
 
     def truncate(self, length: int) -> None:
         """Forgets all but the first `length` tokens; costs nothing."""
+
+    def close(self) -> None:
+        """Frees the model's memory; nothing else may be called afterwards."""

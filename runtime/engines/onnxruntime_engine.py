@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import Manifest
+from edgeskip.runtime.engines.interface import EngineName
+from edgeskip.runtime.engines.limits import check_step, check_truncation, grown_capacity, threads_or_default
 from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider
-from edgeskip.runtime.engines.threads import default_threads
 
-SMALLEST_CAPACITY = 256  # tokens; the KV cache doubles from here
 _TENSORS = {"float32": "tensor(float)", "float16": "tensor(float16)"}
 
 
@@ -42,10 +42,8 @@ class OnnxRuntimeEngine:
         frugal: bool = False,
     ) -> None:
         graph = manifest.graph
-        if threads is not None and threads < 1:
-            raise EdgeSkipError(f"threads must be at least 1, not {threads}")
+        self._threads = threads_or_default(threads)
         self._provider = find_provider(provider)
-        self._threads = threads or default_threads()
         self._graph = graph
         path = folder / graph.file
         _check_graph_file(path, manifest.files.get(graph.file))
@@ -67,6 +65,10 @@ class OnnxRuntimeEngine:
         if any(value.name == "logits_to_keep" for value in self._session.get_overridable_initializers()):
             self._keep = np.ones(1, np.int64)
             self._bind_input("logits_to_keep", self._keep)
+
+    @property
+    def name(self) -> EngineName:
+        return "onnxruntime"
 
     @property
     def provider(self) -> str:
@@ -95,9 +97,7 @@ class OnnxRuntimeEngine:
     def reserve(self, tokens: int) -> None:
         if tokens <= self._capacity:
             return
-        if tokens > self.context_length:
-            raise EdgeSkipError(f"{tokens} tokens do not fit the model's context of {self.context_length}")
-        capacity = min(self.context_length, max(tokens, 2 * self._capacity, SMALLEST_CAPACITY))
+        capacity = grown_capacity(tokens, self._capacity, self.context_length)
         for layer in range(self._graph.num_kv_layers):
             for part in ("key", "value"):
                 past, present = f"past_key_values.{layer}.{part}", f"present.{layer}.{part}"
@@ -109,19 +109,13 @@ class OnnxRuntimeEngine:
         self._capacity = capacity
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        count = len(tokens)
-        total = self._length + count
-        kept = count if logits == 0 else logits
-        if not 1 <= kept <= count:
-            raise ValueError(f"{count} tokens have no last {logits} positions")
-        # One token is compared as a number: numpy's reductions cost 40 µs in the cold caches after a step.
-        lowest, highest = (tokens.min(), tokens.max()) if count > 1 else (tokens[0], tokens[0])
-        if lowest < 0 or highest >= self._graph.vocab_size:
-            raise EdgeSkipError(f"token ids must be 0 … {self._graph.vocab_size - 1}: this is another model's input")
-        if total > self.context_length:
-            raise EdgeSkipError(
-                f"the context is full: {self._length} + {count} tokens, the model holds {self.context_length}"
-            )
+        kept, total = check_step(
+            tokens,
+            logits,
+            length=self._length,
+            vocab_size=self._graph.vocab_size,
+            context_length=self.context_length,
+        )
         self.reserve(total)
         self._bind_step(tokens, kept, total)
 
@@ -146,9 +140,12 @@ class OnnxRuntimeEngine:
         return result
 
     def truncate(self, length: int) -> None:
-        if not 0 <= length <= self._length:
-            raise ValueError(f"cannot truncate {self._length} tokens to {length}")
+        check_truncation(length, self._length)
         self._length = length
+
+    def close(self) -> None:
+        self._cache.clear()
+        del self._binding, self._session
 
     def _bind_step(self, tokens: NDArray[np.int64], kept: int, total: int) -> None:
         """Binds what this step changes. On the CPU that is the mask's length alone, once a decode loop runs."""

@@ -1,0 +1,179 @@
+"""One sequence's KV cache in llama.cpp and the batches that extend it: tokens or hidden states in, logits out.
+
+The batch's arrays are numpy's, made once; a decode step writes four numbers into them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.engines.limits import check_truncation, grown_capacity
+from edgeskip.runtime.engines.llamacpp_library import failure, forget_errors, llama
+from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+
+BATCH = 512  # most tokens at once: activations grow with it, speed no more
+_NO_MEMORY = -2  # llama_decode
+
+
+class LlamaContext:
+    """The KV cache of one sequence over `model`, and the calls that append to it.
+
+    `callback` is a ctypes function llama.cpp calls for the graph's nodes (`cb_eval`); None = it calls nothing.
+    """
+
+    def __init__(self, model: LlamaModel, threads: int, *, callback: Any = None) -> None:
+        self._model = model
+        self._threads = threads
+        self._callback = callback
+        self._pointer: int | None = None
+        self._free: Any = None
+        self._memory = 0  # llama_memory_t
+        self._capacity = 0
+        self.length = 0
+        self.run_s = 0.0  # seconds inside llama.cpp
+        self._tokens = np.zeros(BATCH, np.int32)
+        self._positions = np.zeros(BATCH, np.int32)
+        self._outputs = np.zeros(BATCH, np.int8)
+        self._sequence = np.zeros(1, np.int32)  # the one sequence has id 0
+        self._sequences = np.full(BATCH, self._sequence.ctypes.data, np.uintp)
+        self._counts = np.ones(BATCH, np.int32)
+        self._batch = self._make_batch()
+
+    def reserve(self, tokens: int) -> None:
+        """Makes room for `tokens` tokens in all; what the cache holds moves along."""
+        if tokens <= self._capacity and self._pointer is not None:
+            return
+        capacity = grown_capacity(tokens, self._capacity, self._model.context_length)
+        library = llama()
+        held = self._held_state() if self.length else None
+        if held is None:
+            self._close_context()
+        pointer = self._open(capacity)
+        free = weakref.finalize(self, library.llama_free, pointer)
+        if held is not None:
+            data = held.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+            if not library.llama_state_seq_set_data(pointer, data, len(held), 0):
+                free()
+                raise EdgeSkipError(f"llama.cpp cannot move the KV cache to a larger one: {failure()}")
+            self._close_context()
+        self._pointer, self._free, self._capacity = pointer, free, capacity
+        self._memory = library.llama_get_memory(pointer)
+        if not self._memory:
+            raise EdgeSkipError(f"{self._model.path} has no KV cache: it is no decoder-only language model")
+
+    def append_tokens(self, tokens: NDArray[np.int64], logits: NDArray[np.float32] | None) -> None:
+        """Runs tokens int64 [n]; fills `logits` [k, vocab_size], k ≤ n, with those of the last k positions."""
+        batch = self._batch
+        batch.embd = None
+        batch.token = _pointer(self._tokens, ctypes.c_int32)
+        self.reserve(self.length + len(tokens))
+        for start in range(0, len(tokens), BATCH):
+            chunk = tokens[start : start + BATCH]
+            self._tokens[: len(chunk)] = chunk
+            self._run(len(chunk), len(tokens) - start, logits)
+
+    def append_states(self, states: NDArray[np.float32], logits: NDArray[np.float32] | None) -> None:
+        """The same for hidden states float32 [n, hidden_size], contiguous, in place of the tokens' embeddings."""
+        batch = self._batch
+        batch.token = None
+        self.reserve(self.length + len(states))
+        for start in range(0, len(states), BATCH):
+            chunk = states[start : start + BATCH]
+            batch.embd = _pointer(chunk, ctypes.c_float)
+            self._run(len(chunk), len(states) - start, logits)
+
+    def truncate(self, length: int) -> None:
+        """Forgets all but the first `length` tokens. EdgeSkipError where the model cannot (it has recurrent parts)."""
+        check_truncation(length, self.length)
+        if length < self.length:
+            if not llama().llama_memory_seq_rm(self._memory, 0, length, -1):
+                raise EdgeSkipError(f"{self._model.path} cannot forget single tokens: it has no plain KV cache")
+            self.length = length
+
+    def close(self) -> None:
+        """Frees the KV cache."""
+        self._close_context()
+        self.length = self._capacity = 0
+
+    def _run(self, count: int, left: int, logits: NDArray[np.float32] | None) -> None:
+        """One batch of `count` tokens, of `left` still to run; copies the rows of `logits` that fall into it."""
+        wanted = 0 if logits is None else max(0, count - (left - len(logits)))
+        self._positions[:count] = np.arange(self.length, self.length + count) if count > 1 else self.length
+        self._outputs[:count] = 0
+        self._outputs[count - wanted : count] = 1
+        batch, library = self._batch, llama()
+        batch.n_tokens = count
+        forget_errors()
+        begin = time.perf_counter()
+        status = library.llama_decode(self._pointer, batch)
+        rows = library.llama_get_logits(self._pointer) if wanted and not status else None  # waits for the device
+        self.run_s += time.perf_counter() - begin
+        if status:
+            self._fail(status, count)
+        self.length += count
+        if rows is not None and logits is not None:
+            first = len(logits) - left
+            source = np.ctypeslib.as_array(rows, (wanted, logits.shape[1]))
+            logits[max(0, first) : max(0, first) + wanted] = source
+
+    def _fail(self, status: int, count: int) -> None:
+        llama().llama_memory_seq_rm(self._memory, 0, self.length, -1)
+        if status == _NO_MEMORY:
+            raise EdgeSkipError(
+                f"not enough memory for {self.length + count} tokens on {self._model.provider} ({failure()}): "
+                "use a shorter prompt or a smaller model"
+            )
+        raise EdgeSkipError(f"llama.cpp cannot run {self._model.path} (status {status}): {failure()}")
+
+    def _open(self, capacity: int) -> int:
+        library = llama()
+        parameters = library.llama_context_default_params()
+        parameters.n_ctx = capacity
+        parameters.n_batch = parameters.n_ubatch = BATCH
+        parameters.n_seq_max = 1
+        parameters.n_threads = parameters.n_threads_batch = self._threads
+        parameters.no_perf = True
+        if self._model.provider == "cpu":  # a GPU build would lend out the KV cache and large products
+            parameters.offload_kqv = parameters.op_offload = False
+        if self._callback is not None:
+            parameters.cb_eval = self._callback
+        forget_errors()
+        pointer: int | None = library.llama_init_from_model(self._model.pointer, parameters)
+        if not pointer:
+            raise EdgeSkipError(
+                f"llama.cpp cannot make a KV cache of {capacity} tokens on {self._model.provider} ({failure()}): "
+                "use a shorter prompt or a smaller model"
+            )
+        return pointer
+
+    def _held_state(self) -> NDArray[np.uint8]:
+        library = llama()
+        state = np.empty(library.llama_state_seq_get_size(self._pointer, 0), np.uint8)
+        size = library.llama_state_seq_get_data(
+            self._pointer, state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), len(state), 0
+        )
+        return state[:size]
+
+    def _close_context(self) -> None:
+        if self._free is not None:
+            self._free()
+        self._pointer = self._free = None
+
+    def _make_batch(self) -> Any:
+        batch = llama().llama_batch()
+        batch.pos = _pointer(self._positions, ctypes.c_int32)
+        batch.n_seq_id = _pointer(self._counts, ctypes.c_int32)
+        batch.seq_id = _pointer(self._sequences, ctypes.POINTER(ctypes.c_int32))
+        batch.logits = _pointer(self._outputs, ctypes.c_int8)
+        return batch
+
+
+def _pointer(array: NDArray[Any], kind: Any) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))

@@ -1,0 +1,140 @@
+"""Opens whatever EdgeSkip can run, an artifact folder or a GGUF file, into one frozen record a session is made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
+from edgeskip.manifest import Manifest, PlanSummary, read_manifest
+from edgeskip.plan import Label
+from edgeskip.runtime.chat import ChatTemplate, read_chat_template, token_text
+from edgeskip.runtime.engines.interface import Engine
+from edgeskip.runtime.text import TextTokenizer, Tokenizer
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An engine with the model loaded, and how text becomes its tokens and back."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    end_tokens: frozenset[int]
+    label: Label
+    manifest: Manifest | GgufManifest | None  # None: a GGUF file that EdgeSkip did not write
+
+    @property
+    def plan(self) -> PlanSummary | None:
+        """What EdgeSkip skipped; None where it made no part of this file."""
+        return None if self.manifest is None else self.manifest.plan
+
+
+def open_artifact(path: Path, *, provider: str = "cpu", threads: int | None = None, frugal: bool = False) -> Opened:
+    """Opens a folder with ONNX Runtime, a file with llama.cpp.
+
+    `frugal` saves memory at the cost of speed where the engine can (ONNX Runtime). EdgeSkipError where `path` is
+    neither, is damaged, or cannot run on `provider`.
+    """
+    if path.is_dir() or not (path.is_file() or path.suffix == ".gguf"):
+        return _open_folder(path, provider, threads, frugal=frugal)
+    return _open_gguf(path, provider, threads)
+
+
+def _open_folder(folder: Path, provider: str, threads: int | None, *, frugal: bool) -> Opened:
+    from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+    manifest = read_manifest(folder)
+    tokenizer = TextTokenizer(folder)
+    tokenizer_config = _read_json(folder / "tokenizer_config.json")
+    return Opened(
+        chat_template=read_chat_template(folder, tokenizer_config),
+        end_tokens=_end_tokens(folder, tokenizer_config, tokenizer),
+        engine=OnnxRuntimeEngine(folder, manifest, provider=provider, threads=threads, frugal=frugal),
+        tokenizer=tokenizer,
+        label=manifest.label,
+        manifest=manifest,
+    )
+
+
+def _open_gguf(path: Path, provider: str, threads: int | None) -> Opened:
+    """One file, or the first half of a pair with the rest beside it: both together are one model.
+
+    A file that EdgeSkip did not write counts as `dense`: nothing of it was skipped by us.
+    """
+    from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
+    from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+    from edgeskip.runtime.gguf_text import GgufTokenizer, gguf_chat_template
+
+    model = LlamaModel(path, provider)
+    manifest = read_gguf_manifest(model.metadata, str(path))
+    tokenizer = GgufTokenizer(model)
+    engine: Engine
+    label: Label = "dense" if manifest is None else manifest.label
+    if manifest is not None and manifest.part == "rest":
+        raise EdgeSkipError(f"{path} is the second half of a pair: run the first half, {manifest.partner}, beside it")
+    if manifest is not None and manifest.part == "first" and manifest.partner is not None:
+        from edgeskip.runtime.engines.llamacpp_split import SplitEngine
+
+        rest = LlamaModel(_partner_of(path, manifest), provider)
+        _check_pair(path, manifest, rest.path, read_gguf_manifest(rest.metadata, str(rest.path)))
+        engine = SplitEngine(model, rest, threads=threads)
+        label = manifest.pair_label
+    else:
+        engine = LlamaCppEngine(model, threads=threads)
+    return Opened(
+        engine=engine,
+        tokenizer=tokenizer,
+        chat_template=gguf_chat_template(model, tokenizer),
+        end_tokens=tokenizer.end_tokens,
+        label=label,
+        manifest=manifest,
+    )
+
+
+def _partner_of(path: Path, manifest: GgufManifest) -> Path:
+    name = manifest.partner or ""
+    partner = path.with_name(name) if name == Path(name).name and name not in ("", ".", "..") else None
+    if partner is None:
+        raise EdgeSkipError(f"{path}: its key edgeskip.partner is damaged, {name!r} is no file name: export again")
+    if not partner.is_file():
+        raise EdgeSkipError(f"{path} is the first half of a pair: put the second, {name}, beside it")
+    return partner
+
+
+def _check_pair(path: Path, first: GgufManifest, rest_path: Path, rest: GgufManifest | None) -> None:
+    fits = (
+        rest is not None
+        and rest.part == "rest"
+        and (rest.exit_layer, rest.model, rest.plan) == (first.exit_layer, first.model, first.plan)
+    )
+    if not fits:
+        raise EdgeSkipError(f"{rest_path} is not the second half of {path}: export the pair again")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of the model's folder; {} where there is no such file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise EdgeSkipError(f"{path} is damaged (not JSON: {error}): export again") from None
+    if not isinstance(content, dict):
+        raise EdgeSkipError(f"{path} is damaged (not a JSON object): export again")
+    return content
+
+
+def _end_tokens(folder: Path, tokenizer_config: dict[str, Any], tokenizer: TextTokenizer) -> frozenset[int]:
+    """Every token that ends a text, by generation_config.json, config.json or the tokenizer: models disagree."""
+    ends: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        entry = _read_json(folder / name).get("eos_token_id")
+        ends.update(token for token in (entry if isinstance(entry, list) else [entry]) if isinstance(token, int))
+    eos = token_text(tokenizer_config.get("eos_token"))
+    if eos is not None and (token := tokenizer.token_id(eos)) is not None:
+        ends.add(token)
+    return frozenset(ends)
