@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,11 @@ from peers.machine import cpu_time
 
 WORKERS = Path(__file__).parent / "workers"
 Role = Literal["ours", "peer"]
+
+
+def tell(line: str) -> None:
+    """Progress, to stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -140,20 +146,48 @@ def race(
     *,
     rounds: int,
     pause_s: float = 0.3,
-    report: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    report: Callable[[str], None] = tell,
 ) -> dict[str, list[Run]]:
-    """Runs of each contestant by name, one per round, in the order of rounds.
+    """Runs of each contestant by name, one per round, in the order of rounds, from workers that stay loaded.
 
-    Round 0 warms up and is dropped. In every round each contestant runs once; the order is rotated from round to
-    round, so that none always follows the same one. `pause_s` lets the last one's spinning threads fall asleep.
+    A round before the first warms up and is dropped.
     """
-    runs: dict[str, list[Run]] = {worker.contestant.name: [] for worker in workers}
-    for number in range(rounds + 1):
-        shift = number % len(workers)
-        for worker in [*workers[shift:], *workers[:shift]]:
+    cells = {worker.contestant.name: partial(worker.run, prompt, new_tokens) for worker in workers}
+    return take_turns(cells, rounds=rounds, warm_up=True, pause_s=pause_s, report=report)
+
+
+def run_afresh(
+    contestant: Contestant, prompt: Sequence[int], new_tokens: int, *, threads: int, logs: Path, warm_up_tokens: int = 8
+) -> Run:
+    """One generation by a worker of its own: loads, warms up with the same prompt, runs and ends."""
+    worker = Worker.start(contestant, threads=threads, capacity=len(prompt) + new_tokens, logs=logs)
+    try:
+        worker.run(prompt, min(warm_up_tokens, new_tokens))
+        return worker.run(prompt, new_tokens)
+    finally:
+        worker.stop()
+
+
+def take_turns(
+    cells: Mapping[str, Callable[[], Run]],
+    *,
+    rounds: int,
+    warm_up: bool,
+    pause_s: float = 0.3,
+    report: Callable[[str], None] = tell,
+) -> dict[str, list[Run]]:
+    """Runs of each cell by name, one per round. `warm_up` adds a round before them whose runs are dropped.
+
+    In every round each cell runs once; the order is rotated from round to round, so that none always follows the
+    same one. `pause_s` lets the last one's spinning threads fall asleep.
+    """
+    runs: dict[str, list[Run]] = {name: [] for name in cells}
+    names = list(cells)
+    for number in range(0 if warm_up else 1, rounds + 1):
+        shift = number % len(names)
+        for name in [*names[shift:], *names[:shift]]:
             time.sleep(pause_s)
-            run = worker.run(prompt, new_tokens)
-            name = worker.contestant.name
+            run = cells[name]()
             report(
                 f"{f'round {number}' if number else 'warm-up'}  {name}: prefill {run.prefill_s:.2f} s, "
                 f"decode {sum(run.token_s):.2f} s"

@@ -130,24 +130,37 @@ def as_markdown(rows: Sequence[Row], targets: Sequence[Target], setting: Mapping
             figures, ratios = row.figures, row.ratios
             cells = [
                 f"{row.contestant.name}{label}",
-                _cell(figures.prefill_tokens_per_s, 0),
-                _cell(figures.decode_tokens_per_s, 1),
-                _cell(ratios.prefill, 2) if ratios else "",
-                _cell(ratios.decode, 2) if ratios else "",
+                cell(figures.prefill_tokens_per_s, 0),
+                cell(figures.decode_tokens_per_s, 1),
+                cell(ratios.prefill, 2) if ratios else "",
+                cell(ratios.decode, 2) if ratios else "",
                 f"{figures.peak_rss_bytes / 2**20:.0f} MiB",
                 "" if row.same_tokens is None else f"{row.same_tokens} of {new}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    lines += ["| target | bound | measured | met |", "|---|---|---|---|"]
-    for target in targets:
-        bound = f"{'≥' if target.at_least else '≤'} {target.bound:g}"
-        lines.append(f"| {target.what} | {bound} | {_cell(target.measured, 3)} | {'yes' if target.met else 'NO'} |")
-    others = [row.figures.others_cores for row in rows if row.figures.others_cores is not None]
-    if others and max(others) > BUSY_CORES:
-        lines += ["", f"Doubtful: other processes kept {max(others):.2f} cores busy meanwhile. Run on a quiet machine."]
+    lines += targets_table(targets)
+    lines += doubts([row.figures for row in rows])
     return "\n".join(lines)
 
 
-def _cell(spread: Spread, digits: int) -> str:
+def targets_table(targets: Sequence[Target]) -> list[str]:
+    """Lines of a Markdown table: each bound, what was measured against it and whether it is met."""
+    lines = ["| target | bound | measured | met |", "|---|---|---|---|"]
+    for target in targets:
+        bound = f"{'≥' if target.at_least else '≤'} {target.bound:g}"
+        lines.append(f"| {target.what} | {bound} | {cell(target.measured, 3)} | {'yes' if target.met else 'NO'} |")
+    return lines
+
+
+def doubts(figures: Sequence[Figures]) -> list[str]:
+    """A line that says so where the machine was busy with other things; else none."""
+    others = [one.others_cores for one in figures if one.others_cores is not None]
+    if not others or max(others) <= BUSY_CORES:
+        return []
+    return ["", f"Doubtful: other processes kept {max(others):.2f} cores busy meanwhile. Run on a quiet machine."]
+
+
+def cell(spread: Spread, digits: int) -> str:
+    """`median [least – greatest]`."""
     return f"{spread.median:.{digits}f} [{spread.low:.{digits}f} – {spread.high:.{digits}f}]"

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from protocol import Record, Start, Step, serve
 
 
 def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
-    """Notes of a run: `runtime_s`, the part of its decode seconds spent inside ONNX Runtime; the rest is Python's."""
+    """An artifact folder or a GGUF file.
+
+    Notes of a run: `runtime_s`, the part of its decode seconds spent inside ONNX Runtime or llama.cpp; the rest is
+    Python's.
+    """
     import numpy as np
 
-    from edgeskip.manifest import read_manifest
-    from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
     from edgeskip.runtime.loops import History, decode, prefill
     from edgeskip.runtime.sampling import Sampler, Sampling
 
-    manifest = read_manifest(Path(folder))
-    engine = OnnxRuntimeEngine(Path(folder), manifest, threads=threads)
-    record.settings.update(
-        threads=engine.threads,
-        provider=engine.provider,
-        label=manifest.label,
-        precision=manifest.graph.precision,
-        quantisation=manifest.graph.quantisation,
-        skip=manifest.plan.skip,
-        compensation=manifest.plan.compensation,
-    )
+    engine, settings = open_artifact(Path(folder), threads)
+    record.settings.update(threads=engine.threads, provider=engine.provider, **settings)
 
     def start(prompt: list[int]) -> Step:
         ids = np.array(prompt, dtype=np.int64)
@@ -48,5 +42,25 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
     return start
 
 
+def open_artifact(path: Path, threads: int) -> tuple[Any, dict[str, Any]]:
+    """The engine, and what the artifact says of itself. A folder's tokenizer stays unread: peers read none either."""
+    if path.is_dir():
+        from edgeskip.manifest import read_manifest
+        from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+        manifest = read_manifest(path)
+        return OnnxRuntimeEngine(path, manifest, threads=threads), {
+            "label": manifest.label,
+            "precision": manifest.graph.precision,
+            "quantisation": manifest.graph.quantisation,
+            "skip": manifest.plan.skip,
+            "compensation": manifest.plan.compensation,
+        }
+    import edgeskip
+
+    session = edgeskip.load(path, threads=threads)
+    return session.engine, {"label": session.label}
+
+
 if __name__ == "__main__":
-    serve(load, ("edgeskip", "onnxruntime", "numpy"))
+    serve(load, ("edgeskip", "onnxruntime", "llama-cpp-python", "numpy"))
