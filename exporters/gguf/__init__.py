@@ -1,0 +1,1 @@
+"""Decoder -> GGUF files that unmodified llama.cpp loads."""
