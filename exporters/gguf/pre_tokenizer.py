@@ -20,7 +20,7 @@ _PREFERRED = ("llama-bpe", "qwen2", "smollm", "gpt-2", "tekken", "smaug-bpe")
 # What rules differ in: how digits group, contractions, case, what a newline or a slash sticks to, runs of blanks,
 # scripts without spaces, marks that combine, numerals that are not digits.
 PROBES: tuple[str, ...] = (
-    "Hello, world! It's a test; they'll say we've DON'T I'M YOU'RE it'D 'tis 'S o'clock 'Sun 'toy 'REad 'llama 'Vex,",
+    "Hello, world! It's a test; they'll say we've DON'T I'M YOU'RE it'D 'tis 'S o'clock x'Son y'TOY z'REad v'llAma",
     "1 12 123 1234 12345678 3.14159 1,234,567.89 a1b22c333d4444 0x1F ½ ²³ Ⅷ ٣٤٥٦ १२३४ 二〇二六",
     "camelCase PascalCase HTTPServer XMLHttpRequest snake_case SCREAMING_CASE naïveCafé ÜBERMUT ПриветМир Dž",
     "e\u0301 A\u030a n\u0303 हिन्दी ภาษาไทย العَرَبِيَّة עִבְרִית 漢字かなカナ交じり文。한국어 中文，标点！",

@@ -1,8 +1,9 @@
 """A Hugging Face tokenizer folder -> the `tokenizer.*` keys of a GGUF file, so that llama.cpp tokenises alike.
 
-What llama.cpp cannot do is refused. Three things it does in its own way whatever the file says, for every model of
-its kind, are let through: text is not brought into Unicode NFC (Qwen 2 and 3), upper case outside ASCII is cut by a
-simpler rule (`tekken`), and a SentencePiece vocabulary gets its leading space after every special token.
+What llama.cpp cannot do is refused. Four things it does in its own way whatever the file says, for every model, are
+let through: text is not brought into Unicode NFC (Qwen 2 and 3), upper case outside ASCII is cut by a simpler rule
+(`tekken`), a SentencePiece vocabulary gets its leading space after every special token, and texts such as `</s>` are
+taken for special tokens where the vocabulary has them.
 """
 
 from __future__ import annotations
