@@ -55,7 +55,7 @@ def pre_tokenizer_name(tokenizer: Tokenizer) -> tuple[str, bool] | None:
 
 def _rule(name: str) -> Any:
     """The pre-tokenizer that stands behind a name."""
-    keys = {"model": "gpt2", "pre": name, "tokens": ["a", "b", "ab"], "merges": ["a b"]}
+    keys: dict[str, Any] = {"model": "gpt2", "pre": name, "tokens": ["a", "b", "ab"], "merges": ["a b"]}
     keys["add_bos_token"] = False
     return build_tokenizer({f"tokenizer.ggml.{key}": value for key, value in keys.items()}).pre_tokenizer
 
