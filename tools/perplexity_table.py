@@ -1,8 +1,9 @@
 """WikiText-2 perplexity through exported artifacts: what skipping costs, by number of sublayers and compensation.
 
     python tools/perplexity_table.py                         rows 4, 8, 12, 16 × none, scale, affine, and dense; fp32
-    python tools/perplexity_table.py --rows '' --artifact int4=DIR --genai int4=FOLDER --json ppl.json
-                                                             int4 quality: ours against onnxruntime-genai's
+    python tools/perplexity_table.py --target onnx,gguf      the same rows through both, and GGUF over ONNX
+    python tools/perplexity_table.py --rows '' --artifact int4=DIR --artifact q4=FILE.gguf --genai int4=FOLDER
+                                                             exports as they are, onnxruntime-genai's too
 
 Calibrates on wikitext2_valid, tests on wikitext2_test: consecutive windows from its start, each a sequence of its
 own, perplexity = exp(mean −ln p of every token of a window but its first). Skipped artifacts are lossy and are
@@ -16,8 +17,8 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -29,7 +30,8 @@ from product import calibrated, exported, model_folder, planned
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
-from edgeskip.manifest import Precision
+from edgeskip.gguf_manifest import GgufManifest
+from edgeskip.manifest import Manifest, Precision
 from edgeskip.plan import COMPENSATIONS, Compensation
 
 Logits = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
@@ -48,6 +50,7 @@ class Result:
     skipped: int = 0
     compensation: str = "none"
     precision: str = ""
+    target: str = ""  # of rows made here: onnx or gguf
     quantisation: dict[str, Any] | None = None
 
 
@@ -55,7 +58,11 @@ def perplexity_table(
     model: Annotated[str, typer.Option(help="Ready model's name, Hugging Face folder or GGUF file.")] = (
         "smollm2-135m-instruct"
     ),
-    precision: Annotated[str, typer.Option(help="Of the artifacts: fp32, fp16 or int4.")] = "fp32",
+    target: Annotated[str, typer.Option(help="What rows are exported to: onnx, gguf or both, by comma.")] = "onnx",
+    precision: Annotated[str, typer.Option(help="Of the ONNX exports: fp32, fp16 or int4.")] = "fp32",
+    gguf_precision: Annotated[
+        str, typer.Option(help="Of the GGUF exports; keep = the model's own blocks, from a GGUF model.")
+    ] = "keep",
     profile: Annotated[
         str | None, typer.Option(help="Profile, or name of one that ships.  [default: calibrate on wikitext2_valid]")
     ] = None,
@@ -64,7 +71,7 @@ def perplexity_table(
         "0,4,8,12,16"
     ),
     artifact: Annotated[
-        list[str] | None, typer.Option(help="NAME=DIR, repeatable: measure this artifact as well.")
+        list[str] | None, typer.Option(help="NAME=DIR or NAME=FILE.gguf, repeatable: measure this artifact too.")
     ] = None,
     genai: Annotated[
         list[str] | None,
@@ -89,6 +96,9 @@ def perplexity_table(
     """Measure perplexity of dense and skipped exports; a table to stdout, progress to stderr."""
     if precision not in get_args(Precision):
         raise EdgeSkipError(f"--precision {precision}: choose one of {', '.join(get_args(Precision))}")
+    targets = {name: {"onnx": precision, "gguf": gguf_precision}.get(name) for name in target.split(",")}
+    if unknown := [name for name, of in targets.items() if of is None]:
+        raise EdgeSkipError(f"--target {unknown[0]!r}: write onnx, gguf or onnx,gguf")
     counts = [int(count) for count in rows.split(",") if count.strip()]
     named = [("artifact", *_pair(entry)) for entry in artifact or []] + [("genai", *_pair(e)) for e in genai or []]
     if not counts and not named:
@@ -104,15 +114,19 @@ def perplexity_table(
         profile = str(calibrated(model, folder / "wikitext2.json", corpus=[valid], tokens=calibration_tokens))
     for count in counts:
         for compensation in COMPENSATIONS if count else COMPENSATIONS[:1]:
-            name = f"{precision}-skip{count}-{compensation}" if count else f"{precision}-dense"
-            plan = planned(str(profile), folder / f"{name}.json", skip_sublayers=count, compensation=compensation)
-            out = exported(model, plan, folder / name, precision=precision, arguments=export_argument or [])
-            batches = batches or windows_of(out / "tokenizer.json", text, windows, window_tokens)
-            made.append(_told(_measure_artifact(name, out, batches, threads, expected=(count, compensation))))
-            if not keep:
-                shutil.rmtree(out)
+            for kind, of in targets.items():
+                name = f"{kind}-{of}-skip{count}-{compensation}" if count else f"{kind}-{of}-dense"
+                plan = planned(str(profile), folder / f"{name}.json", skip_sublayers=count, compensation=compensation)
+                out = folder / (f"{name}.gguf" if kind == "gguf" else name)
+                arguments = ["--target", kind, *(export_argument or [])]
+                exported(model, plan, out, precision=str(of), arguments=arguments)
+                batches = batches or windows_of(out, text, windows, window_tokens)
+                result = _measure_artifact(name, out, batches, threads, expected=(count, compensation))
+                made.append(_told(replace(result, target=kind)))
+                if not keep:
+                    delete_artifact(out)
     for kind, name, path in named:
-        batches = batches or windows_of(path / "tokenizer.json", text, windows, window_tokens)
+        batches = batches or windows_of(path, text, windows, window_tokens)
         if kind == "artifact":
             given.append(_told(_measure_artifact(name, path, batches, threads)))
         else:
@@ -130,15 +144,36 @@ def perplexity_table(
     print(as_markdown(made, given))
 
 
-def windows_of(tokenizer_file: Path, text: str, count: int, length: int) -> list[NDArray[np.int64]]:
-    """The first `count` windows of `length` token ids, end to end; EdgeSkipError where the text has fewer."""
-    from tokenizers import Tokenizer
+def windows_of(artifact: Path, text: str, count: int, length: int) -> list[NDArray[np.int64]]:
+    """The first `count` windows of `length` token ids, end to end; EdgeSkipError where the text has fewer.
 
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    `artifact` has the tokenizer: a folder with tokenizer.json, or a GGUF file.
+    """
+    ids = _encoded(artifact, text)
     if len(ids) < count * length:
         raise EdgeSkipError(f"the test text has {len(ids)} tokens, not {count} × {length}")
     return [np.array(ids[i * length : (i + 1) * length], dtype=np.int64) for i in range(count)]
+
+
+def _encoded(artifact: Path, text: str) -> Sequence[int]:
+    if artifact.is_file():
+        import edgeskip
+
+        with edgeskip.load(artifact) as session:
+            return session.tokenizer.encode(text, add_special_tokens=False)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(artifact / "tokenizer.json"))
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def delete_artifact(path: Path) -> None:
+    """Removes a folder or a file."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def negative_log_likelihood(logits: NDArray[np.floating[Any]], tokens: NDArray[np.int64]) -> float:
@@ -169,27 +204,33 @@ def check_label(label: str, skip: Sequence[str], compensation: str, expected: tu
 
 def _measure_artifact(
     name: str,
-    folder: Path,
+    path: Path,
     batches: Sequence[NDArray[np.int64]],
     threads: int,
     expected: tuple[int, Compensation] | None = None,
 ) -> Result:
     import edgeskip
 
-    with edgeskip.load(folder, threads=threads) as session:
-        manifest = session.manifest
-        check_label(session.label, manifest.plan.skip, manifest.plan.compensation, expected)
+    with edgeskip.load(path, threads=threads) as session:
+        skip, compensation = (session.plan.skip, session.plan.compensation) if session.plan else ([], "none")
+        check_label(session.label, skip, compensation, expected)
         value, tokens = perplexity(session.logits, batches)
         return Result(
             name=name,
             label=session.label,
             perplexity=value,
             tokens=tokens,
-            skipped=len(manifest.plan.skip),
-            compensation=manifest.plan.compensation,
-            precision=manifest.graph.precision,
-            quantisation=manifest.graph.quantisation or None,
+            skipped=len(skip),
+            compensation=compensation,
+            **_numbers_of(session.manifest),
         )
+
+
+def _numbers_of(manifest: Manifest | GgufManifest | None) -> dict[str, Any]:
+    """Precision and quantisation; nothing of a GGUF file that EdgeSkip did not write."""
+    if isinstance(manifest, Manifest):
+        return {"precision": manifest.graph.precision, "quantisation": manifest.graph.quantisation or None}
+    return {"precision": manifest.precision} if manifest else {}
 
 
 def genai_logits(folder: Path, threads: int) -> Logits:
@@ -220,20 +261,40 @@ def genai_logits(folder: Path, threads: int) -> Logits:
 
 
 def as_markdown(made: Sequence[Result], given: Sequence[Result]) -> str:
-    """Skipped exports by sublayers and compensation; below, the dense one and those the user named."""
-    lines: list[str] = []
-    skipped = {(r.skipped, r.compensation): r.perplexity for r in made if r.skipped}
-    if skipped:
-        lines += [f"| sublayers skipped (lossy-skip) | {' | '.join(COMPENSATIONS)} |", "|---|---|---|---|"]
-        for count in sorted({count for count, _ in skipped}):
-            values = (f"{skipped[count, c]:.2f}" if (count, c) in skipped else "" for c in COMPENSATIONS)
-            lines.append(f"| {count} | {' | '.join(values)} |")
-        lines.append("")
+    """Skipped exports by sublayers and compensation; below, the dense one and those the user named.
+
+    Rows made for two targets get a table each and one of GGUF's perplexity over ONNX's.
+    """
+    by_plan = {(r.target, r.skipped, r.compensation): r.perplexity for r in made}
+    targets = list(dict.fromkeys(r.target for r in made))
+    lines = []
+    for target in targets:
+        title = "sublayers skipped (lossy-skip)" + (f", {target}" if len(targets) > 1 else "")
+        lines += _grid(title, {(count, c): p for (of, count, c), p in by_plan.items() if of == target and count}, 2)
+    ratios = {
+        (count, c): p / by_plan["onnx", count, c]
+        for (of, count, c), p in by_plan.items()
+        if of == "gguf" and ("onnx", count, c) in by_plan
+    }
+    lines += _grid("gguf / onnx", {plan: ratio for plan, ratio in ratios.items() if plan[0]}, 4)
     rest = [r for r in made if not r.skipped] + list(given)
     if rest:
         lines += ["| artifact | label | precision | perplexity |", "|---|---|---|---|"]
         lines += [f"| {r.name} | {r.label} | {r.precision} | {r.perplexity:.3f} |" for r in rest]
+    if (0, "none") in ratios:
+        lines.append(f"| dense, gguf / onnx | | | {ratios[0, 'none']:.4f} |")
     return "\n".join(lines)
+
+
+def _grid(title: str, values: Mapping[tuple[int, str], float], digits: int) -> list[str]:
+    """Lines of a table: a row for each number of sublayers, a column for each compensation; then an empty one."""
+    if not values:
+        return []
+    lines = [f"| {title} | {' | '.join(COMPENSATIONS)} |", "|---|---|---|---|"]
+    for count in sorted({count for count, _ in values}):
+        cells = (f"{values[count, c]:.{digits}f}" if (count, c) in values else "" for c in COMPENSATIONS)
+        lines.append(f"| {count} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _told(result: Result) -> Result:
@@ -244,7 +305,7 @@ def _told(result: Result) -> Result:
 def _pair(argument: str) -> tuple[str, Path]:
     name, separator, folder = argument.partition("=")
     if not separator or not name:
-        raise EdgeSkipError(f"{argument}: write NAME=DIR")
+        raise EdgeSkipError(f"{argument}: write NAME=DIR or NAME=FILE.gguf")
     return name, Path(folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,7 +26,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+import edgeskip
 from edgeskip.errors import EdgeSkipError
+from edgeskip.manifest import PlanSummary
+from edgeskip.runtime.text import TextTokenizer
 
 
 def test_uniform_logits_have_the_vocabulary_as_perplexity() -> None:
@@ -61,7 +65,7 @@ def words(tmp_path: Path) -> Path:
     tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="a"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    return tmp_path / "tokenizer.json"
+    return tmp_path
 
 
 def test_windows_lie_end_to_end(words: Path) -> None:
@@ -71,6 +75,100 @@ def test_windows_lie_end_to_end(words: Path) -> None:
 def test_a_short_text_is_refused(words: Path) -> None:
     with pytest.raises(EdgeSkipError, match="has 7 tokens, not 4 × 2"):
         windows_of(words, "a b c a b c a", 4, 2)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_gguf_file_is_measured_like_a_folder(
+    made: bool, words: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Uniform logits over three words; a file that EdgeSkip did not make has no manifest."""
+    file = words / "some.gguf"
+    file.touch()
+    opened: list[Path] = []
+
+    class FakeSession:
+        tokenizer = TextTokenizer(words)
+        label = "lossy-skip" if made else "dense"
+        plan = PlanSummary(method="io", compensation="scale", skip=["attn.1"], num_blocks=2) if made else None
+        manifest = None
+
+        def __enter__(self) -> FakeSession:
+            return self
+
+        def __exit__(self, *exception: object) -> None: ...
+
+        def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+            return np.zeros((len(tokens), 3), np.float32)
+
+    monkeypatch.setattr(edgeskip, "load", lambda path, **_: (opened.append(path), FakeSession())[1])
+    (words / "wikitext2_test.txt").write_text("a b c a b c a")
+    perplexity_table.perplexity_table(
+        rows="", artifact=[f"it={file}"], data=words, windows=2, window_tokens=3, json_file=words / "out.json"
+    )
+    assert opened == [file, file]
+    assert f"| it | {FakeSession.label} |  | 3.000 |" in capsys.readouterr().out
+    (result,) = json.loads((words / "out.json").read_text())["results"]
+    assert (result["tokens"], result["skipped"]) == (4, 1 if made else 0)
+
+
+def test_rows_through_both_targets(
+    words: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which exports are asked for; perplexities are those of a fake measurement."""
+    asked: list[tuple[str, str, str]] = []
+
+    def export(model: str, plan: Path, out: Path, *, precision: str, arguments: list[str]) -> None:
+        asked.append((out.name, precision, " ".join(arguments)))
+        if "gguf" in arguments:
+            out.touch()
+        else:
+            out.mkdir()
+
+    def measure(name: str, path: Path, batches: object, threads: int, expected: tuple[int, Any]) -> Result:
+        value = 10.0 + expected[0] + (0.5 if path.suffix == ".gguf" else 0)
+        return Result(name, "lossy-skip" if expected[0] else "dense", value, 4, *expected)
+
+    monkeypatch.setattr(perplexity_table, "model_folder", lambda model, work: words)
+    monkeypatch.setattr(perplexity_table, "planned", lambda *_, **__: Path("plan.json"))
+    monkeypatch.setattr(perplexity_table, "exported", export)
+    monkeypatch.setattr(perplexity_table, "_measure_artifact", measure)
+    monkeypatch.setattr(perplexity_table, "windows_of", lambda *_: [np.arange(4)])
+    (words / "wikitext2_test.txt").write_text("a")
+    perplexity_table.perplexity_table(
+        target="onnx,gguf", rows="0,4", profile="p.json", data=words, work=words, export_argument=["--no-check"]
+    )
+    assert asked[:2] == [
+        ("onnx-fp32-dense", "fp32", "--target onnx --no-check"),
+        ("gguf-keep-dense.gguf", "keep", "--target gguf --no-check"),
+    ]
+    assert len(asked) == 8
+    assert not list(words.glob("*gguf*"))  # not kept
+    assert not list(words.glob("*dense*"))
+    assert capsys.readouterr().out.splitlines() == [
+        "| sublayers skipped (lossy-skip), onnx | none | scale | affine |",
+        "|---|---|---|---|",
+        "| 4 | 14.00 | 14.00 | 14.00 |",
+        "",
+        "| sublayers skipped (lossy-skip), gguf | none | scale | affine |",
+        "|---|---|---|---|",
+        "| 4 | 14.50 | 14.50 | 14.50 |",
+        "",
+        "| gguf / onnx | none | scale | affine |",
+        "|---|---|---|---|",
+        "| 4 | 1.0357 | 1.0357 | 1.0357 |",
+        "",
+        "| artifact | label | precision | perplexity |",
+        "|---|---|---|---|",
+        "| onnx-fp32-dense | dense |  | 10.000 |",
+        "| gguf-keep-dense | dense |  | 10.500 |",
+        "| dense, gguf / onnx | | | 1.0500 |",
+    ]
+
+
+@pytest.mark.parametrize("target", ["", "tflite", "onnx,onyx"])
+def test_an_unknown_target_is_refused(target: str) -> None:
+    with pytest.raises(EdgeSkipError, match="write onnx, gguf or onnx,gguf"):
+        perplexity_table.perplexity_table(target=target)
 
 
 def test_labels_are_checked() -> None:
@@ -148,5 +246,5 @@ def test_table() -> None:
 
 @pytest.mark.parametrize("argument", ["folder", "=folder"])
 def test_an_artifact_needs_a_name(argument: str) -> None:
-    with pytest.raises(EdgeSkipError, match="write NAME=DIR"):
+    with pytest.raises(EdgeSkipError, match=r"write NAME=DIR or NAME=FILE\.gguf"):
         perplexity_table.perplexity_table(rows="", artifact=[argument])
