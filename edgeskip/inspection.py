@@ -1,15 +1,18 @@
-"""The facts `edgeskip inspect` shows of a profile or an artifact, as plain data; printing them is the verb's."""
+"""What `edgeskip inspect` was given, and the facts it shows of it, as plain data; printing them is the verb's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import MANIFEST_NAME, Manifest, read_manifest
 from edgeskip.profile import Profile, locate_profile, read_profile, read_vectors
+
+if TYPE_CHECKING:
+    from edgeskip.gguf_inspection import GgufReport
 
 FileState = Literal["ok", "not checked", "damaged", "missing", "not listed"]
 
@@ -74,17 +77,21 @@ class ArtifactReport:
         }
 
 
-def inspect_path(reference: str, *, verify: bool = True) -> ProfileReport | ArtifactReport:
-    """What `reference` is: an artifact folder, a profile's path, or the name of a profile that ships with EdgeSkip.
+def inspect_path(reference: str, *, verify: bool = True) -> ProfileReport | ArtifactReport | GgufReport:
+    """What `reference` is: an artifact folder, a .gguf file, a profile's path, or the name of one that ships.
 
-    `verify` reads every file of an artifact to compare its sha256. EdgeSkipError where `reference` is none of these
-    or its JSON is not valid; files that are damaged or missing are reported, not raised.
+    `verify` reads every file of an artifact to compare its sha256. EdgeSkipError where `reference` is none of these,
+    is damaged or its JSON is not valid; an artifact's files that are damaged or missing are reported, not raised.
     """
     path = Path(reference)
     if path.is_dir():
         return _inspect_artifact(path, verify=verify)
     if path.name == MANIFEST_NAME and path.is_file():
         return _inspect_artifact(path.parent, verify=verify)
+    if path.suffix.lower() == ".gguf":
+        from edgeskip.gguf_inspection import inspect_gguf
+
+        return inspect_gguf(path)
     path = locate_profile(reference)
     profile = read_profile(path)
     try:

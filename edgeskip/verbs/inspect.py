@@ -1,4 +1,4 @@
-"""`edgeskip inspect`: shows what a profile or an artifact holds, and draws a profile's similarities."""
+"""`edgeskip inspect`: shows what a profile, an artifact or a GGUF file holds, and draws a profile's similarities."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from edgeskip.gguf_inspection import GgufReport
     from edgeskip.inspection import ArtifactReport, ProfileReport
+    from edgeskip.manifest import PlanSummary, VerificationRecord
 
 
 def inspect(
     path: Annotated[
-        str, typer.Argument(help="A profile (llama.json), the name of one that ships, or an artifact folder.")
+        str,
+        typer.Argument(help="A profile (llama.json), the name of one that ships, an artifact folder or a .gguf file."),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     plot: Annotated[
@@ -25,19 +28,19 @@ def inspect(
     ] = None,
     verify: Annotated[bool, typer.Option(help="Compare the sha256 of each file of an artifact.")] = True,
 ) -> None:
-    """Show what a profile or an artifact holds."""
+    """Show what a profile, an artifact or a GGUF file holds."""
     import sys
 
     from rich.console import Console
 
     from edgeskip.errors import EdgeSkipError
-    from edgeskip.inspection import ProfileReport, inspect_path
+    from edgeskip.inspection import ArtifactReport, ProfileReport, inspect_path
 
     report = inspect_path(path, verify=verify)
     if plot is not None:
         if not isinstance(report, ProfileReport):
             raise EdgeSkipError(
-                f"{path} is an artifact and holds no similarities: plot the profile it was exported from, "
+                f"{path} holds no similarities: plot the profile it was exported from, "
                 f"edgeskip inspect PROFILE --plot {plot}"
             )
         from edgeskip.plot import plot_similarity
@@ -50,8 +53,10 @@ def inspect(
         print(json_module.dumps(report.as_json(), indent=2))
     elif isinstance(report, ProfileReport):
         _print_profile(Console(highlight=False, markup=False), report)
-    else:
+    elif isinstance(report, ArtifactReport):
         _print_artifact(Console(highlight=False, markup=False), report)
+    else:
+        _print_gguf(Console(highlight=False, markup=False), report)
     if report.problem is not None:
         raise EdgeSkipError(report.problem)
 
@@ -117,18 +122,12 @@ def _print_artifact(console: Console, report: ArtifactReport) -> None:
         "model": f"{manifest.model.name} ({manifest.model.family}, {plan.num_blocks} blocks)",
         "source": f"{manifest.model.source} (fingerprint {manifest.model.fingerprint[:16]})",
         "precision": graph.precision + (f" ({quantisation})" if quantisation else "") + f", KV cache {graph.kv_dtype}",
-        "skipped": f"{len(plan.skip)} of {2 * plan.num_blocks} sublayers ({plan.method}): {', '.join(plan.skip)}"
-        if plan.skip
-        else "none",
+        "skipped": _skipped(plan),
         "compensation": plan.compensation if plan.skip else "none",
         "context": f"{graph.context_length} tokens",
         "size": _size(report.size_bytes),
-        "verified": "no: exported with the check switched off"
-        if check is None
-        else f"{'passed' if check.passed else 'FAILED'} ({check.bound}) against {check.reference}, "
-        f"{check.tokens} tokens: max |Δlogit| {check.max_abs_logit_difference:.2e}, "
-        f"KL {check.kl_divergence:.2e} nats, top-1 agreement {check.top1_agreement:.1%}",
-        "created": manifest.created + ", " + ", ".join(f"{name} {v}" for name, v in manifest.versions.items()),
+        "verified": _verified(check),
+        "created": _created(manifest.created, manifest.versions),
     }
     _print_facts(console, facts)
 
@@ -140,6 +139,66 @@ def _print_artifact(console: Console, report: ArtifactReport) -> None:
         style = "bold red" if file.state in {"damaged", "missing"} else ""
         table.add_row(file.name, _size(file.size_bytes), file.state, style=style)
     console.print(table)
+
+
+def _print_gguf(console: Console, report: GgufReport) -> None:
+    from rich.text import Text
+
+    manifest = report.manifest
+    types = ", ".join(f"{count} {name}" for name, count in report.tensor_types.items())
+    facts: dict[str, str | Text] = {"GGUF": str(report.path)}
+    if manifest is None:
+        facts["label"] = Text("none: not made by EdgeSkip", style="bold")
+        facts["model"] = report.name or "unnamed"
+    else:
+        facts["label"] = Text(manifest.label, style="bold")
+        facts["model"] = f"{manifest.model.name} ({manifest.model.family}, {manifest.plan.num_blocks} blocks)"
+        facts["source"] = f"{manifest.model.source} (fingerprint {manifest.model.fingerprint[:16]})"
+        if manifest.part != "whole":
+            where = "beside it" if report.partner_found else "NOT beside it"
+            facts["part"] = f"{manifest.part} of a pair, exit layer {manifest.exit_layer}"
+            facts["partner"] = f"{manifest.partner} ({where}); together {manifest.pair_label}"
+    facts["architecture"] = f"{report.architecture or 'unknown'}, {_or_unknown(report.num_blocks)} blocks in the file"
+    facts["precision"] = (
+        f"{manifest.precision if manifest else report.file_type or 'unknown'} ({types or 'no tensors'})"
+    )
+    facts["context"] = f"{_or_unknown(report.context_length)} tokens"
+    if manifest is not None:
+        facts["skipped"] = _skipped(manifest.plan)
+        facts["compensation"] = manifest.plan.compensation if manifest.plan.skip else "none"
+    facts["tokenizer"] = f"{report.tokenizer_model or 'none'}, pre-tokenizer {report.tokenizer_pre or 'unnamed'}, "
+    facts["tokenizer"] += f"{report.num_tokens} tokens, chat template {'yes' if report.chat_template else 'no'}"
+    facts["licence"] = report.license or "not stated"
+    facts["size"] = _size(report.size_bytes)
+    if manifest is not None:
+        facts["verified"] = _verified(manifest.verification)
+        facts["made from"] = ", ".join(f"{name} {digest[:16]}" for name, digest in manifest.inputs.items()) or "-"
+        facts["created"] = _created(manifest.created, manifest.versions)
+    _print_facts(console, facts)
+
+
+def _skipped(plan: PlanSummary) -> str:
+    if not plan.skip:
+        return "none"
+    return f"{len(plan.skip)} of {2 * plan.num_blocks} sublayers ({plan.method}): {', '.join(plan.skip)}"
+
+
+def _verified(check: VerificationRecord | None) -> str:
+    if check is None:
+        return "no: exported with the check switched off"
+    return (
+        f"{'passed' if check.passed else 'FAILED'} ({check.bound}) against {check.reference}, "
+        f"{check.tokens} tokens: max |Δlogit| {check.max_abs_logit_difference:.2e}, "
+        f"KL {check.kl_divergence:.2e} nats, top-1 agreement {check.top1_agreement:.1%}"
+    )
+
+
+def _created(created: str, versions: Mapping[str, str]) -> str:
+    return ", ".join([created, *(f"{name} {version}" for name, version in versions.items())])
+
+
+def _or_unknown(number: int | None) -> str:
+    return "unknown" if number is None else str(number)
 
 
 def _print_facts(console: Console, facts: Mapping[str, str | Text]) -> None:
