@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +51,48 @@ def refuse_folder(target: Path, *, overwrite: bool) -> None:
         raise EdgeSkipError(f"{target} exists: choose another -o or add --overwrite")
     if (target / ".git").exists() or target.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise EdgeSkipError(f"{target} is not a folder to replace: choose another -o")
+    _refuse_parent(target)
+
+
+def refuse_file(target: Path, *, overwrite: bool) -> None:
+    """EdgeSkipError where `target` cannot become a new file; called before long work as well as after it."""
+    if target.is_dir():
+        raise EdgeSkipError(f"{target} is a folder, not a file: choose another -o")
+    if target.exists() and not overwrite:
+        raise EdgeSkipError(f"{target} exists: choose another -o or add --overwrite")
+    _refuse_parent(target)
+
+
+@contextmanager
+def staged_files(targets: Sequence[Path], *, overwrite: bool) -> Iterator[list[Path]]:
+    """Paths in a temporary folder beside the `targets` (all of one folder), under their names, that become them
+    together when the block ends without an error.
+
+    EdgeSkipError where one exists and `overwrite` is false; on any error nothing at the targets has changed.
+    """
+    for target in targets:
+        refuse_file(target, overwrite=overwrite)
+    folder = targets[0].parent
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = f".{targets[0].name}."
+    staging: Path | None = None
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
+        staged = [staging / target.name for target in targets]
+        yield staged
+        for path, target in zip(staged, targets, strict=True):
+            path.chmod(0o644)
+            path.replace(target)
+    except OSError as error:
+        if (error.filename is None and error.errno in _FULL) or prefix in str(error.filename):
+            error.filename = str(targets[0])  # not the temporary one
+        raise
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _refuse_parent(target: Path) -> None:
     parent = target.absolute().parent
     while not parent.exists():
         parent = parent.parent

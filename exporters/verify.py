@@ -54,24 +54,21 @@ BOUNDS: dict[Precision, Bound] = {
 }
 
 
-def verify(
-    source: ModelSource, plan: Plan, target: Path, *, bound: Bound, frugal: bool = False, whole: bool = True
-) -> VerificationRecord:
+def verify(source: ModelSource, plan: Plan, target: Path, *, bound: Bound, frugal: bool = False) -> VerificationRecord:
     """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
 
     `target` is an artifact folder or a GGUF; a GGUF must cut the text into the same tokens as well. `frugal` runs ONNX
-    with less memory, slower. `whole` False runs the first part of a split GGUF alone. EdgeSkipError where the artifact
-    does not even run, or its tokens differ.
+    with less memory, slower. EdgeSkipError where the artifact does not even run, or its tokens differ.
     """
     with tempfile.TemporaryDirectory(prefix="edgeskip-verify-") as scratch:
-        if target.is_dir():
-            tokens, text = shipped_tokens(source, target, TOKENS), None
-        else:
-            source.write_tokenizer(Path(scratch))
-            tokens, text = shipped_tokens(source, Path(scratch), TOKENS), shipped_text(TOKENS)
-        answer = _run_probe(target, Path(scratch), tokens, text, frugal=frugal, whole=whole)
-        if text is not None:
-            _compare_tokens(tokens, answer.get("tokens", []), target)
+        tokenizer = target
+        if not target.is_dir():
+            tokenizer = Path(scratch)
+            source.write_tokenizer(tokenizer)
+        tokens = shipped_tokens(source, tokenizer, TOKENS)
+        answer = _run_probe(target, Path(scratch), tokens, frugal=frugal)
+        if tokenizer != target:
+            _compare_tokens(tokenizer, answer["tokens"], target)
         artifact = np.load(Path(scratch) / LOGITS_NAME, mmap_mode="r")
         reference, name = _reference_logits(source, plan, tokens)
         difference, kl, top1 = compare(reference, artifact)
@@ -131,31 +128,28 @@ def shipped_text(count: int) -> str:
     return "\n\n".join(corpus_named(()).documents)[: 16 * count]
 
 
-def _compare_tokens(wanted: NDArray[np.int64], found: list[int], target: Path) -> None:
-    """EdgeSkipError where llama.cpp cuts the text differently; a BOS token in front is no difference."""
-    ids, start = wanted.tolist(), 0
-    if found[:1] != ids[:1] and found[1:2] == ids[:1]:
-        start = 1
-    for position, token in enumerate(ids):
-        if found[start + position : start + position + 1] != [token]:
-            raise EdgeSkipError(
-                f"llama.cpp's tokenizer and the model's part at token {position} of the shipped text: {target.name} "
-                "would not be the same model: report this"
-            )
+def _compare_tokens(tokenizer_folder: Path, found: list[int], target: Path) -> None:
+    """EdgeSkipError where the tokenizer in a GGUF cuts the shipped text differently from the model's own."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+    wanted = tokenizer.encode(shipped_text(TOKENS), add_special_tokens=False).ids
+    if wanted != found:
+        pairs = zip(wanted, found, strict=False)
+        position = next((n for n, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(wanted), len(found)))
+        raise EdgeSkipError(
+            f"{target.name}: llama.cpp's tokenizer and the model's part at token {position} of the shipped text: "
+            "report this"
+        )
 
 
-def _run_probe(
-    target: Path, scratch: Path, tokens: NDArray[np.int64], text: str | None, *, frugal: bool, whole: bool
-) -> dict[str, Any]:
+def _run_probe(target: Path, scratch: Path, tokens: NDArray[np.int64], *, frugal: bool) -> dict[str, Any]:
     np.save(scratch / "tokens.npy", tokens)
+    (scratch / "text.txt").write_text(shipped_text(TOKENS), encoding="utf-8")
     # -P: nothing that lies in the current folder is imported; it may be one that someone else made.
     command = [sys.executable, "-P", "-m", "edgeskip.runtime.probe", str(target)]
-    command += [str(scratch / "tokens.npy"), str(scratch / LOGITS_NAME)]
-    command += ["--frugal"] * frugal + ["--part"] * (not whole)
-    if text is not None:
-        (scratch / "text.txt").write_text(text, encoding="utf-8")
-        command += ["--text", str(scratch / "text.txt")]
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    command += [str(scratch / "tokens.npy"), str(scratch / LOGITS_NAME), "--text", str(scratch / "text.txt")]
+    result = subprocess.run([*command, *["--frugal"] * frugal], capture_output=True, text=True, errors="replace")
     if result.returncode < 0:
         name = signal.Signals(-result.returncode).name
         raise EdgeSkipError(f"the process that runs the exported model was ended by {name}: is there memory enough?")

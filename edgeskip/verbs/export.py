@@ -1,4 +1,4 @@
-"""`edgeskip export`: bakes a profile's plan into a static artifact that is checked before it is there."""
+"""`edgeskip export`: bakes a profile's plan into static artifacts that are checked before they are there."""
 
 from __future__ import annotations
 
@@ -10,19 +10,43 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from edgeskip.exporters.export_gguf import GgufFile
     from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.manifest import Manifest
+    from edgeskip.manifest import Manifest, VerificationRecord
     from edgeskip.profile import Profile
 
 
 def export(
     profile: Annotated[str, typer.Option(help="A profile (llama.json), or the name of one that ships.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="onnx: folder to write; it must not exist. gguf: FILE.gguf, or a folder for a file named after the "
+            "model. onnx,gguf: a folder for both.",
+        ),
+    ],
     model: Annotated[
         str | None, typer.Option(help="The model, where it is not where the profile says: name, folder, .gguf, hub id.")
     ] = None,
-    target: Annotated[str, typer.Option(help="onnx")] = "onnx",
-    precision: Annotated[str, typer.Option(help="fp32, fp16 (for GPUs) or int4 (4-bit blocks).")] = "fp32",
+    target: Annotated[str, typer.Option(help="onnx, gguf (for llama.cpp) or onnx,gguf.")] = "onnx",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="onnx: fp32 (default), fp16 (for GPUs), int4 (4-bit blocks). gguf: f32, f16, bf16, q8_0, q5_1, q5_0, "
+            "q4_1, q4_0, llama.cpp's mixtures such as q4_k_m, or keep, the default for a GGUF model (f16 otherwise): "
+            "its own blocks. For both targets, one each: int4,keep.",
+            show_default=False,
+        ),
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            help="early-exit: a draft of the first blocks and, in a second file, the rest that verifies it (gguf)."
+        ),
+    ] = None,
+    exit_layer: Annotated[int | None, typer.Option(help="Blocks the early-exit draft has.")] = None,
     block_size: Annotated[
         int, typer.Option(help="int4: weights per scale; 16, 32, 64 or 128 (fewer: more exact, larger, slower).")
     ] = 64,
@@ -31,47 +55,56 @@ def export(
     accuracy_level: Annotated[
         int, typer.Option(help="int4: 4 = int8 activations (fast), 1 = fp32 activations (exact, slow on CPU).")
     ] = 4,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Keep an artifact that fails the check against the torch model.")
     ] = False,
     check: Annotated[bool, typer.Option(help="Compare the result with the torch model, in a fresh process.")] = True,
 ) -> None:
-    """Export the profile's model and plan (dense where it has no plan) to a folder of ONNX files."""
-    from edgeskip.errors import EdgeSkipError
+    """Export the profile's model and plan (dense where it has no plan) to ONNX or GGUF."""
     from edgeskip.exporters.export import ExportPolicy, export_onnx, refuse_output
+    from edgeskip.exporters.export_gguf import export_gguf, refuse_outputs
     from edgeskip.exporters.families.source import open_model
+    from edgeskip.exporters.gguf.formats import gguf_format
     from edgeskip.exporters.onnx.formats import weight_format
+    from edgeskip.exporters.targets import exit_layer_of, targets_of
     from edgeskip.profile import locate_profile, read_profile, read_vectors
 
-    if target != "onnx":
-        raise EdgeSkipError(f"--target {target} is unknown: choose onnx")
-    form = weight_format(
-        precision,
-        block_size=block_size,
-        symmetric=symmetric,
-        head_bits=head_bits,
-        accuracy_level=accuracy_level,
-    )
-    refuse_output(output, overwrite=overwrite)
+    targets = targets_of(target, precision)
+    exit_layer = exit_layer_of(draft, exit_layer, targets)
+    policy = ExportPolicy(overwrite, check, allow_mismatch)
+    folder = output / "onnx" if targets.gguf and targets.onnx else output
+    if targets.onnx:
+        form = weight_format(
+            targets.onnx_precision,
+            block_size=block_size,
+            symmetric=symmetric,
+            head_bits=head_bits,
+            accuracy_level=accuracy_level,
+        )
+        refuse_output(folder, overwrite=overwrite)
     path = locate_profile(profile)
     read = read_profile(path)
     source = open_model(model or read.model.source)
     if model is None:
         source = _the_profiles_own(read, source)
+    vectors = read_vectors(read, path)
     kept = 2 * read.model.num_blocks - len(read.plan.skip if read.plan else [])
-    # Besides the sublayers: embedding, head, check, and int4's importance.
-    with _progress(kept + 3 + form.quantised) as step:
-        manifest = export_onnx(
-            source,
-            read,
-            read_vectors(read, path),
-            form,
-            output,
-            policy=ExportPolicy(overwrite, check, allow_mismatch),
-            progress=step,
-        )
-    _show(manifest, output)
+    if targets.gguf:
+        header = source.checkpoint.gguf
+        gguf_form = gguf_format(targets.gguf_precision or ("keep" if header else "f16"), header)
+        refuse_outputs(source, read, gguf_form, output, exit_layer, policy=policy, folder=targets.onnx)
+    if targets.onnx:
+        # Besides the sublayers: embedding, head, check, and int4's importance.
+        with _progress(kept + 3 + form.quantised) as step:
+            manifest = export_onnx(source, read, vectors, form, folder, policy=policy, progress=step)
+        _show_folder(manifest, folder)
+    if targets.gguf:
+        with _progress(read.model.num_blocks + 3) as step:
+            files = export_gguf(
+                source, read, vectors, gguf_form, output, exit_layer=exit_layer, policy=policy, progress=step
+            )
+        _show_files(files)
 
 
 def _the_profiles_own(profile: Profile, source: ModelSource) -> ModelSource:
@@ -112,22 +145,39 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
         progress.update(task, description="done", completed=total)
 
 
-def _show(manifest: Manifest, folder: Path) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+def _show_folder(manifest: Manifest, folder: Path) -> None:
     size = sum(path.stat().st_size for path in folder.iterdir())
     skipped = len(manifest.plan.skip)
-    console.print(
+    _print(
         f"{folder}: {manifest.label}, {manifest.graph.precision}, "
         f"{skipped} of {2 * manifest.plan.num_blocks} sublayers skipped, {size / 1e6:.0f} MB"
     )
-    record = manifest.verification
+    _print(_checked(manifest.verification))
+
+
+def _show_files(files: list[GgufFile]) -> None:
+    for file in files:
+        manifest = file.manifest
+        skipped = f"{len(manifest.plan.skip)} of {2 * manifest.plan.num_blocks} sublayers skipped"
+        exits = f", early exit after {manifest.exit_layer} blocks, {manifest.part} part" if manifest.exit_layer else ""
+        size = f"{file.path.stat().st_size / 1e6:.0f} MB"
+        _print(f"{file.path}: {manifest.label}, {manifest.precision} ({file.architecture}), {skipped}{exits}, {size}")
+    if [file.manifest.part for file in files] == ["first"]:
+        _print("a draft without its rest: llama.cpp has no architecture for this family that hands exit states on")
+    _print(_checked(files[0].manifest.verification))
+
+
+def _checked(record: VerificationRecord | None) -> str:
     if record is None:
-        console.print("not checked (--no-check)")
-        return
-    console.print(
+        return "not checked (--no-check)"
+    return (
         f"{'checked' if record.passed else 'MISMATCH'} against {record.reference} on {record.tokens} tokens: "
         f"max |Δlogit| {record.max_abs_logit_difference:.2g}, KL {record.kl_divergence:.2g} nats, "
         f"top-1 agreement {record.top1_agreement:.1%} ({record.bound})"
     )
+
+
+def _print(line: str) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, soft_wrap=True).print(line)

@@ -103,9 +103,8 @@ def _read_blocks(path: Path, stored: GgufTensor, interleaved: int) -> NDArray[np
 
     `interleaved` > 0 is the number of heads whose rows llama.cpp's converter paired up.
     """
-    raw = np.memmap(
-        path, np.uint8, "r", stored.offset, (*stored.shape[:-1], stored.num_bytes // prod(stored.shape[:-1]))
-    )
+    rows = stored.shape[:-1]
+    raw = np.memmap(path, np.uint8, "c", stored.offset, (*rows, stored.num_bytes // prod(rows)))
     if not interleaved:
         return raw.view(np.ndarray)
     if len(stored.shape) == 1:  # a bias: its elements are the rows

@@ -1,0 +1,216 @@
+"""Exports a profile's model to GGUF files for llama.cpp: bake, lay out, write, check, rename into place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeskip.errors import EdgeSkipError, MissingExtraError
+from edgeskip.exporters.bake import bake
+from edgeskip.exporters.export import ExportPolicy, require_match
+from edgeskip.exporters.gguf.formats import GgufFormat
+from edgeskip.exporters.gguf.layout import Layout, lay_out
+from edgeskip.exporters.gguf.metadata import file_metadata
+from edgeskip.exporters.gguf.naming import file_name
+from edgeskip.exporters.gguf.parts import check_exit_layer, first_part, rest_part
+from edgeskip.exporters.gguf.quantise import quantise
+from edgeskip.exporters.gguf.tensors import named_tensors
+from edgeskip.exporters.gguf.write import patch_string, write_gguf
+from edgeskip.exporters.provenance import (
+    check_weights,
+    inputs_of,
+    now,
+    plan_label,
+    plan_summary,
+    software_versions,
+)
+from edgeskip.exporters.verify import Bound, verify
+from edgeskip.files import refuse_file, staged_files
+from edgeskip.gguf_manifest import VERIFICATION_KEY, GgufManifest, Part
+from edgeskip.plan import Plan, Skip
+from edgeskip.planner import resolve
+from edgeskip.sublayers import sublayers_of
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.decoder import Decoder
+    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.manifest import VerificationRecord
+    from edgeskip.profile import Profile, Vectors
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A file that was written and what it says of itself."""
+
+    path: Path
+    architecture: str
+    manifest: GgufManifest
+
+
+@dataclass(frozen=True)
+class _Half:
+    """A decoder that becomes one file."""
+
+    part: Part
+    decoder: Decoder
+    layout: Layout
+
+
+def bound_of(form: GgufFormat) -> Bound:
+    """What passes the check. llama.cpp rounds activations to 8 bits wherever weights are quantised (a dense Q4_1
+    SmolLM2 is 0.0026 nats from torch with its own weights), and a quantisation of ours moves the weights as well."""
+    if form.kind in ("F32", "F16") and not form.by_llamacpp:
+        return Bound(kl_divergence=1e-3)
+    if form.kind is None or form.name in ("BF16", "Q8_0", "Q6_K"):
+        return Bound(kl_divergence=0.05)
+    return Bound(kl_divergence=2.0 if form.name.startswith(("Q2", "Q3")) else 0.75)
+
+
+def output_paths(
+    source: ModelSource, profile: Profile, form: GgufFormat, output: Path, exit_layer: int | None
+) -> list[Path]:
+    """The file or files that an export to `output` writes: a name ending in .gguf, or a folder that gets the
+    ecosystem's names. EdgeSkipError for a pair without a folder."""
+    summary = plan_summary(profile)
+    if output.suffix.lower() == ".gguf" and not output.is_dir():
+        if exit_layer is not None:
+            raise EdgeSkipError(f"an early exit is two files: give -o a folder, not {output}")
+        return [output]
+    parts: tuple[Part, ...] = ("whole",) if exit_layer is None else ("first", "rest")
+    return [output / file_name(source.name, summary, form.name, exit_layer=exit_layer, part=part) for part in parts]
+
+
+def refuse_outputs(
+    source: ModelSource,
+    profile: Profile,
+    form: GgufFormat,
+    output: Path,
+    exit_layer: int | None,
+    *,
+    policy: ExportPolicy,
+    folder: bool = False,
+) -> None:
+    """EdgeSkipError where the export cannot be written or checked; call it before the work as well.
+
+    `folder`: `output` is to hold other things besides.
+    """
+    if folder and output.suffix.lower() == ".gguf":
+        raise EdgeSkipError(f"two targets need a folder: give -o one, not {output}")
+    if policy.check and find_spec("llama_cpp") is None:
+        raise MissingExtraError("llama-cpp-python", "llamacpp")
+    for path in output_paths(source, profile, form, output, exit_layer):
+        refuse_file(path, overwrite=policy.overwrite)
+
+
+def export_gguf(
+    source: ModelSource,
+    profile: Profile,
+    vectors: Vectors | None,
+    form: GgufFormat,
+    output: Path,
+    *,
+    exit_layer: int | None = None,
+    policy: ExportPolicy,
+    progress: Progress = lambda _: None,
+) -> list[GgufFile]:
+    """Writes the file for the profile's plan (dense where it has none), or the pair that exits after `exit_layer`
+    blocks, and returns what was written.
+
+    Where llama.cpp has no architecture for the first half's stub, the first part is written alone: a draft model.
+    EdgeSkipError where the profile is for other weights, llama.cpp cannot hold the plan, an output may not be written
+    or the result does not match the torch model; then nothing has changed.
+    """
+    targets = output_paths(source, profile, form, output, exit_layer)
+    for target in targets:
+        refuse_file(target, overwrite=policy.overwrite)
+    check_weights(source, profile)
+    plan = resolve(profile, vectors)
+    halves = _halves(bake(source.decoder, plan), exit_layer)
+    targets = targets[: len(halves)]
+    alone = [half.part for half in halves] == ["first"]
+    with staged_files(targets, overwrite=policy.overwrite) as staged:
+        manifests = [
+            _manifest(source, profile, form, half.part, exit_layer, None if alone else _partner(half.part, targets))
+            for half in halves
+        ]
+        for half, path, manifest in zip(halves, staged, manifests, strict=True):
+            _write(source, half, form, path, manifest, progress)
+        if policy.check:
+            progress("check")
+            bound = bound_of(form)
+            checked_plan = _exiting(plan, exit_layer) if alone and exit_layer is not None else plan
+            record = verify(source, checked_plan, staged[0], bound=bound)
+            require_match(record, bound, policy)
+            for path in staged:
+                patch_string(path, VERIFICATION_KEY, _verification_text(manifests[0], record))
+            manifests = [manifest.model_copy(update={"verification": record}) for manifest in manifests]
+    return [
+        GgufFile(path, half.layout.architecture, manifest)
+        for path, half, manifest in zip(targets, halves, manifests, strict=True)
+    ]
+
+
+def _halves(baked: Decoder, exit_layer: int | None) -> list[_Half]:
+    if exit_layer is None:
+        return [_Half("whole", baked, lay_out(baked))]
+    check_exit_layer(exit_layer, baked.config.num_blocks)
+    first, rest = first_part(baked, exit_layer), rest_part(baked, exit_layer)
+    try:
+        layouts = lay_out(first, trailing_stub=True), lay_out(rest)
+    except EdgeSkipError:
+        return [_Half("first", first, lay_out(first))]
+    return [_Half("first", first, layouts[0]), _Half("rest", rest, layouts[1])]
+
+
+def _partner(part: Part, targets: list[Path]) -> str | None:
+    names = {"first": 1, "rest": 0}
+    return targets[names[part]].name if part in names else None
+
+
+def _exiting(plan: Plan, exit_layer: int) -> Plan:
+    """The plan of the first part alone: every later sublayer is skipped and replaced by nothing."""
+    early = [skip for skip in plan.skips if skip.sublayer.block < exit_layer]
+    late = [Skip(sublayer) for sublayer in sublayers_of(plan.num_blocks) if sublayer.block >= exit_layer]
+    return replace(plan, skips=tuple(early + late))
+
+
+def _manifest(
+    source: ModelSource, profile: Profile, form: GgufFormat, part: Part, exit_layer: int | None, partner: str | None
+) -> GgufManifest:
+    """The manifest of a file that is not checked yet."""
+    return GgufManifest(
+        label="draft-only" if part == "first" else plan_label(profile),
+        part=part,
+        exit_layer=exit_layer,
+        partner=partner,
+        precision=form.name,
+        model=source.record(),
+        plan=plan_summary(profile),
+        inputs=inputs_of(source, profile),
+        versions=software_versions("gguf", "torch", "transformers")
+        | (software_versions("llama-cpp-python") if form.by_llamacpp else {}),
+        created=now(),
+        verification=None,
+    )
+
+
+def _write(
+    source: ModelSource, half: _Half, form: GgufFormat, path: Path, manifest: GgufManifest, progress: Progress
+) -> None:
+    written = path.with_name(f"f16-{path.name}") if form.by_llamacpp else path
+    metadata = file_metadata(source, half.decoder, half.layout, form.file_type, manifest.to_metadata())
+    tensors = named_tensors(half.decoder, half.layout)
+    write_gguf(written, half.layout.architecture, metadata, tensors, form, progress=progress)
+    if form.by_llamacpp:
+        progress("quantise")
+        quantise(written, path, form.file_type)
+        written.unlink()
+
+
+def _verification_text(manifest: GgufManifest, record: VerificationRecord) -> str:
+    return manifest.model_copy(update={"verification": record}).to_metadata()[VERIFICATION_KEY]

@@ -1,0 +1,24 @@
+"""File names as the GGUF ecosystem has them: model, what was done to it, precision."""
+
+from __future__ import annotations
+
+from edgeskip.gguf_manifest import Part
+from edgeskip.manifest import PlanSummary
+
+
+def file_name(
+    model: str, plan: PlanSummary, precision: str, *, exit_layer: int | None = None, part: Part = "whole"
+) -> str:
+    """`smollm2-135m-instruct-adaskip8-Q4_1.gguf`: method and number of skipped sublayers, where any are skipped.
+
+    Early exit: `…-exit8-Q4_1.gguf` is the first part, a draft model of its own, `…-exit8-rest-Q4_1.gguf` the rest.
+    """
+    words = [model.lower().replace(" ", "-")]
+    if plan.skip:
+        method = plan.method if plan.method.isalnum() else plan.method.replace("_", "-")
+        words.append(f"{method}{len(plan.skip)}")
+    if exit_layer is not None:
+        words.append(f"exit{exit_layer}")
+    if part == "rest":
+        words.append("rest")
+    return "-".join([*words, precision]) + ".gguf"
