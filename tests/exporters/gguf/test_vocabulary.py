@@ -404,3 +404,43 @@ def test_without_eos_and_damaged(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(EdgeSkipError, match="is no tokenizer"):
         vocabulary_metadata(tmp_path, room(tokenizer))
+
+
+def test_a_whole_word_that_only_its_own_text_shows(tmp_path: Path) -> None:
+    """No probe holds it, so the vocabulary is gone through."""
+    content = small(pre_tokenizer=json.loads(byte_level(split(QWEN2)).to_str())["pre_tokenizer"])
+    content["model"]["ignore_merges"] = True
+    write_folder(Tokenizer.from_str(json.dumps(content)), tmp_path)
+    assert vocabulary_metadata(tmp_path, 300)["tokenizer.ggml.pre"] == "qwen2"  # every token can be had by merges
+    content["model"]["vocab"]["zqx"] = 290
+    write_folder(Tokenizer.from_str(json.dumps(content)), tmp_path)
+    with pytest.raises(EdgeSkipError, match="encode 'zqx' as other tokens"):
+        vocabulary_metadata(tmp_path, 300)
+
+
+def test_pieces_across_words_that_metaspace_would_cut(tmp_path: Path) -> None:
+    content = json.loads(KINDS["llama, Metaspace"]().to_str())
+    content["model"]["vocab"]["▁▁"] = 1000
+    content["model"]["merges"].append(["▁", "▁"])
+    write_folder(Tokenizer.from_str(json.dumps(content)), tmp_path)
+    assert vocabulary_metadata(tmp_path, 1001)["tokenizer.ggml.tokens"][1000] == "▁▁"
+    content["pre_tokenizer"]["split"] = True
+    write_folder(Tokenizer.from_str(json.dumps(content)), tmp_path)
+    with pytest.raises(EdgeSkipError, match="neither byte-level BPE nor"):
+        vocabulary_metadata(tmp_path, 1001)
+
+
+def test_padding_makes_no_token_twice(tmp_path: Path, llama_cpp_vocabulary: Any) -> None:
+    """llama.cpp aborts the process on a token that is there twice."""
+    content = small()
+    content["added_tokens"].append(added((298, "[PAD299]"))[-1])
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}), encoding="utf-8")
+    metadata = vocabulary_metadata(tmp_path, 300)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    assert len(set(tokens)) == 300
+    assert tokens[297:] == ["[PAD297]", "[PAD299]", "[PAD299]_"]
+    assert metadata["tokenizer.ggml.token_type"][297:] == [5, 3, 5]
+    assert llama_cpp_vocabulary(metadata).encode("th[PAD299]", add=True, parse=True) == [256, 298]
+    assert tokenizer.get_vocab_size() < 300
