@@ -44,7 +44,9 @@ class LlamaContext:
         self._sequence = np.zeros(1, np.int32)  # the one sequence has id 0
         self._sequences = np.full(BATCH, self._sequence.ctypes.data, np.uintp)
         self._counts = np.ones(BATCH, np.int32)
+        self._interrupted = False  # a batch ran (or began to) that `length` does not count
         self._batch = self._make_batch()
+        self._token_input = _pointer(self._tokens, ctypes.c_int32)
 
     def reserve(self, tokens: int) -> None:
         """Makes room for `tokens` tokens in all; what the cache holds moves along."""
@@ -72,7 +74,7 @@ class LlamaContext:
         """Runs tokens int64 [n]; fills `logits` [k, vocab_size], k ≤ n, with those of the last k positions."""
         batch = self._batch
         batch.embd = None
-        batch.token = _pointer(self._tokens, ctypes.c_int32)
+        batch.token = self._token_input
         self.reserve(self.length + len(tokens))
         for start in range(0, len(tokens), BATCH):
             chunk = tokens[start : start + BATCH]
@@ -93,9 +95,9 @@ class LlamaContext:
         """Forgets all but the first `length` tokens. EdgeSkipError where the model cannot (it has recurrent parts)."""
         check_truncation(length, self.length)
         if length < self.length:
-            if not llama().llama_memory_seq_rm(self._memory, 0, length, -1):
-                raise EdgeSkipError(f"{self._model.path} cannot forget single tokens: it has no plain KV cache")
             self.length = length
+            self._interrupted = True
+            self._forget_uncounted()
 
     def close(self) -> None:
         """Frees the KV cache."""
@@ -110,7 +112,10 @@ class LlamaContext:
         self._outputs[count - wanted : count] = 1
         batch, library = self._batch, llama()
         batch.n_tokens = count
+        if self._interrupted:
+            self._forget_uncounted()
         forget_errors()
+        self._interrupted = True
         begin = time.perf_counter()
         status = library.llama_decode(self._pointer, batch)
         rows = library.llama_get_logits(self._pointer) if wanted and not status else None  # waits for the device
@@ -118,13 +123,19 @@ class LlamaContext:
         if status:
             self._fail(status, count)
         self.length += count
+        self._interrupted = False
         if rows is not None and logits is not None:
-            first = len(logits) - left
-            source = np.ctypeslib.as_array(rows, (wanted, logits.shape[1]))
-            logits[max(0, first) : max(0, first) + wanted] = source
+            row_bytes = logits.strides[0]
+            first = max(0, len(logits) - left)
+            ctypes.memmove(logits.ctypes.data + first * row_bytes, rows, wanted * row_bytes)
+
+    def _forget_uncounted(self) -> None:
+        """Drops what the cache holds beyond `length`: Ctrl-C can come between a batch's run and its being counted."""
+        if not llama().llama_memory_seq_rm(self._memory, 0, self.length, -1):
+            raise EdgeSkipError(f"{self._model.path} cannot forget single tokens: it has no plain KV cache")
+        self._interrupted = False
 
     def _fail(self, status: int, count: int) -> None:
-        llama().llama_memory_seq_rm(self._memory, 0, self.length, -1)
         if status == _NO_MEMORY:
             raise EdgeSkipError(
                 f"not enough memory for {self.length + count} tokens on {self._model.provider} ({failure()}): "

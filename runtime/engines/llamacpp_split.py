@@ -1,0 +1,151 @@
+"""Runs a model that was split at its exit layer into two GGUF files: shared-state self-speculation in llama.cpp.
+
+The first file holds blocks 0 … E-1, a stub block that keeps every row of the hidden state, and the head; the rest
+holds the blocks after them and the head. The first drafts; the rest goes on from the exit states the draft left, so
+nothing is computed twice, and both together are the whole model to the bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.engines.interface import EngineName
+from edgeskip.runtime.engines.limits import check_step, check_truncation, threads_or_default
+from edgeskip.runtime.engines.llamacpp_context import BATCH, LlamaContext
+from edgeskip.runtime.engines.llamacpp_exit_states import ExitStateReader
+from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+
+
+class SplitEngine:
+    """An `Engine` over both halves, and its parts: `draft` runs the first, `verify` the rest over what was drafted."""
+
+    def __init__(
+        self, first: Path | LlamaModel, rest: Path | LlamaModel, *, provider: str = "cpu", threads: int | None = None
+    ) -> None:
+        self._threads = threads_or_default(threads)
+        self.first = LlamaModel(first, provider) if isinstance(first, Path) else first
+        self.rest = LlamaModel(rest, provider) if isinstance(rest, Path) else rest
+        self.exit_layer = self.first.num_blocks - 1
+        _check_halves(self.first, self.rest)
+        self._reader = ExitStateReader(self.exit_layer, self.first.hidden_size)
+        self._first = LlamaContext(self.first, self._threads, callback=self._reader.callback)
+        self._rest = LlamaContext(self.rest, self._threads)
+        # Row i: the exit state of the i-th token that the rest has not seen.
+        self._states = np.empty((BATCH, self.first.hidden_size), np.float32)
+        self._logits = np.empty((1, self.vocab_size), np.float32)  # of one position
+
+    @property
+    def name(self) -> EngineName:
+        return "llama.cpp"
+
+    @property
+    def provider(self) -> str:
+        return self.first.provider
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    @property
+    def vocab_size(self) -> int:
+        return self.first.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        return min(self.first.context_length, self.rest.context_length)
+
+    @property
+    def length(self) -> int:
+        """Tokens in the KV cache of the first half, those only drafted included."""
+        return self._first.length
+
+    @property
+    def drafted(self) -> int:
+        """Tokens the rest has not seen yet."""
+        return self._first.length - self._rest.length
+
+    @property
+    def run_s(self) -> float:
+        return self._first.run_s + self._rest.run_s
+
+    def reserve(self, tokens: int) -> None:
+        self._first.reserve(tokens)
+        self._rest.reserve(tokens)
+
+    def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
+        """As the whole model would; tokens drafted before and not verified are verified along."""
+        kept = self._check(tokens, logits)
+        self._run_first(tokens, None)
+        return self.verify(logits=kept)
+
+    def draft(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
+        """Appends n ≥ 1 tokens to the first half alone; its own logits [k, vocab_size] of the last k positions.
+
+        The returned array may be overwritten by the next call.
+        """
+        result = self._result(self._check(tokens, logits))
+        self._run_first(tokens, result)
+        return result
+
+    def verify(self, *, logits: int = 0) -> NDArray[np.float32]:
+        """Runs the rest over all drafted tokens; the whole model's logits of the last `logits` of them (0 = all).
+
+        The returned array may be overwritten by the next call.
+        """
+        count = self.drafted
+        kept = count if logits == 0 else logits
+        if not 1 <= kept <= count:
+            raise ValueError(f"{count} drafted tokens have no last {logits} positions")
+        result = self._result(kept)
+        self._rest.append_states(self._states[:count], result)
+        return result
+
+    def truncate(self, length: int) -> None:
+        check_truncation(length, self.length)
+        self._first.truncate(length)
+        self._rest.truncate(min(length, self._rest.length))
+
+    def close(self) -> None:
+        for half in (self._first, self._rest, self.first, self.rest):
+            half.close()
+
+    def _check(self, tokens: NDArray[np.int64], logits: int) -> int:
+        kept, _ = check_step(
+            tokens, logits, length=self.length, vocab_size=self.vocab_size, context_length=self.context_length
+        )
+        return kept
+
+    def _result(self, kept: int) -> NDArray[np.float32]:
+        return self._logits if kept == 1 else np.empty((kept, self.vocab_size), np.float32)
+
+    def _run_first(self, tokens: NDArray[np.int64], logits: NDArray[np.float32] | None) -> None:
+        """Appends to the first half and keeps the exit states; without `logits` its stub and head are not computed."""
+        before, drafted = self._first.length, self.drafted
+        self._make_room(drafted + len(tokens))
+        states = self._states[drafted : drafted + len(tokens)]
+        try:
+            while True:
+                self._reader.begin(states, go_on=logits is not None)
+                self._first.append_tokens(tokens, logits)
+                if self._reader.finish():
+                    return
+                self._first.truncate(before)
+        except BaseException:  # Ctrl-C included: a token without its exit state must not stay
+            self._first.truncate(min(before, self._first.length))
+            raise
+
+    def _make_room(self, rows: int) -> None:
+        if rows > len(self._states):
+            states = np.empty((max(rows, 2 * len(self._states)), self._states.shape[1]), np.float32)
+            states[: self.drafted] = self._states[: self.drafted]
+            self._states = states
+
+
+def _check_halves(first: LlamaModel, rest: LlamaModel) -> None:
+    same = (first.hidden_size, first.vocab_size, first.provider) == (rest.hidden_size, rest.vocab_size, rest.provider)
+    if not same or first.num_blocks < 2:
+        raise EdgeSkipError(f"{first.path} and {rest.path} are not the two halves of one model: export the pair again")
