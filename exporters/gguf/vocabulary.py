@@ -47,7 +47,7 @@ def vocabulary_metadata(folder: Path, vocab_size: int) -> dict[str, Any]:
     spec = read_json(folder / "tokenizer.json")
     tokenizer = _load(file)
     prefix = _check_kind(spec, file)
-    tokens, kinds = _tokens(spec, vocab_size, file)
+    tokens, kinds = _tokens(spec, tokenizer, vocab_size, file)
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # its warnings are checked for below
     special = gguf.SpecialVocab(folder, load_merges=True, special_token_types=_ROLES, n_vocab=vocab_size)
     if not special.merges:
@@ -132,7 +132,7 @@ def _check_kind(spec: Mapping[str, Any], file: str) -> bool | None:
     return prefix
 
 
-def _tokens(spec: Mapping[str, Any], vocab_size: int, file: str) -> tuple[list[str], list[int]]:
+def _tokens(spec: Mapping[str, Any], tokenizer: Any, vocab_size: int, file: str) -> tuple[list[str], list[int]]:
     """Token texts and types by id, unused ids filled as llama.cpp's converter does."""
     model, added = spec["model"]["vocab"], spec.get("added_tokens") or []
     texts: dict[int, str] = {}
@@ -150,6 +150,13 @@ def _tokens(spec: Mapping[str, Any], vocab_size: int, file: str) -> tuple[list[s
             f"{file} has the token {texts[top]!r} with id {top}, but the model's vocabulary ends at {vocab_size - 1}: "
             "it is another model's tokenizer"
         )
+    for text, index in ids.items():
+        read = tokenizer.token_to_id(text)
+        if read != index:  # it numbers added tokens anew where the vocabulary's size does not fit them
+            raise EdgeSkipError(
+                f"{file}: the id of {text!r}, it says {index}, the tokenizers library reads {read}: "
+                "fetch the model again"
+            )
     special = {token["id"]: bool(token.get("special")) for token in added}
     tokens, kinds = [], []
     for index in range(vocab_size):

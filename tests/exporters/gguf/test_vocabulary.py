@@ -369,6 +369,7 @@ TWICE = processors.TemplateProcessing(single="th $A", pair="th $A $B", special_t
         (small(model={"merges": []}), "no merges"),
         (small(added_tokens=added((300, "<new>"))), r"'<new>' with id 300, but the model's vocabulary ends at 299"),
         (small(added_tokens=added((5, "<clash>"))), "the same id 5"),
+        (small(model={"vocab": small()["model"]["vocab"] | {"zq": 290}}), "says 257, the tokenizers library reads 258"),
         (small(added_tokens=added((260, "th"))), r"'th' two ids, 256 and 260"),
         (small(added_tokens=added((259, "<m>"), lstrip=True)), "'<m>' is lstrip"),
         (small(model={"end_of_word_suffix": "</w>"}), "uses end_of_word_suffix"),
@@ -420,12 +421,16 @@ def test_a_whole_word_that_only_its_own_text_shows(tmp_path: Path) -> None:
 
 def test_pieces_across_words_that_metaspace_would_cut(tmp_path: Path) -> None:
     content = json.loads(KINDS["llama, Metaspace"]().to_str())
-    content["model"]["vocab"]["▁▁"] = 1000
+    size = len(content["model"]["vocab"])
+    content["model"]["vocab"]["▁▁"] = size
     content["model"]["merges"].append(["▁", "▁"])
-    write_folder(Tokenizer.from_str(json.dumps(content)), tmp_path)
-    assert vocabulary_metadata(tmp_path, 1001)["tokenizer.ggml.tokens"][1000] == "▁▁"
+    for token in content["added_tokens"][-3:]:
+        token["id"] += 1
+    content["post_processor"] = None
+    (write_folder(KINDS["gpt-2"](), tmp_path) / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    assert vocabulary_metadata(tmp_path, 1001)["tokenizer.ggml.tokens"][size] == "▁▁"
     content["pre_tokenizer"]["split"] = True
-    write_folder(Tokenizer.from_str(json.dumps(content)), tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(EdgeSkipError, match="neither byte-level BPE nor"):
         vocabulary_metadata(tmp_path, 1001)
 
@@ -433,14 +438,17 @@ def test_pieces_across_words_that_metaspace_would_cut(tmp_path: Path) -> None:
 def test_padding_makes_no_token_twice(tmp_path: Path, llama_cpp_vocabulary: Any) -> None:
     """llama.cpp aborts the process on a token that is there twice."""
     content = small()
-    content["added_tokens"].append(added((298, "[PAD299]"))[-1])
+    content["added_tokens"].append(added((260, "[PAD299]"))[-1])
     tokenizer = Tokenizer.from_str(json.dumps(content))
     (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": EOS}), encoding="utf-8")
     metadata = vocabulary_metadata(tmp_path, 300)
     tokens = metadata["tokenizer.ggml.tokens"]
     assert len(set(tokens)) == 300
-    assert tokens[297:] == ["[PAD297]", "[PAD299]", "[PAD299]_"]
-    assert metadata["tokenizer.ggml.token_type"][297:] == [5, 3, 5]
-    assert llama_cpp_vocabulary(metadata).encode("th[PAD299]", add=True, parse=True) == [256, 298]
-    assert tokenizer.get_vocab_size() < 300
+    assert [tokens[index] for index in (260, 261, 299)] == ["[PAD299]", "[PAD261]", "[PAD299]_"]
+    assert [metadata["tokenizer.ggml.token_type"][index] for index in (260, 261, 299)] == [3, 5, 5]
+    assert (
+        llama_cpp_vocabulary(metadata).encode("th[PAD299]", add=True, parse=True)
+        == tokenizer.encode("th[PAD299]").ids
+        == [256, 260]
+    )
