@@ -52,7 +52,12 @@ def bench_gguf(
     threads: Annotated[int, typer.Option(min=1, help="Threads of everything.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write everything there, single runs too.")] = None,
 ) -> None:
-    """Measure GGUF files against the first of them; a table to stdout, progress to stderr."""
+    """Measure GGUF files against the first of them; a table to stdout, progress to stderr.
+
+    Every figure is taken in a process of its own that loads, warms up and runs once. Files take turns; ratios are of
+    seconds, over the first file's in the same round. Predicted: decoding as the larger of bytes read (weights of
+    blocks and head, keys and values at the mean position) and operations; prefill as operations.
+    """
     folders = [named_folder(argument) for argument in artifact_onnx or []]
     named = [*files, *(folder for _, folder in folders), *([llama_bench] if llama_bench else [])]
     for path in named:
@@ -100,8 +105,10 @@ def gguf_entries(
 
 
 def label_of(file: Path) -> str:
-    """What the file calls itself; empty where EdgeSkip did not write it."""
+    """What the file calls itself; empty where EdgeSkip did not write it. EdgeSkipError for half a model."""
     manifest = read_gguf_manifest(read_gguf_header(file).metadata, str(file))
+    if manifest and manifest.part != "whole":
+        raise EdgeSkipError(f"{file} is half of a pair: measure the pair with tools/split_cost.py")
     return manifest.label if manifest else ""
 
 

@@ -49,7 +49,11 @@ def build_llamacpp(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Compiler processes at a time.")] = 2,
 ) -> None:
-    """Build llama.cpp's programs; their paths to stdout, progress to stderr."""
+    """Build llama.cpp's programs; their paths to stdout, progress to stderr.
+
+    llama-bench, llama-perplexity, llama-speculative-simple, llama-completion and llama-quantize, from the source of
+    the installed llama-cpp-python. Needs cmake and a C++ compiler; takes minutes, and nothing the second time.
+    """
     if into is None:
         from edgeskip.fetch import cache_folder
 

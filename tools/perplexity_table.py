@@ -93,7 +93,11 @@ def perplexity_table(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results there.")] = None,
 ) -> None:
-    """Measure perplexity of dense and skipped exports; a table to stdout, progress to stderr."""
+    """Measure perplexity of dense and skipped exports; a table to stdout, progress to stderr.
+
+    Rows are calibrated (without --profile), planned, exported and measured here; --target onnx,gguf adds GGUF's
+    perplexity over ONNX's. --artifact and --genai measure what is there already.
+    """
     if precision not in get_args(Precision):
         raise EdgeSkipError(f"--precision {precision}: choose one of {', '.join(get_args(Precision))}")
     targets = {name: {"onnx": precision, "gguf": gguf_precision}.get(name) for name in target.split(",")}

@@ -78,7 +78,11 @@ def split_cost(
     threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write everything there.")] = None,
 ) -> None:
-    """Measure both halves of a split model against the whole; tables to stdout, progress to stderr."""
+    """Measure both halves of a split model against the whole; a table to stdout, progress to stderr.
+
+    In one process and in turns: the prompt, 1, 2, 4 and 8 tokens behind it, a round of drafting and verifying
+    against as many decode steps, and the first half with and without the callback that reads its exit states.
+    """
     import edgeskip
     from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
     from edgeskip.runtime.engines.llamacpp_split import SplitEngine

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import bench_gguf
 import peers.driver
 import pytest
-from bench_gguf import check_names, gguf_entries
+from bench_gguf import check_names, gguf_entries, label_of
 from peers.driver import Contestant, Run, run_afresh, take_turns
 from peers.figures import Spread
 from peers.gguf_report import Entry, as_json, as_markdown, rows_of, targets_of
@@ -99,6 +100,15 @@ def test_files_after_the_first_are_predicted_against_it(monkeypatch: pytest.Monk
     assert (first.name, first.baseline, first.prediction) == ("x a", None, None)
     assert (second.name, second.baseline) == ("x b", "x a")
     assert second.prediction == Prediction(0.8, 0.9, 0.6)
+
+
+@pytest.mark.parametrize(("part", "refused"), [("whole", False), ("first", True), ("rest", True)])
+def test_half_a_model_is_refused(part: str, refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = type("Manifest", (), {"part": part, "label": "lossy-skip"})
+    monkeypatch.setattr(bench_gguf, "read_gguf_header", lambda file: type("Header", (), {"metadata": {}}))
+    monkeypatch.setattr(bench_gguf, "read_gguf_manifest", lambda metadata, file: manifest)
+    with pytest.raises(EdgeSkipError, match="half of a pair") if refused else nullcontext():
+        assert label_of(Path("x.gguf")) == "lossy-skip"
 
 
 def test_two_files_of_one_name_are_refused() -> None:
