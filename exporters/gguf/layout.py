@@ -119,7 +119,7 @@ def _obstacle(decoder: Decoder, blocks: list[Block], target: _Architecture) -> s
     if not target.qk_norm and any(attention.q_norm for attention in attentions):
         return "no query and key norms"
     if not target.output_biases and any(map(_output_bias, decoder.sublayers)):
-        return "no biases to put a compensation's bias in"
+        return "no bias on what a sublayer adds"
     scaling = decoder.config.rope.scaling or {}
     if not target.rope_factors and scaling.get("rope_type") == "llama3":
         return "no Llama 3 rope scaling"

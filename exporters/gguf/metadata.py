@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Mapping
@@ -93,6 +94,10 @@ def _tokenizer(source: ModelSource) -> dict[str, Value]:
 
     with tempfile.TemporaryDirectory(prefix="edgeskip-tokenizer-") as folder:
         source.write_tokenizer(Path(folder))
+        # Some tokenizers name no BOS or EOS; the config does.
+        ids = {key: value for key, value in source.config.items() if key.endswith("_token_id")}
+        first = {key: value[0] if isinstance(value, list) and value else value for key, value in ids.items()}
+        (Path(folder) / "config.json").write_text(json.dumps(first), encoding="utf-8")
         keys = vocabulary_metadata(Path(folder), source.decoder.config.vocab_size)
     return {key: Value(value) for key, value in keys.items()}
 

@@ -7,77 +7,22 @@ max |Δlogit| ≤ 1e-3.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from lowering import TOKENS, artifact_of, engine_of, in_one_prefill, in_steps, random_plan, torch_logits
-from tiny_models import FAMILIES, rope_config, tiny_checkpoint
+from lowering import artifact_of, engine_of
+from tiny_models import FAMILIES
+from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, in_one_prefill, in_steps, torch_logits
 
-from edgeskip.calibration.skipping import skipped
-from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.verify import compare
 from edgeskip.plan import Plan
 from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
 
 FP32, FP16 = WeightFormat("fp32"), WeightFormat("fp16")
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama, tied": ("llama", {}),
-    "llama, untied": ("llama", {"tie_word_embeddings": False}),
-    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
-    "llama, one head per key": ("llama", {"num_key_value_heads": 4}),
-    "llama, linear": ("llama", rope_config(scaling={"rope_type": "linear", "factor": 4.0})),
-    "llama, llama3": ("llama", rope_config(theta=5e5, scaling=LLAMA3)),
-    "llama, yarn": ("llama", rope_config(scaling=YARN)),
-    "mistral": ("mistral", {"head_dim": 32}),
-    "mistral, window": ("mistral", {"sliding_window": 8}),
-    "qwen2": ("qwen2", {}),
-    "qwen2, window above": ("qwen2", {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 2}),
-    "qwen3": ("qwen3", {}),
-    "qwen3, biases and untied": ("qwen3", {"attention_bias": True, "tie_word_embeddings": False}),
-    "smollm3": ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}),
-}
-# Three of each: mixed kinds, the first and the last sublayer, two in a row.
-SKIPPED = [["attn.0", "ffn.1", "ffn.3"], ["attn.1", "ffn.1", "attn.3"]]
-
-
-@dataclass(frozen=True)
-class Case:
-    source: ModelSource
-    oracle: Any
-
-    @property
-    def config(self) -> Any:
-        return self.source.decoder.config
-
-    def plan(self, names: list[str], compensation: str = "affine") -> Plan:
-        size = self.config.hidden_size
-        return random_plan(names, compensation, num_blocks=self.config.num_blocks, hidden_size=size)
-
-    def expected(self, plan: Plan, tokens: Any = TOKENS) -> Any:
-        with skipped(self.oracle, plan):
-            return torch_logits(self.oracle, tokens)
-
-
-def case_of(folder: Path, family: str, **overrides: Any) -> Case:
-    from transformers import AutoModelForCausalLM
-
-    tiny_checkpoint(family, folder, **overrides)
-    oracle = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return Case(open_model(str(folder)), oracle)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lowering import TOKENS, artifact_of, engine_of, in_one_prefill, in_steps, random_plan, torch_logits
+from lowering import artifact_of, engine_of
 from tiny_models import FAMILIES, tiny_checkpoint, tiny_model
+from variants import TOKENS, in_one_prefill, in_steps, random_plan, torch_logits
 
 from edgeskip.calibration.skipping import skipped
 from edgeskip.errors import EdgeSkipError

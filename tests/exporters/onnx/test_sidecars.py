@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lowering import artifact_of, random_plan
+from lowering import artifact_of
 from tiny_models import CHAT_TEMPLATE, FAMILIES, tiny_checkpoint
+from variants import random_plan
 
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.onnx.formats import WeightFormat

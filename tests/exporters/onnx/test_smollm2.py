@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lowering import engine_of, in_one_prefill, in_steps
+from lowering import engine_of
 from tokenizers import Tokenizer
+from variants import in_one_prefill, in_steps
 
 from edgeskip.calibration.skipping import skipped
 from edgeskip.exporters.families.source import ModelSource, open_model
