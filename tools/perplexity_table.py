@@ -61,7 +61,11 @@ def perplexity_table(
     target: Annotated[str, typer.Option(help="What rows are exported to: onnx, gguf or both, by comma.")] = "onnx",
     precision: Annotated[str, typer.Option(help="Of the ONNX exports: fp32, fp16 or int4.")] = "fp32",
     gguf_precision: Annotated[
-        str, typer.Option(help="Of the GGUF exports; keep = the model's own blocks, from a GGUF model.")
+        str,
+        typer.Option(
+            help="Of the GGUF exports: keep = the model's own blocks. With quantised weights llama.cpp rounds "
+            "activations to 8 bits, so f32 compares the exports alone."
+        ),
     ] = "keep",
     profile: Annotated[
         str | None, typer.Option(help="Profile, or name of one that ships.  [default: calibrate on wikitext2_valid]")

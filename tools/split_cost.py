@@ -165,7 +165,7 @@ def comparisons(
         singles = [tail[i : i + 1] for i in range(count)]
         found.append(
             Comparison(
-                f"round: {count} drafted, verified",
+                f"round of {count}: drafted, verified",
                 f"/ {count} decode step{'s' if count > 1 else ''} of whole",
                 behind(split, lambda singles=singles: ([split.draft(one) for one in singles], split.verify())),
                 behind(whole, lambda singles=singles: [whole.step(one) for one in singles]),

@@ -164,3 +164,21 @@ def test_llama_benchs_rows_become_a_run() -> None:
 def test_other_rows_than_asked_for_are_refused() -> None:
     with pytest.raises(EdgeSkipError, match="other tests"):
         run_of(answer(512, 0, 1), answer(512, 0, 1))
+
+
+def test_a_real_file_from_end_to_end(smollm2_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file under two names: the same tokens, and a prediction of 1."""
+    pytest.importorskip("llama_cpp")
+    monkeypatch.setenv("EDGESKIP_CACHE", str(tmp_path))  # logs
+    files = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    for file in files:
+        file.symlink_to(smollm2_gguf)
+    bench_gguf.bench_gguf(files, prompt=16, new=4, rounds=1, threads=1, json_file=tmp_path / "out.json")
+    first, second = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert len(first["runs"][0]["tokens"]) == 4
+    assert first["runs"][0]["tokens"] == second["runs"][0]["tokens"]
+    assert 0 < first["runs"][0]["notes"]["runtime_s"] <= sum(first["runs"][0]["token_s"])
+    assert second["prediction"] == {"decode_bytes_ratio": 1.0, "decode_flops_ratio": 1.0, "prefill_flops_ratio": 1.0}
+    assert second["decode"]["median"] == pytest.approx(
+        sum(second["runs"][0]["token_s"]) / sum(first["runs"][0]["token_s"])
+    )

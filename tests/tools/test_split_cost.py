@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,12 @@ import split_cost
 from numpy.typing import NDArray
 from peers.figures import Target
 from split_cost import Case, Comparison, as_json, as_markdown, comparisons, measure, timed
+from split_gguf import split_gguf
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.gguf_manifest import GgufManifest
+from edgeskip.manifest import PlanSummary
+from edgeskip.profile import ModelRecord
 
 PROMPT = 16
 
@@ -79,10 +86,10 @@ def test_what_is_compared_and_what_it_comes_to(clock: Clock) -> None:
         ("prompt of 16", "both halves / whole"): 1.2,
         ("prompt of 16, first half", "callback / none"): 1.2,  # 1.2 / 4 against 0.25
         **{(name, "both halves / whole"): 1.2 for name in ("1 token", *(f"{n} tokens at once" for n in (2, 4, 8)))},
-        ("round: 1 drafted, verified", "/ 1 decode step of whole"): 0.9,  # 0.3 + 0.6 against 1
-        ("round: 2 drafted, verified", "/ 2 decode steps of whole"): 0.6,
-        ("round: 4 drafted, verified", "/ 4 decode steps of whole"): 0.45,
-        ("round: 8 drafted, verified", "/ 8 decode steps of whole"): 0.375,
+        ("round of 1: drafted, verified", "/ 1 decode step of whole"): 0.9,  # 0.3 + 0.6 against 1
+        ("round of 2: drafted, verified", "/ 2 decode steps of whole"): 0.6,
+        ("round of 4: drafted, verified", "/ 4 decode steps of whole"): 0.45,
+        ("round of 8: drafted, verified", "/ 8 decode steps of whole"): 0.375,
         ("1 token, first half", "callback / none"): 1.2,
     }
     assert all(len(c.subject_s) == len(c.baseline_s) == 3 for c in compared)
@@ -134,3 +141,41 @@ def test_table_and_json() -> None:
     assert "| 1 token | both halves / whole | 10.50 | 10.00 | 1.050 [1.000 – 1.100] |" in text
     assert text.endswith("| 1 token: both halves / whole | ≤ 1.1 | 1.050 [1.000 – 1.100] | yes |")
     assert json.loads(json.dumps(as_json(one)))["ratio"] == pytest.approx({"median": 1.05, "low": 1.0, "high": 1.1})
+
+
+@pytest.mark.slow  # writes the whole vocabulary twice
+def test_a_real_pair_from_end_to_end(smollm2_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("llama_cpp")
+    first, _ = split_gguf(smollm2_gguf, tmp_path, 2, {part: manifest(part) for part in ("first", "rest")})
+    options: dict[str, Any] = {"prompt": 16, "rounds": 1, "repeats": 1, "threads": 1}
+    split_cost.split_cost(first, smollm2_gguf, **options, json_file=tmp_path / "out.json")
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["setting"]["exit_layer"] == 2
+    assert len(result["comparisons"]) == 11
+    assert all(one["ratio"]["median"] > 0 for one in result["comparisons"])
+    assert "| 8 tokens at once | both halves / whole |" in capsys.readouterr().out
+    with pytest.raises(EdgeSkipError, match="is no first half of a pair"):
+        split_cost.split_cost(smollm2_gguf, smollm2_gguf, **options)
+
+
+def manifest(part: Any) -> dict[str, str]:
+    return GgufManifest(
+        label="draft-only",
+        part=part,
+        exit_layer=2,
+        partner={"first": "rest.gguf", "rest": "first.gguf"}[part],
+        precision="keep",
+        model=ModelRecord(
+            source="x",
+            name="x",
+            family="llama",
+            fingerprint="0" * 64,
+            num_blocks=30,
+            hidden_size=576,
+            vocab_size=49152,
+        ),
+        plan=PlanSummary(method="none", compensation="none", skip=[], num_blocks=30),
+        inputs={},
+        versions={},
+        created="2026-01-01T00:00:00+00:00",
+    ).to_metadata()
