@@ -106,7 +106,7 @@ class LlamaContext:
 
     def _run(self, count: int, left: int, logits: NDArray[np.float32] | None) -> None:
         """One batch of `count` tokens, of `left` still to run; copies the rows of `logits` that fall into it."""
-        wanted = 0 if logits is None else max(0, count - (left - len(logits)))
+        wanted = 0 if logits is None else max(0, count - max(0, left - len(logits)))
         self._positions[:count] = np.arange(self.length, self.length + count) if count > 1 else self.length
         self._outputs[:count] = 0
         self._outputs[count - wanted : count] = 1

@@ -33,7 +33,7 @@ class ExitStateReader:
         self._node = 0  # the tensor's address, 0 = look at the names
         self._address = self._left = 0
         self._by_name = True
-        self._go_on: bool | None = None
+        self._go_on = True
         self._error: BaseException | None = None
         answers = self._answers()
         next(answers)
@@ -73,11 +73,12 @@ class ExitStateReader:
         answer = False
         while True:
             try:
-                node = yield answer
-                answer = False
-                if node == self._node or (not self._node and self._name_of(node) == self._name):
-                    yield True
-                    answer = self._read(node)
+                while True:  # inside the `try`, because Python looks for signals at a loop's end too
+                    node = yield answer
+                    answer = False
+                    if node == self._node or (not self._node and self._name_of(node) == self._name):
+                        yield True
+                        answer = self._read(node)
             except GeneratorExit:
                 raise
             except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections.abc import Callable
 from functools import cached_property
@@ -35,7 +36,7 @@ class LlamaModel:
         parameters.devices = ctypes.addressof(listed)
         parameters.n_gpu_layers = _ALL_LAYERS if devices else 0
         forget_errors()
-        pointer = library.llama_model_load_from_file(str(path).encode(), parameters)
+        pointer = library.llama_model_load_from_file(os.fsencode(path), parameters)
         if not pointer:
             raise EdgeSkipError(f"llama.cpp cannot load {path}: {failure()}")
         self._pointer: int | None = pointer
