@@ -56,6 +56,9 @@ class VerificationRecord(_Record):
     tokens: int
     max_abs_logit_difference: float
     kl_divergence: float = Field(description="mean KL(torch ‖ artifact) per token, nats")
+    widened_kl_divergence: float | None = Field(
+        default=None, description="the same of a GGUF's own blocks as F16: without llama.cpp's 8-bit activations"
+    )
     top1_agreement: float = Field(description="share of tokens whose argmax agrees")
     bound: str = Field(description="the bound that decided `passed`, in words")
 

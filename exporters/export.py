@@ -19,7 +19,7 @@ from edgeskip.exporters.provenance import (
     plan_summary,
     software_versions,
 )
-from edgeskip.exporters.verify import BOUNDS, Bound, is_large, shipped_tokens, verify
+from edgeskip.exporters.verify import BOUNDS, is_large, shipped_tokens, verify
 from edgeskip.files import refuse_folder, sha256_of, staged_folder
 from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, VerificationRecord
 from edgeskip.planner import resolve
@@ -42,13 +42,15 @@ class ExportPolicy:
     allow_mismatch: bool = False
 
 
-def require_match(record: VerificationRecord, bound: Bound, policy: ExportPolicy) -> None:
+def require_match(record: VerificationRecord, policy: ExportPolicy) -> None:
     """EdgeSkipError where the check failed and the policy does not allow that."""
     if not record.passed and not policy.allow_mismatch:
+        widened = record.widened_kl_divergence
+        twin = "" if widened is None else f" ({widened:.3g} widened)"
         raise EdgeSkipError(
             f"the exported model does not match the torch model: max |Δlogit| {record.max_abs_logit_difference:.3g}, "
-            f"KL {record.kl_divergence:.3g}, top-1 agreement {record.top1_agreement:.1%}, wanted {bound}: report this, "
-            "or add --allow-mismatch to keep it"
+            f"KL {record.kl_divergence:.3g}{twin}, top-1 agreement {record.top1_agreement:.1%}, wanted {record.bound}: "
+            "report this, or add --allow-mismatch to keep it"
         )
 
 
@@ -100,7 +102,7 @@ def export_onnx(
             # The int4 kernels need their second copy: without it they take another, many times slower way.
             frugal = form.precision != "int4" and is_large(source)
             record = verify(source, plan, staging, bound=bound, frugal=frugal)
-            require_match(record, bound, policy)
+            require_match(record, policy)
             manifest = manifest.model_copy(update={"verification": record})
         _write_manifest(manifest, staging)
     return manifest

@@ -170,9 +170,11 @@ def _show_files(files: list[GgufFile]) -> None:
 def _checked(record: VerificationRecord | None) -> str:
     if record is None:
         return "not checked (--no-check)"
+    twin = record.widened_kl_divergence
+    widened = "" if twin is None else f" ({twin:.2g} with its blocks as F16)"
     return (
         f"{'checked' if record.passed else 'MISMATCH'} against {record.reference} on {record.tokens} tokens: "
-        f"max |Δlogit| {record.max_abs_logit_difference:.2g}, KL {record.kl_divergence:.2g} nats, "
+        f"max |Δlogit| {record.max_abs_logit_difference:.2g}, KL {record.kl_divergence:.2g} nats{widened}, "
         f"top-1 agreement {record.top1_agreement:.1%} ({record.bound})"
     )
 
