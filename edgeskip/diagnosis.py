@@ -14,7 +14,7 @@ from edgeskip.requirements import Requirement, installed_version, onnxruntime_bu
 from edgeskip.version import __version__
 
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-_RELATED = ("onnxruntime-genai", "llama-cpp-python", "optimum-onnx")  # not ours, but worth a line when there
+_RELATED = ("onnxruntime-genai", "optimum-onnx")  # not ours, but worth a line when there
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _find_onnxruntime(
 
 def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], machine: Machine) -> list[Finding]:
     findings: list[Finding] = []
-    for extra in (None, "export", "plot"):
+    for extra in (None, "export", "plot", "llamacpp"):
         missing = [
             requirement
             for requirement in declared
@@ -112,7 +112,11 @@ def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], mac
         command = f"pip install 'edgeskip[{extra}]'"
         if any(r.package == "torch" for r in missing) and _plain_torch_is_cuda(machine):
             command = f"pip install torch --index-url {PYTORCH_CPU_INDEX} && {command}"
-        purpose = {"export": "calibrate and export need", "plot": "inspect --plot needs"}[extra]
+        purpose = {
+            "export": "calibrate and export need",
+            "plot": "inspect --plot needs",
+            "llamacpp": "run FILE.gguf needs",
+        }[extra]
         findings.append(Finding(f"{purpose} {names}", command, blocking=False))
     return findings
 

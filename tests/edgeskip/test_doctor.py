@@ -97,14 +97,16 @@ def test_a_gpu_that_onnxruntime_cannot_use(cli: Cli, install: Callable[..., None
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there does plain torch mean the CUDA build")
 def test_missing_extras_and_their_commands(cli: Cli, install: Callable[..., None]) -> None:
-    install(missing=("torch", "gguf", "matplotlib"))
+    install(missing=("torch", "gguf", "matplotlib", "llama-cpp-python"))
     outcome = cli("doctor", "--json")
     assert outcome.code == 0  # the runtime alone works
-    export, plot = json.loads(outcome.out)["findings"]
+    export, plot, llamacpp = json.loads(outcome.out)["findings"]
     assert "torch, gguf" in export["problem"]
     assert export["command"].endswith(" && pip install 'edgeskip[export]'")
     assert "/whl/cpu" in export["command"]  # no CUDA build where there is no GPU
     assert plot["command"] == "pip install 'edgeskip[plot]'"
+    assert llamacpp["problem"] == "run FILE.gguf needs llama-cpp-python"
+    assert llamacpp["command"] == "pip install 'edgeskip[llamacpp]'"
 
 
 def test_with_a_gpu_plain_torch_will_do(cli: Cli, install: Callable[..., None]) -> None:
@@ -124,6 +126,7 @@ def test_a_broken_base_install_exits_1(cli: Cli, install: Callable[..., None]) -
 def test_requirements_and_the_extras_they_belong_to() -> None:
     found = {(r.package, r.extra) for r in requirements.requirements()}
     assert found >= {("numpy", None), ("torch", "export"), ("matplotlib", "plot"), ("onnxruntime-gpu", "gpu")}
+    assert ("llama-cpp-python", "llamacpp") in found
     assert found.isdisjoint({("edgeskip", "dev"), ("torch", None), ("torch", "dev")})
 
 
