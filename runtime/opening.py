@@ -39,7 +39,7 @@ def open_artifact(path: Path, *, provider: str = "cpu", threads: int | None = No
     `frugal` saves memory at the cost of speed where the engine can (ONNX Runtime). EdgeSkipError where `path` is
     neither, is damaged, or cannot run on `provider`.
     """
-    if path.is_dir() or not (path.is_file() or path.suffix == ".gguf"):
+    if path.is_dir() or not (path.is_file() or path.suffix.lower() == ".gguf"):
         return _open_folder(path, provider, threads, frugal=frugal)
     return _open_gguf(path, provider, threads)
 
