@@ -12,7 +12,7 @@ export EDGESKIP_DATA ?= $(abspath ../shared/data)
 CODE    := edgeskip exporters runtime models
 SOURCES := $(shell find $(CODE) -name '*.py')
 
-.PHONY: help demo test test-slow compat lint types install clean
+.PHONY: help demo test test-slow compat lint types install llamacpp clean
 
 help:
 	@echo "make demo       fetch, calibrate, plan, export and run SmolLM2-135M-Instruct; a comparison table at the end"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make compat     the tests that touch transformers, with transformers 4.57"
 	@echo "make install    only set up $(VENV)"
+	@echo "make llamacpp   and llama-cpp-python in it; make demo then shows GGUF files too"
 	@echo "make clean      remove everything made here, $(VENV) included"
 
 install: $(VENV)/.installed
@@ -43,6 +44,13 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	@$(PIP) -e '.[dev]'
 	@touch $@
 
+$(VENV)/.llamacpp: $(VENV)/.installed
+	@echo "== llama-cpp-python (compiles the first time: some minutes; pip keeps the wheel)"
+	@$(PIP) -e '.[dev,llamacpp]'
+	@touch $@
+
+llamacpp: $(VENV)/.llamacpp
+
 lint: $(VENV)/.installed
 	@echo "== ruff"
 	@$(BIN)/ruff check -q .
@@ -61,15 +69,15 @@ types: build/site/.installed
 	@echo "== mypy"
 	@cd build/site && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p edgeskip
 
-test: lint types
+test: lint types llamacpp
 	@echo "== pytest"
 	@$(PYTEST) -m "not slow"
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.llamacpp
 	@$(PYTEST) -m slow
 
 # transformers 4.57 with what it needs, laid over the environment for one run: no second copy of torch.
-build/transformers4/.installed: $(VENV)/.installed
+build/transformers4/.installed: $(VENV)/.llamacpp
 	@echo "== transformers 4.57"
 	@rm -rf build/transformers4
 	@mkdir -p build/transformers4

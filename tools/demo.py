@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,12 @@ def main() -> None:
         for profile in (dense, skipped):
             artifacts.append(folder / f"{profile.stem}-{precision}")
             run("export", "--profile", profile, "-o", artifacts[-1], "--precision", precision, "--overwrite")
+    if find_spec("llama_cpp") is None:
+        say("GGUF files are left out: they need llama-cpp-python, which  make llamacpp  installs")
+    else:
+        for profile in (dense, skipped):
+            artifacts.append(folder / f"{profile.stem}.gguf")
+            run("export", "--profile", profile, "-o", artifacts[-1], "--target", "gguf", "--overwrite")
     for artifact in artifacts[-2:]:
         run("run", artifact, "-p", PROMPT, "--max-tokens", 80)
 
@@ -112,7 +119,9 @@ def compare(artifacts: list[Path], *, threads: int | None) -> list[Row]:
             Row(
                 artifact=artifact.name,
                 label=session.label,
-                size_bytes=sum(file.stat().st_size for file in artifact.iterdir()),
+                size_bytes=sum(
+                    file.stat().st_size for file in (artifact.iterdir() if artifact.is_dir() else [artifact])
+                ),
                 prefill_tokens_per_s=statistics.median(prefill[artifact]),
                 decode_tokens_per_s=statistics.median(decode[artifact]),
                 perplexity=float(np.exp(-here[np.arange(len(tokens) - 1), tokens[1:]].mean())),
