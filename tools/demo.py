@@ -119,9 +119,7 @@ def compare(artifacts: list[Path], *, threads: int | None) -> list[Row]:
             Row(
                 artifact=artifact.name,
                 label=session.label,
-                size_bytes=sum(
-                    file.stat().st_size for file in (artifact.iterdir() if artifact.is_dir() else [artifact])
-                ),
+                size_bytes=sum(file.stat().st_size for file in [artifact, *artifact.glob("*")] if file.is_file()),
                 prefill_tokens_per_s=statistics.median(prefill[artifact]),
                 decode_tokens_per_s=statistics.median(decode[artifact]),
                 perplexity=float(np.exp(-here[np.arange(len(tokens) - 1), tokens[1:]].mean())),
