@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgeskip.errors import EdgeSkipError
@@ -68,36 +68,15 @@ def staged_files(targets: Sequence[Path], *, overwrite: bool) -> Iterator[list[P
     """Paths in a temporary folder beside the `targets` (all of one folder), under their names, that become them
     together when the block ends without an error.
 
-    EdgeSkipError where one exists and `overwrite` is false; on any error nothing at the targets has changed.
+    EdgeSkipError where one exists and `overwrite` is false; on any error nothing at the targets has changed. An
+    OSError in writing names the first.
     """
     for target in targets:
         refuse_file(target, overwrite=overwrite)
-    folder = targets[0].parent
-    folder.mkdir(parents=True, exist_ok=True)
-    prefix = f".{targets[0].name}."
-    staging: Path | None = None
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
+    with _staging(targets[0]) as staging:
         staged = [staging / target.name for target in targets]
         yield staged
-        for path, target in zip(staged, targets, strict=True):
-            path.chmod(0o644)
-            path.replace(target)
-    except OSError as error:
-        if (error.filename is None and error.errno in _FULL) or prefix in str(error.filename):
-            error.filename = str(targets[0])  # not the temporary one
-        raise
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def _refuse_parent(target: Path) -> None:
-    parent = target.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise EdgeSkipError(f"cannot write to {parent}: check its permissions or choose another -o")
+        _take_places(staged, targets)
 
 
 @contextmanager
@@ -108,11 +87,7 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     and what was at `target` stays as it was. An OSError in writing names `target`.
     """
     refuse_folder(target, overwrite=overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}."
-    staging: Path | None = None
-    try:
-        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    with _staging(target) as staging:
         staging.chmod(0o755)
         yield staging
         if target.exists():
@@ -130,6 +105,19 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
                     shutil.rmtree(old)
         else:
             staging.rename(target)
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target`, gone when the block ends; so are, on an error, the folders made for it."""
+    made = [folder for folder in target.absolute().parents if not folder.exists()]  # the deepest first
+    prefix = f".{target.name}."
+    staging: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        yield staging
+        made = []
     except OSError as error:
         if (error.filename is None and error.errno in _FULL) or prefix in str(error.filename):
             error.filename = str(target)  # not the temporary one
@@ -137,3 +125,34 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+        with suppress(OSError):  # someone else has put something there
+            for folder in made:
+                folder.rmdir()
+
+
+def _take_places(staged: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Renames each staged file to its target; where one fails, those before it are as they were."""
+    for path in staged:
+        path.chmod(0o644)
+    kept = [path.with_name(f"old.{path.name}") for path in staged]
+    try:
+        for path, target, old in zip(staged, targets, kept, strict=True):
+            if target != targets[-1] and target.exists():  # nothing can fail after the last
+                target.rename(old)
+            path.replace(target)
+    except BaseException:
+        if any(path.exists() for path in staged):
+            for path, target, old in zip(staged, targets, kept, strict=True):
+                if not path.exists():
+                    target.unlink()
+                if old.exists():
+                    old.rename(target)
+        raise
+
+
+def _refuse_parent(target: Path) -> None:
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise EdgeSkipError(f"cannot write to {parent}: check its permissions or choose another -o")
