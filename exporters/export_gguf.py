@@ -5,16 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeskip.errors import EdgeSkipError, MissingExtraError
+from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.export import ExportPolicy, require_match
 from edgeskip.exporters.gguf.formats import GgufFormat
 from edgeskip.exporters.gguf.layout import Layout, lay_out
-from edgeskip.exporters.gguf.metadata import file_metadata
+from edgeskip.exporters.gguf.metadata import context_length, file_metadata
 from edgeskip.exporters.gguf.naming import file_name
 from edgeskip.exporters.gguf.parts import check_exit_layer, first_part, rest_part
 from edgeskip.exporters.gguf.quantise import quantise
@@ -34,6 +33,7 @@ from edgeskip.files import refuse_file, staged_files
 from edgeskip.gguf_manifest import VERIFICATION_KEY, GgufManifest, Part
 from edgeskip.plan import Plan, Skip
 from edgeskip.planner import resolve
+from edgeskip.runtime.engines.llamacpp_library import llama
 from edgeskip.sublayers import sublayers_of
 
 if TYPE_CHECKING:
@@ -94,23 +94,26 @@ def output_paths(
 def refuse_outputs(
     source: ModelSource,
     profile: Profile,
+    vectors: Vectors | None,
     form: GgufFormat,
     output: Path,
-    exit_layer: int | None,
     *,
+    exit_layer: int | None,
     policy: ExportPolicy,
     folder: bool = False,
 ) -> None:
-    """EdgeSkipError where the export cannot be written or checked; call it before the work as well.
+    """EdgeSkipError where llama.cpp cannot hold the plan, or the export cannot be written or checked: before any work.
 
     `folder`: `output` is to hold other things besides.
     """
-    if folder and output.suffix.lower() == ".gguf":
+    if folder and output.suffix.lower() == ".gguf" and not output.is_dir():
         raise EdgeSkipError(f"two targets need a folder: give -o one, not {output}")
-    if policy.check and find_spec("llama_cpp") is None:
-        raise MissingExtraError("llama-cpp-python", "llamacpp")
+    if policy.check or form.by_llamacpp:
+        llama()
     for path in output_paths(source, profile, form, output, exit_layer):
         refuse_file(path, overwrite=policy.overwrite)
+    check_weights(source, profile)
+    _halves(bake(source.decoder, resolve(profile, vectors)), exit_layer)
 
 
 def export_gguf(
@@ -149,11 +152,13 @@ def export_gguf(
         if policy.check:
             progress("check")
             checked_plan = _exiting(plan, exit_layer) if alone and exit_layer is not None else plan
-            record = _verify(source, checked_plan, staged, form)
+            length = min(context_length(half.decoder) for half in halves)
+            record = _verify(source, checked_plan, staged, form, length)
             require_match(record, policy)
-            for path in staged:
-                patch_string(path, VERIFICATION_KEY, _verification_text(manifests[0], record))
-            manifests = [manifest.model_copy(update={"verification": record}) for manifest in manifests]
+            checked = [manifest.model_copy(update={"verification": record}) for manifest in manifests]
+            for path, *versions in zip(staged, manifests, checked, strict=True):
+                patch_string(path, VERIFICATION_KEY, *(version.to_metadata()[VERIFICATION_KEY] for version in versions))
+            manifests = checked
     return [
         GgufFile(path, half.layout.architecture, manifest)
         for path, half, manifest in zip(targets, halves, manifests, strict=True)
@@ -217,17 +222,15 @@ def _write(
         written.unlink()
 
 
-def _verify(source: ModelSource, plan: Plan, staged: list[Path], form: GgufFormat) -> VerificationRecord:
+def _verify(
+    source: ModelSource, plan: Plan, staged: list[Path], form: GgufFormat, context_length: int
+) -> VerificationRecord:
     """Kept blocks are compared a second time as F16, because of what llama.cpp rounds in running them."""
     bound = bound_of(form)
     if form.kind is not None:
-        return verify(source, plan, staged[0], bound=bound)
+        return verify(source, plan, staged[0], bound=bound, context_length=context_length)
     with tempfile.TemporaryDirectory(prefix="widened.", dir=staged[0].parent) as folder:
         for path in staged:
             widen(path, Path(folder) / path.name)
         twin = Twin(Path(folder) / staged[0].name, EXACT)
-        return verify(source, plan, staged[0], bound=bound, twin=twin)
-
-
-def _verification_text(manifest: GgufManifest, record: VerificationRecord) -> str:
-    return manifest.model_copy(update={"verification": record}).to_metadata()[VERIFICATION_KEY]
+        return verify(source, plan, staged[0], bound=bound, twin=twin, context_length=context_length)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import PlanSummary
+from edgeskip.requirements import installed_version
 from edgeskip.version import __version__
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def inputs_of(source: ModelSource, profile: Profile) -> dict[str, str]:
 
 
 def software_versions(*packages: str) -> dict[str, str]:
-    """EdgeSkip's, Python's and those of installed packages."""
+    """EdgeSkip's, Python's and those of the `packages` that are installed."""
     own = {"edgeskip": __version__, "python": platform.python_version()}
-    return own | {package: version(package) for package in packages}
+    return own | {package: version for package in packages if (version := installed_version(package)) is not None}
 
 
 def now() -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgeskip.plan import Plan
 
 TOKENS = 256  # of the shipped text; fewer where the context is shorter
+LEAST_TOKENS = 16  # a comparison of fewer would say little
 ROWS_AT_ONCE = 32  # of a vocabulary-wide comparison in float64
 # Above this many parameters an ONNX artifact is run without ONNX Runtime's second, prepacked copy of the weights.
 FRUGAL_PARAMETERS = 500_000_000
@@ -62,19 +63,28 @@ class Twin:
 
 
 def verify(
-    source: ModelSource, plan: Plan, target: Path, *, bound: Bound, twin: Twin | None = None, frugal: bool = False
+    source: ModelSource,
+    plan: Plan,
+    target: Path,
+    *,
+    bound: Bound,
+    twin: Twin | None = None,
+    frugal: bool = False,
+    context_length: int | None = None,
 ) -> VerificationRecord:
     """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
 
     `target` is an artifact folder or a GGUF; a GGUF must cut the text into the same tokens as well. `frugal` runs ONNX
-    with less memory, slower. EdgeSkipError where the artifact does not even run, or its tokens differ.
+    with less memory, slower. `context_length`: the artifact's, tokens, where it is shorter than the model's.
+    EdgeSkipError where the artifact does not even run, or its tokens differ.
     """
     with tempfile.TemporaryDirectory(prefix="edgeskip-verify-") as scratch:
         tokenizer = target
         if not target.is_dir():
             tokenizer = Path(scratch)
             source.write_tokenizer(tokenizer)
-        tokens = shipped_tokens(source, tokenizer, TOKENS)
+        count = TOKENS if context_length is None else min(TOKENS, context_length - 1)
+        tokens = shipped_tokens(source, tokenizer, count)
         logits = Path(scratch) / "logits.npy"
         answer = _run_probe(target, tokens, logits, frugal=frugal)
         if tokenizer != target:
@@ -125,9 +135,14 @@ def shipped_tokens(source: ModelSource, tokenizer_folder: Path, count: int) -> N
 
     ids = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json")).encode(shipped_text(count)).ids
     config = source.decoder.config
-    # A generated token must still fit; a tokenizer of another model would be caught here.
-    ids = [i for i in ids if i < config.vocab_size][: min(count, config.max_positions - 1)]
-    if len(ids) < 16:
+    count = min(count, config.max_positions - 1)  # a generated token must still fit
+    if count < LEAST_TOKENS:
+        raise EdgeSkipError(
+            f"{source.reference}: a context of {count + 1} tokens is too short to check: add --no-check"
+        )
+    # A tokenizer of another model would be caught here.
+    ids = [i for i in ids if i < config.vocab_size][:count]
+    if len(ids) < LEAST_TOKENS:
         raise EdgeSkipError(f"{source.reference}: the tokenizer gives no usable tokens: is it this model's tokenizer?")
     return np.array(ids, dtype=np.int64)
 
@@ -173,7 +188,8 @@ def _run_probe(target: Path, tokens: NDArray[np.int64], logits: Path, *, frugal:
         raise EdgeSkipError(f"the process that runs the exported model was ended by {name}: is there memory enough?")
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["no message"]
-        raise EdgeSkipError(f"the exported model does not run in a fresh process: {lines[-1]}")
+        reason = lines[-1].removeprefix(f"{EdgeSkipError.__module__}.{EdgeSkipError.__name__}: ")
+        raise EdgeSkipError(f"the exported model does not run in a fresh process: {reason}")
     answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return answer
 

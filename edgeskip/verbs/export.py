@@ -93,7 +93,9 @@ def export(
     if targets.gguf:
         header = source.checkpoint.gguf
         gguf_form = gguf_format(targets.gguf_precision or ("keep" if header else "f16"), header)
-        refuse_outputs(source, read, gguf_form, output, exit_layer, policy=policy, folder=targets.onnx)
+        refuse_outputs(
+            source, read, vectors, gguf_form, output, exit_layer=exit_layer, policy=policy, folder=targets.onnx
+        )
     if targets.onnx:
         # Besides the sublayers: embedding, head, check, and int4's importance.
         with _progress(kept + 3 + form.quantised) as step:

@@ -16,7 +16,7 @@ from edgeskip.exporters.decoder import Blocks, Float32, Tensor
 from edgeskip.exporters.families.checkpoint import Checkpoint
 from edgeskip.exporters.families.config import complete_config
 from edgeskip.exporters.families.gguf_config import gguf_config, gguf_family, gguf_generation_config
-from edgeskip.exporters.families.gguf_header import GgufTensor, read_gguf_header
+from edgeskip.exporters.families.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from edgeskip.exporters.families.settings import Settings
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -43,6 +43,7 @@ def open_gguf(path: Path) -> Checkpoint:
     except ImportError:
         raise MissingExtraError("gguf", "export") from None
     header, file = read_gguf_header(path), str(path)
+    _refuse_export(header, file)
     family = gguf_family(header.metadata, file)
     for kind in {tensor.type for tensor in header.tensors.values()}:
         _check_readable(kind, file)
@@ -72,6 +73,16 @@ def open_gguf(path: Path) -> Checkpoint:
         partial(_write_tokenizer, header.metadata),
         header,
     )
+
+
+def _refuse_export(header: GgufHeader, file: str) -> None:
+    """A file of ours that is not a whole dense model: what is made of it would be called one."""
+    from edgeskip.gguf_manifest import read_gguf_manifest
+
+    manifest = read_gguf_manifest(header.metadata, file)
+    if manifest is not None and (manifest.part != "whole" or manifest.label != "dense"):
+        what = manifest.label if manifest.part == "whole" else f"{manifest.part} part of an early exit"
+        raise EdgeSkipError(f"{file} is an export of EdgeSkip ({what}): use the model it was made from, {manifest.model.source}")
 
 
 def hugging_face_name(name: str) -> str | None:

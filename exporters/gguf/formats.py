@@ -79,11 +79,15 @@ def _kept_format(header: GgufHeader) -> GgufFormat:
 
     try:
         stated = LlamaFileType(header.metadata.get("general.file_type"))
-        return GgufFormat(stated.name.split("_", 1)[1], None, int(stated))
     except ValueError:
-        sizes: Counter[GGMLQuantizationType] = Counter()
-        for tensor in header.tensors.values():
-            sizes[tensor.type] += tensor.num_bytes * (len(tensor.shape) > 1)
-        kind = sizes.most_common(1)[0][0].name
-        named = LlamaFileType.__members__.get(f"MOSTLY_{kind}", LlamaFileType.ALL_F32)
-        return GgufFormat(kind, None, int(named))
+        stated = LlamaFileType.GUESSED
+    if stated != LlamaFileType.GUESSED:
+        return GgufFormat(stated.name.split("_", 1)[1], None, int(stated))
+    sizes: Counter[GGMLQuantizationType] = Counter()
+    for tensor in header.tensors.values():
+        sizes[tensor.type] += tensor.num_bytes * (len(tensor.shape) > 1)
+    kind = sizes.most_common(1)[0][0].name
+    # Of several K-quant mixtures, S is the one of nearly one type.
+    for name in (f"MOSTLY_{kind}_S", f"MOSTLY_{kind}", f"ALL_{kind}"):
+        stated = LlamaFileType.__members__.get(name, stated)
+    return GgufFormat(kind, None, int(stated))

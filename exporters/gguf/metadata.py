@@ -7,11 +7,13 @@ import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Attention, Decoder, DecoderConfig, FeedForward
+from edgeskip.exporters.families.gguf_tokenizer import build_tokenizer
 from edgeskip.exporters.gguf.layout import DECI, Block, Layout
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def _carried(source: ModelSource) -> dict[str, Value]:
     """general.* and tokenizer.* of the model: a GGUF's own, else built from the folder."""
     header = source.checkpoint.gguf
     if header is not None:
+        build_tokenizer(header.metadata)  # refuses a vocabulary that llama.cpp could not load either
         return {
             key: Value(value, *header.types[key])
             for key, value in header.metadata.items()
@@ -75,7 +78,7 @@ def _general(source: ModelSource) -> dict[str, Value]:
 
     import gguf
 
-    logging.getLogger("gguf.metadata").setLevel(logging.ERROR)
+    logging.getLogger("metadata").setLevel(logging.CRITICAL)  # it passes over what it does not understand
     parameters = sum(math.prod(tensor.shape) for tensor in source.tensors.values())
     try:
         found = gguf.Metadata.load(model_path=source.path, total_params=parameters)
@@ -84,9 +87,29 @@ def _general(source: ModelSource) -> dict[str, Value]:
     found.name = found.name or source.name
     writer = gguf.GGUFWriter(None, "unused")  # written nowhere: the package gives the keys in no other way
     found.set_gguf_meta_model(writer)
-    keys = {key: Value(entry.value, int(entry.type)) for key, entry in writer.kv_data[0].items()}
-    keys.pop("general.architecture", None)
+    entries = {key: entry for key, entry in writer.kv_data[0].items() if key != "general.architecture"}
+    file = str(source.path)
+    keys = {key: Value(_as_type(entry.value, entry.type, key, file), int(entry.type)) for key, entry in entries.items()}
     return {"general.type": Value("model")} | keys
+
+
+def _as_type(value: Any, kind: Any, key: str, file: str) -> Any:
+    """`value` as what GGUF has under `key`: a model card may say 1.0 or a date where a text belongs."""
+    from gguf import GGUFValueType
+
+    scalars = str, int, float, date
+    match kind:
+        case GGUFValueType.STRING if isinstance(value, scalars):
+            return str(value)
+        case GGUFValueType.STRING if isinstance(value, list) and all(isinstance(entry, scalars) for entry in value):
+            return ", ".join(map(str, value))
+        case GGUFValueType.ARRAY if all(isinstance(entry, scalars) for entry in value):
+            return [str(entry) for entry in value]
+        case GGUFValueType.FLOAT32 if isinstance(value, (int, float)):
+            return float(value)
+        case GGUFValueType.UINT32 | GGUFValueType.INT32 if isinstance(value, int):
+            return value
+    raise EdgeSkipError(f"{file}: its README.md or generation_config.json says {value!r} for {key}: mend it")
 
 
 def _tokenizer(source: ModelSource) -> dict[str, Value]:

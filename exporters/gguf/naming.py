@@ -15,8 +15,7 @@ def file_name(
     """
     words = [model.lower().replace(" ", "-")]
     if plan.skip:
-        method = plan.method if plan.method.isalnum() else plan.method.replace("_", "-")
-        words.append(f"{method}{len(plan.skip)}")
+        words.append(f"{plan.method}{len(plan.skip)}")
     if exit_layer is not None:
         words.append(f"exit{exit_layer}")
     if part == "rest":

@@ -19,7 +19,8 @@ def check_exit_layer(exit_layer: int, num_blocks: int) -> None:
 def first_part(decoder: Decoder, exit_layer: int) -> Decoder:
     """The kept sublayers of blocks 0 … exit_layer-1 (the model's own numbering), the final norm and the head.
 
-    EdgeSkipError where none is kept.
+    The bias of a sublayer skipped right after them is in the last one's, as in the whole. EdgeSkipError where none is
+    kept.
     """
     return replace(decoder, sublayers=_kept(decoder, range(exit_layer), "before"))
 

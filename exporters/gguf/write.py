@@ -56,22 +56,27 @@ def write_gguf(
         writer.close()
 
 
-def patch_string(path: Path, key: str, text: str) -> None:
-    """Overwrites the metadata string `key` of a written file in place; `text` is padded with spaces to its length.
-
-    ValueError where the file has no such string or `text` is longer.
+def patch_string(path: Path, key: str, old: str, new: str) -> None:
+    """Overwrites the metadata string `key` of a written file, `old`, in place; `new` is padded with spaces to its
+    length. ValueError where the file has no such string or `new` is longer.
     """
+    from gguf import GGUFValueType
+
+    before, after = old.encode(), new.encode()
+    if len(after) > len(before):
+        raise ValueError(f"{key} has room for {len(before)} bytes, not {len(after)}")
+    # The whole entry is looked for: its name alone may be in a token or a description too.
+    entry = _counted(key.encode()) + int(GGUFValueType.STRING).to_bytes(4, "little") + _counted(before)
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
-        name = key.encode()
-        at = data.find(len(name).to_bytes(8, "little") + name)
-        if at < 0:
-            raise ValueError(f"{path} has no key {key}")
-        at += 8 + len(name) + 4  # past the value's type
-        length = int.from_bytes(data[at : at + 8], "little")
-        content = text.encode()
-        if len(content) > length:
-            raise ValueError(f"{key} has room for {length} bytes, not {len(content)}")
-        data[at + 8 : at + 8 + length] = content.ljust(length)
+        end = data.find(entry) + len(entry)
+        if end < len(entry):
+            raise ValueError(f"{path} has no key {key} with that text")
+        data[end - len(before) : end] = after.ljust(len(before))
+
+
+def _counted(text: bytes) -> bytes:
+    """A string as GGUF stores it."""
+    return len(text).to_bytes(8, "little") + text
 
 
 def _add(writer: Any, key: str, value: Value) -> None:

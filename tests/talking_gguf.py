@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tiny_gguf import write_tiny_gguf
+from tiny_gguf import Kind, write_tiny_gguf
 from tiny_models import BOS, CHAT_TEMPLATE, END, tiny_model, tiny_tokenizer
 
 CONTROL, NORMAL = 3, 1  # tokenizer.ggml.token_type
@@ -29,8 +29,10 @@ def byte_level_metadata() -> dict[str, Any]:
     }
 
 
-def talking_gguf(path: Path, metadata: dict[str, Any] | None = None, **config: Any) -> tuple[Path, Any]:
-    """(file, the transformers model in it): Llama, float32, 4 blocks, 512 positions; `metadata` adds keys."""
+def talking_gguf(
+    path: Path, metadata: dict[str, Any] | None = None, *, family: str = "llama", kind: Any = Kind.F32, **config: Any
+) -> tuple[Path, Any]:
+    """(file, the transformers model in it): 4 blocks, 512 positions; `metadata` adds keys, None removes one."""
     keys = {**byte_level_metadata(), **(metadata or {})}
-    model = tiny_model("llama", vocab_size=len(keys["tokenizer.ggml.tokens"]), **config)
-    return write_tiny_gguf(model, path, metadata=keys), model
+    model = tiny_model(family, vocab_size=len(byte_level_metadata()["tokenizer.ggml.tokens"]), **config)
+    return write_tiny_gguf(model, path, kind=kind, metadata=keys), model
