@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeskip.calibration.corpus import corpus_named
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.importance import CONTEXT, WINDOWS, measure_importance
+from edgeskip.exporters.importance import importance_of
 from edgeskip.exporters.provenance import (
     check_weights,
     inputs_of,
@@ -19,7 +18,7 @@ from edgeskip.exporters.provenance import (
     plan_summary,
     software_versions,
 )
-from edgeskip.exporters.verify import BOUNDS, is_large, shipped_tokens, verify
+from edgeskip.exporters.verify import BOUNDS, is_large, verify
 from edgeskip.files import refuse_folder, sha256_of, staged_folder
 from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, VerificationRecord
 from edgeskip.planner import resolve
@@ -89,8 +88,7 @@ def export_onnx(
         source.write_tokenizer(staging)
         if form.quantised:
             progress("importance")
-            tokens = shipped_tokens(source, staging, WINDOWS * CONTEXT)
-            form = replace(form, importance=measure_importance(source, plan, tokens))
+            form = replace(form, importance=importance_of(source, plan, staging))
         graph = lower(bake(source.decoder, plan), form, staging, progress=progress)
         write_sidecars(source, graph, staging)
         manifest = _manifest(source, profile, graph, staging)
@@ -110,15 +108,12 @@ def export_onnx(
 
 def _manifest(source: ModelSource, profile: Profile, graph: GraphRecord, folder: Path) -> Manifest:
     """The manifest of an artifact that is not checked yet."""
-    inputs = inputs_of(source, profile)
-    if graph.quantisation:  # scales follow from the shipped text, whatever the profile was calibrated on
-        inputs |= {f"importance {file.name}": file.sha256 for file in corpus_named(()).files}
     return Manifest(
         label=plan_label(profile),
         model=source.record(),
         graph=graph,
         plan=plan_summary(profile),
-        inputs=inputs,
+        inputs=inputs_of(source, profile, importance=bool(graph.quantisation)),
         files={
             path.name: sha256_of(path)
             for path in sorted(folder.iterdir())

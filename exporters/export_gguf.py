@@ -16,10 +16,11 @@ from edgeskip.exporters.gguf.layout import Layout, lay_out
 from edgeskip.exporters.gguf.metadata import context_length, file_metadata
 from edgeskip.exporters.gguf.naming import file_name
 from edgeskip.exporters.gguf.parts import check_exit_layer, first_part, rest_part
-from edgeskip.exporters.gguf.quantise import quantise
-from edgeskip.exporters.gguf.tensors import named_tensors
+from edgeskip.exporters.gguf.quantise import check_quantiser, quantise
+from edgeskip.exporters.gguf.tensors import NamedTensor, named_tensors
 from edgeskip.exporters.gguf.widen import widen
 from edgeskip.exporters.gguf.write import patch_string, write_gguf
+from edgeskip.exporters.importance import HEAD_WEIGHT, Importance, importance_of
 from edgeskip.exporters.provenance import (
     check_weights,
     inputs_of,
@@ -108,7 +109,9 @@ def refuse_outputs(
     """
     if folder and output.suffix.lower() == ".gguf" and not output.is_dir():
         raise EdgeSkipError(f"two targets need a folder: give -o one, not {output}")
-    if policy.check or form.by_llamacpp:
+    if form.by_llamacpp:
+        check_quantiser()
+    elif policy.check:
         llama()
     for path in output_paths(source, profile, form, output, exit_layer):
         refuse_file(path, overwrite=policy.overwrite)
@@ -147,8 +150,14 @@ def export_gguf(
             _manifest(source, profile, form, half.part, exit_layer, None if alone else _partner(half.part, targets))
             for half in halves
         ]
+        importance: Importance = {}
+        if form.by_llamacpp:
+            progress("importance")
+            with tempfile.TemporaryDirectory(prefix="edgeskip-tokenizer-") as folder:
+                source.write_tokenizer(Path(folder))
+                importance = importance_of(source, plan, Path(folder))
         for half, path, manifest in zip(halves, staged, manifests, strict=True):
-            _write(source, half, form, path, manifest, progress)
+            _write(source, half, form, path, manifest, importance, progress)
         if policy.check:
             progress("check")
             checked_plan = _exiting(plan, exit_layer) if alone and exit_layer is not None else plan
@@ -201,7 +210,7 @@ def _manifest(
         precision=form.name,
         model=source.record(),
         plan=plan_summary(profile),
-        inputs=inputs_of(source, profile),
+        inputs=inputs_of(source, profile, importance=form.by_llamacpp),
         versions=software_versions("gguf", "torch", "transformers")
         | (software_versions("llama-cpp-python") if form.by_llamacpp else {}),
         created=now(),
@@ -210,7 +219,13 @@ def _manifest(
 
 
 def _write(
-    source: ModelSource, half: _Half, form: GgufFormat, path: Path, manifest: GgufManifest, progress: Progress
+    source: ModelSource,
+    half: _Half,
+    form: GgufFormat,
+    path: Path,
+    manifest: GgufManifest,
+    importance: Importance,
+    progress: Progress,
 ) -> None:
     written = path.with_name(f"f16-{path.name}") if form.by_llamacpp else path
     metadata = file_metadata(source, half.decoder, half.layout, form.file_type, manifest.to_metadata())
@@ -218,8 +233,16 @@ def _write(
     write_gguf(written, half.layout.architecture, metadata, tensors, form, progress=progress)
     if form.by_llamacpp:
         progress("quantise")
-        quantise(written, path, form.file_type)
+        quantise(written, path, form.file_type, _by_name(importance, tensors))
         written.unlink()
+
+
+def _by_name(importance: Importance, tensors: list[NamedTensor]) -> Importance:
+    """The importances under the file's names; an embedding has one where it is the head."""
+    tied = all(named.name != "output.weight" for named in tensors)
+    heads = ("output.weight", "token_embd.weight") if tied else ("output.weight",)
+    keys = {named.name: HEAD_WEIGHT if named.name in heads else named.tensor.name for named in tensors}
+    return {name: importance[key] for name, key in keys.items() if key in importance}
 
 
 def _verify(

@@ -10,6 +10,7 @@ import ctypes
 import gc
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 Importance = Mapping[str, NDArray[np.float32]]  # parameter name of the weight → mean square of each input [in]
 HEAD_WEIGHT = "lm_head.weight"  # the head's entry; a tied embedding goes by it too
 WINDOWS, CONTEXT = 4, 512  # 2,048 tokens: more change the scales' quality by less than their noise
+
+
+def importance_of(source: ModelSource, plan: Plan, tokenizer_folder: Path) -> Importance:
+    """Measured on the shipped text, cut by the tokenizer in a folder."""
+    from edgeskip.exporters.verify import shipped_tokens
+
+    return measure_importance(source, plan, shipped_tokens(source, tokenizer_folder, WINDOWS * CONTEXT))
 
 
 def measure_importance(source: ModelSource, plan: Plan, tokens: NDArray[np.int64]) -> Importance:

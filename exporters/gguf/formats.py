@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from edgeskip.exporters.families.gguf_header import GgufHeader
 
 KEEP = "keep"
-# Types the gguf package quantises to; a block is one type throughout.
-_BY_GGUF = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
-# Mixtures of types that llama.cpp's own quantiser chooses tensor by tensor. Those that need an importance matrix are
-# left out: llama.cpp refuses them without one.
-_BY_LLAMACPP = (
-    *("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS"),
-)
+# Types in which the gguf package loses little or nothing.
+_BY_GGUF = ("F32", "F16", "BF16", "Q8_0")
+# Mixtures of types that llama.cpp's own quantiser chooses tensor by tensor. Unlike the gguf package it weighs an error
+# by how much its input matters, which takes a third off the divergence (docs/DESIGN.md, 6).
+_LEGACY = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")
+_K_QUANTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")
+_BY_LLAMACPP = (*_LEGACY, *_K_QUANTS, "IQ4_NL", "IQ4_XS")
 _ALIASES = {"FP32": "F32", "FP16": "F16", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-_HEAD_KIND = "Q8_0"  # of the head, and of an embedding that is the head too, where the rest has fewer bits
 _FALLBACK_KIND = "F16"  # rows that are no whole blocks
 PRECISIONS = (KEEP, *(name.lower() for name in (*_BY_GGUF, *_BY_LLAMACPP)))
 
@@ -38,17 +37,13 @@ class GgufFormat:
     file_type: int
     by_llamacpp: bool = False
 
-    def kind_of(self, name: str, tensor: Tensor, *, tied: bool) -> str:
-        """ggml's type for the tensor called `name`; vectors are always F32. `tied`: the embedding is the head too."""
+    def kind_of(self, tensor: Tensor) -> str:
+        """ggml's type for a tensor; vectors are always F32."""
         if len(tensor.shape) == 1:
             return "F32"
         if self.kind is None:
             return tensor.blocks.kind if tensor.blocks else _FALLBACK_KIND
-        kind = self.kind
-        is_head = name == "output.weight" or (tied and name == "token_embd.weight")
-        if is_head and kind.startswith(("Q4", "Q5")):
-            kind = _HEAD_KIND
-        return kind if kind in ("F32", "F16", "BF16") or tensor.shape[-1] % 32 == 0 else _FALLBACK_KIND
+        return _FALLBACK_KIND if self.kind == "Q8_0" and tensor.shape[-1] % 32 else self.kind
 
 
 def gguf_format(precision: str, header: GgufHeader | None) -> GgufFormat:

@@ -26,8 +26,7 @@ def write_gguf(
     """Writes the file at `path`; `progress` is called with the name of each block as it begins."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
-    tied = all(named.name != "output.weight" for named in tensors)
-    kinds = [form.kind_of(named.name, named.tensor, tied=tied) for named in tensors]
+    kinds = [form.kind_of(named.tensor) for named in tensors]
     writer = GGUFWriter(path, architecture)
     try:
         for key, value in metadata.items():
