@@ -8,6 +8,7 @@ import os
 import re
 
 from edgeskip.errors import EdgeSkipError, MissingExtraError
+from edgeskip.files import FULL_BY_NUMPY
 
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose an output on another disk",
@@ -48,8 +49,7 @@ def _explain(error: BaseException) -> str | None:
         return f"not enough memory ({one_line(text)[:200] or 'allocation failed'}): {_REMEDIES[errno.ENOMEM]}"
     if isinstance(error, OSError):
         if error.errno is None:
-            # numpy's tofile reports a full disk as "8192 requested and 512 written", without a number.
-            return _explain_os(errno.ENOSPC, None) if re.search(r"requested and \d+ written", text) else text
+            return _explain_os(errno.ENOSPC, None) if FULL_BY_NUMPY.search(text) else text
         # A copy names both files: it is the second that could not be written.
         second = error.filename2 if error.errno in _WRITING else None
         return _explain_os(error.errno, second or error.filename)

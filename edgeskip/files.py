@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from edgeskip.errors import EdgeSkipError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write without a file name fails with
+# numpy's tofile reports a full disk as "8192 requested and 512 written", without a number.
+FULL_BY_NUMPY = re.compile(r"requested and \d+ written")
 
 
 def sha256_of(path: Path) -> str:
@@ -119,6 +122,8 @@ def _staging(target: Path) -> Iterator[Path]:
         yield staging
         made = []
     except OSError as error:
+        if error.errno is None and FULL_BY_NUMPY.search(str(error)):
+            error.errno, error.strerror = errno.ENOSPC, os.strerror(errno.ENOSPC)
         if (error.filename is None and error.errno in _FULL) or prefix in str(error.filename):
             error.filename = str(target)  # not the temporary one
         raise

@@ -77,8 +77,14 @@ def resolve(profile: Profile, vectors: Vectors | None) -> Plan:
     if profile.plan is None:
         return Plan(num_blocks)
     compensation = profile.plan.compensation
-    sublayers = sorted({parse_sublayer(name, num_blocks) for name in profile.plan.skip})
-    return Plan(num_blocks, tuple(_skip(profile, vectors, s, compensation) for s in sublayers), compensation)
+    skips = (_skip(profile, vectors, sublayer, compensation) for sublayer in skipped_of(profile))
+    return Plan(num_blocks, tuple(skips), compensation)
+
+
+def skipped_of(profile: Profile) -> list[Sublayer]:
+    """What the profile's plan skips, each once and in execution order, however the plan lists them."""
+    names = profile.plan.skip if profile.plan else []
+    return sorted({parse_sublayer(name, profile.model.num_blocks) for name in names})
 
 
 def _skip(profile: Profile, vectors: Vectors | None, sublayer: Sublayer, compensation: Compensation) -> Skip:

@@ -260,3 +260,10 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such") as info, staged_files([tmp_path / "a"], overwrite=False):
         raise OSError(2, "No such file", "/elsewhere")
     assert info.value.filename == "/elsewhere"
+
+
+def test_numpy_on_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    """Its error has no number and no name."""
+    with pytest.raises(OSError, match="No space left") as info, staged_folder(tmp_path / "a", overwrite=False):
+        raise OSError("8192 requested and 512 written")
+    assert (info.value.errno, info.value.filename) == (28, str(tmp_path / "a"))
