@@ -40,6 +40,10 @@ def file_metadata(
     """Every key but general.architecture, in file order. EdgeSkipError where llama.cpp has no key for something."""
     carried = _carried(source)
     general = {key: value for key, value in carried.items() if key.startswith("general.")}
+    label = manifest.get("edgeskip.label", "dense")
+    if label != "dense":  # programs show this name, and know no edgeskip.* keys
+        named = general.get("general.name")
+        general["general.name"] = Value(f"{named.value if named else source.name} (EdgeSkip: {label})")
     others = {key: value for key, value in carried.items() if not key.startswith("general.")}
     shape = _shape(decoder, layout, source.decoder.norm.eps)
     return {
