@@ -43,11 +43,16 @@ def plan_label(profile: Profile) -> Label:
     return "lossy-skip" if profile.plan and profile.plan.skip else "dense"
 
 
-def inputs_of(source: ModelSource, profile: Profile) -> dict[str, str]:
-    """Fingerprints of what an artifact is made from."""
-    return {"model": source.fingerprint, "vectors": profile.vectors.sha256} | {
-        f"corpus {file.name}": file.sha256 for file in profile.calibration.corpus
-    }
+def inputs_of(source: ModelSource, profile: Profile, *, importance: bool) -> dict[str, str]:
+    """Fingerprints of what an artifact is made from.
+
+    `importance`: quantised by what matters on the shipped text, whatever the profile was calibrated on.
+    """
+    from edgeskip.calibration.corpus import corpus_named
+
+    calibrated = {f"corpus {file.name}": file.sha256 for file in profile.calibration.corpus}
+    weighed = {f"importance {file.name}": file.sha256 for file in corpus_named(()).files} if importance else {}
+    return {"model": source.fingerprint, "vectors": profile.vectors.sha256} | calibrated | weighed
 
 
 def software_versions(*packages: str) -> dict[str, str]:

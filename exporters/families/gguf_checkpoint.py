@@ -82,7 +82,9 @@ def _refuse_export(header: GgufHeader, file: str) -> None:
     manifest = read_gguf_manifest(header.metadata, file)
     if manifest is not None and (manifest.part != "whole" or manifest.label != "dense"):
         what = manifest.label if manifest.part == "whole" else f"{manifest.part} part of an early exit"
-        raise EdgeSkipError(f"{file} is an export of EdgeSkip ({what}): use the model it was made from, {manifest.model.source}")
+        raise EdgeSkipError(
+            f"{file} is an export of EdgeSkip ({what}): use the model it was made from, {manifest.model.source}"
+        )
 
 
 def hugging_face_name(name: str) -> str | None:
