@@ -178,7 +178,7 @@ def test_the_first_part_is_a_draft_of_its_own(source: ModelSource, out: Path, sk
         assert compare(expected, logits)[0] < 0.05
 
 
-@pytest.mark.parametrize("precision", ["f32", "q8_0", "q4_0"])
+@pytest.mark.parametrize("precision", ["f16", "q4_0"])
 @pytest.mark.parametrize("skip", [(), SKIP, ("attn.1", "ffn.1", "attn.2", "ffn.3")], ids=["dense", "skipped", "cut"])
 def test_a_pair_is_the_whole_to_the_bit(source: ModelSource, out: Path, precision: str, skip: tuple[str, ...]) -> None:
     """Oracle: the whole file in the same llama.cpp. "cut": sublayers are skipped on both sides of the exit layer."""
@@ -243,7 +243,7 @@ def test_llamacpps_mixtures(out: Path, tmp_path: Path, exit_layer: int | None) -
         assert file.manifest.verification is not None
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+@pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1"])
 def test_kept_blocks(kind: str, tmp_path: Path, out: Path) -> None:
     """Dense: every tensor's bytes are the model's. Skipped: those of every tensor that is not folded into are."""
     path, _ = talking_gguf(tmp_path / f"m.{kind}.gguf", kind=Kind[kind])
@@ -318,8 +318,7 @@ def wrong_order(monkeypatch: pytest.MonkeyPatch) -> None:
 DAMAGES = [lost_factor, lost_minimum, swapped_rows, lost_bias, wrong_order]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("exit_layer", [None, 2])
+@pytest.mark.parametrize(("damage", "exit_layer"), [*((damage, None) for damage in DAMAGES), (lost_factor, 2)])
 def test_a_mismatch_of_kept_blocks_leaves_nothing(
     quantised: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch, damage: Any, exit_layer: int | None
 ) -> None:
@@ -329,8 +328,7 @@ def test_a_mismatch_of_kept_blocks_leaves_nothing(
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", [swapped_rows, lost_bias])
-@pytest.mark.parametrize("precision", ["f16", "q8_0"])
+@pytest.mark.parametrize(("precision", "damage"), [("f16", swapped_rows), ("f16", lost_bias), ("q8_0", lost_bias)])
 def test_a_mismatch_leaves_what_was_there(
     source: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch, precision: str, damage: Any
 ) -> None:
@@ -361,7 +359,7 @@ def test_a_check_that_was_switched_off(source: ModelSource, out: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["write_gguf", "verify", "patch_string", "widen"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("no"), SystemExit(143)])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("no")])
 def test_whatever_happens_half_way_leaves_nothing(
     quantised: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch, moment: str, error: BaseException
 ) -> None:
