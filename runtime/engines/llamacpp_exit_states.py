@@ -1,7 +1,8 @@
 """Reads exit states out of llama.cpp's graph while it runs, through the public `cb_eval` callback.
 
-llama.cpp asks the callback about every node of the graph; about 0.1 µs each, measured: 22 µs a step for SmolLM2's
-first 8 blocks and head (249 nodes up to the exit state), 1 % of that step. It computes up to a node that gets a yes, calls again for it, and computes on only if that gets a yes too.
+llama.cpp asks the callback about every node of the graph: 22 µs a step, measured with one thread, for the 249 nodes of
+SmolLM2's first 8 blocks, 1 % of that step; with two threads 7 %, for the graph is then started twice. It computes up
+to a node that gets a yes, calls again for it, and computes on only if that gets a yes too.
 """
 
 from __future__ import annotations
