@@ -34,5 +34,5 @@ def talking_gguf(
 ) -> tuple[Path, Any]:
     """(file, the transformers model in it): 4 blocks, 512 positions; `metadata` adds keys, None removes one."""
     keys = {**byte_level_metadata(), **(metadata or {})}
-    model = tiny_model(family, vocab_size=len(byte_level_metadata()["tokenizer.ggml.tokens"]), **config)
+    model = tiny_model(family, vocab_size=len(keys["tokenizer.ggml.tokens"]), **config)
     return write_tiny_gguf(model, path, kind=kind, metadata=keys), model

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.limits import check_truncation, grown_capacity
-from edgeskip.runtime.engines.llamacpp_library import failure, forget_errors, llama
+from edgeskip.runtime.engines.llamacpp_library import failure, forget_errors, listen, llama
 from edgeskip.runtime.engines.llamacpp_model import LlamaModel
 
 BATCH = 512  # most tokens at once: activations grow with it, speed no more
@@ -155,7 +155,7 @@ class LlamaContext:
             parameters.offload_kqv = parameters.op_offload = False
         if self._callback is not None:
             parameters.cb_eval = self._callback
-        forget_errors()
+        listen()
         pointer: int | None = library.llama_init_from_model(self._model.pointer, parameters)
         if not pointer:
             raise EdgeSkipError(

@@ -84,8 +84,14 @@ def too_old(lacking: str) -> EdgeSkipError:
     return EdgeSkipError(f"{PACKAGE} {version} is too old: it lacks {lacking}; run  pip install -U 'edgeskip[{EXTRA}]'")
 
 
+def listen() -> None:
+    """Called before a load that `failure` is to explain: others in this process may have set a log callback since."""
+    llama().llama_log_set(_keep[-1], None)
+    forget_errors()
+
+
 def forget_errors() -> None:
-    """Called before what `failure` is to explain."""
+    """Called before a step that `failure` is to explain."""
     _errors.clear()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.llamacpp_devices import find_devices
-from edgeskip.runtime.engines.llamacpp_library import failure, forget_errors, llama
+from edgeskip.runtime.engines.llamacpp_library import failure, listen, llama
 
 MAGIC = b"GGUF"
 _ALL_LAYERS = 0x7FFFFFFF
@@ -35,7 +35,7 @@ class LlamaModel:
         listed = (ctypes.c_void_p * (len(devices) + 1))(*devices, None)
         parameters.devices = ctypes.addressof(listed)
         parameters.n_gpu_layers = _ALL_LAYERS if devices else 0
-        forget_errors()
+        listen()
         pointer = library.llama_model_load_from_file(os.fsencode(path), parameters)
         if not pointer:
             raise EdgeSkipError(f"llama.cpp cannot load {path}: {failure()}")

@@ -21,6 +21,7 @@ from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.runtime.engines import llamacpp_devices, llamacpp_library
 from edgeskip.runtime.engines.llamacpp_context import BATCH
 from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
+from edgeskip.runtime.engines.llamacpp_library import llama
 
 CONTEXT = 700  # more than one batch
 
@@ -247,6 +248,14 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(tiny: tuple[Path, Any
     broken.write_bytes(b"PK\x03\x04" + whole[4:])
     assert refusal(broken) == "FILE is not a GGUF file"
     assert refusal(tmp_path / "absent.gguf") == "FILE is not a file"
+
+
+def test_another_users_log_callback_hides_no_reason(tiny: tuple[Path, Any], tmp_path: Path) -> None:
+    """llama_cpp.Llama and others set llama.cpp's one log callback too."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny[0].read_bytes()[:-1000])
+    llama().llama_log_set(llama().llama_log_callback(), None)  # llama.cpp's own, which prints
+    assert "is not within the file bounds" in refusal(broken)
 
 
 @pytest.mark.parametrize(
