@@ -33,6 +33,8 @@ def talking_gguf(
     path: Path, metadata: dict[str, Any] | None = None, *, family: str = "llama", kind: Any = Kind.F32, **config: Any
 ) -> tuple[Path, Any]:
     """(file, the transformers model in it): 4 blocks, 512 positions; `metadata` adds keys, None removes one."""
-    keys = {**byte_level_metadata(), **(metadata or {})}
-    model = tiny_model(family, vocab_size=len(keys["tokenizer.ggml.tokens"]), **config)
+    own = byte_level_metadata()
+    keys = {**own, **(metadata or {})}
+    tokens = keys["tokenizer.ggml.tokens"] or own["tokenizer.ggml.tokens"]
+    model = tiny_model(family, vocab_size=len(tokens), **config)
     return write_tiny_gguf(model, path, kind=kind, metadata=keys), model
