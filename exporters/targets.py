@@ -22,7 +22,7 @@ class Targets:
 
 def targets_of(target: str, precision: str | None) -> Targets:
     """`onnx,gguf` and `int4,q4_k_m` → Targets. EdgeSkipError for an unknown target, or a precision too many."""
-    wanted = [name.strip().lower() for name in target.split(",")]
+    wanted = list(dict.fromkeys(name.strip().lower() for name in target.split(",")))
     for name in wanted:
         if name not in TARGETS:
             raise EdgeSkipError(f"--target {name or target} is unknown: choose onnx, gguf or onnx,gguf")

@@ -23,6 +23,7 @@ ONNX, GGUF, BOTH = Targets(True, False), Targets(False, True), Targets(True, Tru
         ("gguf", "keep", Targets(False, True, "fp32", "keep")),
         ("onnx,gguf", "int4,q4_0", Targets(True, True, "int4", "q4_0")),
         ("gguf,onnx", "q4_0, int4", Targets(True, True, "int4", "q4_0")),  # in the order of the targets
+        ("onnx,gguf,gguf", "int4,q4_0", Targets(True, True, "int4", "q4_0")),  # once is enough
         ("onnx,gguf", "f32", Targets(True, True, "fp32", "f32")),
         ("onnx,gguf", "fp16", Targets(True, True, "fp16", "fp16")),
         ("onnx,gguf", "f16,f32", Targets(True, True, "fp16", "f32")),
