@@ -81,7 +81,8 @@ def ggml_function(name: str, result: Any, arguments: Sequence[Any]) -> Any:
 def too_old(lacking: str) -> EdgeSkipError:
     """The error for a llama-cpp-python without `lacking`."""
     version = installed_version(PACKAGE) or "here"
-    return EdgeSkipError(f"{PACKAGE} {version} is too old: it lacks {lacking}; run  pip install -U 'edgeskip[{EXTRA}]'")
+    # The extra would not do: pip leaves a version alone that meets its requirement.
+    return EdgeSkipError(f"{PACKAGE} {version} is too old: it lacks {lacking}; run  pip install -U {PACKAGE}")
 
 
 def listen() -> None:

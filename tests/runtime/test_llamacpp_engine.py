@@ -348,7 +348,7 @@ def test_a_package_that_lacks_a_function_is_too_old(
     import llama_cpp.llama_cpp as library
 
     monkeypatch.delattr(library, name)
-    with pytest.raises(EdgeSkipError, match=rf"is too old: it lacks {name}; run  pip install -U 'edgeskip\[llamacpp"):
+    with pytest.raises(EdgeSkipError, match=rf"is too old: it lacks {name}; run  pip install -U llama-cpp-python"):
         open_engine(tiny)
 
 
