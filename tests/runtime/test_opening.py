@@ -29,14 +29,16 @@ PROMPT = [5, 80, 33, 12, 200]
 COMMAND = [sys.executable, "-m", "edgeskip", "run"]
 
 
-def manifest(part: Part, label: Label, partner: str | None = None, *, skip: tuple[str, ...] = ()) -> dict[str, str]:
+def manifest(
+    part: Part, label: Label, partner: str | None = None, *, skip: tuple[str, ...] = (), vectors: str = "1" * 64
+) -> dict[str, str]:
     record = ModelRecord(
         source="tiny", name="tiny", family="llama", fingerprint="0" * 64, num_blocks=4, hidden_size=64, vocab_size=320
     )
     plan = PlanSummary(method="explicit", compensation="none", skip=list(skip), num_blocks=4)
     return GgufManifest(
         label=label, part=part, exit_layer=None if part == "whole" else 2, partner=partner, precision="f32",
-        model=record, plan=plan, inputs={}, versions={}, created="2026-01-01T00:00:00Z",
+        model=record, plan=plan, inputs={"vectors": vectors}, versions={}, created="2026-01-01T00:00:00Z",
     ).to_metadata()  # fmt: skip
 
 
@@ -138,6 +140,12 @@ def test_halves_that_are_not_a_pair_are_refused(pair: Path, folder: Path, tmp_pa
     shutil.copy(folder / "skipped.gguf", pair.with_name("rest.gguf"))
     with pytest.raises(EdgeSkipError, match="is not the second half of"):
         edgeskip.load(pair)
+    (tmp_path / "again").mkdir()
+    keys = {"first": manifest("first", "draft-only", "rest.gguf", vectors="2" * 64)}  # calibrated anew
+    again, _ = split_gguf(folder / "stock.gguf", tmp_path / "again", 2, keys)
+    shutil.copy(folder / "rest.gguf", again.with_name("rest.gguf"))
+    with pytest.raises(EdgeSkipError, match="is not the second half of"):
+        edgeskip.load(again)
     pair.with_name("rest.gguf").unlink()
     with pytest.raises(EdgeSkipError, match=r"first half of a pair: put the second, rest\.gguf, beside it"):
         edgeskip.load(pair)
