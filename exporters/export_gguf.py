@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.export import ExportPolicy, require_match
+from edgeskip.exporters.gguf.blocks import check_scalable
 from edgeskip.exporters.gguf.formats import GgufFormat
 from edgeskip.exporters.gguf.layout import Layout, lay_out
 from edgeskip.exporters.gguf.metadata import context_length, file_metadata
@@ -113,10 +114,13 @@ def refuse_outputs(
         check_quantiser()
     elif policy.check:
         llama()
-    for path in output_paths(source, profile, form, output, exit_layer):
-        refuse_file(path, overwrite=policy.overwrite)
+    _refuse_targets(source, output_paths(source, profile, form, output, exit_layer), policy)
     check_weights(source, profile)
-    _halves(bake(source.decoder, resolve(profile, vectors)), exit_layer)
+    halves = _halves(bake(source.decoder, resolve(profile, vectors)), exit_layer)
+    if form.kind is None:
+        for named in (named for half in halves for named in named_tensors(half.decoder, half.layout)):
+            if named.tensor.blocks is not None and len(named.tensor.shape) > 1:  # vectors become F32
+                check_scalable(named.tensor.blocks, named.name)
 
 
 def export_gguf(
@@ -138,8 +142,7 @@ def export_gguf(
     or the result does not match the torch model; then nothing has changed.
     """
     targets = output_paths(source, profile, form, output, exit_layer)
-    for target in targets:
-        refuse_file(target, overwrite=policy.overwrite)
+    _refuse_targets(source, targets, policy)
     check_weights(source, profile)
     plan = resolve(profile, vectors)
     halves = _halves(bake(source.decoder, plan), exit_layer)
@@ -172,6 +175,13 @@ def export_gguf(
         GgufFile(path, half.layout.architecture, manifest)
         for path, half, manifest in zip(targets, halves, manifests, strict=True)
     ]
+
+
+def _refuse_targets(source: ModelSource, targets: list[Path], policy: ExportPolicy) -> None:
+    for target in targets:
+        if any(target.exists() and target.samefile(file) for file in source.checkpoint.files):
+            raise EdgeSkipError(f"{target} is the model itself, so it is not replaced: choose another -o")
+        refuse_file(target, overwrite=policy.overwrite)
 
 
 def _halves(baked: Decoder, exit_layer: int | None) -> list[_Half]:

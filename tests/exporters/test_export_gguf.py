@@ -26,7 +26,7 @@ from edgeskip.calibration.skipping import skipped
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Decoder
 from edgeskip.exporters.export import ExportPolicy
-from edgeskip.exporters.export_gguf import GgufFile, bound_of, export_gguf
+from edgeskip.exporters.export_gguf import GgufFile, bound_of, export_gguf, refuse_outputs
 from edgeskip.exporters.families.gguf_header import read_gguf_header
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.families.torch_model import load_torch_model
@@ -397,6 +397,28 @@ def test_a_folder_called_gguf(source: ModelSource, out: Path) -> None:
     folder.mkdir()
     export(source, folder, exit_layer=2, policy=UNCHECKED)
     assert len(list(folder.iterdir())) == 2
+
+
+def test_the_model_itself_is_never_replaced(out: Path) -> None:
+    """Not even where what exists may be overwritten: the profile would be left without its model."""
+    path, _ = talking_gguf(out / "tiny-llama-Q8_0.gguf", kind=Kind.Q8_0)
+    before, source = path.read_bytes(), open_model(str(path))
+    with pytest.raises(EdgeSkipError, match=r"Q8_0\.gguf is the model itself, so it is not replaced"):
+        export(source, out, "keep", policy=replace(UNCHECKED, overwrite=True))
+    assert path.read_bytes() == before
+
+
+def test_blocks_without_scales_are_refused_before_any_work(tmp_path: Path, out: Path) -> None:
+    """MXFP4's scales are powers of two, without room for a factor (ggml-common.h); dense it is kept as it is."""
+    path, _ = talking_gguf(tmp_path / "tiny.gguf", kind=Kind.MXFP4)
+    source, form = open_model(str(path)), gguf_format("keep", open_model(str(path)).checkpoint.gguf)
+    for skip in ((), ("attn.1",)):
+        arguments = (source, *profile_of(source, skip, "scale"), form, out)
+        if skip:
+            with pytest.raises(EdgeSkipError, match=r"is MXFP4, whose scales cannot take .* another --precision"):
+                refuse_outputs(*arguments, exit_layer=None, policy=UNCHECKED)
+        else:
+            refuse_outputs(*arguments, exit_layer=None, policy=UNCHECKED)
 
 
 @pytest.mark.parametrize("there", ["first", "rest"])
