@@ -171,7 +171,8 @@ def _print_gguf(console: Console, report: GgufReport) -> None:
     facts["licence"] = report.license or "not stated"
     facts["size"] = _size(report.size_bytes)
     if manifest is not None:
-        facts["verified"] = _verified(manifest.verification)
+        pair = "both halves together: " if manifest.partner and manifest.verification else ""
+        facts["verified"] = pair + _verified(manifest.verification)
         facts["made from"] = ", ".join(f"{name} {digest[:16]}" for name, digest in manifest.inputs.items()) or "-"
         facts["created"] = _created(manifest.created, manifest.versions)
     _print_facts(console, facts)
@@ -186,10 +187,11 @@ def _skipped(plan: PlanSummary) -> str:
 def _verified(check: VerificationRecord | None) -> str:
     if check is None:
         return "no: exported with the check switched off"
+    widened = "" if check.widened_kl_divergence is None else f" ({check.widened_kl_divergence:.2e} widened)"
     return (
         f"{'passed' if check.passed else 'FAILED'} ({check.bound}) against {check.reference}, "
         f"{check.tokens} tokens: max |Δlogit| {check.max_abs_logit_difference:.2e}, "
-        f"KL {check.kl_divergence:.2e} nats, top-1 agreement {check.top1_agreement:.1%}"
+        f"KL {check.kl_divergence:.2e} nats{widened}, top-1 agreement {check.top1_agreement:.1%}"
     )
 
 

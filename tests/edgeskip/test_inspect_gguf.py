@@ -40,6 +40,7 @@ def manifest(**changes: Any) -> GgufManifest:
             tokens=128,
             max_abs_logit_difference=0.5,
             kl_divergence=0.01,
+            widened_kl_divergence=0.0002,
             top1_agreement=0.95,
             bound="KL at most 0.1 nats",
         ),
@@ -87,12 +88,13 @@ def test_a_file_of_ours_as_text(cli: Cli, gguf_path: Callable[..., Path]) -> Non
         "licence apache-2.0",
         f"size {path.stat().st_size / 1e6:,.1f} MB",
         "passed (KL at most 0.1 nats)",
-        "top-1 agreement 95.0%",
+        "KL 1.00e-02 nats (2.00e-04 widened), top-1 agreement 95.0%",
         "made from profile cdcdcdcdcdcdcdcd",
         "2025-01-01T00:00:00Z, edgeskip 0.1.0",
     ):
         assert expected in text
     assert "partner" not in text
+    assert "both halves" not in text
 
 
 def test_a_file_of_ours_as_json(cli: Cli, gguf_path: Callable[..., Path]) -> None:
@@ -127,6 +129,7 @@ def test_a_half_names_its_partner_and_whether_it_is_there(
     text = " ".join(cli("inspect", path).out.split())
     assert "label draft-only" in text
     assert "part first of a pair, exit layer 2" in text
+    assert "verified both halves together: passed" in text
     assert "partner tiny-rest.gguf (NOT beside it); together lossy-skip" in text
     (tmp_path / "tiny-rest.gguf").write_bytes(b"")
     assert "tiny-rest.gguf (beside it)" in " ".join(cli("inspect", path).out.split())
