@@ -31,6 +31,7 @@ from peers.report import cell, targets_table
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
+from edgeskip.gguf_manifest import GgufManifest
 
 if TYPE_CHECKING:
     from edgeskip.runtime.engines.interface import Engine
@@ -89,7 +90,8 @@ def split_cost(
 
     with edgeskip.load(first, threads=threads) as halves, edgeskip.load(whole, threads=threads) as one:
         split, dense = halves.engine, one.engine
-        if not isinstance(split, SplitEngine):
+        manifest = halves.manifest
+        if not isinstance(split, SplitEngine) or not isinstance(manifest, GgufManifest):
             raise EdgeSkipError(
                 f"{first} is no first half of a pair: make one with  edgeskip export --draft early-exit"
             )
@@ -101,13 +103,12 @@ def split_cost(
         plain = LlamaCppEngine(split.first, threads=threads)
         compared = comparisons(split, dense, plain, ids, prompt, repeats)
         measure(compared, rounds)
-        exit_layer = split.exit_layer
     targets = [
         Target(f"{c.name}: {c.against}", c.bound, c.ratio, at_least=False) for c in compared if c.bound is not None
     ]
     setting = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "exit_layer": exit_layer,
+        "exit_layer": manifest.exit_layer,
         "prompt_tokens": prompt,
         "threads": threads,
         "rounds": rounds,
@@ -222,7 +223,7 @@ def as_markdown(compared: Sequence[Comparison], targets: Sequence[Target], setti
     """Every comparison, then the bounds."""
     machine = setting["machine"]
     lines = [
-        f"exit after block {setting['exit_layer']}, behind {setting['prompt_tokens']} tokens, {setting['threads']} "
+        f"exit layer {setting['exit_layer']}, behind {setting['prompt_tokens']} tokens, {setting['threads']} "
         f"threads, medians of {setting['rounds']} interleaved rounds [least – greatest]; {machine['processor']}, "
         f"{machine['usable_cores']} cores",
         "",

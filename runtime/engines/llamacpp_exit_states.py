@@ -20,13 +20,14 @@ _FLOAT_BYTES = 4
 
 
 class ExitStateReader:
-    """Copies the hidden state after block `exit_layer - 1` of every token that a context runs.
+    """Copies the hidden state after the first `num_blocks` blocks of the file, of every token that a context runs.
 
+    A plan that removes blocks makes that fewer than the exit layer, which counts the model's own.
     `callback` goes to the context. Before a run call `begin`, after it `finish`.
     """
 
-    def __init__(self, exit_layer: int, hidden_size: int) -> None:
-        self._name = f"l_out-{exit_layer - 1}".encode()
+    def __init__(self, num_blocks: int, hidden_size: int) -> None:
+        self._name = f"l_out-{num_blocks - 1}".encode()
         self._row_bytes = hidden_size * _FLOAT_BYTES
         self._name_of = ggml_function("ggml_get_name", ctypes.c_char_p, (ctypes.c_void_p,))
         self._bytes_of = ggml_function("ggml_nbytes", ctypes.c_size_t, (ctypes.c_void_p,))

@@ -29,9 +29,8 @@ class SplitEngine:
         self._threads = threads_or_default(threads)
         self.first = LlamaModel(first, provider) if isinstance(first, Path) else first
         self.rest = LlamaModel(rest, provider) if isinstance(rest, Path) else rest
-        self.exit_layer = self.first.num_blocks - 1
         _check_halves(self.first, self.rest)
-        self._reader = ExitStateReader(self.exit_layer, self.first.hidden_size)
+        self._reader = ExitStateReader(self.first.num_blocks - 1, self.first.hidden_size)
         self._first = LlamaContext(self.first, self._threads, callback=self._reader.callback)
         self._rest = LlamaContext(self.rest, self._threads)
         # Row i: the exit state of the i-th token that the rest has not seen.
