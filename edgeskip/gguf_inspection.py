@@ -65,7 +65,7 @@ def inspect_gguf(path: Path) -> GgufReport:
     try:
         import gguf
     except ImportError:
-        raise MissingExtraError("gguf", "export") from None
+        raise MissingExtraError("gguf", "llamacpp") from None
     from edgeskip.exporters.families.gguf_header import read_gguf_header
 
     header = read_gguf_header(path)

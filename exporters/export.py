@@ -49,7 +49,7 @@ def require_match(record: VerificationRecord, policy: ExportPolicy) -> None:
         raise EdgeSkipError(
             f"the exported model does not match the torch model: max |Δlogit| {record.max_abs_logit_difference:.3g}, "
             f"KL {record.kl_divergence:.3g}{twin}, top-1 agreement {record.top1_agreement:.1%}, wanted {record.bound}: "
-            "report this, or add --allow-mismatch to keep it"
+            "report this and try another --precision, or add --allow-mismatch to keep it"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,9 +164,11 @@ def export_gguf(
             _write(source, half, form, path, manifest, importance, progress)
         if policy.check:
             progress("check")
-            checked_plan = _exiting(plan, exit_layer) if alone and exit_layer is not None else plan
             length = min(context_length(half.decoder) for half in halves)
-            record = _verify(source, checked_plan, staged, form, length)
+            if exit_layer is not None:  # the first half is a draft of its own
+                draft = _verify(source, _exiting(plan, exit_layer), staged[:1], form, length)
+                require_match(draft, policy)
+            record = draft if alone else _verify(source, plan, staged, form, length)
             require_match(record, policy)
             checked = [manifest.model_copy(update={"verification": record}) for manifest in manifests]
             for path, *versions in zip(staged, manifests, checked, strict=True):
@@ -202,10 +205,16 @@ def _partner(part: Part, targets: list[Path]) -> str | None:
 
 
 def _exiting(plan: Plan, exit_layer: int) -> Plan:
-    """The plan of the first part alone: every later sublayer is skipped and replaced by nothing."""
-    early = [skip for skip in plan.skips if skip.sublayer.block < exit_layer]
-    late = [Skip(sublayer) for sublayer in sublayers_of(plan.num_blocks) if sublayer.block >= exit_layer]
-    return replace(plan, skips=tuple(early + late))
+    """The plan of the first part alone: every later sublayer is skipped and replaced by nothing, but for those the
+    plan skips right after it, whose bias its last sublayer adds."""
+    skips = [skip for skip in plan.skips if skip.sublayer.block < exit_layer]
+    follows = True
+    for sublayer in sublayers_of(plan.num_blocks):
+        if sublayer.block >= exit_layer:
+            planned = plan.skip_for(sublayer)
+            follows = follows and planned is not None
+            skips.append(planned if follows and planned is not None else Skip(sublayer))
+    return replace(plan, skips=tuple(skips))
 
 
 def _manifest(
@@ -258,12 +267,14 @@ def _by_name(importance: Importance, tensors: list[NamedTensor]) -> Importance:
 def _verify(
     source: ModelSource, plan: Plan, staged: list[Path], form: GgufFormat, context_length: int
 ) -> VerificationRecord:
-    """Kept blocks are compared a second time as F16, because of what llama.cpp rounds in running them."""
-    bound = bound_of(form)
+    """Kept blocks are compared a second time as F16, because of what llama.cpp rounds in running them.
+
+    One file of a pair is run alone.
+    """
+    check = partial(verify, bound=bound_of(form), alone=len(staged) == 1, context_length=context_length)
     if form.kind is not None:
-        return verify(source, plan, staged[0], bound=bound, context_length=context_length)
+        return check(source, plan, staged[0])
     with tempfile.TemporaryDirectory(prefix="widened.", dir=staged[0].parent) as folder:
         for path in staged:
             widen(path, Path(folder) / path.name)
-        twin = Twin(Path(folder) / staged[0].name, EXACT)
-        return verify(source, plan, staged[0], bound=bound, twin=twin, context_length=context_length)
+        return check(source, plan, staged[0], twin=Twin(Path(folder) / staged[0].name, EXACT))

@@ -70,13 +70,15 @@ def verify(
     bound: Bound,
     twin: Twin | None = None,
     frugal: bool = False,
+    alone: bool = False,
     context_length: int | None = None,
 ) -> VerificationRecord:
     """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
 
     `target` is an artifact folder or a GGUF; a GGUF must cut the text into the same tokens as well. `frugal` runs ONNX
-    with less memory, slower. `context_length`: the artifact's, tokens, where it is shorter than the model's.
-    EdgeSkipError where the artifact does not even run, or its tokens differ.
+    with less memory, slower; `alone` the first half of a pair without the rest. `context_length`: the artifact's,
+    tokens, where it is shorter than the model's. EdgeSkipError where the artifact does not even run, or its tokens
+    differ.
     """
     with tempfile.TemporaryDirectory(prefix="edgeskip-verify-") as scratch:
         tokenizer = target
@@ -86,11 +88,12 @@ def verify(
         count = TOKENS if context_length is None else min(TOKENS, context_length - 1)
         tokens = shipped_tokens(source, tokenizer, count)
         logits = Path(scratch) / "logits.npy"
-        answer = _run_probe(target, tokens, logits, frugal=frugal)
+        flags = ["--frugal"] * frugal + ["--alone"] * alone
+        answer = _run_probe(target, tokens, logits, flags)
         if tokenizer != target:
             _compare_tokens(tokenizer, answer["tokens"], target)
         if twin is not None:
-            _run_probe(twin.path, tokens, logits.with_name("twin.npy"), frugal=frugal)
+            _run_probe(twin.path, tokens, logits.with_name("twin.npy"), flags)
         reference, name = _reference_logits(source, plan, tokens)
         difference, kl, top1 = compare(reference, np.load(logits, mmap_mode="r"))
         passed, twin_kl = bound.holds(difference, kl), None
@@ -174,15 +177,15 @@ def _compare_tokens(tokenizer_folder: Path, found: list[int], target: Path) -> N
         )
 
 
-def _run_probe(target: Path, tokens: NDArray[np.int64], logits: Path, *, frugal: bool) -> dict[str, Any]:
+def _run_probe(target: Path, tokens: NDArray[np.int64], logits: Path, flags: list[str]) -> dict[str, Any]:
     """Writes the logits [n, V] of `tokens` [n] and returns what the probe prints."""
     tokens_file, text_file = logits.with_name("tokens.npy"), logits.with_name("text.txt")
     np.save(tokens_file, tokens)
     text_file.write_text(shipped_text(TOKENS), encoding="utf-8")
     # -P: nothing that lies in the current folder is imported; it may be one that someone else made.
     command = [sys.executable, "-P", "-m", "edgeskip.runtime.probe", str(target)]
-    command += [str(tokens_file), str(logits), "--text", str(text_file)]
-    result = subprocess.run([*command, *["--frugal"] * frugal], capture_output=True, text=True, errors="replace")
+    command += [str(tokens_file), str(logits), "--text", str(text_file), *flags]
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if result.returncode < 0:
         name = signal.Signals(-result.returncode).name
         raise EdgeSkipError(f"the process that runs the exported model was ended by {name}: is there memory enough?")

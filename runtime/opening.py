@@ -33,15 +33,18 @@ class Opened:
         return None if self.manifest is None else self.manifest.plan
 
 
-def open_artifact(path: Path, *, provider: str = "cpu", threads: int | None = None, frugal: bool = False) -> Opened:
+def open_artifact(
+    path: Path, *, provider: str = "cpu", threads: int | None = None, frugal: bool = False, alone: bool = False
+) -> Opened:
     """Opens a folder with ONNX Runtime, a file with llama.cpp.
 
+    `alone` opens the first half of a pair without the rest, as the draft it is.
     `frugal` saves memory at the cost of speed where the engine can (ONNX Runtime). EdgeSkipError where `path` is
     neither, is damaged, or cannot run on `provider`.
     """
     if path.is_dir() or not (path.is_file() or path.suffix.lower() == ".gguf"):
         return _open_folder(path, provider, threads, frugal=frugal)
-    return _open_gguf(path, provider, threads)
+    return _open_gguf(path, provider, threads, alone=alone)
 
 
 def _open_folder(folder: Path, provider: str, threads: int | None, *, frugal: bool) -> Opened:
@@ -60,8 +63,8 @@ def _open_folder(folder: Path, provider: str, threads: int | None, *, frugal: bo
     )
 
 
-def _open_gguf(path: Path, provider: str, threads: int | None) -> Opened:
-    """One file, or the first half of a pair with the rest beside it: both together are one model.
+def _open_gguf(path: Path, provider: str, threads: int | None, *, alone: bool) -> Opened:
+    """One file, or the first half of a pair with the rest beside it: both together are one model, unless `alone`.
 
     A file that EdgeSkip did not write counts as `dense`: nothing of it was skipped by us.
     """
@@ -76,7 +79,7 @@ def _open_gguf(path: Path, provider: str, threads: int | None) -> Opened:
     label: Label = "dense" if manifest is None else manifest.label
     if manifest is not None and manifest.part == "rest":
         raise EdgeSkipError(f"{path} is the second half of a pair: run the first half, {manifest.partner}, beside it")
-    if manifest is not None and manifest.part == "first" and manifest.partner is not None:
+    if manifest is not None and manifest.part == "first" and manifest.partner is not None and not alone:
         from edgeskip.runtime.engines.llamacpp_split import SplitEngine
 
         rest = LlamaModel(_partner_of(path, manifest), provider)

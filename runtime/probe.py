@@ -21,13 +21,20 @@ GENERATED = 16  # tokens generated afterwards
 
 
 def probe(
-    artifact: Path, tokens_file: Path, logits_file: Path, *, frugal: bool = False, text: str | None = None
+    artifact: Path,
+    tokens_file: Path,
+    logits_file: Path,
+    *,
+    frugal: bool = False,
+    alone: bool = False,
+    text: str | None = None,
 ) -> dict[str, object]:
     """Writes logits float32 [n, vocab_size] for the int64 [n] tokens; `generated` tokens and `text` of what follows.
 
-    `tokens`: the ids of `text`, no special tokens added; only where `text` is given.
+    `alone` runs the first half of a pair as the draft it is. `tokens`: the ids of `text`, no special tokens added; only
+    where `text` is given.
     """
-    opened = open_artifact(artifact, frugal=frugal)
+    opened = open_artifact(artifact, frugal=frugal, alone=alone)
     engine = opened.engine
     decoder = TextDecoder(opened.tokenizer)
     tokens = np.load(tokens_file)
@@ -55,7 +62,16 @@ if __name__ == "__main__":
     parser.add_argument("tokens", type=Path)
     parser.add_argument("logits", type=Path)
     parser.add_argument("--frugal", action="store_true")
+    parser.add_argument("--alone", action="store_true", help="without the other half of a pair")
     parser.add_argument("--text", type=Path, help="text to tokenise")
     arguments = parser.parse_args()
     text = None if arguments.text is None else arguments.text.read_bytes().decode("utf-8")
-    print(json.dumps(probe(arguments.artifact, arguments.tokens, arguments.logits, frugal=arguments.frugal, text=text)))
+    found = probe(
+        arguments.artifact,
+        arguments.tokens,
+        arguments.logits,
+        frugal=arguments.frugal,
+        alone=arguments.alone,
+        text=text,
+    )
+    print(json.dumps(found))

@@ -165,7 +165,7 @@ def _show_files(files: list[GgufFile]) -> None:
         size = f"{file.path.stat().st_size / 1e6:.0f} MB"
         _print(f"{file.path}: {manifest.label}, {manifest.precision} ({file.architecture}), {skipped}{exits}, {size}")
     if [file.manifest.part for file in files] == ["first"]:
-        _print("a draft without its rest: llama.cpp has no architecture for this family that hands exit states on")
+        _print("a draft without its rest: llama.cpp has no architecture for both halves of this family")
     _print(_checked(files[0].manifest.verification))
 
 

@@ -176,4 +176,4 @@ def test_damaged_missing_and_half_a_manifest(cli: Cli, gguf_path: Callable[..., 
 def test_without_the_gguf_package(cli: Cli, gguf_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path = gguf_path(manifest())
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert "pip install 'edgeskip[export]'" in cli("inspect", path).complaint()
+    assert "pip install 'edgeskip[llamacpp]'" in cli("inspect", path).complaint()
