@@ -328,6 +328,29 @@ def test_a_mismatch_of_kept_blocks_leaves_nothing(
     assert list(out.iterdir()) == []
 
 
+def test_a_plan_across_the_exit_layer_passes_both_checks(source: ModelSource, out: Path) -> None:
+    """The bias of what is skipped right after the exit is in the draft, as both halves together need it."""
+    first, _ = export(source, out, skip=("attn.1", "ffn.1", "attn.2", "ffn.3"), exit_layer=2)
+    assert first.manifest.verification is not None
+    assert first.manifest.verification.passed
+
+
+def test_a_draft_with_a_wrong_head_leaves_nothing(
+    source: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first half's norm and head: both halves together never use them."""
+    real = module.first_part
+
+    def wrong(decoder: Decoder, exit_layer: int) -> Decoder:
+        part = real(decoder, exit_layer)
+        return replace(part, norm=decoder.sublayers[0].norm)
+
+    monkeypatch.setattr(module, "first_part", wrong)
+    with pytest.raises(EdgeSkipError, match="does not match"):
+        export(source, out, exit_layer=2)
+    assert list(out.iterdir()) == []
+
+
 @pytest.mark.parametrize(("precision", "damage"), [("f16", swapped_rows), ("f16", lost_bias), ("q8_0", lost_bias)])
 def test_a_mismatch_leaves_what_was_there(
     source: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch, precision: str, damage: Any
