@@ -61,6 +61,8 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code == 130:  # typer turns Ctrl-C into this
             _complain("interrupted")
+        if not stop.code and "TORCHELASTIC_RUN_ID" in os.environ:
+            _leave_at_once()
         raise
     except KeyboardInterrupt:
         _complain("interrupted")
@@ -74,6 +76,14 @@ def main() -> None:
         # Every process of a torchrun meets the same mistake; a full memory or disk may be one process' own.
         _complain(f"error: {line}", first_only=isinstance(error, EdgeSkipError))
         sys.exit(2)
+
+
+def _leave_at_once() -> NoReturn:
+    """Ends a process of a torchrun that has done its work: while the interpreter is taken apart, Gloo's threads now and
+    then abort it ("terminate called without an active exception")."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _complain(line: str, *, first_only: bool = True) -> None:

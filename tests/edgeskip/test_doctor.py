@@ -105,7 +105,7 @@ def test_missing_extras_and_their_commands(cli: Cli, install: Callable[..., None
     assert export["command"].endswith(" && pip install 'edgeskip[export]'")
     assert "/whl/cpu" in export["command"]  # no CUDA build where there is no GPU
     assert plot["command"] == "pip install 'edgeskip[plot]'"
-    assert llamacpp["problem"] == "run FILE.gguf needs llama-cpp-python"
+    assert llamacpp["problem"] == "run FILE.gguf needs llama-cpp-python, gguf"
     assert llamacpp["command"] == "pip install 'edgeskip[llamacpp]'"
 
 
