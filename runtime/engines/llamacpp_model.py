@@ -38,7 +38,9 @@ class LlamaModel:
         listen()
         pointer = library.llama_model_load_from_file(os.fsencode(path), parameters)
         if not pointer:
-            raise EdgeSkipError(f"llama.cpp cannot load {path}: {failure()}")
+            raise EdgeSkipError(
+                f"llama.cpp cannot load {path}: {failure()}: fetch or export it again, or update llama-cpp-python"
+            )
         self._pointer: int | None = pointer
         self._free = weakref.finalize(self, library.llama_model_free, pointer)
         self.context_length = int(library.llama_model_n_ctx_train(pointer))
