@@ -102,7 +102,8 @@ def export(
             manifest = export_onnx(source, read, vectors, form, folder, policy=policy, progress=step)
         _show_folder(manifest, folder)
     if targets.gguf:
-        with _progress(read.model.num_blocks + 3) as step:
+        # Besides the blocks: importance, quantising, check; a pair has a stub and is quantised twice.
+        with _progress(read.model.num_blocks + 3 + 2 * (exit_layer is not None)) as step:
             files = export_gguf(
                 source, read, vectors, gguf_form, output, exit_layer=exit_layer, policy=policy, progress=step
             )

@@ -349,6 +349,9 @@ def test_a_draft_with_a_wrong_head_leaves_nothing(
     with pytest.raises(EdgeSkipError, match="does not match"):
         export(source, out, exit_layer=2)
     assert list(out.iterdir()) == []
+    for file in export(source, out, exit_layer=2, policy=ExportPolicy(allow_mismatch=True)):
+        assert file.manifest.verification is not None
+        assert not file.manifest.verification.passed  # though both halves together match
 
 
 @pytest.mark.parametrize(("precision", "damage"), [("f16", swapped_rows), ("f16", lost_bias), ("q8_0", lost_bias)])
