@@ -48,6 +48,30 @@ class PlanSummary(_Record):
     num_blocks: int
 
 
+class ExitRecord(_Record):
+    """One early exit of the artifact: the graph that runs the blocks before it (after the exit before) and its head."""
+
+    layer: int = Field(gt=0, description="E, the model's blocks the draft runs")
+    file: str = Field(pattern=r"^[^/\\]+$", description="draft.onnx, or draft-E.onnx for a deeper one")
+    num_kv_layers: int = Field(ge=0, description="Kept attention sublayers of this graph alone")
+    head: Literal["plain", "ridge"] = Field(description="The model's own norm and head, or the calibrated map first")
+    agreement: float | None = Field(default=None, description="Share of held-out tokens it predicts as the full model")
+
+
+class DraftRecord(_Record):
+    """How the artifact drafts for itself, and what verifies."""
+
+    kind: Literal["early-exit", "skip-plan"]
+    exits: list[ExitRecord] = Field(default_factory=list, description="early-exit: shallow first")
+    verify: str | None = Field(default=None, description="early-exit: the graph of the blocks after the last exit")
+    verify_kv_layers: int = Field(default=0, description="early-exit: its kept attention sublayers")
+    plan: PlanSummary | None = Field(default=None, description="skip-plan: what the draft skips")
+    agreement: float | None = Field(default=None, description="skip-plan: share of tokens it predicts as the full model")
+    vocabulary: str | None = Field(
+        default=None, description="File with the token ids int32 [V'] of the draft head's rows; None = all tokens"
+    )
+
+
 class VerificationRecord(_Record):
     """What the check after export measured against the torch model under the same plan."""
 
@@ -73,6 +97,7 @@ class Manifest(_Record):
     model: ModelRecord
     graph: GraphRecord
     plan: PlanSummary
+    draft: DraftRecord | None = Field(default=None, description="None = nothing to speculate with but n-grams")
     inputs: dict[str, str] = Field(description="fingerprints of what the artifact was made from")
     files: dict[str, str] = Field(description="sha256 of every other file in the folder")
     versions: dict[str, str]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Compensation = Literal["none", "scale", "affine"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
-Label = Literal["dense", "lossy-skip", "draft-only"]
+Label = Literal["dense", "lossy-skip", "draft-only", "verified"]
 
 
 @dataclass(frozen=True)

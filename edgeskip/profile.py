@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +95,30 @@ class SublayerStatistics(_Record):
     decode: PhaseStatistics | None = Field(default=None, description="Over the model's own greedy continuations")
 
 
+class ExitStatistics(_Record):
+    """How well the model can exit after its first `layer` blocks, measured on text the map was not fitted to."""
+
+    layer: int = Field(gt=0, description="E, blocks before the exit")
+    tokens: int = Field(gt=0, description="Held-out tokens")
+    plain_agreement: float = Field(ge=0, le=1, description="Share of them predicted as the full model, by its own head")
+    ridge_agreement: float = Field(ge=0, le=1, description="The same through the calibrated map (vectors file: exit.E.map)")
+
+
+class SpeculationRecord(_Record):
+    """The best setting that `edgeskip sweep` measured."""
+
+    draft: Literal["early-exit"] = "early-exit"
+    exit_layer: int = Field(gt=0)
+    num_speculations: int = Field(ge=1)
+    draft_vocab: int | None = Field(default=None, description="Tokens the draft head knows; None = all")
+    target: str = Field(description="onnx or gguf")
+    precision: str
+    speedup: float = Field(gt=0, description="Tokens/s over plain decoding of the same artifact, same run")
+    acceptance: float = Field(ge=0, le=1, description="Share of drafted tokens that were accepted")
+    machine: str = Field(description="Processor and threads it was measured with")
+    created: str
+
+
 class PlanRecord(_Record):
     """The skip plan: names only; scales and biases follow from the statistics."""
 
@@ -126,6 +150,8 @@ class Profile(_Record):
     sublayers: list[SublayerStatistics]
     vectors: VectorsRecord
     plan: PlanRecord | None = Field(default=None, description="None = dense")
+    exits: list[ExitStatistics] = Field(default_factory=list, description="Early exits that were calibrated")
+    speculation: SpeculationRecord | None = Field(default=None, description="None = no sweep yet")
 
     def statistics(self, sublayer: Sublayer) -> SublayerStatistics:
         return self.sublayers[sublayer.index]
@@ -137,6 +163,10 @@ class Vectors:
 
     mean_in: dict[Phase, NDArray[np.float32]]
     mean_out: dict[Phase, NDArray[np.float32]]
+    exit_maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    """Exit layer → A [hidden_size, hidden_size]: final normalised state ≈ A · RMS-normalised exit state (design §7)."""
+    token_counts: NDArray[np.int64] | None = None
+    """How often the corpus has each token [vocab_size]; None where the profile was made before they were kept."""
 
 
 def locate_profile(reference: str | Path) -> Path:

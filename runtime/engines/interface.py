@@ -54,3 +54,35 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the model's memory; nothing else may be called afterwards."""
+
+
+class DraftingEngine(Engine, Protocol):
+    """An engine that also drafts: part of the model runs ahead, the whole model follows over what it has not seen.
+
+    `length` counts every token the draft has run. A prefill is a `step`; speculation is `draft` and `verify`.
+    """
+
+    @property
+    def drafts(self) -> int:
+        """How many drafts it has to choose from (exits), the cheapest first; at least 1."""
+
+    @property
+    def draft_tokens(self) -> NDArray[np.int64] | None:
+        """Token id of each column of the draft's logits [V']; None where these cover the whole vocabulary."""
+
+    @property
+    def drafted(self) -> int:
+        """Tokens at the end of the sequence that the draft has run and the whole model has not."""
+
+    def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
+        """Appends n ≥ 1 tokens to the draft alone; its logits [1, V'] after the last of them.
+
+        The returned array may be overwritten by the next call.
+        """
+
+    def verify(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Appends n ≥ 0 tokens and runs the whole model over these and all that was drafted, at least one token.
+
+        Logits [drafted + n, vocab_size] of all of them; afterwards `drafted` is 0. What the draft computed of a token
+        is not computed again where the two share it. The returned array may be overwritten by the next call.
+        """
