@@ -66,7 +66,7 @@ class DraftRecord(_Record):
     verify: str | None = Field(default=None, description="early-exit: the graph of the blocks after the last exit")
     verify_kv_layers: int = Field(default=0, description="early-exit: its kept attention sublayers")
     plan: PlanSummary | None = Field(default=None, description="skip-plan: what the draft skips")
-    agreement: float | None = Field(default=None, description="skip-plan: share of tokens it predicts as the full model")
+    agreement: float | None = Field(default=None, description="skip-plan: share of tokens predicted as the full model")
     vocabulary: str | None = Field(
         default=None, description="File with the token ids int32 [V'] of the draft head's rows; None = all tokens"
     )

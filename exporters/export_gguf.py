@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from edgeskip.exporters.gguf.formats import GgufFormat
 from edgeskip.exporters.gguf.layout import Layout, lay_out
 from edgeskip.exporters.gguf.metadata import context_length, file_metadata
 from edgeskip.exporters.gguf.naming import file_name
-from edgeskip.exporters.gguf.parts import check_exit_layer, first_part, rest_part
+from edgeskip.exporters.gguf.parts import first_part, rest_part
 from edgeskip.exporters.gguf.quantise import check_quantiser, quantise
 from edgeskip.exporters.gguf.tensors import NamedTensor, named_tensors
 from edgeskip.exporters.gguf.widen import widen
@@ -31,13 +31,13 @@ from edgeskip.exporters.provenance import (
     plan_summary,
     software_versions,
 )
+from edgeskip.exporters.split import check_exit_layer, exiting
 from edgeskip.exporters.verify import Bound, Twin, verify
 from edgeskip.files import refuse_file, staged_files
 from edgeskip.gguf_manifest import VERIFICATION_KEY, GgufManifest, Part
-from edgeskip.plan import Plan, Skip
+from edgeskip.plan import Plan
 from edgeskip.planner import resolve
 from edgeskip.runtime.engines.llamacpp_library import llama
-from edgeskip.sublayers import sublayers_of
 
 if TYPE_CHECKING:
     from edgeskip.exporters.decoder import Decoder
@@ -166,7 +166,7 @@ def export_gguf(
             progress("check")
             length = min(context_length(half.decoder) for half in halves)
             if exit_layer is not None:  # the first half is a draft of its own
-                draft = _verify(source, _exiting(plan, exit_layer), staged[:1], form, length)
+                draft = _verify(source, exiting(plan, exit_layer), staged[:1], form, length)
                 require_match(draft, policy)
             record = draft if alone else _verify(source, plan, staged, form, length)
             require_match(record, policy)
@@ -204,19 +204,6 @@ def _halves(baked: Decoder, exit_layer: int | None) -> list[_Half]:
 def _partner(part: Part, targets: list[Path]) -> str | None:
     names = {"first": 1, "rest": 0}
     return targets[names[part]].name if part in names else None
-
-
-def _exiting(plan: Plan, exit_layer: int) -> Plan:
-    """The plan of the first part alone: every later sublayer is skipped and replaced by nothing, but for those the
-    plan skips right after it, whose bias its last sublayer adds."""
-    skips = [skip for skip in plan.skips if skip.sublayer.block < exit_layer]
-    follows = True
-    for sublayer in sublayers_of(plan.num_blocks):
-        if sublayer.block >= exit_layer:
-            planned = plan.skip_for(sublayer)
-            follows = follows and planned is not None
-            skips.append(planned if follows and planned is not None else Skip(sublayer))
-    return replace(plan, skips=tuple(skips))
 
 
 def _manifest(

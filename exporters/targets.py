@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, get_args
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.split import check_exit_layer
+
+if TYPE_CHECKING:
+    from edgeskip.profile import Profile
+
+DraftKind = Literal["early-exit", "skip-plan"]
+DRAFTS: tuple[DraftKind, ...] = get_args(DraftKind)
 
 TARGETS = ("onnx", "gguf")
 _ONNX_PRECISIONS = {"fp32": "fp32", "f32": "fp32", "fp16": "fp16", "f16": "fp16", "int4": "int4"}
@@ -45,14 +54,73 @@ def targets_of(target: str, precision: str | None) -> Targets:
     return Targets(onnx, gguf, _ONNX_PRECISIONS.get(by_target["onnx"], by_target["onnx"]), by_target["gguf"])
 
 
-def exit_layer_of(draft: str | None, exit_layer: int | None, targets: Targets) -> int | None:
-    """The exit layer of an early-exit export, None for another. EdgeSkipError where the options do not fit."""
-    if draft is None and exit_layer is None:
+@dataclass(frozen=True)
+class DraftRequest:
+    """What the artifact shall draft with. `exit_layers`: early-exit, shallow first, () = the profile's own.
+
+    `vocabulary`: tokens the draft's head shall know, None = all of them or, with the profile's exit, what it says.
+    """
+
+    kind: DraftKind
+    exit_layers: tuple[int, ...] = ()
+    vocabulary: int | None = None
+
+
+def draft_of(
+    draft: str | None, exit_layer: str | None, draft_vocab: int | None, targets: Targets
+) -> DraftRequest | None:
+    """`early-exit`, `4,8` and 8192 → DraftRequest, None for no draft. EdgeSkipError where the options do not fit."""
+    if draft is None:
+        for option, value in (("--exit-layer", exit_layer), ("--draft-vocab", draft_vocab)):
+            if value is not None:
+                raise EdgeSkipError(f"{option} {value} is of an early-exit draft: add --draft early-exit")
         return None
-    if draft not in (None, "early-exit"):
-        raise EdgeSkipError(f"--draft {draft} is unknown: choose early-exit")
-    if draft is None or exit_layer is None:
-        raise EdgeSkipError("an early exit needs both: --draft early-exit --exit-layer E")
-    if targets.onnx:
-        raise EdgeSkipError("--draft early-exit is for --target gguf alone")
-    return exit_layer
+    kind = next((known for known in DRAFTS if known == draft.strip().lower()), None)
+    if kind is None:
+        raise EdgeSkipError(f"--draft {draft} is unknown: choose {' or '.join(DRAFTS)}")
+    if kind == "skip-plan":
+        if exit_layer is not None:
+            raise EdgeSkipError("--exit-layer is of --draft early-exit: a skip-plan draft runs the profile's plan")
+        if draft_vocab is not None:
+            raise EdgeSkipError("--draft-vocab is of --draft early-exit: a skip-plan draft shares the model's own head")
+        return DraftRequest(kind)
+    layers = _exit_layers(exit_layer) if exit_layer is not None else ()
+    if targets.gguf and len(layers) > 1:
+        raise EdgeSkipError(f"--exit-layer {exit_layer}: a GGUF pair has one exit, name one (several are for onnx)")
+    return DraftRequest(kind, layers, draft_vocab)
+
+
+def _exit_layers(text: str) -> tuple[int, ...]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        raise EdgeSkipError(f"--exit-layer {text} is no number of blocks: give one, as in --exit-layer 8, or 4,8,12")
+    layers = tuple(int(name) for name in names)
+    if any(deeper <= shallower for shallower, deeper in pairwise(layers)):
+        raise EdgeSkipError(f"--exit-layer {text}: name the exits shallow first, each once, as in 4,8,12")
+    return layers
+
+
+def settled(request: DraftRequest, profile: Profile) -> DraftRequest:
+    """The request with what it leaves to the profile: the exit layer and vocabulary that its sweep found best.
+
+    EdgeSkipError where the profile has none, has no plan for a skip-plan draft, or its model no such exit.
+    """
+    if request.kind == "skip-plan":
+        if not (profile.plan and profile.plan.skip):
+            raise EdgeSkipError("--draft skip-plan needs a plan in the profile: make one with  edgeskip plan")
+        return request
+    swept = profile.speculation
+    if not request.exit_layers:
+        if swept is None:
+            raise EdgeSkipError(
+                "--draft early-exit needs an exit layer and the profile has no sweep: add --exit-layer E (blocks the "
+                "draft runs) or find the best one with  edgeskip sweep"
+            )
+        vocabulary = swept.draft_vocab if request.vocabulary is None else request.vocabulary
+        request = replace(request, exit_layers=(swept.exit_layer,), vocabulary=vocabulary)
+    blocks, tokens = profile.model.num_blocks, profile.model.vocab_size
+    for layer in request.exit_layers:
+        check_exit_layer(layer, blocks)
+    if request.vocabulary is not None and not 1 <= request.vocabulary <= tokens:
+        raise EdgeSkipError(f"--draft-vocab {request.vocabulary} is not possible: the model has {tokens} tokens")
+    return request

@@ -43,10 +43,18 @@ def export(
     draft: Annotated[
         str | None,
         typer.Option(
-            help="early-exit: a draft of the first blocks and, in a second file, the rest that verifies it (gguf)."
+            help="early-exit: the first blocks draft, the rest verifies. skip-plan: the profile's plan drafts, the "
+            "dense model verifies."
         ),
     ] = None,
-    exit_layer: Annotated[int | None, typer.Option(help="Blocks the early-exit draft has.")] = None,
+    exit_layer: Annotated[
+        str | None,
+        typer.Option(help="early-exit: blocks the draft runs; onnx takes several, 4,8,12.  [default: as swept]"),
+    ] = None,
+    draft_vocab: Annotated[
+        int | None,
+        typer.Option(help="early-exit: the draft's head knows only this many tokens, the corpus' most frequent."),
+    ] = None,
     block_size: Annotated[
         int, typer.Option(help="int4: weights per scale; 16, 32, 64 or 128 (fewer: more exact, larger, slower).")
     ] = 64,
@@ -67,11 +75,11 @@ def export(
     from edgeskip.exporters.families.source import open_model
     from edgeskip.exporters.gguf.formats import gguf_format
     from edgeskip.exporters.onnx.formats import weight_format
-    from edgeskip.exporters.targets import exit_layer_of, targets_of
+    from edgeskip.exporters.targets import draft_of, settled, targets_of
     from edgeskip.profile import locate_profile, read_profile, read_vectors
 
     targets = targets_of(target, precision)
-    exit_layer = exit_layer_of(draft, exit_layer, targets)
+    request = draft_of(draft, exit_layer, draft_vocab, targets)
     policy = ExportPolicy(overwrite, check, allow_mismatch)
     folder = output / "onnx" if targets.gguf and targets.onnx else output
     if targets.onnx:
@@ -85,6 +93,9 @@ def export(
         refuse_output(folder, overwrite=overwrite)
     path = locate_profile(profile)
     read = read_profile(path)
+    if request is not None:
+        request = settled(request, read)
+    exits = request.exit_layers if request else ()
     source = open_model(model or read.model.source)
     if model is None:
         source = _the_profiles_own(read, source)
@@ -94,7 +105,14 @@ def export(
         header = source.checkpoint.gguf
         gguf_form = gguf_format(targets.gguf_precision or ("keep" if header else "f16"), header)
         refuse_outputs(
-            source, read, vectors, gguf_form, output, exit_layer=exit_layer, policy=policy, folder=targets.onnx
+            source,
+            read,
+            vectors,
+            gguf_form,
+            output,
+            exit_layer=exits[0] if exits else None,
+            policy=policy,
+            folder=targets.onnx,
         )
     if targets.onnx:
         # Besides the sublayers: embedding, head, check, and int4's importance.
@@ -103,9 +121,16 @@ def export(
         _show_folder(manifest, folder)
     if targets.gguf:
         # Besides the blocks: importance, quantising, check; a pair has a stub and is quantised twice.
-        with _progress(read.model.num_blocks + 3 + 2 * (exit_layer is not None)) as step:
+        with _progress(read.model.num_blocks + 3 + 2 * bool(exits)) as step:
             files = export_gguf(
-                source, read, vectors, gguf_form, output, exit_layer=exit_layer, policy=policy, progress=step
+                source,
+                read,
+                vectors,
+                gguf_form,
+                output,
+                exit_layer=exits[0] if exits else None,
+                policy=policy,
+                progress=step,
             )
         _show_files(files)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from random_profiles import random_profile
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.targets import Targets, exit_layer_of, targets_of
+from edgeskip.exporters.families.source import open_model
+from edgeskip.exporters.targets import DraftRequest, Targets, draft_of, settled, targets_of
+from edgeskip.profile import PlanRecord, Profile, SpeculationRecord
 
 ONNX, GGUF, BOTH = Targets(True, False), Targets(False, True), Targets(True, True)
 
@@ -55,24 +60,93 @@ def test_what_cannot_be(target: str, precision: str | None, told: str) -> None:
     assert told in str(info.value)
 
 
-def test_an_early_exit() -> None:
-    assert exit_layer_of("early-exit", 8, GGUF) == 8
-    for targets in (ONNX, GGUF, BOTH):
-        assert exit_layer_of(None, None, targets) is None
+@pytest.mark.parametrize(
+    ("draft", "exit_layer", "draft_vocab", "expected"),
+    [
+        (None, None, None, None),
+        ("early-exit", "2", None, DraftRequest("early-exit", (2,))),
+        ("Early-Exit", None, None, DraftRequest("early-exit")),
+        ("early-exit", "1, 2", 64, DraftRequest("early-exit", (1, 2), 64)),
+        ("skip-plan", None, None, DraftRequest("skip-plan")),
+    ],
+)
+def test_a_draft(draft: str | None, exit_layer: str | None, draft_vocab: int | None, expected: object) -> None:
+    assert draft_of(draft, exit_layer, draft_vocab, ONNX) == expected
+    if exit_layer != "1, 2":
+        assert draft_of(draft, exit_layer, draft_vocab, BOTH) == expected
 
 
 @pytest.mark.parametrize(
-    ("draft", "exit_layer", "targets", "told"),
+    ("draft", "exit_layer", "draft_vocab", "targets", "told"),
     [
-        ("early", 2, GGUF, "--draft early is unknown: choose early-exit"),
-        ("", None, GGUF, "is unknown"),
-        ("early-exit", None, GGUF, "needs both"),
-        (None, 2, GGUF, "needs both"),
-        (None, 0, GGUF, "needs both"),
-        ("early-exit", 2, ONNX, "for --target gguf alone"),
-        ("early-exit", 2, BOTH, "for --target gguf alone"),
+        ("early", "2", None, GGUF, "--draft early is unknown: choose early-exit or skip-plan"),
+        ("", None, None, ONNX, "is unknown"),
+        (None, "2", None, GGUF, "--exit-layer 2 is of an early-exit draft: add --draft early-exit"),
+        (None, None, 64, ONNX, "--draft-vocab 64 is of an early-exit draft"),
+        ("skip-plan", "2", None, ONNX, "--exit-layer is of --draft early-exit"),
+        ("skip-plan", None, 64, ONNX, "--draft-vocab is of --draft early-exit"),
+        ("early-exit", "2,", None, ONNX, "--exit-layer 2, is no number of blocks"),
+        ("early-exit", "-1", None, ONNX, "--exit-layer -1 is no number of blocks"),
+        ("early-exit", "²", None, ONNX, "is no number of blocks"),
+        ("early-exit", "2,2", None, ONNX, "--exit-layer 2,2: name the exits shallow first"),
+        ("early-exit", "3,2", None, ONNX, "shallow first"),
+        ("early-exit", "1,2", None, GGUF, "a GGUF pair has one exit"),
+        ("early-exit", "1,2", None, BOTH, "a GGUF pair has one exit"),
     ],
 )
-def test_an_early_exit_that_cannot_be(draft: str | None, exit_layer: int | None, targets: Targets, told: str) -> None:
-    with pytest.raises(EdgeSkipError, match=told):
-        exit_layer_of(draft, exit_layer, targets)
+def test_a_draft_that_cannot_be(
+    draft: str | None, exit_layer: str | None, draft_vocab: int | None, targets: Targets, told: str
+) -> None:
+    with pytest.raises(EdgeSkipError) as info:
+        draft_of(draft, exit_layer, draft_vocab, targets)
+    assert told in str(info.value)
+
+
+@pytest.fixture
+def profile(tiny_llama: Path, tmp_path: Path) -> Profile:
+    """4 blocks, 320 tokens; no plan, no sweep."""
+    return random_profile(open_model(str(tiny_llama)), tmp_path / "p.json")[0]
+
+
+def swept(profile: Profile, draft_vocab: int | None) -> Profile:
+    record = SpeculationRecord(
+        exit_layer=3,
+        num_speculations=4,
+        draft_vocab=draft_vocab,
+        target="onnx",
+        precision="fp32",
+        speedup=1.5,
+        acceptance=0.7,
+        machine="test",
+        created="2025-01-01T00:00:00Z",
+    )
+    return profile.model_copy(update={"speculation": record})
+
+
+def test_what_is_left_to_the_profile(profile: Profile) -> None:
+    """The sweep's vocabulary belongs to its exit: it is not taken for another."""
+    asked = DraftRequest("early-exit")
+    assert settled(asked, swept(profile, 64)) == DraftRequest("early-exit", (3,), 64)
+    assert settled(asked, swept(profile, None)) == DraftRequest("early-exit", (3,))
+    assert settled(DraftRequest("early-exit", (), 32), swept(profile, 64)) == DraftRequest("early-exit", (3,), 32)
+    assert settled(DraftRequest("early-exit", (2,)), swept(profile, 64)) == DraftRequest("early-exit", (2,))
+    plan = PlanRecord(method="explicit", compensation="none", skip=["ffn.1"])
+    asked = DraftRequest("skip-plan")
+    assert settled(asked, profile.model_copy(update={"plan": plan})) == asked
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (DraftRequest("early-exit"), "needs an exit layer and the profile has no sweep: add --exit-layer"),
+        (DraftRequest("early-exit", (4,)), "--exit-layer 4 is not possible: the model has 4 blocks, choose 1 … 3"),
+        (DraftRequest("early-exit", (0, 2)), "--exit-layer 0 is not possible"),
+        (DraftRequest("early-exit", (2,), 0), "--draft-vocab 0 is not possible: the model has 320 tokens"),
+        (DraftRequest("early-exit", (2,), 321), "--draft-vocab 321 is not possible"),
+        (DraftRequest("skip-plan"), "--draft skip-plan needs a plan in the profile: make one with  edgeskip plan"),
+    ],
+)
+def test_what_the_profile_does_not_give(profile: Profile, request_: DraftRequest, told: str) -> None:
+    with pytest.raises(EdgeSkipError) as info:
+        settled(request_, profile)
+    assert told in str(info.value)

@@ -12,7 +12,8 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.decoder import Decoder
 from edgeskip.exporters.families.source import open_model
-from edgeskip.exporters.gguf.parts import check_exit_layer, first_part, rest_part
+from edgeskip.exporters.gguf.parts import first_part, rest_part
+from edgeskip.exporters.split import check_exit_layer
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
