@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgeskip.plan import Label
 from edgeskip.runtime.engines.interface import EngineName
+from edgeskip.runtime.speculation.statistics import SpeculationStats
 
 FinishReason = Literal["eos", "stop", "length", "interrupted"]
-Strategy = Literal["plain"]
+Strategy = Literal["plain", "speculative", "draft-only"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Stats:
     python_share: float  # part of decode_s spent outside the inference runtime
     threads: int
     peak_rss_bytes: int | None  # of the process so far; None where the platform does not tell
+    speculation: SpeculationStats | None = None  # None unless the strategy is speculative
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,11 @@ class Generation:
     engine: EngineName
     provider: str
     stats: Stats
+    drafted: tuple[bool, ...] = ()  # of each token: whether it came from a draft (that was accepted, or not verified)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return dataclasses.asdict(self) | {"tokens": list(self.tokens)}
+        return dataclasses.asdict(self) | {"tokens": list(self.tokens), "drafted": list(self.drafted)}
 
 
 def peak_rss_bytes() -> int | None:

@@ -24,12 +24,18 @@ class History:
         self._buffer = np.empty(max(256, 2 * len(prompt)), np.int64)
         self._buffer[: len(prompt)] = prompt
         self._length = self._prompt_length = len(prompt)
+        self.drafted: list[bool] = []
+        """Of each generated token: whether a draft proposed it (and it was accepted)."""
 
-    def append(self, token: int) -> None:
+    def append(self, token: int, *, drafted: bool = False) -> None:
+        self.drafted.append(drafted)
         if self._length == len(self._buffer):
             self._buffer = np.concatenate([self._buffer, np.empty_like(self._buffer)])
         self._buffer[self._length] = token
         self._length += 1
+
+    def __len__(self) -> int:
+        return self._length
 
     @property
     def tokens(self) -> NDArray[np.int64]:

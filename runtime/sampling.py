@@ -66,6 +66,18 @@ class Sampler:
         index = _draw(weights, self._random.random())
         return index if tokens is None else int(tokens[index])
 
+    def distribution(self, logits: NDArray[np.float32], history: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The truncated distribution [vocab_size] that `pick` draws from, an array of the caller's own."""
+        return distribution(logits, history, self.policy)
+
+    def draw(self, weights: NDArray[np.float64]) -> int:
+        """An index drawn with probabilities in proportion to `weights` [n]."""
+        return _draw(weights, self._random.random())
+
+    def random(self) -> float:
+        """A draw from [0, 1)."""
+        return self._random.random()
+
 
 def distribution(logits: NDArray[np.float32], history: NDArray[np.int64], policy: Sampling) -> NDArray[np.float64]:
     """The truncated distribution [vocab_size] that `policy` draws from; one-hot when greedy."""
@@ -138,7 +150,7 @@ def _fewest_reaching(share: float, exponents: NDArray[np.float32], weights: NDAr
     return chosen
 
 
-def _draw(weights: NDArray[np.float32], random: float) -> int:
+def _draw(weights: NDArray[np.float32] | NDArray[np.float64], random: float) -> int:
     """The index at which the running sum of `weights` passes `random` (0 … 1) of the whole; block by block."""
     starts = np.arange(0, len(weights), BLOCK)
     blocks = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))

@@ -14,15 +14,19 @@ from edgeskip.gguf_manifest import GgufManifest
 from edgeskip.manifest import Manifest, PlanSummary
 from edgeskip.plan import Label
 from edgeskip.runtime.chat import Message
-from edgeskip.runtime.engines.interface import Engine
-from edgeskip.runtime.generation import Generation
+from edgeskip.runtime.decoding import Decoding, PlainDecoding
+from edgeskip.runtime.engines.interface import DraftingEngine, Engine
+from edgeskip.runtime.generation import STRATEGIES, Generation, Strategy
 from edgeskip.runtime.loops import PREFILL_CHUNK, check_prompt
 from edgeskip.runtime.opening import open_artifact
-from edgeskip.runtime.sampling import Sampling
+from edgeskip.runtime.sampling import Sampler, Sampling
+from edgeskip.runtime.speculation.policy import Speculation
+from edgeskip.runtime.speculation.speculator import DraftInfo, Speculator
 from edgeskip.runtime.stream import TextStream
 
 Prompt = str | Sequence[Message] | Sequence[int] | NDArray[np.int64]
 GREEDY = Sampling()
+AUTO = Speculation()
 
 
 def load(path: str | Path, *, provider: str = "cpu", threads: int | None = None) -> Session:
@@ -50,6 +54,8 @@ class Session:
         self.label: Label = opened.label
         """What this artifact's output must be called. A GGUF file of others is `dense`: we skipped nothing of it."""
         self._engine: Engine | None = opened.engine
+        drafting = opened.engine if isinstance(opened.engine, DraftingEngine) else None
+        self._speculator = Speculator(opened.engine, drafting, drafts_of(opened.manifest) if drafting else ())
         self._stream: TextStream | None = None
         self._context_length = opened.engine.context_length
         self.load_s = time.perf_counter() - begin
@@ -60,6 +66,11 @@ class Session:
         if self._engine is None:
             raise EdgeSkipError("this session is closed: load the artifact again")
         return self._engine
+
+    @property
+    def drafts(self) -> tuple[DraftInfo, ...]:
+        """What the artifact can draft with itself, the cheapest first; () where only n-grams can draft."""
+        return self._speculator.drafts
 
     @property
     def provider(self) -> str:
@@ -99,9 +110,20 @@ class Session:
         sampling: Sampling = GREEDY,
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
+        strategy: Strategy | None = None,
+        speculation: Speculation = AUTO,
     ) -> Generation:
         """Runs to the end and returns the whole generation; the parameters are those of `stream`."""
-        stream = self.stream(prompt, chat=chat, system=system, sampling=sampling, max_tokens=max_tokens, stop=stop)
+        stream = self.stream(
+            prompt,
+            chat=chat,
+            system=system,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            strategy=strategy,
+            speculation=speculation,
+        )
         for _ in stream:
             pass
         return stream.generation
@@ -115,17 +137,26 @@ class Session:
         sampling: Sampling = GREEDY,
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
+        strategy: Strategy | None = None,
+        speculation: Speculation = AUTO,
     ) -> TextStream:
         """Yields text as it is generated; the stream's `generation` has the rest.
 
         `prompt`: text, messages (`[{"role": "user", "content": "…"}]`) or token ids. Text is one user message when
         the model has a chat template, unless `chat=False`. `max_tokens` None = until an end token or a full context.
-        EdgeSkipError, before anything runs, for an empty prompt or one longer than the context.
+        `strategy`: `plain`; `speculative`, which gives the same tokens (or, sampling, the same distribution) by
+        drafting and verifying as `speculation` says; `draft-only`, the draft's own tokens, lossy. None = speculative
+        where the artifact has a draft, else plain. The first speculative call of a session measures what drafting
+        costs here, a second at most, before the clock starts.
+        EdgeSkipError, before anything runs, for an empty prompt or one longer than the context, and where the
+        artifact has not the draft that is asked for.
         """
         if max_tokens is not None and max_tokens < 1:
             raise EdgeSkipError(f"max_tokens must be at least 1, not {max_tokens}")
         engine = self.engine
         self._end_stream()
+        sampler = Sampler(sampling)
+        decoding = self._decoding(strategy, speculation, sampler)
         begin = time.perf_counter()
         tokens = self.encode(prompt, chat=chat, system=system)
         check_prompt(engine, tokens)
@@ -133,11 +164,12 @@ class Session:
             engine,
             self.tokenizer,
             tokens,
-            sampling=sampling,
+            decoding=decoding,
+            sampler=sampler,
             max_tokens=max_tokens,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             end_tokens=self.end_tokens,
-            label=self.label,
+            label=self._label_of(decoding.strategy),
             load_s=self.load_s,
             prepared_s=time.perf_counter() - begin,
         )
@@ -170,6 +202,23 @@ class Session:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _decoding(self, strategy: Strategy | None, speculation: Speculation, sampler: Sampler) -> Decoding:
+        chosen = strategy or ("speculative" if self._speculator.drafts else "plain")
+        match chosen:
+            case "plain":
+                return PlainDecoding(self.engine)
+            case "speculative":
+                return self._speculator.decoding(speculation, sampler)
+            case "draft-only":
+                return self._speculator.draft_only(speculation)
+        raise EdgeSkipError(f"strategy {chosen} is unknown: choose one of {', '.join(STRATEGIES)}")
+
+    def _label_of(self, strategy: Strategy) -> Label:
+        """A lossy artifact's output stays lossy when it is verified: by the lossy model."""
+        if strategy == "draft-only":
+            return "draft-only"
+        return "verified" if strategy == "speculative" and self.label == "dense" else self.label
+
     def _encode_messages(self, messages: Sequence[Message], system: str | None) -> NDArray[np.int64]:
         if self.chat_template is None:
             raise EdgeSkipError("this model has no chat template: pass the text with --raw (chat=False)")
@@ -184,3 +233,16 @@ class Session:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+def drafts_of(manifest: Manifest | GgufManifest | None) -> tuple[DraftInfo, ...]:
+    """The drafts that an artifact's manifest lists, the cheapest first; () where it has none."""
+    if isinstance(manifest, GgufManifest):
+        name = "skip-plan" if manifest.exit_layer is None else f"early-exit {manifest.exit_layer}"
+        return (DraftInfo(name, manifest.exit_layer),)
+    draft = None if manifest is None else manifest.draft
+    if draft is None:
+        return ()
+    if draft.kind == "skip-plan":
+        return (DraftInfo("skip-plan", None, draft.agreement),)
+    return tuple(DraftInfo(f"early-exit {exit_.layer}", exit_.layer, exit_.agreement) for exit_ in draft.exits)

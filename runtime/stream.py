@@ -1,4 +1,4 @@
-"""One generation in flight: engine, sampler, text and clock joined into an iterator over pieces of text."""
+"""One generation in flight: decoding, sampler, text and clock joined into an iterator over pieces of text."""
 
 from __future__ import annotations
 
@@ -9,17 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.plan import Label
+from edgeskip.runtime.decoding import Decoding
 from edgeskip.runtime.engines.interface import Engine
 from edgeskip.runtime.generation import FinishReason, Generation, Stats, peak_rss_bytes
-from edgeskip.runtime.loops import History, decode, prefill
-from edgeskip.runtime.sampling import Sampler, Sampling
+from edgeskip.runtime.loops import History
+from edgeskip.runtime.sampling import Sampler
 from edgeskip.runtime.text import StopStrings, TextDecoder, Tokenizer
 
 # KV cache made ahead where no max_tokens says how long the text may get; it grows beyond by doubling.
 RESERVED_TOKENS = 512
 
 
-class TextStream(Iterator[str]):
+class Piece(str):
+    """A piece of text; `drafted` tells whether the token that completed it came from a draft."""
+
+    drafted: bool
+
+    def __new__(cls, text: str, *, drafted: bool) -> Piece:
+        piece = super().__new__(cls, text)
+        piece.drafted = drafted
+        return piece
+
+
+class TextStream(Iterator[Piece]):
     """Iterate for the text as it comes; `generation` is what there is so far, complete after the last piece."""
 
     def __init__(
@@ -28,7 +40,8 @@ class TextStream(Iterator[str]):
         tokenizer: Tokenizer,
         prompt: NDArray[np.int64],
         *,
-        sampling: Sampling,
+        decoding: Decoding,
+        sampler: Sampler,
         max_tokens: int | None,
         stop: Sequence[str],
         end_tokens: frozenset[int],
@@ -41,7 +54,7 @@ class TextStream(Iterator[str]):
         self._prompt_tokens = len(prompt)
         self._max_tokens = max_tokens
         self._end_tokens = end_tokens
-        self._sampler = Sampler(sampling)
+        self._decoding, self._sampler = decoding, sampler
         self._decoder = TextDecoder(tokenizer, prompt[-1:].tolist())
         self._stops = StopStrings(stop)
         self._label = label
@@ -55,7 +68,7 @@ class TextStream(Iterator[str]):
         self._prefill_s = self._ttft_s = self._run_s_before_decode = 0.0
         self._pieces = self._run()
 
-    def __next__(self) -> str:
+    def __next__(self) -> Piece:
         self._resumed = time.perf_counter()
         try:
             return next(self._pieces)
@@ -70,16 +83,17 @@ class TextStream(Iterator[str]):
     def generation(self) -> Generation:
         """The generation so far; its `finish_reason` is "interrupted" until the iterator is exhausted."""
         tokens = tuple(self._history.generated.tolist())
-        # Engine steps after the prefill: one a token after the first, and the one that gave the end token.
+        # Tokens decoded after the prefill gave the first one; an end token was decoded too.
         steps = max(0, len(tokens) - (self._finish_reason != "eos"))
         decode_s = self._active_s - self._ttft_s if self._ttft_s else 0.0
         run_s = self._engine.run_s - self._run_s_before_decode if self._ttft_s else 0.0
+        tokens_per_s = steps / decode_s if steps and decode_s else 0.0
         return Generation(
             text="".join(self._text),
             tokens=tokens,
             finish_reason=self._finish_reason,
             label=self._label,
-            strategy="plain",
+            strategy=self._decoding.strategy,
             engine=self._engine.name,
             provider=self._engine.provider,
             stats=Stats(
@@ -90,21 +104,23 @@ class TextStream(Iterator[str]):
                 prefill_s=self._prefill_s,
                 prefill_tokens_per_s=self._prompt_tokens / self._prefill_s if self._prefill_s else 0.0,
                 decode_s=decode_s,
-                decode_tokens_per_s=steps / decode_s if steps and decode_s else 0.0,
+                decode_tokens_per_s=tokens_per_s,
                 python_share=max(0.0, 1 - run_s / decode_s) if steps and decode_s else 0.0,
                 threads=self._engine.threads,
                 peak_rss_bytes=peak_rss_bytes(),
+                speculation=self._decoding.speculation(decode_s, tokens_per_s),
             ),
+            drafted=tuple(self._history.drafted),
         )
 
-    def _run(self) -> Generator[str, None, None]:
+    def _run(self) -> Generator[Piece, None, None]:
         for token in self._tokens():
             if not self._ttft_s:
                 self._first_token_known()
             shown = self._stops.push(self._decoder.push(token))
             if shown:
                 self._text.append(shown)
-                yield shown
+                yield Piece(shown, drafted=self._history.drafted[-1])
             if self._stops.found:
                 self._finish_reason = "stop"
                 return
@@ -113,17 +129,16 @@ class TextStream(Iterator[str]):
         held = self._stops.finish()
         if held:
             self._text.append(held)
-            yield held
+            yield Piece(held, drafted=bool(self._history.drafted) and self._history.drafted[-1])
 
     def _tokens(self) -> Iterator[int]:
         engine, prompt = self._engine, self._history.tokens
         engine.truncate(0)
         engine.reserve(min(engine.context_length, len(prompt) + (self._max_tokens or RESERVED_TOKENS)))
         begin = time.perf_counter()
-        logits = prefill(engine, prompt)
+        logits = self._decoding.prefill(prompt)
         self._prefill_s = time.perf_counter() - begin
-        self._finish_reason = yield from decode(
-            engine,
+        self._finish_reason = yield from self._decoding.decode(
             logits,
             self._history,
             self._sampler,

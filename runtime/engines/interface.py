@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,7 @@ class Engine(Protocol):
         """Frees the model's memory; nothing else may be called afterwards."""
 
 
+@runtime_checkable
 class DraftingEngine(Engine, Protocol):
     """An engine that also drafts: part of the model runs ahead, the whole model follows over what it has not seen.
 

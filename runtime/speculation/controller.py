@@ -1,0 +1,150 @@
+"""Chooses, round by round, who drafts and how deep, or a plain step: by measured costs and what was accepted so far.
+
+With a fixed γ there is nothing to choose. With γ auto a drafter is used while it gains, and tried again now and then
+while it does not; what all trials together may lose is bounded by a share of the time decoded, so that auto never
+falls far behind plain decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from edgeskip.runtime.speculation.costs import Costs
+from edgeskip.runtime.speculation.depth import Depth, FixedDepth, PayingDepth
+from edgeskip.runtime.speculation.policy import Speculation
+from edgeskip.runtime.speculation.proposal import Proposal
+from edgeskip.runtime.speculation.reliability import Reliability
+
+ALLOWED_LOSS = 0.015  # of the time decoded so far
+FIRST_CREDIT = 3.0  # plain steps that trials may lose before any time is decoded
+MOST_CREDIT = 8.0  # plain steps: what was gained long ago does not pay for losses now
+_MEMORY = 0.95  # of a drafter's gain, a round
+_PRIOR_ROUNDS = 4.0
+_DRIFT = 0.05  # how fast the plain step's time follows what is seen
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A drafter to choose: `which` exit of the artifact's draft, None = n-grams. `name` is for the statistics."""
+
+    name: str
+    which: int | None
+    agreement: float | None = None  # share of tokens it predicted as the whole model when it was calibrated
+
+
+class _State:
+    """What is known of an arm: how reliable its tokens are, and tokens and seconds of its rounds."""
+
+    def __init__(self, arm: Arm, reliability: Reliability, speedup: float, plain_s: float) -> None:
+        self.arm = arm
+        self.reliability = reliability
+        self.tokens = _PRIOR_ROUNDS * speedup
+        self.seconds = _PRIOR_ROUNDS * plain_s
+
+    def speedup(self, plain_s: float) -> float:
+        return self.tokens * plain_s / self.seconds
+
+
+class Controller:
+    """One session's choice; it remembers from one generation to the next."""
+
+    def __init__(
+        self, arms: Sequence[Arm], reliabilities: Sequence[Reliability], policy: Speculation, costs: Costs
+    ) -> None:
+        self._policy, self._costs = policy, costs
+        self._plain_s = costs.plain
+        self._elapsed_s = 0.0
+        self._credit_s = FIRST_CREDIT * costs.plain
+        self._arms = {
+            arm.name: _State(arm, reliability, self._predicted(arm, reliability.mean()), costs.plain)
+            for arm, reliability in zip(arms, reliabilities, strict=True)
+        }
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return tuple(state.arm for state in self._arms.values())
+
+    @property
+    def plain_s(self) -> float:
+        """Seconds of a plain step, as last known."""
+        return self._plain_s
+
+    def choices(self) -> Iterator[Arm]:
+        """Who may draft this round, to be asked in this order until one proposes something."""
+        if not self._policy.auto:
+            yield from self.arms
+            return
+        for state in sorted(self._arms.values(), key=self._rank):
+            # n-grams cost nothing unless they are verified, and their depth sees to it that this pays.
+            gains = state.arm.which is None or state.speedup(self._plain_s) > 1
+            if self._credit_s > 0 and (gains or self._affords(state)):
+                yield state.arm
+
+    def depth(self, arm: Arm, room: int) -> Depth:
+        """How deep `arm` may draft where `room` tokens are left."""
+        policy = self._policy
+        limit = min(policy.limit, room)
+        if not policy.auto:
+            return FixedDepth(limit, policy.confidence if arm.which is not None else 0.0)
+        model = arm.which is not None
+        curve = self._costs.verify if model and self._costs.verify else self._costs.step
+        return PayingDepth(
+            limit,
+            self._arms[arm.name].reliability,
+            plain_s=self._costs.plain,
+            draft_s=self._draft_s(arm),
+            row_s=curve.slope(2),
+            confidence=policy.confidence if model else 0.0,
+        )
+
+    def plain(self, seconds: float) -> None:
+        """A plain step was made."""
+        self._elapsed_s += seconds
+        self._follow(seconds / self._plain_s, 2 * _DRIFT)
+        self._earn(ALLOWED_LOSS * seconds)
+
+    def round(self, arm: Arm, proposal: Proposal, accepted: int, draft_s: float, verify_s: float) -> None:
+        """A round was made, which gave `accepted` + 1 tokens."""
+        state, seconds, drafted = self._arms[arm.name], draft_s + verify_s, len(proposal)
+        for grade in proposal.grades[:accepted]:
+            state.reliability.see(grade, accepted=True)
+        if accepted < drafted:
+            state.reliability.see(proposal.grades[accepted], accepted=False)
+        state.tokens = _MEMORY * state.tokens + accepted + 1
+        state.seconds = _MEMORY * state.seconds + seconds
+        curve = self._costs.verify if arm.which is not None and self._costs.verify else self._costs.step
+        # A round that proposed nothing still shows how fast the device is now.
+        expected = curve.at(drafted + 1) * self._plain_s / self._costs.plain
+        self._follow(verify_s / expected, _DRIFT)
+        self._elapsed_s += seconds
+        self._earn(ALLOWED_LOSS * seconds + (accepted + 1) * self._plain_s - seconds)
+
+    def _predicted(self, arm: Arm, rate: float) -> float:
+        """Speed-up of the best γ where every token is accepted with the same chance (Leviathan et al., §3.3)."""
+        rate = rate if arm.agreement is None else arm.agreement
+        curve = self._costs.verify if arm.which is not None and self._costs.verify else self._costs.step
+        best = 0.0
+        for count in range(1, self._policy.limit + 1):
+            tokens = sum(rate**i for i in range(count + 1))
+            seconds = count * self._draft_s(arm) + curve.at(count + 1)
+            best = max(best, tokens * self._costs.plain / seconds)
+        return best
+
+    def _draft_s(self, arm: Arm) -> float:
+        return 0.0 if arm.which is None else self._costs.draft[arm.which]
+
+    def _rank(self, state: _State) -> float:
+        return -9.0 if state.arm.which is None else -state.speedup(self._plain_s)
+
+    def _affords(self, state: _State) -> bool:
+        """Whether a trial's expected loss is within the credit; the depth makes most trials cheaper than this."""
+        return self._credit_s > self._draft_s(state.arm) + self._costs.step.slope(2)
+
+    def _earn(self, seconds: float) -> None:
+        self._credit_s = min(self._credit_s + seconds, MOST_CREDIT * self._plain_s)
+
+    def _follow(self, ratio: float, weight: float) -> None:
+        """The device gets slower with the context, and with what else it does; a hiccup is not followed."""
+        if 0.3 < ratio < 3:
+            self._plain_s *= 1 + weight * (ratio - 1)
