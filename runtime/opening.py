@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
-from edgeskip.manifest import Manifest, PlanSummary, read_manifest
+from edgeskip.manifest import DraftRecord, Manifest, PlanSummary, read_manifest
 from edgeskip.plan import Label
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template, token_text
 from edgeskip.runtime.engines.interface import Engine
 from edgeskip.runtime.text import TextTokenizer, Tokenizer
+
+if TYPE_CHECKING:
+    from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+    from edgeskip.runtime.engines.onnxruntime_gated import OnnxRuntimeGatedEngine
+    from edgeskip.runtime.engines.onnxruntime_split import OnnxRuntimeSplitEngine
 
 
 @dataclass(frozen=True)
@@ -38,29 +43,40 @@ def open_artifact(
 ) -> Opened:
     """Opens a folder with ONNX Runtime, a file with llama.cpp.
 
-    `alone` opens the first half of a pair without the rest, as the draft it is.
+    `alone` opens one graph of several: the first half of a pair without the rest, as the draft it is; a folder's
+    `model.onnx` as other runtimes see it.
     `frugal` saves memory at the cost of speed where the engine can (ONNX Runtime). EdgeSkipError where `path` is
     neither, is damaged, or cannot run on `provider`.
     """
     if path.is_dir() or not (path.is_file() or path.suffix.lower() == ".gguf"):
-        return _open_folder(path, provider, threads, frugal=frugal)
+        return _open_folder(path, provider, threads, frugal=frugal, alone=alone)
     return _open_gguf(path, provider, threads, alone=alone)
 
 
-def _open_folder(folder: Path, provider: str, threads: int | None, *, frugal: bool) -> Opened:
-    from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
-
+def _open_folder(folder: Path, provider: str, threads: int | None, *, frugal: bool, alone: bool) -> Opened:
     manifest = read_manifest(folder)
+    open_engine = _engine_for(None if alone else manifest.draft)
     tokenizer = TextTokenizer(folder)
     tokenizer_config = _read_json(folder / "tokenizer_config.json")
     return Opened(
         chat_template=read_chat_template(folder, tokenizer_config),
         end_tokens=_end_tokens(folder, tokenizer_config, tokenizer),
-        engine=OnnxRuntimeEngine(folder, manifest, provider=provider, threads=threads, frugal=frugal),
+        engine=open_engine(folder, manifest, provider=provider, threads=threads, frugal=frugal),
         tokenizer=tokenizer,
         label=manifest.label,
         manifest=manifest,
     )
+
+
+def _engine_for(draft: DraftRecord | None) -> type[OnnxRuntimeEngine | OnnxRuntimeSplitEngine | OnnxRuntimeGatedEngine]:
+    """The engine for what the artifact has besides the whole model: the drafting ones decode plainly as well."""
+    from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+    from edgeskip.runtime.engines.onnxruntime_gated import OnnxRuntimeGatedEngine
+    from edgeskip.runtime.engines.onnxruntime_split import OnnxRuntimeSplitEngine
+
+    if draft is None:
+        return OnnxRuntimeEngine
+    return OnnxRuntimeSplitEngine if draft.kind == "early-exit" else OnnxRuntimeGatedEngine
 
 
 def _open_gguf(path: Path, provider: str, threads: int | None, *, alone: bool) -> Opened:
