@@ -76,9 +76,7 @@ class Controller:
             yield from self.arms
             return
         for state in sorted(self._arms.values(), key=self._rank):
-            # n-grams cost nothing unless they are verified, and their depth sees to it that this pays.
-            gains = state.arm.which is None or state.speedup(self._plain_s) > 1
-            if self._credit_s > 0 and (gains or self._affords(state)):
+            if self._credit_s > 0 and (state.speedup(self._plain_s) > 1 or self._affords(state)):
                 yield state.arm
 
     def depth(self, arm: Arm, room: int) -> Depth:
@@ -96,6 +94,7 @@ class Controller:
             draft_s=self._draft_s(arm),
             row_s=curve.slope(2),
             confidence=policy.confidence if model else 0.0,
+            trial=self._arms[arm.name].speedup(self._plain_s) <= 1,
         )
 
     def plain(self, seconds: float) -> None:
@@ -138,7 +137,7 @@ class Controller:
         return -9.0 if state.arm.which is None else -state.speedup(self._plain_s)
 
     def _affords(self, state: _State) -> bool:
-        """Whether a trial's expected loss is within the credit; the depth makes most trials cheaper than this."""
+        """Whether the credit covers a trial whose one token is refused."""
         return self._credit_s > self._draft_s(state.arm) + self._costs.step.slope(2)
 
     def _earn(self, seconds: float) -> None:

@@ -46,7 +46,8 @@ class FixedDepth:
 @dataclass
 class PayingDepth:
     """As many tokens as pay: one more costs `row_s` to verify (and `draft_s` to draft) and saves `plain_s` if it and
-    all before it are accepted."""
+    all before it are accepted. A `trial` keeps its first token whatever is expected of it: what is never tried never
+    gets another chance."""
 
     limit: int
     reliability: Reliability
@@ -54,13 +55,15 @@ class PayingDepth:
     draft_s: float
     row_s: float
     confidence: float = 0.0
+    trial: bool = False
     kept: int = 0
     survival: float = 1.0  # estimated chance that all kept so far are accepted
     needs_confidence: bool = True
 
     def keeps(self, confidence: float, grade: int) -> bool:
         chance = self.survival * self.reliability.rate(grade)
-        if confidence < self.confidence or chance * self.plain_s <= self.row_s:
+        tried = self.trial and self.kept == 0
+        if not tried and (confidence < self.confidence or chance * self.plain_s <= self.row_s):
             return False
         self.survival = chance
         self.kept += 1
