@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeskip.runtime.speculation.costs import Costs
+from edgeskip.runtime.speculation.costs import Costs, Curve
 from edgeskip.runtime.speculation.depth import Depth, FixedDepth, PayingDepth
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.proposal import Proposal
@@ -86,13 +86,12 @@ class Controller:
         if not policy.auto:
             return FixedDepth(limit, policy.confidence if arm.which is not None else 0.0)
         model = arm.which is not None
-        curve = self._costs.verify if model and self._costs.verify else self._costs.step
         return PayingDepth(
             limit,
             self._arms[arm.name].reliability,
             plain_s=self._costs.plain,
             draft_s=self._draft_s(arm),
-            row_s=curve.slope(2),
+            row_s=self._row_s(arm),
             confidence=policy.confidence if model else 0.0,
             trial=self._arms[arm.name].speedup(self._plain_s) <= 1,
         )
@@ -112,7 +111,7 @@ class Controller:
             state.reliability.see(proposal.grades[accepted], accepted=False)
         state.tokens = _MEMORY * state.tokens + accepted + 1
         state.seconds = _MEMORY * state.seconds + seconds
-        curve = self._costs.verify if arm.which is not None and self._costs.verify else self._costs.step
+        curve = self._curve(arm)
         # A round that proposed nothing still shows how fast the device is now.
         expected = curve.at(drafted + 1) * self._plain_s / self._costs.plain
         self._follow(verify_s / expected, _DRIFT)
@@ -122,7 +121,7 @@ class Controller:
     def _predicted(self, arm: Arm, rate: float) -> float:
         """Speed-up of the best γ where every token is accepted with the same chance (Leviathan et al., §3.3)."""
         rate = rate if arm.agreement is None else arm.agreement
-        curve = self._costs.verify if arm.which is not None and self._costs.verify else self._costs.step
+        curve = self._curve(arm)
         best = 0.0
         for count in range(1, self._policy.limit + 1):
             tokens = sum(rate**i for i in range(count + 1))
@@ -133,12 +132,19 @@ class Controller:
     def _draft_s(self, arm: Arm) -> float:
         return 0.0 if arm.which is None else self._costs.draft[arm.which]
 
+    def _row_s(self, arm: Arm) -> float:
+        """One token more to verify. Where measuring says it costs more than a step of its own, noise said so."""
+        return min(self._curve(arm).slope(2), self._costs.plain)
+
+    def _curve(self, arm: Arm) -> Curve:
+        return self._costs.verify if arm.which is not None and self._costs.verify else self._costs.step
+
     def _rank(self, state: _State) -> float:
         return -9.0 if state.arm.which is None else -state.speedup(self._plain_s)
 
     def _affords(self, state: _State) -> bool:
         """Whether the credit covers a trial whose one token is refused."""
-        return self._credit_s > self._draft_s(state.arm) + self._costs.step.slope(2)
+        return self._credit_s > self._draft_s(state.arm) + self._row_s(state.arm)
 
     def _earn(self, seconds: float) -> None:
         self._credit_s = min(self._credit_s + seconds, MOST_CREDIT * self._plain_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ class Costs:
 def measure_costs(engine: Engine, drafting: DraftingEngine | None) -> Costs:
     """Runs the engine on a few tokens of no meaning and empties it again; about 60 plain steps' time, 1 s at most.
 
-    Every figure is a median over rounds in which all are measured in turn, so that a busy moment hits all of them.
+    Every figure is the least of several rounds in which all are measured in turn: what else runs only ever adds.
     """
     context = min(CONTEXT, engine.context_length // 2)
     rows = [n for n in ROWS if context + n + 1 <= engine.context_length] or [1]
@@ -86,7 +85,7 @@ def measure_costs(engine: Engine, drafting: DraftingEngine | None) -> Costs:
             times[kind, n].append(time.perf_counter() - started)
             engine.truncate(context)
     engine.truncate(0)
-    seconds = {name: statistics.median(found[1:] or found) for name, found in times.items()}
+    seconds = {name: min(found[1:] or found) for name, found in times.items()}
     return Costs(
         step=_curve(seconds, "step", rows),
         draft=tuple(seconds["draft", which] for which in range(drafting.drafts)) if drafting else (),

@@ -1,4 +1,4 @@
-"""The speculative loop over random acceptance patterns. Oracle: the plain loop over the same fake engine, and counting."""
+"""The speculative loop over random acceptance patterns. Oracle: the plain loop over the same fake engine; counts."""
 
 from __future__ import annotations
 
