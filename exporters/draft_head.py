@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Decoder, Linear, Norm, Tensor, constant
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.profile import Profile, Vectors
 
 Float32 = NDArray[np.float32]
 ROWS_AT_ONCE = 4096  # of a head that is multiplied by a map, so that memory stays small
@@ -64,3 +70,39 @@ def draft_head(
         Tensor("draft_head.bias", (rows,), trimmed_bias) if bias else None,
     )
     return DraftHead(norm, None, head, tokens)
+
+
+def exit_map_of(profile: Profile, vectors: Vectors | None, layer: int) -> tuple[Float32 | None, float | None]:
+    """The calibrated map of an exit, None where the model's own head does as well or the exit was not calibrated.
+
+    With it the share of held-out tokens that the better of the two predicted as the full model, None = not calibrated.
+    """
+    found = next((statistics for statistics in profile.exits if statistics.layer == layer), None)
+    if found is None:
+        return None, None
+    exit_map = vectors.exit_maps.get(layer) if vectors else None
+    if exit_map is None or found.ridge_agreement <= found.plain_agreement:
+        return None, found.plain_agreement
+    return exit_map, found.ridge_agreement
+
+
+def draft_tokens(source: ModelSource, vectors: Vectors | None, size: int | None) -> NDArray[np.int64] | None:
+    """Ids [size], ascending, of the tokens a trimmed head knows: the corpus' most frequent, and the model's ends of
+    text. None for the whole vocabulary. EdgeSkipError where the profile has no counts."""
+    from edgeskip.draft_vocabulary import draft_vocabulary
+
+    if size is None:
+        return None
+    counts = vectors.token_counts if vectors else None
+    if counts is None:
+        raise EdgeSkipError("--draft-vocab needs the corpus' token counts, which this profile lacks: calibrate again")
+    return draft_vocabulary(counts, size, end_tokens(source))
+
+
+def end_tokens(source: ModelSource) -> list[int]:
+    """Ids that end a text of the model's, as its generation config says, or else its config."""
+    for settings in (source.generation_config, source.config):
+        ids = settings.get("eos_token_id")
+        if ids is not None:
+            return [ids] if isinstance(ids, int) else list(ids)
+    return []

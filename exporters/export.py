@@ -20,13 +20,16 @@ from edgeskip.exporters.provenance import (
 )
 from edgeskip.exporters.verify import BOUNDS, is_large, verify
 from edgeskip.files import refuse_folder, sha256_of, staged_folder
-from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, VerificationRecord
+from edgeskip.manifest import MANIFEST_NAME, DraftRecord, GraphRecord, Manifest, VerificationRecord
 from edgeskip.planner import resolve
 from edgeskip.requirements import onnxruntime_builds
 
 if TYPE_CHECKING:
+    from edgeskip.exporters.decoder import Decoder
     from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.exporters.onnx.drafts import Exit
     from edgeskip.exporters.onnx.formats import WeightFormat
+    from edgeskip.exporters.targets import DraftRequest
     from edgeskip.profile import Profile, Vectors
 
 Progress = Callable[[str], None]
@@ -70,28 +73,43 @@ def export_onnx(
     form: WeightFormat,
     folder: Path,
     *,
+    draft: DraftRequest | None = None,
     policy: ExportPolicy = ExportPolicy(),
     progress: Progress = lambda _: None,
 ) -> Manifest:
     """Writes the artifact `folder` for the profile's plan (dense where it has none) and returns its manifest.
 
-    EdgeSkipError where the profile is for other weights, `folder` may not be written, or the result does not match the
-    torch model; then `folder` is as it was.
+    With a skip-plan `draft` (settled) the model is dense and the plan is what drafts. EdgeSkipError where the profile
+    is for other weights, `folder` may not be written, or the result does not match the torch model; then `folder` is
+    as it was.
     """
+    from edgeskip.exporters.onnx.drafts import lower_early_exit, lower_skip_plan
     from edgeskip.exporters.onnx.lower import lower
     from edgeskip.exporters.onnx.sidecars import write_sidecars
 
     refuse_output(folder, overwrite=policy.overwrite)
     check_weights(source, profile)
+    drafting = profile
+    if draft and draft.kind == "skip-plan":
+        profile = profile.model_copy(update={"plan": None})
     plan = resolve(profile, vectors)
+    baked = bake(source.decoder, plan)
+    exits = _exits(source, baked, profile, vectors, draft) if draft else []
     with staged_folder(folder, overwrite=policy.overwrite) as staging:
         source.write_tokenizer(staging)
         if form.quantised:
             progress("importance")
             form = replace(form, importance=importance_of(source, plan, staging))
-        graph = lower(bake(source.decoder, plan), form, staging, progress=progress)
+        record: DraftRecord | None = None
+        if exits:
+            graph, record = lower_early_exit(baked, form, staging, exits, progress=progress)
+        elif draft:
+            graph = lower_skip_plan(baked, resolve(drafting, vectors), form, staging, progress=progress)
+            record = DraftRecord(kind="skip-plan", plan=plan_summary(drafting))
+        else:
+            graph = lower(baked, form, staging, progress=progress)
         write_sidecars(source, graph, staging)
-        manifest = _manifest(source, profile, graph, staging)
+        manifest = _manifest(source, profile, graph, record, staging)
         if policy.check:
             progress("check")
             # The engine reads the manifest, so a first one is there during the check.
@@ -99,20 +117,38 @@ def export_onnx(
             bound = BOUNDS[form.precision]
             # The int4 kernels need their second copy: without it they take another, many times slower way.
             frugal = form.precision != "int4" and is_large(source)
-            record = verify(source, plan, staging, bound=bound, frugal=frugal)
-            require_match(record, policy)
-            manifest = manifest.model_copy(update={"verification": record})
+            checked = verify(source, plan, staging, bound=bound, frugal=frugal)
+            require_match(checked, policy)
+            manifest = manifest.model_copy(update={"verification": checked})
         _write_manifest(manifest, staging)
     return manifest
 
 
-def _manifest(source: ModelSource, profile: Profile, graph: GraphRecord, folder: Path) -> Manifest:
+def _exits(
+    source: ModelSource, decoder: Decoder, profile: Profile, vectors: Vectors | None, draft: DraftRequest
+) -> list[Exit]:
+    """The exits that an early-exit draft of `decoder` has, each with its head. None for another draft."""
+    from edgeskip.exporters.draft_head import draft_head, draft_tokens, exit_map_of
+    from edgeskip.exporters.onnx.drafts import Exit
+
+    tokens = draft_tokens(source, vectors, draft.vocabulary)
+    exits = []
+    for layer in draft.exit_layers:
+        exit_map, agreement = exit_map_of(profile, vectors, layer)
+        exits.append(Exit(layer, draft_head(decoder, exit_map, tokens), exit_map is not None, agreement))
+    return exits
+
+
+def _manifest(
+    source: ModelSource, profile: Profile, graph: GraphRecord, draft: DraftRecord | None, folder: Path
+) -> Manifest:
     """The manifest of an artifact that is not checked yet."""
     return Manifest(
         label=plan_label(profile),
         model=source.record(),
         graph=graph,
         plan=plan_summary(profile),
+        draft=draft,
         inputs=inputs_of(source, profile, importance=bool(graph.quantisation)),
         files={
             path.name: sha256_of(path)

@@ -115,9 +115,11 @@ def export(
             folder=targets.onnx,
         )
     if targets.onnx:
-        # Besides the sublayers: embedding, head, check, and int4's importance.
-        with _progress(kept + 3 + form.quantised) as step:
-            manifest = export_onnx(source, read, vectors, form, folder, policy=policy, progress=step)
+        if request is not None and request.kind == "skip-plan":
+            kept = 2 * read.model.num_blocks
+        # Besides the sublayers: embedding, head, draft, check, and int4's importance.
+        with _progress(kept + 3 + (request is not None) + form.quantised) as step:
+            manifest = export_onnx(source, read, vectors, form, folder, draft=request, policy=policy, progress=step)
         _show_folder(manifest, folder)
     if targets.gguf:
         # Besides the blocks: importance, quantising, check; a pair has a stub and is quantised twice.

@@ -6,7 +6,9 @@ contrib operator specification).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, get_args
 
 import numpy as np
@@ -106,31 +108,47 @@ def linear(
     """y = W·x (+ bias) in the given format; `bits` is the width of quantised weights."""
     if form.quantised:
         packed = _quantised(form, weights.weight, weights.weight.name, bits)
-        table = graph.constant(f"{name}.weight", packed.blocks)
-        y = _matmul_nbits(graph, form, x, [table, *_grid(graph, name, packed)], weights.weight.shape, bits, name)
+        table = graph.weight(f"{name}.weight", lambda: packed().blocks)
+        y = _matmul_nbits(graph, form, x, [table, *_grid(graph, form, name, packed)], weights.weight.shape, bits, name)
     else:
-        y = graph.op("MatMul", [x, graph.constant(f"{name}.weight", form.cast(weights.weight.read().T))], name)
+        table = graph.weight(f"{name}.weight", lambda: form.cast(weights.weight.read().T))
+        y = graph.op("MatMul", [x, table], name)
     if weights.bias is None:
         return y
-    return graph.op("Add", [y, graph.constant(f"{name}.bias", form.cast(weights.bias.read()))], f"{name}/add")
+    return graph.op("Add", [y, vector(graph, form, f"{name}.bias", weights.bias)], f"{name}/add")
 
 
-def _quantised(form: WeightFormat, weight: Tensor, name: str, bits: int) -> Quantised:
-    return quantise(
-        weight.read(),
-        bits=bits,
-        block_size=form.block_size,
-        symmetric=form.symmetric,
-        importance=form.importance.get(name),
-    )
+def vector(graph: GraphBuilder, form: WeightFormat, name: str, weight: Tensor) -> ir.Value:
+    """A bias or a norm's weight, which is never quantised."""
+    return graph.weight(name, lambda: form.cast(weight.read()))
 
 
-def _grid(graph: GraphBuilder, name: str, packed: Quantised) -> list[ir.Value]:
+def _quantised(form: WeightFormat, weight: Tensor, name: str, bits: int) -> Callable[[], Quantised]:
+    """Quantises when it is first asked: not at all where another graph wrote the same weight."""
+
+    @cache
+    def packed() -> Quantised:
+        return quantise(
+            weight.read(),
+            bits=bits,
+            block_size=form.block_size,
+            symmetric=form.symmetric,
+            importance=form.importance.get(name),
+        )
+
+    return packed
+
+
+def _grid(graph: GraphBuilder, form: WeightFormat, name: str, packed: Callable[[], Quantised]) -> list[ir.Value]:
     """Scales and, where there are any, zero points."""
-    grid = [graph.constant(f"{name}.scales", packed.scales)]
-    if packed.zero_points is not None:
-        grid.append(graph.constant(f"{name}.zero_points", packed.zero_points))
-    return grid
+
+    def zero_points() -> NDArray[np.uint8]:
+        found = packed().zero_points
+        assert found is not None
+        return found
+
+    grid = [graph.weight(f"{name}.scales", lambda: packed().scales)]
+    return grid if form.symmetric else [*grid, graph.weight(f"{name}.zero_points", zero_points)]
 
 
 def _matmul_nbits(
@@ -155,31 +173,27 @@ def _matmul_nbits(
     )
 
 
-@dataclass(frozen=True)
-class Table:
-    """The embedding as it stands in the graph, so that a tied head can read the same bytes."""
-
-    value: ir.Value
-    stored: ir.ExternalTensor
-    grid: list[ir.Value]
-    shape: tuple[int, ...]  # [V, d]
+def _table(
+    graph: GraphBuilder, form: WeightFormat, weight: Tensor, name: str, *, tied: bool
+) -> tuple[ir.TensorProtocol, list[ir.Value]]:
+    """The embedding as it is stored, and its grid. Rounding errors of a `tied` one, which the head reads too, weigh
+    what they do to the logits; what is only looked up has no inputs to weigh."""
+    if not form.quantised:
+        return graph.weights.once(f"{name}.weight", lambda: form.cast(weight.read())), []
+    packed = _quantised(form, weight, HEAD_WEIGHT if tied else weight.name, form.head_bits)
+    stored = graph.weights.once(f"{name}.weight", lambda: packed().blocks.reshape(weight.shape[0], -1))
+    return stored, _grid(graph, form, name, packed)
 
 
 def embedding(
     graph: GraphBuilder, form: WeightFormat, ids: ir.Value, weight: Tensor, name: str, *, tied: bool
-) -> tuple[ir.Value, Table]:
-    """Rows of the table [V, d] for int64 `ids` [b, n] → [b, n, d]; `tied`: the head will read the table too.
-
-    Rounding errors of a tied table weigh what they do to the logits; what is only looked up has no inputs to weigh.
-    """
+) -> ir.Value:
+    """Rows of the table [V, d] for int64 `ids` [b, n] → [b, n, d]; `tied`: the head reads the table too."""
+    stored, grid = _table(graph, form, weight, name, tied=tied)
+    table = graph.reference(stored)
     if not form.quantised:
-        stored = graph.weights.add(f"{name}.weight", form.cast(weight.read()))
-        table = graph.reference(stored)
-        return graph.op("Gather", [table, ids], name, axis=0), Table(table, stored, [], weight.shape)
-    packed = _quantised(form, weight, HEAD_WEIGHT if tied else weight.name, form.head_bits)
-    stored = graph.weights.add(f"{name}.weight", packed.blocks.reshape(weight.shape[0], -1))
-    table, grid = graph.reference(stored), _grid(graph, name, packed)
-    rows = graph.op(
+        return graph.op("Gather", [table, ids], name, axis=0)
+    return graph.op(
         "GatherBlockQuantized",
         [table, ids, *grid],
         name,
@@ -189,18 +203,18 @@ def embedding(
         gather_axis=0,
         quantize_axis=1,
     )
-    return rows, Table(table, stored, grid, weight.shape)
 
 
-def tied_head(graph: GraphBuilder, form: WeightFormat, x: ir.Value, table: Table, name: str) -> ir.Value:
-    """Logits [b, k, V] from the embedding's own bytes."""
+def tied_head(graph: GraphBuilder, form: WeightFormat, x: ir.Value, weight: Tensor, table: str, name: str) -> ir.Value:
+    """Logits [b, k, V] from the bytes of the embedding [V, d] that goes by the name `table`."""
+    stored, grid = _table(graph, form, weight, table, tied=True)
     if form.quantised:
-        vocabulary, width = table.shape
+        vocabulary, width = weight.shape
         blob = (vocabulary, width // form.block_size, form.block_size * form.head_bits // 8)
-        weight = graph.reference(graph.weights.alias(f"{name}.weight", table.stored, blob))
-        return _matmul_nbits(graph, form, x, [weight, *table.grid], table.shape, form.head_bits, name)
+        rows = graph.reference(graph.weights.alias(f"{name}.weight", stored, blob))
+        return _matmul_nbits(graph, form, x, [rows, *grid], weight.shape, form.head_bits, name)
     if form.precision == "fp32":
-        return graph.op("FusedMatMul", [x, table.value], name, domain=MICROSOFT, transB=1)
+        return graph.op("FusedMatMul", [x, graph.reference(stored)], name, domain=MICROSOFT, transB=1)
     # FusedMatMul has no fp16 kernel on CPU; ONNX Runtime fuses these two where it has one.
-    columns = graph.op("Transpose", [table.value], f"{name}/transpose", perm=[1, 0])
+    columns = graph.op("Transpose", [graph.reference(stored)], f"{name}/transpose", perm=[1, 0])
     return graph.op("MatMul", [x, columns], name)

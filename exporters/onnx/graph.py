@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,21 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeskip.exporters.onnx.weights import WeightFile
+from edgeskip.exporters.onnx.weights import INLINE_BYTES, WeightFile
 from edgeskip.version import __version__
 
 ONNX_OPSET = 21
 IR_VERSION = 10  # the newest that onnxruntime 1.23 and onnxruntime-web read
 MICROSOFT = "com.microsoft"
-INLINE_BYTES = 1024  # smaller constants live in model.onnx, where ONNX Runtime can fold them
 
 
 class GraphBuilder:
-    """Collects one graph, in execution order."""
+    """Collects one graph, in execution order. Several may share a weight file."""
 
     def __init__(self, weights: WeightFile) -> None:
         self.weights = weights
         self._nodes: list[ir.Node] = []
-        self._initializers: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
 
@@ -49,18 +48,22 @@ class GraphBuilder:
         self._outputs.insert(0 if first else len(self._outputs), value)
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """An initialiser: inline where it is tiny, else in the external file."""
-        if array.nbytes <= INLINE_BYTES:
-            return self.reference(ir.tensor(array, name=name))
-        return self.reference(self.weights.add(name, array))
+        """A small initialiser of this graph alone, inline."""
+        assert array.nbytes <= INLINE_BYTES, f"{name} is a weight"
+        return self.reference(ir.tensor(array, name=name))
+
+    def weight(self, name: str, make: Callable[[], NDArray[Any]]) -> ir.Value:
+        """An initialiser that all graphs over the weight file share by its name; `make()` is called by the first."""
+        return self.reference(self.weights.once(name, make))
 
     def reference(self, tensor: ir.TensorProtocol) -> ir.Value:
-        """An initialiser over a tensor that is already written."""
-        value = ir.Value(
-            name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self._initializers.append(value)
-        return value
+        """The initialiser over a tensor that is already written; one of each name."""
+        name = tensor.name or ""
+        if name not in self._initializers:
+            self._initializers[name] = ir.Value(
+                name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
+        return self._initializers[name]
 
     def node(
         self,
@@ -88,13 +91,37 @@ class GraphBuilder:
         """Appends a node of one output."""
         return self.node(op, inputs, name, domain=domain, **attributes)[0]
 
+    def choose(
+        self,
+        condition: ir.Value,
+        then: Callable[[], Sequence[ir.Value]],
+        otherwise: Callable[[], Sequence[ir.Value]],
+        name: str,
+    ) -> tuple[ir.Value, ...]:
+        """Appends an `If`; each branch appends its own nodes and returns its outputs, all of them made in it.
+
+        Initialisers and inputs that a branch asks for are the whole graph's: ONNX lets branches read what is outside.
+        """
+        branches = [self._branch(then, f"{name}/then"), self._branch(otherwise, f"{name}/else")]
+        count = len(branches[0].outputs)
+        attributes = {"then_branch": branches[0], "else_branch": branches[1]}
+        return self.node("If", [condition], name, outputs=count, **attributes)
+
+    def _branch(self, build: Callable[[], Sequence[ir.Value]], name: str) -> ir.Graph:
+        outside, self._nodes = self._nodes, []
+        try:
+            outputs = build()
+            return ir.Graph([], outputs, nodes=self._nodes, name=name)
+        finally:
+            self._nodes = outside
+
     def save(self, path: Path, metadata: dict[str, str]) -> None:
         """Writes `model.onnx`; the external file has been written already."""
         graph = ir.Graph(
             self._inputs,
             self._outputs,
             nodes=self._nodes,
-            initializers=self._initializers,
+            initializers=list(self._initializers.values()),
             opset_imports={"": ONNX_OPSET, MICROSOFT: 1},
             name="decoder",
         )

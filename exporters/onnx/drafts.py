@@ -1,0 +1,112 @@
+"""Lowers a decoder that drafts for itself: graphs cut at exit layers, or one graph with a plan's skips in gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edgeskip.exporters.decoder import Decoder
+from edgeskip.exporters.draft_head import DraftHead
+from edgeskip.exporters.onnx.formats import WeightFormat
+from edgeskip.exporters.onnx.lower import DATA_FILE, MODEL_FILE, graph_record, write_graph
+from edgeskip.exporters.onnx.segment import Progress, Segment
+from edgeskip.exporters.onnx.weights import WeightFile
+from edgeskip.exporters.split import kept_between
+from edgeskip.manifest import DraftRecord, ExitRecord, GraphRecord
+from edgeskip.plan import Plan
+
+DRAFT_FILE = "draft.onnx"
+VERIFY_FILE = "verify.onnx"
+WHOLE_VOCABULARY_FILE = "draft-genai.onnx"
+TOKENS_FILE = "draft_tokens.npy"
+
+
+@dataclass(frozen=True)
+class Exit:
+    """An exit after the model's first `layer` blocks. `ridge`: the head holds the calibrated map.
+
+    `agreement`: the share of held-out tokens that it predicted as the full model, None = not measured.
+    """
+
+    layer: int
+    head: DraftHead
+    ridge: bool
+    agreement: float | None = None
+
+
+def lower_early_exit(
+    decoder: Decoder,
+    form: WeightFormat,
+    folder: Path,
+    exits: Sequence[Exit],
+    *,
+    progress: Progress = lambda _: None,
+) -> tuple[GraphRecord, DraftRecord]:
+    """Writes the whole model as `lower` does and, over the same weights, the graphs that `exits` (shallow first) cut
+    it into: `draft.onnx`, `draft-E.onnx` for each deeper exit and `verify.onnx` for the rest.
+
+    A draft gives `exit_states` [batch, n, hidden_size] of all its tokens besides the logits of its own head; the next
+    graph takes them as `hidden_states` in place of `input_ids`. N of `past_key_values.N` counts from 0 in each.
+    With a trimmed head `draft_tokens.npy` has the ids of its rows, int32 [V'], and `draft-genai.onnx` is the first
+    draft with logits of all tokens. EdgeSkipError where a graph would have no sublayers.
+    """
+    bounds = [0, *(cut.layer for cut in exits), decoder.config.num_blocks]
+    parts = [kept_between(decoder, start, end) for start, end in pairwise(bounds)]
+    with WeightFile(folder, DATA_FILE) as weights:
+        whole = write_graph(weights, decoder, Segment(decoder.sublayers), form, folder / MODEL_FILE, progress)
+        progress("draft")
+        records = []
+        for number, cut in enumerate(exits):
+            # The stream at the exit is scaled as the next sublayer reads it (bake).
+            norm = replace(cut.head.norm, eps=parts[number + 1][0].norm.eps)
+            segment = Segment(
+                parts[number],
+                from_ids=number == 0,
+                exit_states=True,
+                head=replace(cut.head, norm=norm),
+                head_name=f"exit.{cut.layer}" if cut.ridge else "draft_head",
+            )
+            file = DRAFT_FILE if number == 0 else f"draft-{cut.layer}.onnx"
+            caches = write_graph(weights, decoder, segment, form, folder / file)
+            head: Literal["plain", "ridge"] = "ridge" if cut.ridge else "plain"
+            records.append(
+                ExitRecord(layer=cut.layer, file=file, num_kv_layers=caches, head=head, agreement=cut.agreement)
+            )
+            if number == 0 and cut.head.tokens is not None:
+                segment = replace(segment, exit_states=False, widened=True)
+                write_graph(weights, decoder, segment, form, folder / WHOLE_VOCABULARY_FILE)
+        rest = write_graph(weights, decoder, Segment(parts[-1], from_ids=False), form, folder / VERIFY_FILE)
+    tokens = exits[0].head.tokens
+    if tokens is not None:
+        np.save(folder / TOKENS_FILE, tokens.astype(np.int32))
+    draft = DraftRecord(
+        kind="early-exit",
+        exits=records,
+        verify=VERIFY_FILE,
+        verify_kv_layers=rest,
+        vocabulary=None if tokens is None else TOKENS_FILE,
+    )
+    return graph_record(decoder, form, whole), draft
+
+
+def lower_skip_plan(
+    decoder: Decoder, plan: Plan, form: WeightFormat, folder: Path, *, progress: Progress = lambda _: None
+) -> GraphRecord:
+    """Writes the dense `decoder` with what `plan` skips in gates, and the skipped model alone over the same weights.
+
+    `model.onnx` is the dense graph for everybody who leaves its optional input `skip` (bool [1]) alone; where it is
+    true, the skipped sublayers give way to their compensation and their caches stay as they are. `draft.onnx` has
+    neither gates nor skipped sublayers.
+    """
+    skips = {skip.sublayer: skip for skip in plan.skips}
+    gated = Segment(decoder.sublayers, skips=skips, gated=True)
+    with WeightFile(folder, DATA_FILE) as weights:
+        caches = write_graph(weights, decoder, gated, form, folder / MODEL_FILE, progress)
+        progress("draft")
+        write_graph(weights, decoder, replace(gated, gated=False), form, folder / DRAFT_FILE)
+    return graph_record(decoder, form, caches)

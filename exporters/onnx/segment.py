@@ -1,0 +1,378 @@
+"""Lowers a run of a decoder's sublayers to one graph: ids or hidden states in, logits and perhaps exit states out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, Norm
+from edgeskip.exporters.draft_head import DraftHead
+from edgeskip.exporters.onnx.formats import WeightFormat, embedding, linear, stacked, tied_head, vector
+from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder, int64
+from edgeskip.plan import Skip
+from edgeskip.sublayers import Sublayer
+
+Progress = Callable[[str], None]
+TABLE, HEAD = "embedding", "lm_head"  # what their weights are called in every graph
+MAP_BITS = 8  # of an exit map in int4: a small matrix, all of the draft goes through it
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one graph holds of a decoder, sublayers in execution order.
+
+    `from_ids`: it starts at the embedding, otherwise at `hidden_states`. `exit_states`: it gives the stream after its
+    last sublayer, of every position. `head` None = the model's own norm and head; `head_name` is what its weights are
+    called. `widened`: the logits of a trimmed head are set out over the whole vocabulary.
+    `skips` are replaced by their compensation: always, or with `gated` where the optional input `skip` says so.
+    """
+
+    sublayers: tuple[Attention | FeedForward, ...]
+    from_ids: bool = True
+    exit_states: bool = False
+    head: DraftHead | None = None
+    head_name: str = HEAD
+    widened: bool = False
+    skips: Mapping[Sublayer, Skip] = field(default_factory=dict)
+    gated: bool = False
+
+
+def lower_segment(
+    graph: GraphBuilder,
+    decoder: Decoder,
+    segment: Segment,
+    form: WeightFormat,
+    *,
+    progress: Progress = lambda _: None,
+) -> int:
+    """Builds `segment` of `decoder` in `graph`; returns how many KV caches it has (`past_key_values.0` …).
+
+    `progress` is told the name of every sublayer as it is written.
+    """
+    return _Lowering(graph, decoder, segment, form).run(progress)
+
+
+class _Lowering:
+    """One pass over the segment. Carries the residual stream as (stream, update, bias): update + bias is not added
+    yet, because SkipSimplifiedLayerNormalization adds it and normalises in one operator."""
+
+    def __init__(self, graph: GraphBuilder, decoder: Decoder, segment: Segment, form: WeightFormat) -> None:
+        self.graph = graph
+        self.decoder = decoder
+        self.segment = segment
+        self.form = form
+        self.update: ir.Value | None = None
+        self.bias: ir.Value | None = None
+        self.cache = 0
+        self.pasts: dict[int, tuple[ir.Value, ir.Value]] = {}
+        self._slice_ends: tuple[ir.Value, ir.Value] | None = None
+
+    def run(self, progress: Progress) -> int:
+        graph, segment, config = self.graph, self.segment, self.decoder.config
+        source = self._source()
+        mask = graph.input("attention_mask", ir.DataType.INT64, ["batch", "total"])
+        attentions = [s for s in self._computed() if isinstance(s, Attention)]
+        # Nothing after the last attention mixes positions; exit states are wanted of all of them.
+        self.last = None if segment.exit_states or not attentions else attentions[-1]
+        self.seqlens, self.total = self._lengths(mask)
+        self.keep = graph.op("Neg", [graph.optional_input("logits_to_keep", int64(1))], "logits_start")
+        self.caches = self._rotary_caches() if any(a.rotary for a in attentions) else None
+        if segment.gated:
+            self.skip = graph.optional_input("skip", np.zeros(1, np.bool_))
+        self.stream = self._start(source, progress)
+        if not attentions and not segment.exit_states:
+            self.stream = self._last_positions(self.stream, "embedding")
+        for skipped, group in groupby(segment.sublayers, lambda s: s.sublayer in segment.skips):
+            sublayers = list(group)
+            if skipped and segment.gated:
+                self._gate(sublayers, progress)
+            elif skipped:
+                self.stream, self.update = self._compensated(sublayers, self.stream, self.update, self.bias)
+                self.bias = None
+            else:
+                presents = self._all(sublayers, progress)
+                first = self.cache - len(presents) // 2
+                for n, pair in enumerate(zip(presents[::2], presents[1::2], strict=True)):
+                    self._present(first + n, pair)
+        progress("head")
+        logits, columns = self._head()
+        # Declared for the default, one position: onnxruntime-genai reads "one" as "prefill gives the last position
+        # only". ONNX Runtime allocates by the real shape when logits_to_keep asks for more.
+        if segment.exit_states:
+            states: list[int | str] = ["batch", "sequence", config.hidden_size]
+            graph.output(self.stream, "exit_states", self.form.activations, states, first=True)
+        graph.output(logits, "logits", self.form.activations, ["batch", 1, columns], first=True)
+        return self.cache
+
+    def _computed(self) -> list[Attention | FeedForward]:
+        """The sublayers that the graph has operators of."""
+        segment = self.segment
+        return [s for s in segment.sublayers if segment.gated or s.sublayer not in segment.skips]
+
+    def _source(self) -> ir.Value:
+        if self.segment.from_ids:
+            return self.graph.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
+        states: list[int | str] = ["batch", "sequence", self.decoder.config.hidden_size]
+        return self.graph.input("hidden_states", self.form.activations, states)
+
+    def _start(self, source: ir.Value, progress: Progress) -> ir.Value:
+        """The residual stream before the first sublayer."""
+        if not self.segment.from_ids:
+            return source
+        graph, form, decoder = self.graph, self.form, self.decoder
+        progress("embedding")
+        stream = embedding(graph, form, source, decoder.embedding, TABLE, tied=decoder.head is None)
+        if decoder.embedding_bias is None:
+            return stream
+        bias = vector(graph, form, f"{TABLE}.bias", decoder.embedding_bias)
+        return graph.op("Add", [stream, bias], f"{TABLE}/add")
+
+    def _all(self, sublayers: list[Attention | FeedForward], progress: Progress) -> list[ir.Value]:
+        """Appends the sublayers; the caches after them, key and value by turns."""
+        presents: list[ir.Value] = []
+        for sublayer in sublayers:
+            progress(str(sublayer.sublayer))
+            if isinstance(sublayer, Attention):
+                presents += self._attention(sublayer)
+            else:
+                self._feed_forward(sublayer)
+        return presents
+
+    def _head(self) -> tuple[ir.Value, int]:
+        """Logits [b, k, columns]."""
+        graph, form, decoder = self.graph, self.form, self.decoder
+        head = self.segment.head or DraftHead(decoder.norm)
+        name = "norm" if head.norm.weight is decoder.norm.weight else "exit_norm"
+        x = self._normalised(head.norm, name)
+        if self.segment.exit_states:
+            x = self._last_positions(x, name)
+        if head.map is not None:
+            x = linear(graph, form, x, head.map, f"{self.segment.head_name}.map", bits=MAP_BITS)
+        own = head.head or decoder.head
+        if own is None:
+            logits = tied_head(graph, form, x, decoder.embedding, TABLE, HEAD)
+        else:
+            name = HEAD if head.head is None else self.segment.head_name
+            logits = linear(graph, form, x, own, name, bits=form.head_bits)
+        size = decoder.config.vocab_size
+        if head.tokens is None:
+            return logits, size
+        return (self._widened(logits, head.tokens), size) if self.segment.widened else (logits, len(head.tokens))
+
+    def _widened(self, logits: ir.Value, tokens: NDArray[np.int64]) -> ir.Value:
+        """[b, k, V'] → [b, k, V]; a token that the head does not know gets the lowest number."""
+        graph, form = self.graph, self.form
+
+        def columns() -> NDArray[np.int32]:
+            found = np.full(self.decoder.config.vocab_size, len(tokens), np.int32)  # the column that is added
+            found[tokens] = np.arange(len(tokens), dtype=np.int32)
+            return found
+
+        lowest = graph.constant("lowest", np.array(np.finfo(form.numpy).min, form.numpy))
+        padded = graph.op("Pad", [logits, graph.constant("one_column", int64(0, 0, 0, 0, 0, 1)), lowest], "pad")
+        return graph.op("Gather", [padded, graph.weight("draft_columns", columns)], "widened", axis=2)
+
+    def _gate(self, sublayers: list[Attention | FeedForward], progress: Progress) -> None:
+        """An `If` around sublayers that a plan skips one after the other: their compensation where `skip` is true.
+
+        Stream and update leave it apart, so that what follows still adds and normalises in one operator. The caches of
+        what is skipped pass by: bound to one buffer, past and present are the same memory and nothing is copied.
+        """
+        name, before = f"{sublayers[0].sublayer}.gate", (self.stream, self.update, self.bias)
+        count = sum(isinstance(sublayer, Attention) for sublayer in sublayers)
+        caches = [self._past(self.cache + n) for n in range(count)]
+        presents: list[ir.Value] = []
+
+        def dense() -> list[ir.Value]:
+            presents[:] = self._all(sublayers, progress)
+            update = self.update
+            assert update is not None
+            if self.bias is not None:
+                update = self.graph.op("Add", [update, self.bias], f"{name}.bias")
+            stream = self.stream
+            if stream is before[0]:  # a branch gives what it made itself
+                stream = self.graph.op("Identity", [stream], f"{name}.stream")
+            return [stream, update, *presents]
+
+        def compensated() -> list[ir.Value]:
+            stream, update, bias = before
+            if self.last in sublayers:
+                stream = self._last_positions(stream, f"{name}.stream")
+                update = self._last_positions(update, f"{name}.update") if update else None
+            passed = [self.graph.op("Identity", [past], f"{name}.{past.name}") for pair in caches for past in pair]
+            return [*self._compensated(sublayers, stream, update, bias), *passed]
+
+        outputs = self.graph.choose(self.skip, compensated, dense, name)
+        self.stream, self.update, self.bias = outputs[0], outputs[1], None
+        for n, pair in enumerate(zip(outputs[2::2], outputs[3::2], strict=True)):
+            self._present(self.cache - count + n, pair)
+
+    def _compensated(
+        self, sublayers: list[Attention | FeedForward], stream: ir.Value, update: ir.Value | None, bias: ir.Value | None
+    ) -> tuple[ir.Value, ir.Value]:
+        """The stream and update that replace the sublayers; their sum is s·(stream + update + bias) + b."""
+        graph, name = self.graph, f"{sublayers[0].sublayer}.skip"
+        scale, shift = self._compensation(sublayers, name)
+        if update is None:
+            less = graph.constant(f"{name}.less", self.form.cast(np.array(scale - 1)))
+            moved = graph.op("Mul", [stream, less], f"{name}.update")
+            stream = graph.op("Identity", [stream], f"{name}.stream")
+        else:
+            factor = graph.constant(f"{name}.scale", self.form.cast(np.array(scale)))
+            moved = graph.op("Mul", [update, factor], f"{name}.update")
+            stream = graph.op("Mul", [stream, factor], f"{name}.stream")
+            if bias is not None:
+                moved = graph.op("Add", [moved, graph.op("Mul", [bias, factor], f"{name}.bias")], f"{name}.update/bias")
+        if shift is not None:
+            moved = graph.op("Add", [moved, shift], f"{name}.update/shift")
+        return stream, moved
+
+    def _compensation(self, sublayers: list[Attention | FeedForward], name: str) -> tuple[float, ir.Value | None]:
+        """s and b of all of them together: x ← s·x + b."""
+        scale, shift = 1.0, np.zeros(self.decoder.config.hidden_size)
+        for sublayer in sublayers:
+            skip = self.segment.skips[sublayer.sublayer]
+            scale, shift = scale * skip.scale, shift * skip.scale + (0 if skip.bias is None else skip.bias)
+        if not shift.any():
+            return scale, None
+        return scale, self.graph.weight(f"{name}.shift", lambda: self.form.cast(shift))
+
+    def _lengths(self, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """seqlens_k int32 [batch] = total − 1 and total_sequence_length int32 [] of GroupQueryAttention."""
+        graph = self.graph
+        int32 = int(ir.DataType.INT32)
+        axis, one = graph.constant("axis_1", int64(1)), graph.constant("one", int64(1))
+        counted = graph.op("ReduceSum", [mask, axis], "seqlens/sum", keepdims=0)
+        seqlens = graph.op("Cast", [graph.op("Sub", [counted, one], "seqlens/sub")], "seqlens/cast", to=int32)
+        shape = graph.op("Shape", [mask], "total/shape", start=1, end=2)
+        scalar = graph.op("Squeeze", [shape], "total/squeeze")
+        return seqlens, graph.op("Cast", [scalar], "total/cast", to=int32)
+
+    def _rotary_caches(self) -> tuple[ir.Value, ir.Value]:
+        """cos and sin [max_positions, head_dim/2], attention factor applied."""
+        config = self.decoder.config
+        angles = np.outer(np.arange(config.max_positions, dtype=np.float64), config.rope.inverse_frequencies)
+        factor = config.rope.attention_factor
+        cast = self.form.cast
+        return (
+            self.graph.weight("cos_cache", lambda: cast(np.cos(angles) * factor)),
+            self.graph.weight("sin_cache", lambda: cast(np.sin(angles) * factor)),
+        )
+
+    def _normalised(self, norm: Norm, name: str) -> ir.Value:
+        """The norm of the stream, with the pending update added to the stream first."""
+        graph = self.graph
+        weight = vector(graph, self.form, f"{name}.weight", norm.weight)
+        if self.update is None:
+            # Without stash_type ONNX Runtime computes in the input's own type.
+            return graph.op("SimplifiedLayerNormalization", [self.stream, weight], name, epsilon=norm.eps, axis=-1)
+        inputs = [self.update, self.stream, weight, *([self.bias] if self.bias else [])]
+        normed, _, _, self.stream = graph.node(
+            "SkipSimplifiedLayerNormalization",
+            inputs,
+            name,
+            domain=MICROSOFT,
+            outputs=4,
+            unused=(1, 2),
+            epsilon=norm.eps,
+        )
+        self.update = self.bias = None
+        return normed
+
+    def _project_out(self, x: ir.Value, weights: Linear, name: str) -> None:
+        """The sublayer's output projection becomes the pending update, its bias the pending bias."""
+        self.update = linear(self.graph, self.form, x, Linear(weights.weight), name)
+        self.bias = vector(self.graph, self.form, f"{name}.bias", weights.bias) if weights.bias else None
+
+    def _last_positions(self, x: ir.Value, name: str) -> ir.Value:
+        """[b, n, …] → the last `logits_to_keep` positions; nothing after the last attention mixes positions."""
+        graph = self.graph
+        if self._slice_ends is None:
+            self._slice_ends = (graph.constant("end", int64(np.iinfo(np.int64).max)), graph.constant("axis", int64(1)))
+        return graph.op("Slice", [x, self.keep, *self._slice_ends], f"{name}/keep")
+
+    def _past(self, cache: int) -> tuple[ir.Value, ir.Value]:
+        """The inputs key and value of a cache; those of a gate are asked for twice."""
+        if cache not in self.pasts:
+            shape: list[int | str] = ["batch", self.decoder.config.num_kv_heads, "past", self.decoder.config.head_dim]
+            key, value = (
+                self.graph.input(f"past_key_values.{cache}.{part}", self.form.activations, shape)
+                for part in ("key", "value")
+            )
+            self.pasts[cache] = key, value
+        return self.pasts[cache]
+
+    def _present(self, cache: int, values: tuple[ir.Value, ir.Value]) -> None:
+        config = self.decoder.config
+        shape: list[int | str] = ["batch", config.num_kv_heads, "present", config.head_dim]
+        for part, value in zip(("key", "value"), values, strict=True):
+            self.graph.output(value, f"present.{cache}.{part}", self.form.activations, shape)
+
+    def _attention(self, sublayer: Attention) -> tuple[ir.Value, ir.Value]:
+        """Appends the sublayer; its caches key and value after it."""
+        graph, config = self.graph, self.decoder.config
+        name = str(sublayer.sublayer)
+        x = self._normalised(sublayer.norm, f"{name}.norm")
+        past = self._past(self.cache)
+        self.cache += 1
+        query, key, value = self._queries(sublayer, x, name)
+        rotary = [*self.caches] if sublayer.rotary and self.caches else []
+        attended, *present = graph.node(
+            "GroupQueryAttention",
+            [query, key, value, *past, self.seqlens, self.total, *rotary],
+            name,
+            domain=MICROSOFT,
+            outputs=3,
+            num_heads=config.num_heads,
+            kv_num_heads=config.num_kv_heads,
+            do_rotary=int(bool(rotary)),
+            local_window_size=sublayer.window or -1,
+        )
+        if sublayer is self.last:
+            attended = self._last_positions(attended, name)
+            self.stream = self._last_positions(self.stream, f"{name}.stream")
+        self._project_out(attended, sublayer.o, f"{name}.o")
+        return present[0], present[1]
+
+    def _queries(
+        self, sublayer: Attention, x: ir.Value, name: str
+    ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
+        """Packed [b, n, (H+2K)·D], or query, key and value apart where query and key have norms of their own."""
+        graph, config = self.graph, self.decoder.config
+        packed = linear(graph, self.form, x, stacked([sublayer.q, sublayer.k, sublayer.v]), f"{name}.qkv")
+        if sublayer.q_norm is None or sublayer.k_norm is None:
+            return packed, None, None
+        widths = [n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
+        query, key, value = graph.node(
+            "Split", [packed, graph.constant(f"{name}.widths", int64(*widths))], f"{name}.split", outputs=3, axis=-1
+        )
+        return (
+            self._head_norm(query, sublayer.q_norm, f"{name}.q_norm", widths[0]),
+            self._head_norm(key, sublayer.k_norm, f"{name}.k_norm", widths[1]),
+            value,
+        )
+
+    def _head_norm(self, x: ir.Value, norm: Norm, name: str, width: int) -> ir.Value:
+        """RMSNorm over each head of [b, n, heads·D]."""
+        graph = self.graph
+        heads = graph.constant(f"{name}.heads", int64(0, 0, -1, self.decoder.config.head_dim))
+        flat = graph.constant(f"{name}.flat", int64(0, 0, width))
+        weight = vector(graph, self.form, f"{name}.weight", norm.weight)
+        split = graph.op("Reshape", [x, heads], f"{name}/heads")
+        normed = graph.op("SimplifiedLayerNormalization", [split, weight], name, epsilon=norm.eps, axis=-1)
+        return graph.op("Reshape", [normed, flat], f"{name}/flat")
+
+    def _feed_forward(self, sublayer: FeedForward) -> None:
+        graph, form = self.graph, self.form
+        name = str(sublayer.sublayer)
+        x = self._normalised(sublayer.norm, f"{name}.norm")
+        gate = linear(graph, form, x, sublayer.gate, f"{name}.gate")
+        up = linear(graph, form, x, sublayer.up, f"{name}.up")
+        # QuickGelu(x; alpha=1) = x·sigmoid(x) = SiLU in one pass (contrib operator specification).
+        gated = graph.op("QuickGelu", [gate], f"{name}.silu", domain=MICROSOFT, alpha=1.0)
+        self._project_out(graph.op("Mul", [gated, up], f"{name}.mul"), sublayer.down, f"{name}.down")
