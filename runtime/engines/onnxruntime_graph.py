@@ -33,6 +33,9 @@ class GraphRunner:
         self._shape = shape
         self._provider = provider
         self._binding = session.io_binding()
+        # A draft runs more often for its exit states than for its logits: a second binding without these saves
+        # binding them again each time, as ONNX Runtime takes no buffer of no rows.
+        self._silent = session.io_binding() if shape.states_out else None
         self._length = 0
         self._capacity = 0
         self._run_s = 0.0
@@ -42,13 +45,15 @@ class GraphRunner:
         self._states_in: Rows | None = None  # as bound
         self._states_out: Rows | None = None
         self._switches: dict[str, NDArray[Any]] = {}  # overridable initialisers; rewritten in place
-        self._kept: int | None = None  # positions whose logits the binding is set up for
+        self._kept = 0  # positions whose logits the binding is set up for
         self._logits: NDArray[Any] = np.empty((1, 1, shape.columns), shape.logits_dtype)  # of one position
         # The same array where the graph gives float32.
         self._logits32: NDArray[np.float32] = np.asarray(self._logits, np.float32)
         self._no_logits = np.empty((0, shape.columns), np.float32)
+        self._keep: NDArray[np.int64] | None = None
         if any(value.name == "logits_to_keep" for value in session.get_overridable_initializers()):
-            self._add_switch("logits_to_keep", np.ones(1, np.int64))
+            self._keep = np.ones(1, np.int64)
+            self._add_switch("logits_to_keep", self._keep)
         for name in shape.switches - {"logits_to_keep"}:
             self._add_switch(name, np.zeros(1, np.bool_))
         self._bind_logits(1)  # the first output to be bound: `_allocated_logits` counts on that
@@ -96,9 +101,9 @@ class GraphRunner:
 
     def append_states(self, rows: Rows, kept: int, states: Rows | None = None) -> NDArray[np.float32]:
         """Appends one position for each row of exit states; otherwise as `append_tokens`."""
-        if rows != self._states_in:
-            rows.bind_input(self._binding, "hidden_states")
+        if rows is not self._states_in:
             self._states_in = rows
+            self._bind_states()
         return self._run(rows.count, kept, states)
 
     def truncate(self, length: int) -> None:
@@ -109,16 +114,16 @@ class GraphRunner:
     def close(self) -> None:
         """Frees the graph's memory; nothing else may be called afterwards."""
         self._cache.clear()
-        del self._binding, self._session
+        del self._binding, self._silent, self._session
 
     def _run(self, count: int, kept: int, states: Rows | None) -> NDArray[np.float32]:
         total = self._length + count
         self.reserve(total)
-        self._bind_run(total, kept, states)
+        binding = self._bind_run(total, kept, states)
 
         begin = time.perf_counter()
         try:
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(binding)
         except Exception as error:
             if re.search(r"memory|allocat", str(error), re.IGNORECASE):
                 raise EdgeSkipError(
@@ -138,18 +143,26 @@ class GraphRunner:
         result: NDArray[np.float32] = self._logits32[0]
         return result
 
-    def _bind_run(self, total: int, kept: int, states: Rows | None) -> None:
+    def _bind_run(self, total: int, kept: int, states: Rows | None) -> Any:
         """Binds what this run changes. On the CPU that is the mask's length alone, once a decode loop runs."""
+        if self._keep is not None:
+            self._keep[0] = kept or NO_LOGITS
+        elif kept != 1:
+            raise EdgeSkipError(
+                f"{self._shape.file} has no logits_to_keep, it gives the last position's logits only: export again"
+            )
+        binding = self._binding if kept or self._silent is None else self._silent
         # What ONNX Runtime allocated for the step before would be taken for a buffer of ours: ask for a new one.
-        if kept != self._kept or kept > 1:
+        if binding is self._binding and (kept != self._kept or kept != 1):
             self._bind_logits(kept)
-        if states is not None and states != self._states_out:
-            states.bind_output(self._binding, "exit_states")
+        if states is not self._states_out:
             self._states_out = states
+            self._bind_states()
         # bind_cpu_input: the cheapest of the binding calls, 25 µs of cold caches a step less than bind_input.
-        self._binding.bind_cpu_input("attention_mask", self._mask[:, :total])
+        binding.bind_cpu_input("attention_mask", self._mask[:, :total])
         if self._provider.name != "cpu":
             self._bind_copies()
+        return binding
 
     def _bind_copies(self) -> None:
         """Binding may copy host memory to the device there and then: bind again whatever was rewritten in place."""
@@ -158,8 +171,7 @@ class GraphRunner:
         for name, switch in self._switches.items():
             self._bind_input(name, switch)
         if self._provider.device == "cpu":
-            if self._states_in is not None:
-                self._states_in.bind_input(self._binding, "hidden_states")
+            self._bind_states()
             for name, buffer in self._cache.items():
                 self._bind_input(name, buffer)
 
@@ -167,24 +179,26 @@ class GraphRunner:
         self._switches[name] = value
         self._bind_input(name, value)
 
+    def _bind_states(self) -> None:
+        for binding in self._bindings():
+            if self._states_in is not None:
+                self._states_in.bind_input(binding, "hidden_states")
+            if self._states_out is not None:
+                self._states_out.bind_output(binding, "exit_states")
+
     def _bind_input(self, name: str, array: NDArray[Any]) -> None:
         """Binds host memory that the caller keeps alive; ONNX Runtime copies it to the device if it must."""
-        self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for binding in self._bindings():
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
-    def _bind_output(self, name: str, array: NDArray[Any]) -> None:
-        self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    def _bindings(self) -> list[Any]:
+        return [self._binding] if self._silent is None else [self._binding, self._silent]
 
     def _bind_logits(self, kept: int) -> None:
-        keep = self._switches.get("logits_to_keep")
-        if keep is not None:
-            keep[0] = kept or NO_LOGITS
-        elif kept != 1:
-            raise EdgeSkipError(
-                f"{self._shape.file} has no logits_to_keep, it gives the last position's logits only: export again"
-            )
         self._kept = kept
         if kept == 1:
-            self._bind_output("logits", self._logits)
+            logits = self._logits
+            self._binding.bind_output("logits", "cpu", 0, logits.dtype.type, logits.shape, logits.ctypes.data)
         else:
             # The graph declares one position, so a buffer of more is refused: ONNX Runtime allocates these itself.
             self._binding.bind_output("logits", "cpu")
@@ -202,7 +216,8 @@ class GraphRunner:
             buffer[:, :, : self._length] = self._cache[past][:, :, : self._length]
         self._cache[past] = buffer
         self._bind_input(past, buffer)
-        self._bind_output(present, buffer)
+        for binding in self._bindings():
+            binding.bind_output(present, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
 
     def _grow_on_device(self, past: str, present: str, capacity: int) -> None:
         import onnxruntime
@@ -212,5 +227,6 @@ class GraphRunner:
             host[:, :, : self._length] = self._cache[past].numpy()[:, :, : self._length]
         value = onnxruntime.OrtValue.ortvalue_from_numpy(host, self._provider.device, 0)
         self._cache[past] = value
-        self._binding.bind_ortvalue_input(past, value)
-        self._binding.bind_ortvalue_output(present, value)
+        for binding in self._bindings():
+            binding.bind_ortvalue_input(past, value)
+            binding.bind_ortvalue_output(present, value)

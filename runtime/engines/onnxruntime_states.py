@@ -15,7 +15,7 @@ _FIRST_ROWS = 64  # a prefill grows it
 
 @dataclass(frozen=True)
 class Rows:
-    """`count` rows of a `StateBuffer`, as ONNX Runtime binds them: [1, count, width]. Equal = the same memory."""
+    """`count` rows of a `StateBuffer`, as ONNX Runtime binds them: [1, count, width]."""
 
     address: int
     count: int
@@ -52,10 +52,16 @@ class StateBuffer:
         self._allocate(grown)
 
     def rows(self, start: int, stop: int) -> Rows:
-        """Rows start … stop−1."""
-        return Rows(self._address + start * self._row_bytes, stop - start, self._width, self._dtype, self._device)
+        """Rows start … stop−1; the same object each time, until the buffer grows."""
+        rows = self._rows.get((start, stop))
+        if rows is None:
+            address = self._address + start * self._row_bytes
+            rows = Rows(address, stop - start, self._width, self._dtype, self._device)
+            self._rows[start, stop] = rows
+        return rows
 
     def _allocate(self, host: NDArray[Any]) -> None:
+        self._rows: dict[tuple[int, int], Rows] = {}
         self._capacity = len(host)
         self._memory: Any = host
         if self._device == "cpu":
