@@ -51,7 +51,8 @@ class TextStream(Iterator[Piece]):
     ) -> None:
         self._engine = engine
         self._history = History(prompt)
-        self._prompt_tokens = len(prompt)
+        self.prompt = prompt
+        """Token ids int64 [n] of the prompt."""
         self._max_tokens = max_tokens
         self._end_tokens = end_tokens
         self._decoding, self._sampler = decoding, sampler
@@ -97,12 +98,12 @@ class TextStream(Iterator[Piece]):
             engine=self._engine.name,
             provider=self._engine.provider,
             stats=Stats(
-                prompt_tokens=self._prompt_tokens,
+                prompt_tokens=len(self.prompt),
                 generated_tokens=len(tokens),
                 load_s=self._load_s,
                 ttft_s=self._ttft_s,
                 prefill_s=self._prefill_s,
-                prefill_tokens_per_s=self._prompt_tokens / self._prefill_s if self._prefill_s else 0.0,
+                prefill_tokens_per_s=len(self.prompt) / self._prefill_s if self._prefill_s else 0.0,
                 decode_s=decode_s,
                 decode_tokens_per_s=tokens_per_s,
                 python_share=max(0.0, 1 - run_s / decode_s) if steps and decode_s else 0.0,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+_GREEN, _DEFAULT = "\x1b[32m", "\x1b[39m"  # rich would wrap the text
+
 if TYPE_CHECKING:
-    from edgeskip.manifest import PlanSummary
-    from edgeskip.runtime.generation import Generation
-    from edgeskip.runtime.stream import TextStream
+    from edgeskip.runtime.sampling import Sampling
+    from edgeskip.runtime.session import Session
+    from edgeskip.runtime.speculation.policy import Speculation
+    from edgeskip.runtime.stream import Piece, TextStream
 
 
 def run(
@@ -35,6 +41,36 @@ def run(
     provider: Annotated[
         str, typer.Option(help="Processor to run on: cpu, cuda, … An error where it cannot be used.")
     ] = "cpu",
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="plain; speculative: the same text, drafted and verified; draft-only: the draft's own text, lossy.",
+            show_default="speculative where the artifact has a draft, else plain",
+        ),
+    ] = None,
+    drafter: Annotated[
+        str | None,
+        typer.Option(
+            help="model: the artifact's draft; ngram: what the text said before, which any artifact can; mixed: both.",
+            show_default="model where there is one; with --num-speculations auto both",
+        ),
+    ] = None,
+    num_speculations: Annotated[
+        str, typer.Option(help="Tokens drafted a round, 1 … 16; auto: as many as pay here, none where none do.")
+    ] = "auto",
+    draft_confidence: Annotated[
+        float,
+        typer.Option(
+            help="Stop drafting where the draft's likeliest token has less probability. draft-only: ask a deeper exit, "
+            "then the whole model."
+        ),
+    ] = 0.0,
+    exit_layer: Annotated[
+        int | None, typer.Option(help="Draft after this many blocks, where the artifact has several exits.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Run plain decoding too and show both, drafted tokens in colour.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
 ) -> None:
     """Generate text with an exported artifact."""
@@ -42,20 +78,94 @@ def run(
     from edgeskip.runtime.session import load
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    speculation = _speculation(drafter, num_speculations, draft_confidence, exit_layer)
     text = _read_prompt(prompt, file)
     with load(artifact, provider=provider, threads=threads) as session:
-        stream = session.stream(
-            text, chat=False if raw else None, system=system, sampling=sampling, max_tokens=max_tokens, stop=stop or ()
+        start = partial(
+            session.stream,
+            text,
+            chat=False if raw else None,
+            system=system,
+            sampling=sampling,
+            max_tokens=max_tokens,
+            stop=stop or (),
+            speculation=speculation,
         )
-        interrupted = _print_stream(stream, silent=json)
-        if json:
-            import json as json_module
-
-            print(json_module.dumps(stream.generation.as_dict(), ensure_ascii=False))
+        if compare:
+            interrupted = _compare(session, start, strategy, sampling, as_json=json)
         else:
-            _print_summary(stream.generation, session.plan)
+            interrupted = _generate(session, start(strategy=strategy), as_json=json)  # type: ignore[arg-type]  # checked there
     if interrupted:
         raise typer.Exit(130)
+
+
+def _speculation(drafter: str | None, num_speculations: str, confidence: float, exit_layer: int | None) -> Speculation:
+    from edgeskip.errors import EdgeSkipError
+    from edgeskip.runtime.speculation.policy import Speculation
+
+    if num_speculations != "auto" and not num_speculations.isdecimal():
+        raise EdgeSkipError(f"--num-speculations {num_speculations} is no number: give 1 … 16 or auto")
+    number = "auto" if num_speculations == "auto" else int(num_speculations)
+    return Speculation(drafter, number, confidence, exit_layer)  # type: ignore[arg-type]  # checked there
+
+
+def _generate(session: Session, stream: TextStream, *, as_json: bool) -> bool:
+    """One generation; True where Ctrl-C ended it."""
+    interrupted = _print_stream(stream, silent=as_json)
+    if as_json:
+        import json
+
+        print(json.dumps(stream.generation.as_dict(), ensure_ascii=False))
+    else:
+        from edgeskip.generation_report import print_error_line, summary
+
+        print_error_line(summary(stream.generation, session.plan))
+    return interrupted
+
+
+def _compare(
+    session: Session,
+    start: Callable[..., TextStream],
+    strategy: str | None,
+    sampling: Sampling,
+    *,
+    as_json: bool,
+) -> bool:
+    """Both ways of decoding, one after the other; True where Ctrl-C ended it, and then nothing is compared."""
+    from rich.console import Console
+
+    from edgeskip.comparison import Comparison, first_difference
+    from edgeskip.errors import EdgeSkipError
+
+    if strategy == "plain":
+        raise EdgeSkipError("--compare runs plain decoding anyway: give the other --strategy, or none")
+    chosen = strategy or "speculative"
+    start(strategy=chosen).close()  # measures what drafting costs, and refuses what the artifact cannot do, before
+    console = Console(stderr=True, highlight=False)
+    pieces: dict[str, list[Piece]] = {}
+    streams: dict[str, TextStream] = {}
+    try:
+        with console.status("decoding", spinner="line") as status:
+            for name in ("plain", chosen):
+                status.update(f"{name} decoding")
+                streams[name] = start(strategy=name)
+                pieces[name] = list(streams[name])
+    except KeyboardInterrupt:
+        return True
+    plain, other = streams["plain"].generation, streams[chosen].generation
+    greedy = sampling.greedy and chosen == "speculative"
+    prompt = streams["plain"].prompt
+    difference = first_difference(session, prompt, plain.tokens, other.tokens) if greedy else None
+    comparison = Comparison(plain, other, greedy, difference)
+    if as_json:
+        import json
+
+        print(json.dumps(comparison.as_dict(), ensure_ascii=False))
+    else:
+        from edgeskip.generation_report import side_by_side
+
+        Console(highlight=False, markup=False).print(side_by_side(comparison, pieces["plain"], pieces[chosen]))
+    return False
 
 
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
@@ -74,14 +184,15 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def _print_stream(stream: TextStream, *, silent: bool) -> bool:
-    """Prints the text as it comes; True where Ctrl-C ended it."""
+    """Prints the text as it comes, accepted draft tokens in colour on a terminal; True where Ctrl-C ended it."""
     import sys
 
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     try:
         for piece in stream:
             if not silent:
-                print(piece, end="", flush=True)
+                print(f"{_GREEN}{piece}{_DEFAULT}" if colour and piece.drafted else piece, end="", flush=True)
     except KeyboardInterrupt:
         stream.close()
         return True
@@ -89,21 +200,3 @@ def _print_stream(stream: TextStream, *, silent: bool) -> bool:
         if not silent:
             print(flush=True)
     return False
-
-
-def _print_summary(generation: Generation, plan: PlanSummary | None) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    stats = generation.stats
-    lossy = generation.label != "dense"
-    skipped = f" ({len(plan.skip)} of {2 * plan.num_blocks} sublayers skipped)" if plan and plan.skip else ""
-    facts = [
-        f"{generation.strategy}, {generation.provider}, {stats.threads} thread{'s' if stats.threads > 1 else ''}",
-        f"{stats.prompt_tokens} prompt tokens, first token after {stats.ttft_s:.3f} s "
-        f"({stats.prefill_tokens_per_s:.0f} tokens/s)",
-        f"{stats.generated_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s",
-        f"ended by {generation.finish_reason}",
-    ]
-    line = Text.assemble((generation.label + skipped, "bold red" if lossy else "bold"), " | ", " | ".join(facts))
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)

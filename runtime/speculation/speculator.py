@@ -23,6 +23,7 @@ from edgeskip.runtime.speculation.rounds import decode_speculatively
 from edgeskip.runtime.speculation.statistics import Recorder, SpeculationStats
 
 NGRAM = "ngram"
+FAIR_STEPS = 8  # plain steps of one generation whose mean is a better figure than the one measured before it
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Speculator:
                 drafters[arm.name] = NgramDrafter(policy.ngram)
             elif self._drafting is not None:
                 drafters[arm.name] = ModelDrafter(self._drafting, sampler, arm.which)
-        return SpeculativeDecoding(self._engine, self._drafting, drafters, controller, costs)
+        return SpeculativeDecoding(self._engine, self._drafting, drafters, controller)
 
     def draft_only(self, policy: Speculation) -> DraftOnlyDecoding:
         """For one generation without verification. EdgeSkipError where the artifact has no draft."""
@@ -109,10 +110,9 @@ class SpeculativeDecoding:
         drafting: DraftingEngine | None,
         drafters: dict[str, Drafter],
         controller: Controller,
-        costs: Costs,
     ) -> None:
         self._engine, self._drafting, self._drafters = engine, drafting, drafters
-        self._controller, self._costs = controller, costs
+        self._controller = controller
         self.recorder = Recorder()
 
     @property
@@ -145,4 +145,8 @@ class SpeculativeDecoding:
         )
 
     def speculation(self, decode_s: float, decode_tokens_per_s: float) -> SpeculationStats:
-        return self.recorder.stats(decode_s, decode_tokens_per_s, 1 / self._costs.plain)
+        recorder = self.recorder
+        # This generation's own plain steps are the fairest comparison: same text, same moment.
+        enough = recorder.plain_steps >= FAIR_STEPS
+        plain_s = recorder.plain_s / recorder.plain_steps if enough else self._controller.plain_s
+        return recorder.stats(decode_s, decode_tokens_per_s, 1 / plain_s)

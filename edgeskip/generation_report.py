@@ -1,0 +1,112 @@
+"""How a generation is shown to a person: its summary line, its drafted tokens in colour, two of them side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from edgeskip.comparison import Comparison
+    from edgeskip.manifest import PlanSummary
+    from edgeskip.runtime.generation import Generation
+    from edgeskip.runtime.speculation.statistics import SpeculationStats
+    from edgeskip.runtime.stream import Piece
+
+DRAFTED = "green"
+NEAR_TIE = 1e-3  # logits nearer than this are rounding's to decide
+
+
+def coloured(pieces: list[Piece]) -> Text:
+    """The text with what a draft wrote in colour."""
+    return Text.assemble(*((str(piece), DRAFTED if piece.drafted else "") for piece in pieces))
+
+
+def summary(generation: Generation, plan: PlanSummary | None) -> Text:
+    """One line: label, strategy, speed, end; with speculation its acceptance and gain."""
+    stats = generation.stats
+    lossy = generation.label in ("lossy-skip", "draft-only")
+    skipped = f" ({len(plan.skip)} of {2 * plan.num_blocks} sublayers skipped)" if plan and plan.skip else ""
+    facts = [
+        f"{generation.strategy}, {generation.provider}, {stats.threads} thread{'s' if stats.threads > 1 else ''}",
+        f"{stats.prompt_tokens} prompt tokens, first token after {stats.ttft_s:.3f} s "
+        f"({stats.prefill_tokens_per_s:.0f} tokens/s)",
+        f"{stats.generated_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s",
+        *([speculation_facts(stats.speculation)] if stats.speculation else []),
+        f"ended by {generation.finish_reason}",
+    ]
+    return Text.assemble((generation.label + skipped, "bold red" if lossy else "bold"), " | ", " | ".join(facts))
+
+
+def speculation_facts(stats: SpeculationStats) -> str:
+    """What speculation did, in words."""
+    if not stats.rounds:
+        return "nothing drafted: plain decoding is as fast here"
+    drafters = ", ".join(name for name, (_, drafted, _) in stats.drafts.items() if drafted) or "no draft"
+    return (
+        f"{stats.rounds} rounds by {drafters} and {stats.plain_steps} plain steps, {stats.accepted} of "
+        f"{stats.drafted} drafted tokens accepted ({stats.acceptance_rate:.0%}), {stats.speedup:.2f}× plain"
+    )
+
+
+def side_by_side(comparison: Comparison, plain: list[Piece], other: list[Piece]) -> Group:
+    """Both texts beside each other, drafted tokens in colour, and a table of what each cost."""
+    name: str = comparison.other.strategy
+    texts = Table(expand=True, show_lines=False, pad_edge=False)
+    for column in ("plain", name):
+        texts.add_column(column, ratio=1, overflow="fold")
+    texts.add_row(coloured(plain), coloured(other))
+    figures = Table(pad_edge=False)
+    for column in ("", "plain", name):
+        figures.add_column(column, justify="left" if not column else "right")
+    first, second = comparison.plain.stats, comparison.other.stats
+    rows = [
+        ("label", comparison.plain.label, comparison.other.label),
+        ("tokens", str(first.generated_tokens), str(second.generated_tokens)),
+        ("first token, s", f"{first.ttft_s:.3f}", f"{second.ttft_s:.3f}"),
+        (
+            "decode, tokens/s",
+            f"{first.decode_tokens_per_s:.1f}",
+            f"{second.decode_tokens_per_s:.1f} ({comparison.speedup:.2f}×)",
+        ),
+    ]
+    if second.speculation is not None:
+        rows += _speculation_rows(second.speculation)
+    for row in rows:
+        figures.add_row(*row)
+    return Group(texts, figures, Text(verdict(comparison)))
+
+
+def verdict(comparison: Comparison) -> str:
+    """Whether the two texts are the same, and if not, how near the tie was."""
+    if not comparison.greedy:
+        return "drawn texts: they follow the same distribution and need not be the same"
+    difference = comparison.difference
+    if difference is None:
+        return f"identical: {len(comparison.plain.tokens)} of {len(comparison.plain.tokens)} tokens"
+    near = "rounding decides" if difference.margin < NEAR_TIE else "more than rounding explains in fp32"
+    return (
+        f"the texts part at token {difference.position}, where the two likeliest tokens are "
+        f"{difference.margin:.2g} apart ({near})"
+    )
+
+
+def print_error_line(text: Text) -> None:
+    """To stderr, in one line however long."""
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+
+
+def _speculation_rows(stats: SpeculationStats) -> list[tuple[str, str, str]]:
+    by_position = " ".join(f"{share:.0%}" for share in stats.acceptance_per_position)
+    per_round = f"{stats.mean_accepted_length:.2f} + 1"
+    return [
+        ("rounds, plain steps", "", f"{stats.rounds}, {stats.plain_steps}"),
+        ("accepted / drafted", "", f"{stats.accepted} / {stats.drafted} ({stats.acceptance_rate:.0%})"),
+        ("accepted, by position", "", by_position),
+        ("tokens a round", "", per_round),
+        ("draft, verify, plain, rest, s", "", " ".join(
+            f"{seconds:.2f}" for seconds in (stats.draft_s, stats.verify_s, stats.plain_s, stats.overhead_s)
+        )),
+    ]  # fmt: skip
