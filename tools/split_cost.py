@@ -168,7 +168,7 @@ def comparisons(
             Comparison(
                 f"round of {count}: drafted, verified",
                 f"/ {count} decode step{'s' if count > 1 else ''} of whole",
-                behind(split, lambda singles=singles: ([split.draft(one) for one in singles], split.verify())),
+                behind(split, lambda singles=singles: ([split.draft(one) for one in singles], split.verify(ids[:0]))),
                 behind(whole, lambda singles=singles: [whole.step(one) for one in singles]),
             )
         )

@@ -2,11 +2,13 @@
 
 The first file holds blocks 0 … E-1, a stub block that keeps every row of the hidden state, and the head; the rest
 holds the blocks after them and the head. The first drafts; the rest goes on from the exit states the draft left, so
-nothing is computed twice, and both together are the whole model to the bit.
+nothing is computed twice, and both together are the whole model to the bit. Where a trimmed head lies beside the first
+file, the draft's logits are that one's.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +20,32 @@ from edgeskip.runtime.engines.limits import check_step, check_truncation, thread
 from edgeskip.runtime.engines.llamacpp_context import BATCH, LlamaContext
 from edgeskip.runtime.engines.llamacpp_exit_states import ExitStateReader
 from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+from edgeskip.runtime.engines.llamacpp_trimmed_head import TrimmedHead
 
 
 class SplitEngine:
-    """An `Engine` over both halves, and its parts: `draft` runs the first, `verify` the rest over what was drafted."""
+    """A `DraftingEngine` over both halves: `draft` runs the first, `verify` the rest over what was drafted.
+
+    `head` drafts in place of the first file's own. EdgeSkipError where files do not belong together.
+    """
 
     def __init__(
-        self, first: Path | LlamaModel, rest: Path | LlamaModel, *, provider: str = "cpu", threads: int | None = None
+        self,
+        first: Path | LlamaModel,
+        rest: Path | LlamaModel,
+        *,
+        head: TrimmedHead | None = None,
+        provider: str = "cpu",
+        threads: int | None = None,
     ) -> None:
         self._threads = threads_or_default(threads)
         self.first = LlamaModel(first, provider) if isinstance(first, Path) else first
         self.rest = LlamaModel(rest, provider) if isinstance(rest, Path) else rest
         _check_halves(self.first, self.rest)
+        if head is not None:
+            head.check(self.first.hidden_size, self.first.vocab_size)
+        self._head = head
+        self._head_s = 0.0
         self._reader = ExitStateReader(self.first.num_blocks - 1, self.first.hidden_size)
         self._first = LlamaContext(self.first, self._threads, callback=self._reader.callback)
         self._rest = LlamaContext(self.rest, self._threads)
@@ -63,45 +79,50 @@ class SplitEngine:
         return self._first.length
 
     @property
+    def drafts(self) -> int:
+        return 1
+
+    @property
+    def draft_tokens(self) -> NDArray[np.int64] | None:
+        return None if self._head is None else self._head.tokens
+
+    @property
     def drafted(self) -> int:
         """Tokens the rest has not seen yet."""
         return self._first.length - self._rest.length
 
     @property
     def run_s(self) -> float:
-        return self._first.run_s + self._rest.run_s
+        return self._first.run_s + self._rest.run_s + self._head_s
 
     def reserve(self, tokens: int) -> None:
         self._first.reserve(tokens)
         self._rest.reserve(tokens)
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        """As the whole model would; tokens drafted before and not verified are verified along."""
+        """As the whole model would, without the draft's head; what was drafted and not verified is verified along."""
         kept = self._check(tokens, logits)
         self._run_first(tokens, None)
-        return self.verify(logits=kept)
+        return self._run_rest(kept)
 
-    def draft(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        """Appends n ≥ 1 tokens to the first half alone; its own logits [k, vocab_size] of the last k positions.
+    def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
+        self._check(tokens, 1)
+        if self._head is None:
+            self._run_first(tokens, self._logits)
+            return self._logits
+        self._run_first(tokens, None)
+        begin = time.perf_counter()
+        logits = self._head.logits(self._states[self.drafted - 1])
+        self._head_s += time.perf_counter() - begin
+        return logits
 
-        The returned array may be overwritten by the next call.
-        """
-        result = self._result(self._check(tokens, logits))
-        self._run_first(tokens, result)
-        return result
-
-    def verify(self, *, logits: int = 0) -> NDArray[np.float32]:
-        """Runs the rest over all drafted tokens; the whole model's logits of the last `logits` of them (0 = all).
-
-        The returned array may be overwritten by the next call.
-        """
-        count = self.drafted
-        kept = count if logits == 0 else logits
-        if not 1 <= kept <= count:
-            raise ValueError(f"{count} drafted tokens have no last {logits} positions")
-        result = self._result(kept)
-        self._rest.append_states(self._states[:count], result)
-        return result
+    def verify(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        if len(tokens):
+            self._check(tokens, 1)
+            self._run_first(tokens, None)
+        if not self.drafted:
+            raise ValueError("nothing to verify: neither tokens nor a draft")
+        return self._run_rest(self.drafted)
 
     def truncate(self, length: int) -> None:
         check_truncation(length, self.length)
@@ -111,6 +132,8 @@ class SplitEngine:
     def close(self) -> None:
         for half in (self._first, self._rest, self.first, self.rest):
             half.close()
+        if self._head is not None:
+            self._head.close()
 
     def _check(self, tokens: NDArray[np.int64], logits: int) -> int:
         kept, _ = check_step(
@@ -118,8 +141,11 @@ class SplitEngine:
         )
         return kept
 
-    def _result(self, kept: int) -> NDArray[np.float32]:
-        return self._logits if kept == 1 else np.empty((kept, self.vocab_size), np.float32)
+    def _run_rest(self, kept: int) -> NDArray[np.float32]:
+        """Runs the rest over everything it has not seen; the whole model's logits of the last `kept` of it."""
+        result = self._logits if kept == 1 else np.empty((kept, self.vocab_size), np.float32)
+        self._rest.append_states(self._states[: self.drafted], result)
+        return result
 
     def _run_first(self, tokens: NDArray[np.int64], logits: NDArray[np.float32] | None) -> None:
         """Appends to the first half and keeps the exit states; without `logits` its stub and head are not computed."""

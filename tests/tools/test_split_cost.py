@@ -55,8 +55,9 @@ class FakeEngine:
         self._take("draft", len(tokens), self.cost / 4)
         self.length += len(tokens)
 
-    def verify(self) -> None:
+    def verify(self, tokens: NDArray[np.int64]) -> None:
         assert self.length > self.seen
+        assert not len(tokens)
         self._take("verify", self.length - self.seen, self.cost / 2)
         self.seen = self.length
 

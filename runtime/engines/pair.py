@@ -1,0 +1,156 @@
+"""Two engines of one vocabulary as one that drafts: a small model ahead, the whole model behind it.
+
+Knows no runtime; both sides are `Engine`s with a KV cache each. The draft follows lazily: what the whole model ran by
+itself it is given when it is next asked, so that plain use costs nothing, not even loading it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.engines.interface import Engine, EngineName
+from edgeskip.runtime.engines.limits import check_step, check_truncation
+
+_SMALLEST = 1024  # tokens of history to begin with
+
+
+class PairEngine:
+    """A `DraftingEngine` of `whole`, drafted for by the engine that `open_draft` opens at the first `draft`.
+
+    EdgeSkipError then where the two have other vocabularies or the draft's context is the shorter one.
+    """
+
+    def __init__(self, whole: Engine, open_draft: Callable[[], Engine]) -> None:
+        self.whole = whole
+        self._open_draft = open_draft
+        self._draft: Engine | None = None
+        self._reserved = 0
+        self._history = np.zeros(_SMALLEST, np.int64)  # the tokens themselves: the draft may have to be given them
+        self._length = 0
+
+    @property
+    def name(self) -> EngineName:
+        return self.whole.name
+
+    @property
+    def provider(self) -> str:
+        return self.whole.provider
+
+    @property
+    def threads(self) -> int:
+        return self.whole.threads
+
+    @property
+    def vocab_size(self) -> int:
+        return self.whole.vocab_size
+
+    @property
+    def context_length(self) -> int:
+        return self.whole.context_length
+
+    @property
+    def length(self) -> int:
+        """Tokens of the sequence, those only drafted included."""
+        return self._length
+
+    @property
+    def run_s(self) -> float:
+        return self.whole.run_s + (self._draft.run_s if self._draft else 0.0)
+
+    @property
+    def drafts(self) -> int:
+        return 1
+
+    @property
+    def draft_tokens(self) -> NDArray[np.int64] | None:
+        return None
+
+    @property
+    def drafted(self) -> int:
+        return self._length - min(self.whole.length, self._length)
+
+    def reserve(self, tokens: int) -> None:
+        self._reserved = max(tokens, self._reserved)
+        self.whole.reserve(tokens)
+        if self._draft:
+            self._draft.reserve(tokens)
+
+    def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
+        """The whole model's; what was drafted and not verified is verified along."""
+        kept = self._check(tokens, logits)
+        return self._run_whole(tokens, kept)
+
+    def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
+        self._check(tokens, 1)
+        if self._draft is None:
+            self._draft = self._opened()
+        draft = self._draft
+        _forget_beyond(draft, self._length)
+        logits = draft.step(np.concatenate([self._history[draft.length : self._length], tokens]))
+        self._append(tokens)
+        return logits
+
+    def verify(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        if len(tokens):
+            self._check(tokens, 1)
+        count = self.drafted + len(tokens)
+        if not count:
+            raise ValueError("nothing to verify: neither tokens nor a draft")
+        return self._run_whole(tokens, count)
+
+    def truncate(self, length: int) -> None:
+        check_truncation(length, self._length)
+        self._length = length
+        for engine in (self.whole, self._draft):
+            if engine is not None:
+                _forget_beyond(engine, length)
+
+    def close(self) -> None:
+        self.whole.close()
+        if self._draft is not None:
+            self._draft.close()
+
+    def _check(self, tokens: NDArray[np.int64], logits: int) -> int:
+        kept, _ = check_step(
+            tokens, logits, length=self._length, vocab_size=self.vocab_size, context_length=self.context_length
+        )
+        return kept
+
+    def _run_whole(self, tokens: NDArray[np.int64], kept: int) -> NDArray[np.float32]:
+        whole = self.whole
+        _forget_beyond(whole, self._length)
+        pending = self._history[whole.length : self._length]
+        logits = whole.step(np.concatenate([pending, tokens]) if len(pending) else tokens, logits=kept)
+        self._append(tokens)
+        return logits
+
+    def _append(self, tokens: NDArray[np.int64]) -> None:
+        """Counts `tokens` as part of the sequence, once an engine has run them."""
+        end = self._length + len(tokens)
+        if end > len(self._history):
+            history = np.zeros(max(end, 2 * len(self._history)), np.int64)
+            history[: self._length] = self._history[: self._length]
+            self._history = history
+        self._history[self._length : end] = tokens
+        self._length = end
+
+    def _opened(self) -> Engine:
+        draft = self._open_draft()
+        if draft.vocab_size != self.vocab_size or draft.context_length < self.context_length:
+            draft.close()
+            raise EdgeSkipError(
+                f"the draft model ({draft.vocab_size} tokens, context {draft.context_length}) does not fit the model "
+                f"it drafts for ({self.vocab_size} tokens, context {self.context_length}): export both again"
+            )
+        draft.reserve(self._reserved)
+        return draft
+
+
+def _forget_beyond(engine: Engine, length: int) -> None:
+    """Drops what `engine` holds and the sequence does not: rejected drafts, and what Ctrl-C kept from being counted."""
+    if engine.length > length:
+        engine.truncate(length)
