@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,8 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import Precision, VerificationRecord
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.plan import Plan
 
@@ -62,6 +66,20 @@ class Twin:
     bound: Bound
 
 
+@dataclass(frozen=True)
+class DraftCheck:
+    """A draft in place of the whole artifact; the plan is then the one it stands for (`exporters.split.exiting`).
+
+    `which`: number of the draft that the artifact's engine runs; None = the artifact's own logits are the draft's.
+    `exit_map` [d, d] is what its head applies to the RMS-normalised exit state, None = the model's own norm. `tokens`
+    [V'] are the ids of a trimmed head's columns.
+    """
+
+    which: int | None = 0
+    exit_map: NDArray[np.float32] | None = None
+    tokens: NDArray[np.int64] | None = None
+
+
 def verify(
     source: ModelSource,
     plan: Plan,
@@ -71,14 +89,15 @@ def verify(
     twin: Twin | None = None,
     frugal: bool = False,
     alone: bool = False,
+    draft: DraftCheck | None = None,
     context_length: int | None = None,
 ) -> VerificationRecord:
     """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
 
     `target` is an artifact folder or a GGUF; a GGUF must cut the text into the same tokens as well. `frugal` runs ONNX
-    with less memory, slower; `alone` the first half of a pair without the rest. `context_length`: the artifact's,
-    tokens, where it is shorter than the model's. EdgeSkipError where the artifact does not even run, or its tokens
-    differ.
+    with less memory, slower; `alone` the first half of a pair without the rest; `draft` one of its drafts.
+    `context_length`: the artifact's, tokens, where it is shorter than the model's. EdgeSkipError where the artifact
+    does not even run, or its tokens differ.
     """
     with tempfile.TemporaryDirectory(prefix="edgeskip-verify-") as scratch:
         tokenizer = target
@@ -89,12 +108,14 @@ def verify(
         tokens = shipped_tokens(source, tokenizer, count)
         logits = Path(scratch) / "logits.npy"
         flags = ["--frugal"] * frugal + ["--alone"] * alone
+        if draft is not None and draft.which is not None:
+            flags += ["--draft", str(draft.which)]
         answer = _run_probe(target, tokens, logits, flags)
         if tokenizer != target:
             _compare_tokens(tokenizer, answer["tokens"], target)
         if twin is not None:
             _run_probe(twin.path, tokens, logits.with_name("twin.npy"), flags)
-        reference, name = _reference_logits(source, plan, tokens)
+        reference, name = _reference_logits(source, plan, tokens, draft)
         difference, kl, top1 = compare(reference, np.load(logits, mmap_mode="r"))
         passed, twin_kl = bound.holds(difference, kl), None
         if twin is not None:
@@ -197,7 +218,9 @@ def _run_probe(target: Path, tokens: NDArray[np.int64], logits: Path, flags: lis
     return answer
 
 
-def _reference_logits(source: ModelSource, plan: Plan, tokens: NDArray[np.int64]) -> tuple[NDArray[np.float32], str]:
+def _reference_logits(
+    source: ModelSource, plan: Plan, tokens: NDArray[np.int64], draft: DraftCheck | None
+) -> tuple[NDArray[np.float32], str]:
     import torch
     import transformers
 
@@ -205,8 +228,30 @@ def _reference_logits(source: ModelSource, plan: Plan, tokens: NDArray[np.int64]
     from edgeskip.exporters.families.torch_model import load_torch_model
 
     model = load_torch_model(source, stream=True)
-    with torch.inference_mode(), skipped(model, plan):
+    exit_map = draft.exit_map if draft else None
+    head = nullcontext() if exit_map is None else _mapped(model.model.norm, exit_map, source.decoder.norm.eps)
+    with torch.inference_mode(), skipped(model, plan), head:
         logits = model(input_ids=torch.from_numpy(tokens)[None], use_cache=False).logits[0]
-    applied = "same plan by hooks, " if plan.skips else ""
+    applied = ("same plan by hooks, " if plan.skips else "") + ("exit map, " if exit_map is not None else "")
     name = f"transformers {transformers.__version__} {type(model).__name__}, {applied}float32"
+    if draft is not None and draft.tokens is not None:
+        logits = logits[:, torch.from_numpy(draft.tokens)]
     return logits.float().numpy(), name
+
+
+@contextmanager
+def _mapped(norm: nn.Module, exit_map: NDArray[np.float32], eps: float) -> Iterator[None]:
+    """While the context lasts, `norm` gives exit_map · x / sqrt(mean(x²) + eps)."""
+    import torch
+
+    matrix = torch.from_numpy(np.array(exit_map, dtype=np.float32))
+
+    def replaced(_: nn.Module, args: tuple[torch.Tensor, ...], __: torch.Tensor) -> torch.Tensor:
+        x = args[0].float()
+        return (x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)) @ matrix.T
+
+    hook = norm.register_forward_hook(replaced)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -2,7 +2,8 @@
 
 Reads token ids from a .npy file and writes every position's logits to another: the first tokens in one prefill, the
 last ones step by step, so that both ways through the KV cache are checked. Prints one JSON object: the tokens of a
-greedy continuation and their text, and with `--text FILE` the tokens that the artifact's own tokenizer gives it.
+greedy continuation and their text, and with `--text FILE` the tokens that the artifact's own tokenizer gives it. With
+`--draft N` the logits are those of its draft number N, each token a draft step of its own.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeskip.runtime.engines.interface import DraftingEngine, Engine
 from edgeskip.runtime.opening import open_artifact
 from edgeskip.runtime.text import TextDecoder
 
@@ -27,17 +31,31 @@ def probe(
     *,
     frugal: bool = False,
     alone: bool = False,
+    draft: int | None = None,
     text: str | None = None,
 ) -> dict[str, object]:
     """Writes logits float32 [n, vocab_size] for the int64 [n] tokens; `generated` tokens and `text` of what follows.
 
-    `alone` runs the first half of a pair as the draft it is. `tokens`: the ids of `text`, no special tokens added; only
-    where `text` is given.
+    `alone` runs the first half of a pair as the draft it is. `draft`: logits [n, V'] of that draft, and nothing is
+    generated. `tokens`: the ids of `text`, no special tokens added; only where `text` is given.
     """
     opened = open_artifact(artifact, frugal=frugal, alone=alone)
     engine = opened.engine
-    decoder = TextDecoder(opened.tokenizer)
     tokens = np.load(tokens_file)
+    found: dict[str, object] = {}
+    if draft is not None:
+        # open_artifact opens an engine that drafts wherever an export was asked for one.
+        np.save(logits_file, _draft_logits(cast(DraftingEngine, engine), tokens, draft))
+    else:
+        generated = _write_logits(engine, tokens, logits_file)
+        found |= {"generated": generated, "text": "".join(map(TextDecoder(opened.tokenizer).push, generated))}
+    if text is not None:
+        found["tokens"] = opened.tokenizer.encode(text, add_special_tokens=False)
+    return found
+
+
+def _write_logits(engine: Engine, tokens: NDArray[np.int64], logits_file: Path) -> list[int]:
+    """Writes every position's logits and returns what greedy decoding appends."""
     shape = (len(tokens), engine.vocab_size)
     logits = np.lib.format.open_memmap(logits_file, mode="w+", dtype=np.float32, shape=shape)
     first = len(tokens) - STEPS
@@ -50,10 +68,12 @@ def probe(
     for _ in range(min(GENERATED, engine.context_length - len(tokens))):
         generated.append(int(last.argmax()))
         last = engine.step(np.array(generated[-1:], dtype=np.int64))[0]
-    found: dict[str, object] = {"generated": generated, "text": "".join(map(decoder.push, generated))}
-    if text is not None:
-        found["tokens"] = opened.tokenizer.encode(text, add_special_tokens=False)
-    return found
+    return generated
+
+
+def _draft_logits(engine: DraftingEngine, tokens: NDArray[np.int64], which: int) -> NDArray[np.float32]:
+    rows = [engine.draft(tokens[n : n + 1], which=which).copy() for n in range(len(tokens))]
+    return np.concatenate(rows)
 
 
 if __name__ == "__main__":
@@ -63,6 +83,7 @@ if __name__ == "__main__":
     parser.add_argument("logits", type=Path)
     parser.add_argument("--frugal", action="store_true")
     parser.add_argument("--alone", action="store_true", help="without the other half of a pair")
+    parser.add_argument("--draft", type=int, help="number of the draft whose logits are wanted")
     parser.add_argument("--text", type=Path, help="text to tokenise")
     arguments = parser.parse_args()
     text = None if arguments.text is None else arguments.text.read_bytes().decode("utf-8")
@@ -72,6 +93,7 @@ if __name__ == "__main__":
         arguments.logits,
         frugal=arguments.frugal,
         alone=arguments.alone,
+        draft=arguments.draft,
         text=text,
     )
     print(json.dumps(found))
