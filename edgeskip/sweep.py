@@ -1,0 +1,147 @@
+"""Measures early-exit speculation over exit layer × draft vocabulary × γ on this device, against plain decoding of the
+same artifact. Exporting and showing are others' work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.files import replace_file
+
+if TYPE_CHECKING:
+    from edgeskip.runtime.session import Prompt, Session
+
+
+@dataclass(frozen=True)
+class SweepGrid:
+    """What is tried; a vocabulary of None = the whole one."""
+
+    exit_layers: tuple[int, ...]
+    vocabularies: tuple[int | None, ...]
+    num_speculations: tuple[int, ...]
+
+    @property
+    def artifacts(self) -> list[tuple[int, int | None]]:
+        """Exit layer and vocabulary of every artifact to export."""
+        return [(layer, vocabulary) for vocabulary in self.vocabularies for layer in self.exit_layers]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting over all prompts, greedy."""
+
+    exit_layer: int
+    draft_vocab: int | None
+    num_speculations: int
+    prompts: int
+    tokens: int
+    tokens_per_s: float
+    plain_tokens_per_s: float  # the same artifact, the same prompts, in turn with it
+    drafted: int
+    accepted: int
+    identical: int  # prompts whose text is that of plain decoding, token by token
+
+    @property
+    def speedup(self) -> float:
+        return self.tokens_per_s / self.plain_tokens_per_s
+
+    @property
+    def acceptance(self) -> float:
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+
+def measure(
+    session: Session,
+    exit_layer: int,
+    vocabulary: int | None,
+    num_speculations: Sequence[int],
+    prompts: Sequence[Prompt],
+    *,
+    max_tokens: int,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Cell]:
+    """The cells of one artifact, one for each γ. Prompt by prompt all settings take turns, so that a busy moment of the
+    machine hits all of them. `advance` is called after every generation.
+    """
+    from edgeskip.runtime.speculation.policy import Speculation
+
+    sums = {gamma: [0.0] * 5 for gamma in (0, *num_speculations)}  # 0 = plain
+    for prompt in prompts:
+        texts: dict[int, tuple[int, ...]] = {}
+        for gamma, total in sums.items():
+            generation = session.generate(
+                prompt,
+                max_tokens=max_tokens,
+                strategy="speculative" if gamma else "plain",
+                speculation=Speculation("model", gamma or 1),
+            )
+            texts[gamma] = generation.tokens
+            counts = generation.stats.speculation
+            total[0] += len(generation.tokens) - (generation.finish_reason != "eos")
+            total[1] += generation.stats.decode_s
+            total[2] += counts.drafted if counts else 0
+            total[3] += counts.accepted if counts else 0
+            total[4] += generation.tokens == texts[0]
+            advance()
+    if not sums[0][1]:
+        raise EdgeSkipError("no prompt gave more than one token: choose other --prompts or more --max-tokens")
+    return [
+        Cell(
+            exit_layer,
+            vocabulary,
+            gamma,
+            prompts=len(prompts),
+            tokens=int(sums[gamma][0]),
+            tokens_per_s=sums[gamma][0] / sums[gamma][1],
+            plain_tokens_per_s=sums[0][0] / sums[0][1],
+            drafted=int(sums[gamma][2]),
+            accepted=int(sums[gamma][3]),
+            identical=int(sums[gamma][4]),
+        )
+        for gamma in num_speculations
+    ]
+
+
+def best_of(cells: Sequence[Cell]) -> Cell:
+    """The fastest setting in tokens/s over plain decoding."""
+    return max(cells, key=lambda cell: cell.speedup)
+
+
+class SweepLog:
+    """The cells measured so far, in a JSON file that is replaced after every artifact: an interrupted sweep goes on."""
+
+    def __init__(self, path: Path, settings: dict[str, Any], *, overwrite: bool) -> None:
+        self._path = path
+        # As JSON gives it back: tuples are lists there.
+        self._settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.cells: list[Cell] = []
+        if path.exists() and not overwrite:
+            self._resume()
+
+    def missing(self, grid: SweepGrid) -> Iterator[tuple[int, int | None]]:
+        """Artifacts of the grid that have no cells yet."""
+        known = {(cell.exit_layer, cell.draft_vocab) for cell in self.cells}
+        return (artifact for artifact in grid.artifacts if artifact not in known)
+
+    def add(self, cells: Sequence[Cell]) -> None:
+        self.cells += cells
+        content = {"settings": self._settings, "cells": [asdict(cell) for cell in self.cells]}
+        replace_file(self._path, (json.dumps(content, indent=2) + "\n").encode())
+
+    def _resume(self) -> None:
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            before, cells = content["settings"], [Cell(**cell) for cell in content["cells"]]
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            raise EdgeSkipError(f"{self._path} is no sweep's file ({error}): choose another -o") from None
+        if before != self._settings:
+            names = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]
+            raise EdgeSkipError(
+                f"{self._path} is of a sweep with another {', '.join(names)}: choose another -o or add --overwrite"
+            )
+        self.cells = cells

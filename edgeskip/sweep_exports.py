@@ -1,0 +1,87 @@
+"""The artifacts a sweep measures, exported to a scratch folder, and the best of them written into the profile."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.profile import SpeculationRecord, read_vectors, write_profile
+from edgeskip.profile_source import source_of
+
+if TYPE_CHECKING:
+    from edgeskip.profile import Profile
+    from edgeskip.sweep import Cell
+
+
+class Exports:
+    """Exports early-exit artifacts of one profile, one target and precision. EdgeSkipError for options that do not fit.
+
+    The artifacts are not compared with the torch model: that is `edgeskip export`'s, once the setting is chosen.
+    """
+
+    def __init__(self, path: Path, profile: Profile, model: str | None, target: str, precision: str | None) -> None:
+        from edgeskip.exporters.gguf.formats import gguf_format
+        from edgeskip.exporters.onnx.formats import weight_format
+        from edgeskip.exporters.targets import targets_of
+
+        targets = targets_of(target, precision)
+        if targets.onnx and targets.gguf:
+            raise EdgeSkipError("a sweep is for one --target: onnx or gguf")
+        self._path, self._profile, self._target = path, profile, target
+        self._vectors = read_vectors(profile, path)
+        self._source = source_of(profile, model)
+        header = self._source.checkpoint.gguf
+        self._onnx = weight_format(targets.onnx_precision) if targets.onnx else None
+        self._gguf = (
+            gguf_format(targets.gguf_precision or ("keep" if header else "f16"), header) if targets.gguf else None
+        )
+
+    @property
+    def precision(self) -> str:
+        form = self._onnx.precision if self._onnx else self._gguf.name if self._gguf else ""
+        return str(form)
+
+    @property
+    def writable(self) -> bool:
+        """Whether the profile is the user's own: one that ships with EdgeSkip is not changed."""
+        from edgeskip.models.profiles import ready_profiles
+
+        return all(not self._path.samefile(ready) for ready in ready_profiles().values())
+
+    def export(self, exit_layer: int, vocabulary: int | None, folder: Path) -> Path:
+        """Writes one artifact below `folder` and returns what `edgeskip.load` takes."""
+        from edgeskip.exporters.export import ExportPolicy, export_onnx
+        from edgeskip.exporters.export_gguf import export_gguf
+        from edgeskip.exporters.targets import DraftRequest, settled
+
+        request = settled(DraftRequest("early-exit", (exit_layer,), vocabulary), self._profile)
+        policy = ExportPolicy(check=False)
+        if self._onnx is not None:
+            target = folder / "artifact"
+            export_onnx(self._source, self._profile, self._vectors, self._onnx, target, draft=request, policy=policy)
+            return target
+        assert self._gguf is not None
+        files = export_gguf(
+            self._source, self._profile, self._vectors, self._gguf, folder, draft=request, policy=policy
+        )
+        return files[0].path
+
+    def write_best(self, best: Cell, threads: int | None, provider: str) -> None:
+        """Puts the setting into the profile's file."""
+        from edgeskip.machine import this_machine
+        from edgeskip.runtime.engines.limits import threads_or_default
+
+        record = SpeculationRecord(
+            exit_layer=best.exit_layer,
+            num_speculations=best.num_speculations,
+            draft_vocab=best.draft_vocab,
+            target=self._target,
+            precision=self.precision,
+            speedup=best.speedup,
+            acceptance=best.acceptance,
+            machine=f"{this_machine().processor}, {provider}, {threads_or_default(threads)} threads",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_profile(self._profile.model_copy(update={"speculation": record}), self._path)

@@ -1,0 +1,149 @@
+"""`edgeskip sweep`: measures which early-exit draft is fastest on this device, and writes the best into the profile."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgeskip.sweep import Cell, SweepGrid
+
+
+def sweep(
+    profile: Annotated[str, typer.Option(help="A profile (llama.json), or the name of one that ships.")],
+    prompts: Annotated[Path, typer.Option(help="Prompts: .jsonl, a record each, or text, one prompt a file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for sweep.json, sweep.csv and sweep.png.")],
+    exit_layers: Annotated[
+        str | None, typer.Option(help="Exit layers to try, as 4,8,12.", show_default="those the profile calibrated")
+    ] = None,
+    num_speculations: Annotated[str, typer.Option(help="Tokens drafted a round to try.")] = "1,2,4,8",
+    draft_vocab: Annotated[str, typer.Option(help="Draft vocabularies to try; all = the whole one.")] = "all,8192",
+    model: Annotated[str | None, typer.Option(help="The model, where it is not where the profile says.")] = None,
+    target: Annotated[str, typer.Option(help="onnx or gguf.")] = "onnx",
+    precision: Annotated[
+        str | None, typer.Option(help="As for export.", show_default="onnx: fp32; gguf: keep or f16")
+    ] = None,
+    field: Annotated[str | None, typer.Option(help="Field of .jsonl records that holds the prompt.")] = None,
+    limit: Annotated[int, typer.Option(help="Prompts to use, spread over the file.")] = 8,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate for each.")] = 64,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompts, without the chat template.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Threads to compute with.", show_default="physical cores")] = None,
+    provider: Annotated[str, typer.Option(help="Processor to run on: cpu, cuda, …")] = "cpu",
+    write: Annotated[
+        bool, typer.Option(help="Write the best setting into the profile (not into one that ships).")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again where -o has a sweep already.")] = False,
+) -> None:
+    """Measure early-exit speculation: exit layer × draft vocabulary × γ, against plain decoding, on this device."""
+    from edgeskip.calibration.corpus import read_corpus
+    from edgeskip.errors import EdgeSkipError
+    from edgeskip.profile import locate_profile, read_profile
+    from edgeskip.runtime.session import load
+    from edgeskip.sweep import SweepGrid, SweepLog, best_of, measure
+    from edgeskip.sweep_exports import Exports
+
+    path = locate_profile(profile)
+    read = read_profile(path)
+    layers = _numbers("--exit-layers", exit_layers) if exit_layers else tuple(found.layer for found in read.exits)
+    if not layers:
+        raise EdgeSkipError("the profile has no calibrated exits: give --exit-layers, or calibrate with --exits 4,8,12")
+    grid = SweepGrid(layers, _vocabularies(draft_vocab), _numbers("--num-speculations", num_speculations))
+    if limit < 1 or max_tokens < 2:
+        raise EdgeSkipError("--limit must be at least 1 and --max-tokens at least 2")
+    corpus = read_corpus([prompts], field)
+    texts = list(corpus.documents[:: max(1, len(corpus.documents) // limit)][:limit])
+    exports = Exports(path, read, model, target, precision)
+    settings = {
+        "model": read.model.fingerprint, "profile": read.vectors.sha256, "target": target,
+        "precision": exports.precision, "prompts": corpus.files[0].sha256, "limit": len(texts),
+        "max_tokens": max_tokens, "raw": raw, "threads": threads, "provider": provider,
+        "num_speculations": grid.num_speculations,
+    }  # fmt: skip
+    output.mkdir(parents=True, exist_ok=True)
+    log = SweepLog(output / "sweep.json", settings, overwrite=overwrite)
+    todo = list(log.missing(grid))
+    with _progress(len(todo) * (1 + len(texts) * (1 + len(grid.num_speculations)))) as advance:
+        for layer, vocabulary in todo:
+            advance(f"exporting E = {layer}")
+            with tempfile.TemporaryDirectory(prefix="edgeskip-sweep-") as scratch:
+                artifact = exports.export(layer, vocabulary, Path(scratch))
+                with load(artifact, provider=provider, threads=threads) as session:
+                    encoded = [session.encode(text, chat=False if raw else None) for text in texts]
+                    log.add(
+                        measure(
+                            session,
+                            layer,
+                            vocabulary,
+                            grid.num_speculations,
+                            encoded,
+                            max_tokens=max_tokens,
+                            advance=lambda: advance(f"E = {layer}, vocabulary {vocabulary or 'all'}"),  # noqa: B023
+                        )  # fmt: skip
+                    )
+    cells = [cell for cell in log.cells if (cell.exit_layer, cell.draft_vocab) in grid.artifacts]
+    _show(cells, grid, output, f"{read.model.name}, {target} {exports.precision}")
+    best = best_of(cells)
+    if write and exports.writable:
+        exports.write_best(best, threads, provider)
+        _print(f"written into {path}: exit layer {best.exit_layer}, γ {best.num_speculations}")
+
+
+def _show(cells: list[Cell], grid: SweepGrid, output: Path, title: str) -> None:
+    from rich.console import Console
+
+    from edgeskip.errors import MissingExtraError
+    from edgeskip.sweep import best_of
+    from edgeskip.sweep_report import table, write_csv, write_heat_map
+
+    write_csv(cells, output / "sweep.csv")
+    try:
+        write_heat_map(cells, output / "sweep.png", title)
+    except MissingExtraError as error:
+        _print(f"no heat map: {error}")
+    Console(highlight=False).print(table(cells))
+    best = best_of(cells)
+    if best.speedup <= 1:
+        _print("no setting is faster than plain decoding here: with γ auto these artifacts decode plainly")
+    different = sum(cell.prompts - cell.identical for cell in cells)
+    if different:
+        _print(
+            f"{different} of {sum(cell.prompts for cell in cells)} texts differ from plain decoding's in a token: "
+            "batched verification rounds differently (edgeskip run --compare shows where and how near the tie was)"
+        )
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    from edgeskip.errors import EdgeSkipError
+
+    names = [name.strip() for name in text.split(",")]
+    if not all(name.isascii() and name.isdecimal() and int(name) > 0 for name in names):
+        raise EdgeSkipError(f"{option} {text} is no list of numbers: give some as in 4,8,12")
+    return tuple(dict.fromkeys(int(name) for name in names))
+
+
+def _vocabularies(text: str) -> tuple[int | None, ...]:
+    names = [name.strip() for name in text.split(",")]
+    return tuple(None if name == "all" else _numbers("--draft-vocab", name)[0] for name in dict.fromkeys(names))
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[str], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("sweep", total=total)
+        yield lambda name: progress.update(task, advance=1, description=name)
+
+
+def _print(line: str) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, soft_wrap=True).print(line)
