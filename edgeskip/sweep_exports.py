@@ -34,9 +34,8 @@ class Exports:
         self._source = source_of(profile, model)
         header = self._source.checkpoint.gguf
         self._onnx = weight_format(targets.onnx_precision) if targets.onnx else None
-        self._gguf = (
-            gguf_format(targets.gguf_precision or ("keep" if header else "f16"), header) if targets.gguf else None
-        )
+        by_default = "keep" if header else "f16"
+        self._gguf = gguf_format(targets.gguf_precision or by_default, header) if targets.gguf else None
 
     @property
     def precision(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,9 +35,7 @@ def sweep(
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompts, without the chat template.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads to compute with.", show_default="physical cores")] = None,
     provider: Annotated[str, typer.Option(help="Processor to run on: cpu, cuda, …")] = "cpu",
-    write: Annotated[
-        bool, typer.Option(help="Write the best setting into the profile (not into one that ships).")
-    ] = True,
+    write: Annotated[bool, typer.Option(help="Write the best setting into the profile, unless it ships.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again where -o has a sweep already.")] = False,
 ) -> None:
     """Measure early-exit speculation: exit layer × draft vocabulary × γ, against plain decoding, on this device."""
@@ -74,17 +73,10 @@ def sweep(
                 artifact = exports.export(layer, vocabulary, Path(scratch))
                 with load(artifact, provider=provider, threads=threads) as session:
                     encoded = [session.encode(text, chat=False if raw else None) for text in texts]
-                    log.add(
-                        measure(
-                            session,
-                            layer,
-                            vocabulary,
-                            grid.num_speculations,
-                            encoded,
-                            max_tokens=max_tokens,
-                            advance=lambda: advance(f"E = {layer}, vocabulary {vocabulary or 'all'}"),  # noqa: B023
-                        )  # fmt: skip
-                    )
+                    step = partial(advance, f"E = {layer}, vocabulary {vocabulary or 'all'}")
+                    gammas = grid.num_speculations
+                    cells = measure(session, layer, vocabulary, gammas, encoded, max_tokens=max_tokens, advance=step)
+                    log.add(cells)
     cells = [cell for cell in log.cells if (cell.exit_layer, cell.draft_vocab) in grid.artifacts]
     _show(cells, grid, output, f"{read.model.name}, {target} {exports.precision}")
     best = best_of(cells)
