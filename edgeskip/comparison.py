@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from edgeskip.runtime.generation import Generation
     from edgeskip.runtime.session import Session
 
+NEAR_TIE = 1e-3  # logits nearer than this are rounding's to decide in fp32
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -8,6 +8,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from edgeskip.comparison import NEAR_TIE
+
 if TYPE_CHECKING:
     from edgeskip.comparison import Comparison
     from edgeskip.manifest import PlanSummary
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from edgeskip.runtime.stream import Piece
 
 DRAFTED = "green"
-NEAR_TIE = 1e-3  # logits nearer than this are rounding's to decide
 
 
 def coloured(pieces: list[Piece]) -> Text:
