@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgeskip.exporters.onnx.drafts import Exit
     from edgeskip.exporters.onnx.formats import WeightFormat
     from edgeskip.exporters.targets import DraftRequest
+    from edgeskip.plan import Plan
     from edgeskip.profile import Profile, Vectors
 
 Progress = Callable[[str], None]
@@ -44,13 +45,13 @@ class ExportPolicy:
     allow_mismatch: bool = False
 
 
-def require_match(record: VerificationRecord, policy: ExportPolicy) -> None:
+def require_match(record: VerificationRecord, policy: ExportPolicy, what: str = "exported model") -> None:
     """EdgeSkipError where the check failed and the policy does not allow that."""
     if not record.passed and not policy.allow_mismatch:
         widened = record.widened_kl_divergence
         twin = "" if widened is None else f" ({widened:.3g} widened)"
         raise EdgeSkipError(
-            f"the exported model does not match the torch model: max |Δlogit| {record.max_abs_logit_difference:.3g}, "
+            f"the {what} does not match the torch model: max |Δlogit| {record.max_abs_logit_difference:.3g}, "
             f"KL {record.kl_divergence:.3g}{twin}, top-1 agreement {record.top1_agreement:.1%}, wanted {record.bound}: "
             "report this and try another --precision, or add --allow-mismatch to keep it"
         )
@@ -89,7 +90,7 @@ def export_onnx(
 
     refuse_output(folder, overwrite=policy.overwrite)
     check_weights(source, profile)
-    drafting = profile
+    skipping, drafting = plan_summary(profile), resolve(profile, vectors)
     if draft and draft.kind == "skip-plan":
         profile = profile.model_copy(update={"plan": None})
     plan = resolve(profile, vectors)
@@ -104,22 +105,17 @@ def export_onnx(
         if exits:
             graph, record = lower_early_exit(baked, form, staging, exits, progress=progress)
         elif draft:
-            graph = lower_skip_plan(baked, resolve(drafting, vectors), form, staging, progress=progress)
-            record = DraftRecord(kind="skip-plan", plan=plan_summary(drafting))
+            graph = lower_skip_plan(baked, drafting, form, staging, progress=progress)
+            record = DraftRecord(kind="skip-plan", plan=skipping)
         else:
             graph = lower(baked, form, staging, progress=progress)
         write_sidecars(source, graph, staging)
-        manifest = _manifest(source, profile, graph, record, staging)
+        manifest = _manifest(source, profile, graph, staging, record)
         if policy.check:
             progress("check")
             # The engine reads the manifest, so a first one is there during the check.
             _write_manifest(manifest, staging)
-            bound = BOUNDS[form.precision]
-            # The int4 kernels need their second copy: without it they take another, many times slower way.
-            frugal = form.precision != "int4" and is_large(source)
-            checked = verify(source, plan, staging, bound=bound, frugal=frugal)
-            require_match(checked, policy)
-            manifest = manifest.model_copy(update={"verification": checked})
+            manifest = _checked(source, plan, drafting, exits, manifest, staging, policy)
         _write_manifest(manifest, staging)
     return manifest
 
@@ -130,17 +126,57 @@ def _exits(
     """The exits that an early-exit draft of `decoder` has, each with its head. None for another draft."""
     from edgeskip.exporters.draft_head import draft_head, draft_tokens, exit_map_of
     from edgeskip.exporters.onnx.drafts import Exit
+    from edgeskip.exporters.split import parts_of
 
+    if draft.kind != "early-exit":
+        return []
+    parts_of(decoder, draft.exit_layers)
     tokens = draft_tokens(source, vectors, draft.vocabulary)
     exits = []
     for layer in draft.exit_layers:
         exit_map, agreement = exit_map_of(profile, vectors, layer)
-        exits.append(Exit(layer, draft_head(decoder, exit_map, tokens), exit_map is not None, agreement))
+        if plan_label(profile) != "dense":  # measured on the dense model
+            agreement = None
+        exits.append(Exit(layer, draft_head(decoder, exit_map, tokens), exit_map, agreement))
     return exits
 
 
+def _checked(
+    source: ModelSource,
+    plan: Plan,
+    drafting: Plan,
+    exits: list[Exit],
+    manifest: Manifest,
+    folder: Path,
+    policy: ExportPolicy,
+) -> Manifest:
+    """The manifest with what the check measured: the whole model under `plan`, and every draft.
+
+    A draft that fails and is allowed to counts as the whole's failure. EdgeSkipError where it is not allowed to.
+    """
+    from edgeskip.exporters.draft_checks import agreement, check_exits, check_skip_plan
+
+    precision, draft = manifest.graph.precision, manifest.draft
+    bound = BOUNDS[precision]
+    # The int4 kernels need their second copy: without it they take another, many times slower way.
+    frugal = precision != "int4" and is_large(source)
+    record = verify(source, plan, folder, bound=bound, frugal=frugal, both=draft is not None)
+    require_match(record, policy)
+    if draft is None:
+        return manifest.model_copy(update={"verification": record})
+    if exits:
+        checks = check_exits(source, plan, exits, folder, bound=bound, frugal=frugal)
+    else:
+        checks = check_skip_plan(source, drafting, folder, bound=bound, frugal=frugal)
+        draft = draft.model_copy(update={"agreement": agreement(source, folder, frugal=frugal)})
+    for check in checks:
+        require_match(check.record, policy, check.name)
+        record = record.model_copy(update={"passed": record.passed and check.record.passed})
+    return manifest.model_copy(update={"verification": record, "draft": draft})
+
+
 def _manifest(
-    source: ModelSource, profile: Profile, graph: GraphRecord, draft: DraftRecord | None, folder: Path
+    source: ModelSource, profile: Profile, graph: GraphRecord, folder: Path, draft: DraftRecord | None = None
 ) -> Manifest:
     """The manifest of an artifact that is not checked yet."""
     return Manifest(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
@@ -33,6 +35,12 @@ def kept_between(decoder: Decoder, start: int, end: int) -> tuple[Attention | Fe
         layers = "layers" if where == "between" else "layer"
         raise EdgeSkipError(f"the plan skips every sublayer {where} the exit {layers}: choose another --exit-layer")
     return kept
+
+
+def parts_of(decoder: Decoder, exit_layers: Sequence[int]) -> list[tuple[Attention | FeedForward, ...]]:
+    """The kept sublayers before the first exit, between exits and after the last. EdgeSkipError for a part of none."""
+    bounds = [0, *exit_layers, decoder.config.num_blocks]
+    return [kept_between(decoder, start, end) for start, end in pairwise(bounds)]
 
 
 def exiting(plan: Plan, exit_layer: int) -> Plan:

@@ -70,14 +70,15 @@ class Twin:
 class DraftCheck:
     """A draft in place of the whole artifact; the plan is then the one it stands for (`exporters.split.exiting`).
 
-    `which`: number of the draft that the artifact's engine runs; None = the artifact's own logits are the draft's.
-    `exit_map` [d, d] is what its head applies to the RMS-normalised exit state, None = the model's own norm. `tokens`
-    [V'] are the ids of a trimmed head's columns.
+    `which`: number of the draft that the artifact's engine runs; None = the artifact's own logits are the draft's, or
+    those of `graph`, a file of the folder. `exit_map` [d, d] is what its head applies to the RMS-normalised exit state,
+    None = the model's own norm. `tokens` [V'] are the ids of a trimmed head's columns.
     """
 
     which: int | None = 0
     exit_map: NDArray[np.float32] | None = None
     tokens: NDArray[np.int64] | None = None
+    graph: str | None = None
 
 
 def verify(
@@ -89,13 +90,15 @@ def verify(
     twin: Twin | None = None,
     frugal: bool = False,
     alone: bool = False,
+    both: bool = False,
     draft: DraftCheck | None = None,
     context_length: int | None = None,
 ) -> VerificationRecord:
     """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
 
     `target` is an artifact folder or a GGUF; a GGUF must cut the text into the same tokens as well. `frugal` runs ONNX
-    with less memory, slower; `alone` the first half of a pair without the rest; `draft` one of its drafts.
+    with less memory, slower; `alone` one graph of several: the first half of a pair without the rest, a folder's
+    `model.onnx`. `both`: alone and as the drafting engine runs it, whichever is worse. `draft`: one of its drafts.
     `context_length`: the artifact's, tokens, where it is shorter than the model's. EdgeSkipError where the artifact
     does not even run, or its tokens differ.
     """
@@ -107,20 +110,28 @@ def verify(
         count = TOKENS if context_length is None else min(TOKENS, context_length - 1)
         tokens = shipped_tokens(source, tokenizer, count)
         logits = Path(scratch) / "logits.npy"
-        flags = ["--frugal"] * frugal + ["--alone"] * alone
+        flags = ["--frugal"] * frugal
         if draft is not None and draft.which is not None:
             flags += ["--draft", str(draft.which)]
-        answer = _run_probe(target, tokens, logits, flags)
+        if draft is not None and draft.graph is not None:
+            flags += ["--graph", draft.graph]
+        ways = [["--alone"], []] if both else [["--alone"] * alone]
+        files = [logits.with_name(f"logits-{number}.npy") for number in range(len(ways))]
+        for way, file in zip(ways, files, strict=True):
+            answer = _run_probe(target, tokens, file, flags + way)
         if tokenizer != target:
             _compare_tokens(tokenizer, answer["tokens"], target)
         if twin is not None:
-            _run_probe(twin.path, tokens, logits.with_name("twin.npy"), flags)
+            _run_probe(twin.path, tokens, logits.with_name("twin.npy"), flags + ways[0])
         reference, name = _reference_logits(source, plan, tokens, draft)
-        difference, kl, top1 = compare(reference, np.load(logits, mmap_mode="r"))
-        passed, twin_kl = bound.holds(difference, kl), None
+        found = [compare(reference, _columns(file, draft)) for file in files]
+        passed, twin_kl = all(bound.holds(difference, kl) for difference, kl, _ in found), None
         if twin is not None:
             twin_difference, twin_kl, _ = compare(reference, np.load(logits.with_name("twin.npy"), mmap_mode="r"))
             passed &= twin.bound.holds(twin_difference, twin_kl)
+    differences, kls, agreements = np.array(found).T
+    # numpy's max passes a NaN on.
+    difference, kl, top1 = float(differences.max()), float(kls.max()), float(agreements.min())
     return VerificationRecord(
         passed=passed,
         reference=name,
@@ -145,6 +156,14 @@ def compare(reference: NDArray[np.float32], other: NDArray[np.float32]) -> tuple
             kl += float((np.exp(log_p) * (log_p - log_q)).sum())
             agreed += int((a.argmax(axis=-1) == b.argmax(axis=-1)).sum())
     return difference, kl / len(reference), agreed / len(reference)
+
+
+def _columns(file: Path, draft: DraftCheck | None) -> NDArray[np.float32]:
+    """The logits in a file, of a trimmed head's tokens alone where a graph gives them among all others."""
+    found: NDArray[np.float32] = np.load(file, mmap_mode="r")
+    if draft is None or draft.tokens is None or found.shape[1] == len(draft.tokens):
+        return found
+    return found[:, draft.tokens]
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

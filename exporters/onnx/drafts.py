@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeskip.exporters.decoder import Decoder
 from edgeskip.exporters.draft_head import DraftHead
@@ -16,7 +16,7 @@ from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import DATA_FILE, MODEL_FILE, graph_record, write_graph
 from edgeskip.exporters.onnx.segment import Progress, Segment
 from edgeskip.exporters.onnx.weights import WeightFile
-from edgeskip.exporters.split import kept_between
+from edgeskip.exporters.split import parts_of
 from edgeskip.manifest import DraftRecord, ExitRecord, GraphRecord
 from edgeskip.plan import Plan
 
@@ -28,15 +28,20 @@ TOKENS_FILE = "draft_tokens.npy"
 
 @dataclass(frozen=True)
 class Exit:
-    """An exit after the model's first `layer` blocks. `ridge`: the head holds the calibrated map.
+    """An exit after the model's first `layer` blocks. `exit_map` [d, d] is the calibrated map that `head` holds.
 
     `agreement`: the share of held-out tokens that it predicted as the full model, None = not measured.
     """
 
     layer: int
     head: DraftHead
-    ridge: bool
+    exit_map: NDArray[np.float32] | None = None
     agreement: float | None = None
+
+    @property
+    def kind(self) -> Literal["plain", "ridge"]:
+        """The model's own norm and head, or the map first."""
+        return "plain" if self.exit_map is None else "ridge"
 
 
 def lower_early_exit(
@@ -55,8 +60,7 @@ def lower_early_exit(
     With a trimmed head `draft_tokens.npy` has the ids of its rows, int32 [V'], and `draft-genai.onnx` is the first
     draft with logits of all tokens. EdgeSkipError where a graph would have no sublayers.
     """
-    bounds = [0, *(cut.layer for cut in exits), decoder.config.num_blocks]
-    parts = [kept_between(decoder, start, end) for start, end in pairwise(bounds)]
+    parts = parts_of(decoder, [cut.layer for cut in exits])
     with WeightFile(folder, DATA_FILE) as weights:
         whole = write_graph(weights, decoder, Segment(decoder.sublayers), form, folder / MODEL_FILE, progress)
         progress("draft")
@@ -69,13 +73,12 @@ def lower_early_exit(
                 from_ids=number == 0,
                 exit_states=True,
                 head=replace(cut.head, norm=norm),
-                head_name=f"exit.{cut.layer}" if cut.ridge else "draft_head",
+                head_name=f"exit.{cut.layer}" if cut.kind == "ridge" else "draft_head",
             )
             file = DRAFT_FILE if number == 0 else f"draft-{cut.layer}.onnx"
             caches = write_graph(weights, decoder, segment, form, folder / file)
-            head: Literal["plain", "ridge"] = "ridge" if cut.ridge else "plain"
             records.append(
-                ExitRecord(layer=cut.layer, file=file, num_kv_layers=caches, head=head, agreement=cut.agreement)
+                ExitRecord(layer=cut.layer, file=file, num_kv_layers=caches, head=cut.kind, agreement=cut.agreement)
             )
             if number == 0 and cut.head.tokens is not None:
                 segment = replace(segment, exit_states=False, widened=True)
