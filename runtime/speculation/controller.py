@@ -16,8 +16,8 @@ from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.proposal import Proposal
 from edgeskip.runtime.speculation.reliability import Reliability
 
-ALLOWED_LOSS = 0.015  # of the time decoded so far
-FIRST_CREDIT = 3.0  # plain steps that trials may lose before any time is decoded
+ALLOWED_LOSS = 0.01  # of the time decoded so far
+FIRST_CREDIT = 1.0  # plain steps that trials may lose before any time is decoded
 MOST_CREDIT = 8.0  # plain steps: what was gained long ago does not pay for losses now
 _MEMORY = 0.95  # of a drafter's gain, a round
 _PRIOR_ROUNDS = 4.0
