@@ -76,7 +76,9 @@ class DraftingEngine(Engine, Protocol):
         """Tokens at the end of the sequence that the draft has run and the whole model has not."""
 
     def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
-        """Appends n ≥ 1 tokens to the draft alone; its logits [1, V'] after the last of them.
+        """Appends n tokens to the draft alone; its logits [1, V'] after the last of them.
+
+        n may be 0 where a cheaper draft has run tokens that this one has not: it then goes on from that.
 
         The returned array may be overwritten by the next call.
         """

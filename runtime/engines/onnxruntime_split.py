@@ -91,7 +91,10 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
     def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
         if not 0 <= which < self.drafts:
             raise ValueError(f"there is no draft {which}: the artifact has {self.drafts}")
-        self._check(tokens, 1)
+        if len(tokens):
+            self._check(tokens, 1)
+        elif self._graphs[which].length == self.length:
+            raise ValueError(f"draft {which} has run every token already: give more")
         return self._run(tokens, which, 1)
 
     def verify(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
