@@ -8,10 +8,17 @@ if TYPE_CHECKING:
     from edgeskip.runtime.generation import Generation
     from edgeskip.runtime.sampling import Sampling
     from edgeskip.runtime.session import Session, load
+    from edgeskip.runtime.speculation.policy import Speculation
 
-__all__ = ["Generation", "Sampling", "Session", "__version__", "load"]
+__all__ = ["Generation", "Sampling", "Session", "Speculation", "__version__", "load"]
 
-_MODULES = {"Generation": "generation", "Sampling": "sampling", "Session": "session", "load": "session"}
+_MODULES = {
+    "Generation": "generation",
+    "Sampling": "sampling",
+    "Session": "session",
+    "Speculation": "speculation.policy",
+    "load": "session",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,104 @@
+"""`edgeskip run` with strategies, drafters and --compare, as a process. Oracle: the session's own answer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import edgeskip
+from edgeskip.generation_report import coloured, speculation_facts, summary, verdict
+from edgeskip.runtime.speculation.policy import Speculation
+from edgeskip.runtime.stream import Piece
+
+COMMAND = [sys.executable, "-m", "edgeskip", "run"]
+LOOP = ["-p", "hey hey hey hey hey", "--raw", "--max-tokens", "24"]
+
+
+def run(folder, *arguments):
+    command = [*COMMAND, str(folder), "--threads", "1", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_speculation_says_what_it_did(tiny_artifact):
+    with edgeskip.load(tiny_artifact.folder, threads=1) as session:
+        wanted = session.generate("hey hey hey hey hey", chat=False, max_tokens=24).text
+    options = ["--strategy", "speculative", "--drafter", "ngram", "--num-speculations", "3"]
+    answer = run(tiny_artifact.folder, *LOOP, *options)
+    assert (answer.returncode, answer.stdout) == (0, wanted + "\n")
+    assert " | speculative, cpu, 1 thread | " in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    data = json.loads(run(tiny_artifact.folder, *LOOP, *options, "--json").stdout)
+    assert data["strategy"] == "speculative"
+    assert data["label"] == "lossy-skip"  # verified by a lossy model is lossy
+    assert set(data["stats"]["speculation"]) >= {"rounds", "drafted", "accepted", "acceptance_per_position", "speedup"}
+    assert "\x1b" not in answer.stdout  # colours are for terminals
+
+
+def test_compare_runs_both(tiny_artifact):
+    options = ["--compare", "--drafter", "ngram", "--num-speculations", "2"]
+    answer = run(tiny_artifact.folder, *LOOP, *options)
+    assert answer.returncode == 0
+    for word in ("plain", "speculative", "decode, tokens/s", "identical: 24 of 24 tokens"):
+        assert word in answer.stdout
+    data = json.loads(run(tiny_artifact.folder, *LOOP, *options, "--json").stdout)
+    assert data["identical"] is True
+    assert data["first_difference"] is None
+    assert data["plain"]["tokens"] == data["speculative"]["tokens"]
+    tokens_per_s = [data[name]["stats"]["decode_tokens_per_s"] for name in ("speculative", "plain")]
+    assert data["speedup"] == pytest.approx(tokens_per_s[0] / tokens_per_s[1])
+
+
+def test_drawn_texts_are_not_compared_token_by_token(tiny_artifact):
+    options = ["--compare", "--drafter", "ngram", "--temperature", "1", "--seed", "1"]
+    assert "drawn texts" in run(tiny_artifact.folder, *LOOP, *options).stdout
+    assert json.loads(run(tiny_artifact.folder, *LOOP, *options, "--json").stdout)["identical"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num-speculations", "many"], "--num-speculations many is no number: give 1 … 16 or auto"),
+        (["--num-speculations", "17"], "num_speculations must be 1 … 16 or auto, not 17"),
+        (["--drafter", "magic"], "drafter magic is unknown: choose one of model, ngram, mixed"),
+        (["--strategy", "fast"], "strategy fast is unknown: choose one of plain, speculative, draft-only"),
+        (["--strategy", "speculative", "--drafter", "model"], "this artifact has no draft of its own"),
+        (["--strategy", "draft-only"], "draft-only needs a draft, which this artifact has not"),
+        (["--draft-confidence", "2"], "confidence must be from 0 to 1, not 2.0"),
+        (["--compare", "--strategy", "plain"], "--compare runs plain decoding anyway"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(tiny_artifact, arguments, message):
+    answer = run(tiny_artifact.folder, *LOOP, *arguments)
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert answer.stdout == ""
+
+
+def test_drafted_pieces_are_coloured():
+    text = coloured([Piece("ab", drafted=False), Piece("cd", drafted=True)])
+    assert text.plain == "abcd"
+    assert [(span.start, span.end, span.style) for span in text.spans] == [(2, 4, "green")]
+
+
+def test_the_words_of_a_generation(tiny_artifact):
+    with edgeskip.load(tiny_artifact.folder, threads=1) as session:
+        found = session.generate(
+            "hey hey hey", chat=False, max_tokens=24, strategy="speculative", speculation=Speculation("ngram", 3)
+        )
+        line = summary(found, session.plan).plain
+    stats = found.stats.speculation
+    assert f"{stats.accepted} of {stats.drafted} drafted tokens accepted" in speculation_facts(stats)
+    assert line.startswith("lossy-skip (1 of 2 sublayers skipped) | speculative")
+
+
+def test_the_verdict_on_texts_that_part(tiny_artifact):
+    from edgeskip.comparison import Comparison, Difference
+
+    with edgeskip.load(tiny_artifact.folder, threads=1) as session:
+        one = session.generate([1, 2], max_tokens=3)
+    assert "rounding decides" in verdict(Comparison(one, one, True, Difference(2, 1e-5)))
+    assert "more than rounding" in verdict(Comparison(one, one, True, Difference(2, 0.5)))
