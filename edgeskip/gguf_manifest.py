@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import PlanSummary, VerificationRecord
@@ -18,6 +18,7 @@ from edgeskip.profile import ModelRecord
 
 PREFIX = "edgeskip."
 VERIFICATION_KEY = PREFIX + "verification"
+DRAFT_VERIFICATION_KEY = PREFIX + "draft_verification"
 _VERIFICATION_ROOM = 1024  # bytes
 Part = Literal["whole", "first", "rest"]
 
@@ -26,7 +27,7 @@ class GgufManifest(BaseModel):
     """What the file is, what it came from, what was checked.
 
     `part`: `first` holds blocks 0 … exit_layer-1 with the head (a draft model of its own), `rest` the blocks after
-    them, `partner` is the name of the other half's file, beside it.
+    them, `partner` is the name of the other half's file, beside it. A whole file may name another, its `draft`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -36,13 +37,25 @@ class GgufManifest(BaseModel):
     part: Part = "whole"
     exit_layer: int | None = None
     partner: str | None = None
+    draft: str | None = Field(default=None, description="whole: the file beside it whose model may draft for this one")
+    head: Literal["plain", "ridge"] | None = Field(
+        default=None, description="first: how it drafts, by the model's own norm and head or the calibrated map"
+    )
+    agreement: float | None = Field(
+        default=None, description="first: share of held-out tokens that the head predicts as the full model"
+    )
+    draft_head: str | None = Field(
+        default=None, description="first: the file beside it with the head over part of the vocabulary that drafts"
+    )
+    draft_head_sha256: str | None = None
     precision: str
     model: ModelRecord
     plan: PlanSummary
     inputs: dict[str, str]
     versions: dict[str, str]
     created: str
-    verification: VerificationRecord | None = None
+    verification: VerificationRecord | None = Field(default=None, description="of a pair: of both halves together")
+    draft_verification: VerificationRecord | None = Field(default=None, description="first: of the draft alone")
 
     @property
     def pair_label(self) -> Label:
@@ -54,12 +67,17 @@ class GgufManifest(BaseModel):
     def to_metadata(self) -> dict[str, str]:
         """Key -> string, in the order of the fields; fields that are None are left out.
 
-        The verification is padded with spaces: it is known only once the file is written, and then takes their place.
+        The verifications are padded with spaces: they are known only once the file is written, and then take their
+        place. A first half has room for its own.
         """
-        fields = self.model_dump(mode="json", exclude_none=True, exclude={"verification"})
-        verification = json.dumps(self.verification and self.verification.model_dump(mode="json"))
+        fields = self.model_dump(mode="json", exclude_none=True, exclude={"verification", "draft_verification"})
         keys = {PREFIX + name: _as_text(value) for name, value in fields.items()}
-        return keys | {VERIFICATION_KEY: verification.ljust(_VERIFICATION_ROOM)}
+        records = {VERIFICATION_KEY: self.verification}
+        if self.part == "first":
+            records[DRAFT_VERIFICATION_KEY] = self.draft_verification
+        for key, record in records.items():
+            keys[key] = json.dumps(record and record.model_dump(mode="json")).ljust(_VERIFICATION_ROOM)
+        return keys
 
 
 def read_gguf_manifest(metadata: Mapping[str, Any], file: str) -> GgufManifest | None:
@@ -73,7 +91,7 @@ def read_gguf_manifest(metadata: Mapping[str, Any], file: str) -> GgufManifest |
     if not fields:
         return None
     try:
-        for name in ("model", "plan", "inputs", "versions", "verification"):
+        for name in ("model", "plan", "inputs", "versions", "verification", "draft_verification"):
             if name in fields:
                 fields[name] = json.loads(fields[name])
         return GgufManifest.model_validate(fields)

@@ -89,13 +89,13 @@ def exit_map_of(profile: Profile, vectors: Vectors | None, layer: int) -> tuple[
 def draft_tokens(source: ModelSource, vectors: Vectors | None, size: int | None) -> NDArray[np.int64] | None:
     """Ids [size], ascending, of the tokens a trimmed head knows: the corpus' most frequent, and the model's ends of
     text. None for the whole vocabulary. EdgeSkipError where the profile has no counts."""
-    from edgeskip.draft_vocabulary import draft_vocabulary
-
     if size is None:
         return None
     counts = vectors.token_counts if vectors else None
     if counts is None:
         raise EdgeSkipError("--draft-vocab needs the corpus' token counts, which this profile lacks: calibrate again")
+    from edgeskip.draft_vocabulary import draft_vocabulary
+
     return draft_vocabulary(counts, size, end_tokens(source))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.bake import bake
 from edgeskip.exporters.export import ExportPolicy, require_match
+from edgeskip.exporters.families.gguf_header import read_gguf_header
 from edgeskip.exporters.gguf.blocks import check_scalable
 from edgeskip.exporters.gguf.formats import GgufFormat
-from edgeskip.exporters.gguf.layout import Layout, lay_out
+from edgeskip.exporters.gguf.head_file import write_head_file
 from edgeskip.exporters.gguf.metadata import context_length, file_metadata
-from edgeskip.exporters.gguf.naming import file_name
-from edgeskip.exporters.gguf.parts import first_part, rest_part
+from edgeskip.exporters.gguf.outputs import Exit, Output, output_paths, outputs_of
 from edgeskip.exporters.gguf.quantise import check_quantiser, quantise
 from edgeskip.exporters.gguf.tensors import NamedTensor, named_tensors
 from edgeskip.exporters.gguf.widen import widen
@@ -31,18 +31,17 @@ from edgeskip.exporters.provenance import (
     plan_summary,
     software_versions,
 )
-from edgeskip.exporters.split import check_exit_layer, exiting
-from edgeskip.exporters.verify import Bound, Twin, verify
+from edgeskip.exporters.split import exiting
+from edgeskip.exporters.verify import Bound, DraftCheck, Twin, verify
 from edgeskip.files import refuse_file, staged_files
-from edgeskip.gguf_manifest import VERIFICATION_KEY, GgufManifest, Part
-from edgeskip.plan import Plan
-from edgeskip.planner import resolve
+from edgeskip.gguf_manifest import DRAFT_VERIFICATION_KEY, VERIFICATION_KEY, GgufManifest
 from edgeskip.runtime.engines.llamacpp_library import llama
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.decoder import Decoder
     from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.exporters.targets import DraftRequest
     from edgeskip.manifest import VerificationRecord
+    from edgeskip.plan import Plan
     from edgeskip.profile import Profile, Vectors
 
 Progress = Callable[[str], None]
@@ -55,15 +54,6 @@ class GgufFile:
     path: Path
     architecture: str
     manifest: GgufManifest
-
-
-@dataclass(frozen=True)
-class _Half:
-    """A decoder that becomes one file."""
-
-    part: Part
-    decoder: Decoder
-    layout: Layout
 
 
 EXACT = Bound(kl_divergence=1e-3)
@@ -80,20 +70,6 @@ def bound_of(form: GgufFormat) -> Bound:
     return Bound(kl_divergence=0.25 if form.kind is None or form.name in ("BF16", "Q8_0", "Q6_K") else 0.75)
 
 
-def output_paths(
-    source: ModelSource, profile: Profile, form: GgufFormat, output: Path, exit_layer: int | None
-) -> list[Path]:
-    """The file or files that an export to `output` writes: a name ending in .gguf, or a folder that gets the
-    ecosystem's names. EdgeSkipError for a pair without a folder."""
-    summary = plan_summary(profile)
-    if output.suffix.lower() == ".gguf" and not output.is_dir():
-        if exit_layer is not None:
-            raise EdgeSkipError(f"an early exit is two files: give -o a folder, not {output}")
-        return [output]
-    parts: tuple[Part, ...] = ("whole",) if exit_layer is None else ("first", "rest")
-    return [output / file_name(source.name, summary, form.name, exit_layer=exit_layer, part=part) for part in parts]
-
-
 def refuse_outputs(
     source: ModelSource,
     profile: Profile,
@@ -101,7 +77,7 @@ def refuse_outputs(
     form: GgufFormat,
     output: Path,
     *,
-    exit_layer: int | None,
+    draft: DraftRequest | None = None,
     policy: ExportPolicy,
     folder: bool = False,
 ) -> None:
@@ -115,11 +91,11 @@ def refuse_outputs(
         check_quantiser()
     elif policy.check:
         llama()
-    _refuse_targets(source, output_paths(source, profile, form, output, exit_layer), policy)
+    _refuse_targets(source, output_paths(source, profile, form, output, draft), policy)
     check_weights(source, profile)
-    halves = _halves(bake(source.decoder, resolve(profile, vectors)), exit_layer)
+    files, _ = outputs_of(source, profile, vectors, draft)
     if form.kind is None:
-        for named in (named for half in halves for named in named_tensors(half.decoder, half.layout)):
+        for named in (named for file in files for named in named_tensors(file.decoder, file.layout)):
             if named.tensor.blocks is not None and len(named.tensor.shape) > 1:  # vectors become F32
                 check_scalable(named.tensor.blocks, named.name)
 
@@ -131,54 +107,42 @@ def export_gguf(
     form: GgufFormat,
     output: Path,
     *,
-    exit_layer: int | None = None,
+    draft: DraftRequest | None = None,
     policy: ExportPolicy,
     progress: Progress = lambda _: None,
 ) -> list[GgufFile]:
-    """Writes the file for the profile's plan (dense where it has none), or the pair that exits after `exit_layer`
-    blocks, and returns what was written.
+    """Writes the file for the profile's plan (dense where it has none), or the two of a settled `draft`: the halves of
+    an early exit, or the dense model and the plan's, which drafts for it. Returns the GGUF files that were written.
 
     Where llama.cpp has no architecture for the first half's stub, the first part is written alone: a draft model.
     EdgeSkipError where the profile is for other weights, llama.cpp cannot hold the plan, an output may not be written
     or the result does not match the torch model; then nothing has changed.
     """
-    targets = output_paths(source, profile, form, output, exit_layer)
+    targets = output_paths(source, profile, form, output, draft)
     _refuse_targets(source, targets, policy)
     check_weights(source, profile)
-    plan = resolve(profile, vectors)
-    halves = _halves(bake(source.decoder, plan), exit_layer)
-    targets = targets[: len(halves)]
-    alone = [half.part for half in halves] == ["first"]
+    files, cut = outputs_of(source, profile, vectors, draft)
+    if len(files) == 1:
+        targets = targets[:1]
     with staged_files(targets, overwrite=policy.overwrite) as staged:
+        head_sha256 = write_head_file(staged[2], cut.head) if cut and cut.head.tokens is not None else None
+        names = [path.name for path in targets]
         manifests = [
-            _manifest(source, profile, form, half.part, exit_layer, None if alone else _partner(half.part, targets))
-            for half in halves
+            _manifest(source, file, form, names, number, cut, head_sha256) for number, file in enumerate(files)
         ]
-        importance: Importance = {}
-        if form.by_llamacpp:
-            progress("importance")
-            with tempfile.TemporaryDirectory(prefix="edgeskip-tokenizer-") as folder:
-                source.write_tokenizer(Path(folder))
-                importance = importance_of(source, plan, Path(folder))
-        for half, path, manifest in zip(halves, staged, manifests, strict=True):
-            _write(source, half, form, path, manifest, importance, progress)
+        _write_all(source, files, form, staged, manifests, cut, progress)
         if policy.check:
             progress("check")
-            length = min(context_length(half.decoder) for half in halves)
-            if exit_layer is not None:  # the first half is a draft of its own
-                draft = _verify(source, exiting(plan, exit_layer), staged[:1], form, length)
-                require_match(draft, policy)
-            record = draft if alone else _verify(source, plan, staged, form, length)
-            require_match(record, policy)
-            if exit_layer is not None:  # a draft that failed and was allowed to is in the pair's record
-                record = record.model_copy(update={"passed": record.passed and draft.passed})
-            checked = [manifest.model_copy(update={"verification": record}) for manifest in manifests]
-            for path, *versions in zip(staged, manifests, checked, strict=True):
-                patch_string(path, VERIFICATION_KEY, *(version.to_metadata()[VERIFICATION_KEY] for version in versions))
+            checked = _check(source, files, form, staged, manifests, cut, policy)
+            for path, before, after in zip(staged, manifests, checked, strict=False):
+                old, new = before.to_metadata(), after.to_metadata()
+                for key in (VERIFICATION_KEY, DRAFT_VERIFICATION_KEY):
+                    if new.get(key) != old.get(key):
+                        patch_string(path, key, old[key], new[key])
             manifests = checked
     return [
-        GgufFile(path, half.layout.architecture, manifest)
-        for path, half, manifest in zip(targets, halves, manifests, strict=True)
+        GgufFile(path, file.layout.architecture, manifest)
+        for path, file, manifest in zip(targets, files, manifests, strict=False)
     ]
 
 
@@ -189,81 +153,144 @@ def _refuse_targets(source: ModelSource, targets: list[Path], policy: ExportPoli
         refuse_file(target, overwrite=policy.overwrite)
 
 
-def _halves(baked: Decoder, exit_layer: int | None) -> list[_Half]:
-    if exit_layer is None:
-        return [_Half("whole", baked, lay_out(baked))]
-    check_exit_layer(exit_layer, baked.config.num_blocks)
-    first, rest = first_part(baked, exit_layer), rest_part(baked, exit_layer)
-    try:
-        layouts = lay_out(first, trailing_stub=True), lay_out(rest)
-    except EdgeSkipError:
-        return [_Half("first", first, lay_out(first))]
-    return [_Half("first", first, layouts[0]), _Half("rest", rest, layouts[1])]
-
-
-def _partner(part: Part, targets: list[Path]) -> str | None:
-    names = {"first": 1, "rest": 0}
-    return targets[names[part]].name if part in names else None
-
-
 def _manifest(
-    source: ModelSource, profile: Profile, form: GgufFormat, part: Part, exit_layer: int | None, partner: str | None
+    source: ModelSource,
+    file: Output,
+    form: GgufFormat,
+    names: list[str],
+    number: int,
+    cut: Exit | None,
+    head_sha256: str | None,
 ) -> GgufManifest:
-    """The manifest of a file that is not checked yet."""
-    return GgufManifest(
-        label="draft-only" if part == "first" else plan_label(profile),
-        part=part,
-        exit_layer=exit_layer,
-        partner=partner,
+    """The manifest of the file `names[number]`, not checked yet; `names` are those of everything that is written."""
+    manifest = GgufManifest(
+        label="draft-only" if file.part == "first" else plan_label(file.profile),
+        part=file.part,
+        exit_layer=cut.layer if cut else None,
+        partner=names[1 - number] if cut and len(names) > 1 else None,
+        draft=names[1] if cut is None and number == 0 and len(names) > 1 else None,
         precision=form.name,
         model=source.record(),
-        plan=plan_summary(profile),
-        inputs=inputs_of(source, profile, importance=form.by_llamacpp),
+        plan=plan_summary(file.profile),
+        inputs=inputs_of(source, file.profile, importance=form.by_llamacpp),
         versions=software_versions("gguf", "torch", "transformers")
         | (software_versions("llama-cpp-python") if form.by_llamacpp else {}),
         created=now(),
-        verification=None,
     )
+    if cut is None or file.part != "first":
+        return manifest
+    drafts = {
+        "head": "plain" if cut.exit_map is None else "ridge",
+        "agreement": cut.agreement,
+        "draft_head": names[2] if head_sha256 else None,
+        "draft_head_sha256": head_sha256,
+    }
+    return manifest.model_copy(update=drafts)
 
 
-def _write(
+def _write_all(
     source: ModelSource,
-    half: _Half,
+    files: list[Output],
     form: GgufFormat,
-    path: Path,
-    manifest: GgufManifest,
-    importance: Importance,
+    staged: list[Path],
+    manifests: list[GgufManifest],
+    cut: Exit | None,
     progress: Progress,
 ) -> None:
-    written = path.with_name(f"f16-{path.name}") if form.by_llamacpp else path
-    metadata = file_metadata(source, half.decoder, half.layout, form.file_type, manifest.to_metadata())
-    tensors = named_tensors(half.decoder, half.layout)
-    write_gguf(written, half.layout.architecture, metadata, tensors, form, progress=progress)
-    if form.by_llamacpp:
-        progress("quantise")
-        quantise(written, path, form.file_type, _by_name(importance, tensors))
-        written.unlink()
+    importance: Importance = {}
+    measured: Plan | None = None
+    embedding_type: int | None = None
+    # The first half comes last: what the rest's head became is what its embedding must be.
+    for file, path, manifest in reversed(list(zip(files, staged, manifests, strict=False))):
+        if form.by_llamacpp and file.plan != measured:
+            progress("importance")
+            importance, measured = _importance(source, file.plan), file.plan
+        metadata = file_metadata(source, file.decoder, file.layout, form.file_type, manifest.to_metadata())
+        tensors = named_tensors(file.decoder, file.layout)
+        written = path.with_name(f"f16-{path.name}") if form.by_llamacpp else path
+        write_gguf(written, file.layout.architecture, metadata, tensors, form, progress=progress)
+        if form.by_llamacpp:
+            progress("quantise")
+            tied = source.decoder.head is None
+            by_name = _by_name(importance, tensors, tied=tied, folded=file.part == "first" and _has_own_head(cut))
+            quantise(written, path, form.file_type, by_name, embedding_type=embedding_type)
+            written.unlink()
+            if file.part == "rest" and tied and _has_own_head(cut):
+                embedding_type = int(read_gguf_header(path).tensors["token_embd.weight"].type)
 
 
-def _by_name(importance: Importance, tensors: list[NamedTensor]) -> Importance:
-    """The importances under the file's names; an embedding has one where it is the head."""
-    tied = all(named.name != "output.weight" for named in tensors)
-    heads = ("output.weight", "token_embd.weight") if tied else ("output.weight",)
+def _has_own_head(cut: Exit | None) -> bool:
+    return cut is not None and cut.own_head is not None
+
+
+def _importance(source: ModelSource, plan: Plan) -> Importance:
+    with tempfile.TemporaryDirectory(prefix="edgeskip-tokenizer-") as folder:
+        source.write_tokenizer(Path(folder))
+        return importance_of(source, plan, Path(folder))
+
+
+def _by_name(importance: Importance, tensors: list[NamedTensor], *, tied: bool, folded: bool) -> Importance:
+    """The importances under the file's names; an embedding has one where the model's head is the same matrix.
+
+    A head that a map is `folded` into has none: its inputs are not those of the model's head.
+    """
+    heads = {"token_embd.weight"} if tied or not any(named.name == "output.weight" for named in tensors) else set()
+    if not folded:
+        heads.add("output.weight")
     keys = {named.name: HEAD_WEIGHT if named.name in heads else named.tensor.name for named in tensors}
     return {name: importance[key] for name, key in keys.items() if key in importance}
 
 
+def _check(
+    source: ModelSource,
+    files: list[Output],
+    form: GgufFormat,
+    staged: list[Path],
+    manifests: list[GgufManifest],
+    cut: Exit | None,
+    policy: ExportPolicy,
+) -> list[GgufManifest]:
+    """The manifests with what was measured: of each model, of a pair together, and of its draft alone.
+
+    EdgeSkipError where something does not match and `policy` does not allow that.
+    """
+    length = min(context_length(file.decoder) for file in files)
+
+    def check(paths: list[Path], plan: Plan, draft: DraftCheck | None = None) -> VerificationRecord:
+        record = _verify(source, plan, paths, form, length, draft)
+        require_match(record, policy)
+        return record
+
+    if cut is None:
+        records = [check([path], file.plan) for file, path in zip(files, staged, strict=True)]
+        return [manifest.model_copy(update={"verification": r}) for manifest, r in zip(manifests, records, strict=True)]
+    plan, exits = files[0].plan, exiting(files[0].plan, cut.layer)
+    # As any program would run it; with a trimmed head that is another draft than ours.
+    draft = check(staged[:1], exits, DraftCheck(None, exit_map=cut.exit_map) if cut.own_head else None)
+    if cut.head.tokens is not None:
+        own = check(staged, exits, DraftCheck(0, exit_map=cut.exit_map, tokens=cut.head.tokens))
+        draft = own.model_copy(update={"passed": own.passed and draft.passed})
+    if len(files) == 1:
+        return [manifests[0].model_copy(update={"verification": draft})]
+    both = check(staged, plan)
+    first, rest = (manifest.model_copy(update={"verification": both}) for manifest in manifests)
+    return [first.model_copy(update={"draft_verification": draft}), rest]
+
+
 def _verify(
-    source: ModelSource, plan: Plan, staged: list[Path], form: GgufFormat, context_length: int
+    source: ModelSource, plan: Plan, staged: list[Path], form: GgufFormat, length: int, draft: DraftCheck | None
 ) -> VerificationRecord:
     """Kept blocks are compared a second time as F16, because of what llama.cpp rounds in running them.
 
     One file of a pair is run alone.
     """
-    check = partial(verify, bound=bound_of(form), alone=len(staged) == 1, context_length=context_length)
+    check = partial(verify, bound=bound_of(form), alone=len(staged) == 1, draft=draft, context_length=length)
     if form.kind is not None:
         return check(source, plan, staged[0])
     with tempfile.TemporaryDirectory(prefix="widened.", dir=staged[0].parent) as folder:
         for path in staged:
-            widen(path, Path(folder) / path.name)
+            if path.suffix == ".gguf":
+                widen(path, Path(folder) / path.name)
+            else:
+                shutil.copyfile(path, Path(folder) / path.name)
         return check(source, plan, staged[0], twin=Twin(Path(folder) / staged[0].name, EXACT))

@@ -16,6 +16,9 @@ from edgeskip.runtime.engines.interface import Engine
 from edgeskip.runtime.text import TextTokenizer, Tokenizer
 
 if TYPE_CHECKING:
+    from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+
+if TYPE_CHECKING:
     from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
     from edgeskip.runtime.engines.onnxruntime_gated import OnnxRuntimeGatedEngine
     from edgeskip.runtime.engines.onnxruntime_split import OnnxRuntimeSplitEngine
@@ -82,7 +85,8 @@ def _engine_for(draft: DraftRecord | None) -> type[OnnxRuntimeEngine | OnnxRunti
 def _open_gguf(path: Path, provider: str, threads: int | None, *, alone: bool) -> Opened:
     """One file, or the first half of a pair with the rest beside it: both together are one model, unless `alone`.
 
-    A file that EdgeSkip did not write counts as `dense`: nothing of it was skipped by us.
+    A whole file that names another as its draft is opened with it, where that is there; without, it is itself. A file
+    that EdgeSkip did not write counts as `dense`: nothing of it was skipped by us.
     """
     from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
     from edgeskip.runtime.engines.llamacpp_model import LlamaModel
@@ -91,21 +95,18 @@ def _open_gguf(path: Path, provider: str, threads: int | None, *, alone: bool) -
     model = LlamaModel(path, provider)
     manifest = read_gguf_manifest(model.metadata, str(path))
     tokenizer = GgufTokenizer(model)
-    engine: Engine
+    engine: Engine | None = None
     label: Label = "dense" if manifest is None else manifest.label
     if manifest is not None and manifest.part == "rest":
         raise EdgeSkipError(f"{path} is the second half of a pair: run the first half, {manifest.partner}, beside it")
-    if manifest is not None and manifest.part == "first" and manifest.partner is not None and not alone:
-        from edgeskip.runtime.engines.llamacpp_split import SplitEngine
-
-        rest = LlamaModel(_partner_of(path, manifest), provider)
-        _check_pair(path, manifest, rest.path, read_gguf_manifest(rest.metadata, str(rest.path)))
-        engine = SplitEngine(model, rest, threads=threads)
-        label = manifest.pair_label
-    else:
-        engine = LlamaCppEngine(model, threads=threads)
+    if manifest is not None and not alone:
+        if manifest.part == "first" and manifest.partner is not None:
+            engine = _open_halves(model, manifest, threads)
+            label = manifest.pair_label
+        elif manifest.draft is not None:
+            engine = _open_with_draft(model, manifest, threads)
     return Opened(
-        engine=engine,
+        engine=engine or LlamaCppEngine(model, threads=threads),
         tokenizer=tokenizer,
         chat_template=gguf_chat_template(model, tokenizer),
         end_tokens=tokenizer.end_tokens,
@@ -114,14 +115,51 @@ def _open_gguf(path: Path, provider: str, threads: int | None, *, alone: bool) -
     )
 
 
-def _partner_of(path: Path, manifest: GgufManifest) -> Path:
-    name = manifest.partner or ""
-    partner = path.with_name(name) if name == Path(name).name and name not in ("", ".", "..") else None
-    if partner is None:
-        raise EdgeSkipError(f"{path}: its key edgeskip.partner is damaged, {name!r} is no file name: export again")
+def _open_halves(first: LlamaModel, manifest: GgufManifest, threads: int | None) -> Engine:
+    from edgeskip.runtime.engines.limits import threads_or_default
+    from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+    from edgeskip.runtime.engines.llamacpp_split import SplitEngine
+    from edgeskip.runtime.engines.llamacpp_trimmed_head import read_trimmed_head
+
+    path = first.path
+    partner = _beside(path, "partner", manifest.partner)
     if not partner.is_file():
-        raise EdgeSkipError(f"{path} is the first half of a pair: put the second, {name}, beside it")
-    return partner
+        raise EdgeSkipError(f"{path} is the first half of a pair: put the second, {partner.name}, beside it")
+    head = None
+    if manifest.draft_head is not None:
+        threads = threads_or_default(threads)
+        file = _beside(path, "draft_head", manifest.draft_head)
+        head = read_trimmed_head(file, manifest.draft_head_sha256 or "", threads=threads)
+    rest = LlamaModel(partner, first.provider)
+    _check_pair(path, manifest, partner, read_gguf_manifest(rest.metadata, str(partner)))
+    return SplitEngine(first, rest, head=head, threads=threads)
+
+
+def _open_with_draft(whole: LlamaModel, manifest: GgufManifest, threads: int | None) -> Engine | None:
+    """None where the draft is not beside the file. It is loaded when something is first drafted."""
+    from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
+    from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+    from edgeskip.runtime.engines.pair import PairEngine
+
+    file = _beside(whole.path, "draft", manifest.draft)
+    if not file.is_file():
+        return None
+
+    def open_draft() -> Engine:
+        model = LlamaModel(file, whole.provider)
+        found = read_gguf_manifest(model.metadata, str(file))
+        if found is None or found.model != manifest.model:
+            raise EdgeSkipError(f"{file} does not draft for {whole.path}, it is another model: export both again")
+        return LlamaCppEngine(model, threads=threads)
+
+    return PairEngine(LlamaCppEngine(whole, threads=threads), open_draft)
+
+
+def _beside(path: Path, key: str, name: str | None) -> Path:
+    """The file called `name` beside `path`, as its manifest has it under `key`; EdgeSkipError for what is no name."""
+    if not name or name != Path(name).name or name in (".", ".."):
+        raise EdgeSkipError(f"{path}: its key edgeskip.{key} is damaged, {name!r} is no file name: export again")
+    return path.with_name(name)
 
 
 def _check_pair(path: Path, first: GgufManifest, rest_path: Path, rest: GgufManifest | None) -> None:

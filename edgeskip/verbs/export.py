@@ -110,7 +110,7 @@ def export(
             vectors,
             gguf_form,
             output,
-            exit_layer=exits[0] if exits else None,
+            draft=request,
             policy=policy,
             folder=targets.onnx,
         )
@@ -130,7 +130,7 @@ def export(
                 vectors,
                 gguf_form,
                 output,
-                exit_layer=exits[0] if exits else None,
+                draft=request,
                 policy=policy,
                 progress=step,
             )

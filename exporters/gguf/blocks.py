@@ -37,12 +37,12 @@ _SCALES: dict[str, tuple[int, ...]] = {
     "IQ4_NL": (0,),
     "IQ4_XS": (0,),
 }
-_FLOATS = ("F32", "F16", "BF16")
+FLOATS = ("F32", "F16", "BF16")
 
 
 def check_scalable(blocks: Blocks, name: str) -> None:
     """EdgeSkipError where `blocks` must be multiplied and its type has no scales wide enough for that."""
-    if blocks.factor != 1.0 and blocks.kind not in _SCALES and blocks.kind not in _FLOATS:
+    if blocks.factor != 1.0 and blocks.kind not in _SCALES and blocks.kind not in FLOATS:
         raise EdgeSkipError(
             f"{name} is {blocks.kind}, whose scales cannot take a skipped sublayer's factor: "
             "choose another --precision than keep, e.g. q8_0"
@@ -58,7 +58,7 @@ def kept_bytes(blocks: Blocks, name: str) -> NDArray[np.uint8]:
     raw = blocks.read()
     if blocks.factor == 1.0:
         return raw
-    if blocks.kind in _FLOATS:
+    if blocks.kind in FLOATS:
         return _scaled_floats(raw, blocks, name)
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 

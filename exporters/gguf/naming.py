@@ -21,3 +21,8 @@ def file_name(
     if part == "rest":
         words.append("rest")
     return "-".join([*words, precision]) + ".gguf"
+
+
+def head_file_name(first: str) -> str:
+    """Name of the side file with the trimmed draft head of the first part called `first`."""
+    return f"{first.removesuffix('.gguf')}-head.safetensors"

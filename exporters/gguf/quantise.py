@@ -27,11 +27,19 @@ def check_quantiser() -> None:
         raise too_old(_ENTRY)
 
 
-def quantise(source: Path, target: Path, file_type: int, importance: Mapping[str, NDArray[np.float32]]) -> None:
+def quantise(
+    source: Path,
+    target: Path,
+    file_type: int,
+    importance: Mapping[str, NDArray[np.float32]],
+    *,
+    embedding_type: int | None = None,
+) -> None:
     """Quantises the F16 GGUF `source` to `target`; `file_type` is a llama_ftype (llama.h), as `general.file_type`.
 
     `importance`: tensor name → mean square of each input [in], what llama.cpp calls an importance matrix; a tensor
-    without one has its own error minimised. EdgeSkipError where llama.cpp refuses.
+    without one has its own error minimised. `embedding_type`: ggml's type for the embedding, None = llama.cpp's
+    choice. EdgeSkipError where llama.cpp refuses.
     """
     check_quantiser()
     with tempfile.TemporaryDirectory(prefix="edgeskip-quantise-") as scratch:
@@ -39,13 +47,15 @@ def quantise(source: Path, target: Path, file_type: int, importance: Mapping[str
         np.savez(entries, **importance)  # type: ignore[arg-type]
         # -P: nothing that lies in the current folder is imported.
         command = [sys.executable, "-P", "-m", __name__, str(source), str(target), str(file_type), str(entries)]
+        if embedding_type is not None:
+            command.append(str(embedding_type))
         result = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if result.returncode or not target.is_file():
         lines = [line for line in result.stderr.strip().splitlines() if line.strip()] or ["no message"]
         raise EdgeSkipError(f"llama.cpp cannot quantise this model: {lines[-1]}: choose another --precision")
 
 
-def _main(source: str, target: str, file_type: str, importance: str) -> int:
+def _main(source: str, target: str, file_type: str, importance: str, embedding_type: str | None = None) -> int:
     import llama_cpp.llama_cpp as library
 
     with np.load(importance) as stored:
@@ -57,6 +67,8 @@ def _main(source: str, target: str, file_type: str, importance: str) -> int:
     params = library.llama_model_quantize_default_params()
     params.ftype = int(file_type)
     params.imatrix = entries
+    if embedding_type is not None:
+        params.token_embedding_type = int(embedding_type)
     return int(library.llama_model_quantize(source.encode(), target.encode(), params))
 
 

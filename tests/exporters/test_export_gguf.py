@@ -21,6 +21,7 @@ from variants import in_one_prefill, in_steps, torch_logits
 
 import edgeskip.exporters.export_gguf as module
 import edgeskip.exporters.gguf.blocks as blocks_module
+import edgeskip.exporters.gguf.outputs as outputs_module
 import edgeskip.exporters.gguf.tensors as tensors_module
 from edgeskip.calibration.skipping import skipped
 from edgeskip.errors import EdgeSkipError
@@ -31,6 +32,7 @@ from edgeskip.exporters.families.gguf_header import read_gguf_header
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.families.torch_model import load_torch_model
 from edgeskip.exporters.gguf.formats import gguf_format
+from edgeskip.exporters.targets import DraftRequest
 from edgeskip.exporters.verify import Bound, compare
 from edgeskip.gguf_manifest import VERIFICATION_KEY, read_gguf_manifest
 from edgeskip.plan import Plan, Skip
@@ -88,7 +90,11 @@ def export(
 ) -> list[GgufFile]:
     profile, vectors = profile_of(source, skip, compensation)
     form = gguf_format(precision, source.checkpoint.gguf)
-    return export_gguf(source, profile, vectors, form, out, exit_layer=exit_layer, policy=policy)
+    return export_gguf(source, profile, vectors, form, out, draft=early(exit_layer), policy=policy)
+
+
+def early(exit_layer: int | None) -> DraftRequest | None:
+    return None if exit_layer is None else DraftRequest("early-exit", (exit_layer,))
 
 
 def kinds_of(path: Path) -> dict[str, str]:
@@ -296,23 +302,23 @@ def swapped_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lost_bias(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = module.bake
+    real = outputs_module.bake
 
     def wrong(decoder: Decoder, plan: Plan) -> Decoder:
         return real(decoder, replace(plan, skips=tuple(replace(skip, bias=None) for skip in plan.skips)))
 
-    monkeypatch.setattr(module, "bake", wrong)
+    monkeypatch.setattr(outputs_module, "bake", wrong)
 
 
 def wrong_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = module.lay_out
+    real = outputs_module.lay_out
 
     def wrong(decoder: Decoder, **options: Any) -> Any:
         layout = real(decoder, **options)
         first, second, *others = layout.blocks
         return replace(layout, blocks=(second, first, *others))
 
-    monkeypatch.setattr(module, "lay_out", wrong)
+    monkeypatch.setattr(outputs_module, "lay_out", wrong)
 
 
 DAMAGES = [lost_factor, lost_minimum, swapped_rows, lost_bias, wrong_order]
@@ -339,19 +345,22 @@ def test_a_draft_with_a_wrong_head_leaves_nothing(
     source: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first half's norm and head: both halves together never use them."""
-    real = module.first_part
+    real = outputs_module.first_part
 
     def wrong(decoder: Decoder, exit_layer: int) -> Decoder:
         part = real(decoder, exit_layer)
         return replace(part, norm=decoder.sublayers[0].norm)
 
-    monkeypatch.setattr(module, "first_part", wrong)
+    monkeypatch.setattr(outputs_module, "first_part", wrong)
     with pytest.raises(EdgeSkipError, match="does not match"):
         export(source, out, exit_layer=2)
     assert list(out.iterdir()) == []
-    for file in export(source, out, exit_layer=2, policy=ExportPolicy(allow_mismatch=True)):
+    first, rest = export(source, out, exit_layer=2, policy=ExportPolicy(allow_mismatch=True))
+    assert first.manifest.draft_verification is not None
+    assert not first.manifest.draft_verification.passed
+    for file in (first, rest):
         assert file.manifest.verification is not None
-        assert not file.manifest.verification.passed  # though both halves together match
+        assert file.manifest.verification.passed  # both halves together match
 
 
 @pytest.mark.parametrize(("precision", "damage"), [("f16", swapped_rows), ("f16", lost_bias), ("q8_0", lost_bias)])
@@ -442,9 +451,9 @@ def test_blocks_without_scales_are_refused_before_any_work(tmp_path: Path, out: 
         arguments = (source, *profile_of(source, skip, "scale"), form, out)
         if skip:
             with pytest.raises(EdgeSkipError, match=r"is MXFP4, whose scales cannot take .* another --precision"):
-                refuse_outputs(*arguments, exit_layer=None, policy=UNCHECKED)
+                refuse_outputs(*arguments, policy=UNCHECKED)
         else:
-            refuse_outputs(*arguments, exit_layer=None, policy=UNCHECKED)
+            refuse_outputs(*arguments, policy=UNCHECKED)
 
 
 @pytest.mark.parametrize("there", ["first", "rest"])

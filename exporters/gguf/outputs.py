@@ -1,0 +1,154 @@
+"""Which files an export consists of: a model, the halves of an early exit, or a model and the skipped one that drafts
+for it. Names and decoders; nothing is written here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.bake import bake
+from edgeskip.exporters.decoder import Blocks, Decoder, Linear, Tensor
+from edgeskip.exporters.draft_head import DraftHead, Float32, draft_head, draft_tokens, exit_map_of
+from edgeskip.exporters.gguf.blocks import FLOATS, encode
+from edgeskip.exporters.gguf.layout import Layout, lay_out
+from edgeskip.exporters.gguf.naming import file_name, head_file_name
+from edgeskip.exporters.gguf.parts import first_part, rest_part
+from edgeskip.exporters.provenance import plan_summary
+from edgeskip.exporters.split import check_exit_layer
+from edgeskip.gguf_manifest import Part
+from edgeskip.planner import resolve
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.exporters.gguf.formats import GgufFormat
+    from edgeskip.exporters.targets import DraftRequest
+    from edgeskip.plan import Plan
+    from edgeskip.profile import Profile, Vectors
+
+
+@dataclass(frozen=True)
+class Exit:
+    """The early exit of a pair; `exit_map` is in `head` already. `agreement` None = not calibrated."""
+
+    layer: int
+    head: DraftHead
+    exit_map: Float32 | None
+    agreement: float | None
+
+    @property
+    def own_head(self) -> Linear | None:
+        """The head that the first file has besides the model's: the whole vocabulary's, through the map."""
+        return self.head.head if self.head.tokens is None else None
+
+
+@dataclass(frozen=True)
+class Output:
+    """A decoder that becomes one file; `profile` and `plan` say what is skipped in it."""
+
+    part: Part
+    profile: Profile
+    plan: Plan
+    decoder: Decoder
+    layout: Layout
+
+
+def output_paths(
+    source: ModelSource, profile: Profile, form: GgufFormat, output: Path, draft: DraftRequest | None
+) -> list[Path]:
+    """The files that an export to `output` writes: a name ending in .gguf, or a folder that gets the ecosystem's names.
+
+    Of an early exit the first part, the rest and, where the head is trimmed, the file that holds it; with a skip-plan
+    the dense model and its draft. EdgeSkipError for a pair without a folder.
+    """
+    if output.suffix.lower() == ".gguf" and not output.is_dir():
+        if draft is not None:
+            what = "an early exit" if draft.kind == "early-exit" else "a model with its draft"
+            raise EdgeSkipError(f"{what} is two files: give -o a folder, not {output}")
+        return [output]
+    summary = plan_summary(profile)
+    if draft is None:
+        return [output / file_name(source.name, summary, form.name)]
+    if draft.kind == "skip-plan":
+        return [output / file_name(source.name, plan_summary(one), form.name) for one in (_dense(profile), profile)]
+    layer = _layer_of(draft)
+    parts: tuple[Part, ...] = ("first", "rest")
+    names = [file_name(source.name, summary, form.name, exit_layer=layer, part=part) for part in parts]
+    if draft.vocabulary is not None:
+        names.append(head_file_name(names[0]))
+    return [output / name for name in names]
+
+
+def outputs_of(
+    source: ModelSource, profile: Profile, vectors: Vectors | None, draft: DraftRequest | None
+) -> tuple[list[Output], Exit | None]:
+    """The GGUF files and, of a pair, its exit. EdgeSkipError where llama.cpp or the profile lacks something.
+
+    Where llama.cpp has no architecture for the first half's stub, the first part is alone.
+    """
+    if draft is None:
+        return [_whole(source, profile, vectors)], None
+    if draft.kind == "skip-plan":
+        return [_whole(source, one, vectors) for one in (_dense(profile), profile)], None
+    layer = _layer_of(draft)
+    check_exit_layer(layer, source.decoder.config.num_blocks)
+    plan = resolve(profile, vectors)
+    baked = bake(source.decoder, plan)
+    exit_map, agreement = exit_map_of(profile, vectors, layer)
+    rest = rest_part(baked, layer)
+    head = draft_head(baked, exit_map, draft_tokens(source, vectors, draft.vocabulary), fold=True)
+    # The stream at the exit is scaled as the next sublayer reads it (bake).
+    norm = replace(head.norm, eps=rest.sublayers[0].norm.eps)
+    cut = Exit(layer, replace(head, norm=norm), exit_map, agreement)
+    first = first_part(baked, layer)
+    if cut.own_head is not None:
+        first = replace(first, norm=norm, head=_stored_as(cut.own_head, _kept_kind(baked.embedding)))
+    try:
+        layouts = lay_out(first, trailing_stub=True), lay_out(rest)
+    except EdgeSkipError:
+        if draft.vocabulary is not None:
+            raise EdgeSkipError(
+                f"llama.cpp has no architecture for both halves of {source.decoder.config.family}, and only a pair "
+                "drafts with a trimmed head: leave --draft-vocab out"
+            ) from None
+        return [Output("first", profile, plan, first, lay_out(first))], cut
+    return [Output("first", profile, plan, first, layouts[0]), Output("rest", profile, plan, rest, layouts[1])], cut
+
+
+def _whole(source: ModelSource, profile: Profile, vectors: Vectors | None) -> Output:
+    plan = resolve(profile, vectors)
+    baked = bake(source.decoder, plan)
+    return Output("whole", profile, plan, baked, lay_out(baked))
+
+
+def _dense(profile: Profile) -> Profile:
+    return profile.model_copy(update={"plan": None})
+
+
+def _layer_of(draft: DraftRequest) -> int:
+    if len(draft.exit_layers) != 1:
+        names = ",".join(map(str, draft.exit_layers))
+        raise EdgeSkipError(f"--exit-layer {names}: a GGUF pair has one exit, name one (several are for onnx)")
+    return draft.exit_layers[0]
+
+
+def _kept_kind(embedding: Tensor) -> str | None:
+    """The type a head of ours gets in a file that keeps the model's blocks; None = it keeps none.
+
+    It is the embedding's if that is a float, else Q8_0: fewer bits need importances, and those of the model's own head
+    are not those of an exit.
+    """
+    if embedding.blocks is None:
+        return None
+    if embedding.blocks.kind in FLOATS:
+        return embedding.blocks.kind
+    return "F16" if embedding.shape[-1] % 32 else "Q8_0"
+
+
+def _stored_as(linear: Linear, kind: str | None) -> Linear:
+    """`linear` as a weight that a GGUF stores in `kind`."""
+    if kind is None:
+        return linear
+    weight = linear.weight
+    return replace(linear, weight=replace(weight, blocks=Blocks(kind, lambda: encode(weight.read(), kind))))
