@@ -38,7 +38,7 @@ def exit_facts(profile: Profile) -> dict[str, str]:
     if best is not None:
         vocabulary = f"{best.draft_vocab} draft tokens" if best.draft_vocab else "all draft tokens"
         facts["best draft"] = (
-            f"exit layer {best.exit_layer}, γ {best.num_speculations}, {vocabulary}: {best.speedup:.2f}× plain decoding, "
+            f"exit layer {best.exit_layer}, γ {best.num_speculations}, {vocabulary}: {best.speedup:.2f}× plain, "
             f"{best.acceptance:.0%} accepted ({best.target} {best.precision}, {best.machine}, {best.created})"
         )
     return facts

@@ -239,7 +239,7 @@ def drafts_of(manifest: Manifest | GgufManifest | None) -> tuple[DraftInfo, ...]
     """The drafts that an artifact's manifest lists, the cheapest first; () where it has none."""
     if isinstance(manifest, GgufManifest):
         name = "skip-plan" if manifest.exit_layer is None else f"early-exit {manifest.exit_layer}"
-        return (DraftInfo(name, manifest.exit_layer),)
+        return (DraftInfo(name, manifest.exit_layer, manifest.agreement),)
     draft = None if manifest is None else manifest.draft
     if draft is None:
         return ()

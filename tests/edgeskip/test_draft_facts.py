@@ -36,5 +36,5 @@ def test_a_profile():
     )  # fmt: skip
     facts = exit_facts(SimpleNamespace(exits=exits, speculation=best))
     assert facts["exits"] == "4: 5.0% plain, 30.0% with a map"
-    assert facts["best draft"].startswith("exit layer 4, γ 2, 8192 draft tokens: 1.20× plain decoding, 50% accepted")
+    assert facts["best draft"].startswith("exit layer 4, γ 2, 8192 draft tokens: 1.20× plain, 50% accepted")
     assert exit_facts(SimpleNamespace(exits=[], speculation=None)) == {}
