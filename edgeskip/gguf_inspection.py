@@ -17,8 +17,8 @@ from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
 class GgufReport:
     """A GGUF file of any origin; `manifest` is None where EdgeSkip did not write it, a fact the file lacks is None.
 
-    `tensor_types`: ggml type name -> number of tensors, most frequent first. `partner_found`: whether the other half
-    of a pair lies beside the file; None for a whole model.
+    `tensor_types`: ggml type name -> number of tensors, most frequent first. `partner_found`, `draft_found` and
+    `draft_head_found`: whether the file that the manifest names so lies beside this one; None where it names none.
     """
 
     path: Path
@@ -36,6 +36,8 @@ class GgufReport:
     num_tokens: int
     chat_template: bool
     partner_found: bool | None
+    draft_found: bool | None = None
+    draft_head_found: bool | None = None
     problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -55,6 +57,8 @@ class GgufReport:
             "tokenizer": {"model": self.tokenizer_model, "pre": self.tokenizer_pre, "num_tokens": self.num_tokens},
             "chat_template": self.chat_template,
             "partner_found": self.partner_found,
+            "draft_found": self.draft_found,
+            "draft_head_found": self.draft_head_found,
             **({"label": None} if self.manifest is None else self.manifest.model_dump(mode="json")),
         }
 
@@ -77,7 +81,11 @@ def inspect_gguf(path: Path) -> GgufReport:
     except ValueError:
         file_type = None
     tokens = metadata.get("tokenizer.ggml.tokens")
-    partner = manifest.partner if manifest else None
+
+    def found(key: str) -> bool | None:
+        name = getattr(manifest, key, None)
+        return (path.parent / Path(name).name).is_file() if name else None
+
     return GgufReport(
         path=path,
         size_bytes=path.stat().st_size,
@@ -93,7 +101,9 @@ def inspect_gguf(path: Path) -> GgufReport:
         tokenizer_pre=_text(metadata, "tokenizer.ggml.pre"),
         num_tokens=len(tokens) if isinstance(tokens, list) else 0,
         chat_template=bool(metadata.get("tokenizer.chat_template")),
-        partner_found=(path.parent / Path(partner).name).is_file() if partner else None,
+        partner_found=found("partner"),
+        draft_found=found("draft"),
+        draft_head_found=found("draft_head"),
     )
 
 

@@ -194,7 +194,14 @@ def _show_files(files: list[GgufFile]) -> None:
         _print(f"{file.path}: {manifest.label}, {manifest.precision} ({file.architecture}), {skipped}{exits}, {size}")
     if [file.manifest.part for file in files] == ["first"]:
         _print("a draft without its rest: llama.cpp has no architecture for both halves of this family")
-    _print(_checked(files[0].manifest.verification))
+    first = files[0].manifest
+    if first.draft_head is not None:
+        _print(f"{files[0].path.with_name(first.draft_head)}: the head that drafts")
+    _print(_checked(first.verification))
+    if first.draft_verification is not None:
+        _print(f"its draft: {_checked(first.draft_verification)}")
+    if first.draft is not None:
+        _print(f"its draft: {_checked(files[1].manifest.verification)}")
 
 
 def _checked(record: VerificationRecord | None) -> str:

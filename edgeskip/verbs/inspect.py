@@ -66,6 +66,7 @@ def _print_profile(console: Console, report: ProfileReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from edgeskip.draft_facts import exit_facts
     from edgeskip.sublayers import KINDS, Sublayer
 
     profile, plan = report.profile, report.profile.plan
@@ -87,6 +88,7 @@ def _print_profile(console: Console, report: ProfileReport) -> None:
     }
     if plan and plan.beta is not None:
         facts["threshold β"] = f"{plan.beta:.4f}"
+    facts |= exit_facts(profile)
     _print_facts(console, facts)
 
     table = Table(box=box.SIMPLE_HEAD, min_width=60, caption="IO similarity; scale = mean ‖after‖/‖before‖, prefill")
@@ -113,6 +115,8 @@ def _print_artifact(console: Console, report: ArtifactReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from edgeskip.draft_facts import draft_facts
+
     manifest = report.manifest
     graph, plan, check = manifest.graph, manifest.plan, manifest.verification
     quantisation = ", ".join(f"{key} {value}" for key, value in graph.quantisation.items())
@@ -124,6 +128,7 @@ def _print_artifact(console: Console, report: ArtifactReport) -> None:
         "precision": graph.precision + (f" ({quantisation})" if quantisation else "") + f", KV cache {graph.kv_dtype}",
         "skipped": _skipped(plan),
         "compensation": plan.compensation if plan.skip else "none",
+        **draft_facts(manifest.draft),
         "context": f"{graph.context_length} tokens",
         "size": _size(report.size_bytes),
         "verified": _verified(check),
@@ -155,9 +160,15 @@ def _print_gguf(console: Console, report: GgufReport) -> None:
         facts["model"] = f"{manifest.model.name} ({manifest.model.family}, {manifest.plan.num_blocks} blocks)"
         facts["source"] = f"{manifest.model.source} (fingerprint {manifest.model.fingerprint[:16]})"
         if manifest.part != "whole":
-            where = "beside it" if report.partner_found else "NOT beside it"
             facts["part"] = f"{manifest.part} of a pair, exit layer {manifest.exit_layer}"
-            facts["partner"] = f"{manifest.partner} ({where}); together {manifest.pair_label}"
+            facts["partner"] = f"{_file(manifest.partner, report.partner_found)}; together {manifest.pair_label}"
+        if manifest.draft is not None:
+            facts["draft"] = f"{_file(manifest.draft, report.draft_found)}; for the same output, faster"
+        if manifest.head is not None:
+            agreed = "" if manifest.agreement is None else f", agrees with the full model on {manifest.agreement:.1%}"
+            facts["draft head"] = ("calibrated map" if manifest.head == "ridge" else "the model's own") + agreed
+        if manifest.draft_head is not None:
+            facts["draft head"] += f"; {_file(manifest.draft_head, report.draft_head_found)}"
     facts["architecture"] = f"{report.architecture or 'unknown'}, {_or_unknown(report.num_blocks)} blocks in the file"
     facts["precision"] = (
         f"{manifest.precision if manifest else report.file_type or 'unknown'} ({types or 'no tensors'})"
@@ -173,9 +184,15 @@ def _print_gguf(console: Console, report: GgufReport) -> None:
     if manifest is not None:
         pair = "both halves together: " if manifest.partner and manifest.verification else ""
         facts["verified"] = pair + _verified(manifest.verification)
+        if manifest.draft_verification is not None:
+            facts["draft verified"] = _verified(manifest.draft_verification)
         facts["made from"] = ", ".join(f"{name} {digest[:16]}" for name, digest in manifest.inputs.items()) or "-"
         facts["created"] = _created(manifest.created, manifest.versions)
     _print_facts(console, facts)
+
+
+def _file(name: str | None, found: bool | None) -> str:
+    return f"{name} ({'beside it' if found else 'NOT beside it'})"
 
 
 def _skipped(plan: PlanSummary) -> str:

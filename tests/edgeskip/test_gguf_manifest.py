@@ -10,7 +10,7 @@ import gguf
 import pytest
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.gguf_manifest import VERIFICATION_KEY, GgufManifest, read_gguf_manifest
+from edgeskip.gguf_manifest import DRAFT_VERIFICATION_KEY, VERIFICATION_KEY, GgufManifest, read_gguf_manifest
 from edgeskip.manifest import PlanSummary, VerificationRecord
 from edgeskip.profile import ModelRecord
 
@@ -50,6 +50,19 @@ MANIFESTS = [
     manifest(label="draft-only", part="first", exit_layer=2, partner="m-exit2-rest-Q4_1.gguf"),
     manifest(part="rest", exit_layer=2, partner="m-exit2-Q4_1.gguf", verification=RECORD),
     manifest(label="draft-only", part="first", exit_layer=2),
+    manifest(
+        label="draft-only",
+        part="first",
+        exit_layer=2,
+        partner="m-exit2-rest-Q4_1.gguf",
+        head="ridge",
+        agreement=0.34,
+        draft_head="m-exit2-Q4_1-head.safetensors",
+        draft_head_sha256="ab" * 32,
+        verification=RECORD,
+        draft_verification=RECORD.model_copy(update={"passed": False}),
+    ),
+    manifest(label="dense", draft="m-adaskip8-Q4_1.gguf"),
     manifest(verification=RECORD.model_copy(update={"passed": False, "kl_divergence": float("nan")})),
 ]
 
@@ -92,6 +105,17 @@ def test_the_verification_takes_the_place_that_is_kept_for_it() -> None:
     assert json.loads(full)["passed"] is True
 
 
+def test_the_drafts_record_has_a_place_of_its_own() -> None:
+    """In a first half, filled or not; nowhere else."""
+    empty, full = (
+        manifest(part="first", exit_layer=2, draft_verification=record).to_metadata()[DRAFT_VERIFICATION_KEY]
+        for record in (None, RECORD)
+    )
+    assert len(empty.encode()) == len(full.encode())
+    assert (json.loads(empty), json.loads(full)["tokens"]) == (None, 256)
+    assert DRAFT_VERIFICATION_KEY not in WHOLE.to_metadata()
+
+
 @pytest.mark.parametrize(
     ("made", "together"),
     [(MANIFESTS[0], "lossy-skip"), (MANIFESTS[1], "dense"), (MANIFESTS[3], "lossy-skip"), (MANIFESTS[4], "lossy-skip")],
@@ -119,6 +143,9 @@ def test_another_programs_file() -> None:
         ("format", "edgeskip-gguf-9", "edgeskip.format is damaged"),
         ("verification", '{"passed": true}', "edgeskip.verification."),
         ("verification", "\x00", "edgeskip.* keys are damaged"),
+        ("draft_verification", '{"passed": true}', "edgeskip.draft_verification."),
+        ("head", "round", "edgeskip.head is damaged"),
+        ("agreement", "high", "edgeskip.agreement is damaged"),
         ("nonsense", "x", "edgeskip.nonsense is damaged"),
         ("inputs", '{"model": 7}', "edgeskip.inputs.model is damaged"),
         ("label", None, "edgeskip.label is damaged"),

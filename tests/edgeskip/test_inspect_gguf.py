@@ -117,6 +117,8 @@ def test_a_file_of_ours_as_json(cli: Cli, gguf_path: Callable[..., Path]) -> Non
         "tokenizer": {"model": "gpt2", "pre": "smollm", "num_tokens": 320},
         "chat_template": False,
         "partner_found": None,
+        "draft_found": None,
+        "draft_head_found": None,
         **made.model_dump(mode="json"),
     }
     assert "exported with the check switched off" in " ".join(cli("inspect", path).out.split())
@@ -134,6 +136,32 @@ def test_a_half_names_its_partner_and_whether_it_is_there(
     (tmp_path / "tiny-rest.gguf").write_bytes(b"")
     assert "tiny-rest.gguf (beside it)" in " ".join(cli("inspect", path).out.split())
     assert json.loads(cli("inspect", path, "--json").out)["partner_found"] is True
+
+
+def test_a_half_says_how_it_drafts(cli: Cli, gguf_path: Callable[..., Path], tmp_path: Path) -> None:
+    """By hand."""
+    drafts = {"head": "ridge", "agreement": 0.34, "draft_head": "tiny-head.safetensors", "draft_head_sha256": "ab" * 32}
+    record = manifest().verification
+    assert record is not None
+    failed = record.model_copy(update={"passed": False})
+    half = {"label": "draft-only", "part": "first", "exit_layer": 2, "partner": "r.gguf", "draft_verification": failed}
+    path = gguf_path(manifest(**half, **drafts))
+    text = " ".join(cli("inspect", path).out.split())
+    assert "draft head calibrated map, agrees with the full model on 34.0%; tiny-head.safetensors (NOT" in text
+    assert "verified both halves together: passed" in text
+    assert "draft verified FAILED (KL" in text
+    (tmp_path / "tiny-head.safetensors").write_bytes(b"")
+    assert json.loads(cli("inspect", path, "--json").out)["draft_head_found"] is True
+    path = gguf_path(manifest(**half, head="plain"))
+    assert "draft head the model's own architecture" in " ".join(cli("inspect", path).out.split())
+
+
+def test_a_model_names_its_draft(cli: Cli, gguf_path: Callable[..., Path], tmp_path: Path) -> None:
+    """By hand."""
+    path = gguf_path(manifest(label="dense", draft="tiny-adaskip2.gguf"))
+    assert "draft tiny-adaskip2.gguf (NOT beside it); for" in " ".join(cli("inspect", path).out.split())
+    (tmp_path / "tiny-adaskip2.gguf").write_bytes(b"")
+    assert "draft tiny-adaskip2.gguf (beside it); for" in " ".join(cli("inspect", path).out.split())
 
 
 def test_a_file_of_others(cli: Cli, gguf_path: Callable[..., Path]) -> None:
