@@ -168,11 +168,13 @@ def test_run_prints_text_and_label(folder: Path) -> None:
 
 
 def test_run_prints_json(folder: Path) -> None:
-    """Oracle: the session's own answer, from the pair of halves."""
+    """Oracle: the session's own answer; the pair of halves drafts for itself unless told otherwise."""
     expected = edgeskip.load(folder / "stock.gguf", threads=1).generate("hey", chat=False, max_tokens=8)
     answer = run(folder / "first.gguf", "-p", "hey", "--raw", "--max-tokens", "8", "--json")
     data = json.loads(answer.stdout)
-    assert (data["tokens"], data["label"], data["engine"]) == (list(expected.tokens), "dense", "llama.cpp")
+    assert (data["tokens"], data["label"], data["engine"]) == (list(expected.tokens), "verified", "llama.cpp")
+    plain = run(folder / "first.gguf", "-p", "hey", "--raw", "--max-tokens", "8", "--json", "--strategy", "plain")
+    assert json.loads(plain.stdout)["label"] == "dense"
     assert answer.stderr == ""
 
 
