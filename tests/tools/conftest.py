@@ -1,11 +1,46 @@
-"""Puts `tools/` on the path: its scripts are run from there, not installed."""
+"""Puts `tools/` on the path: its scripts are run from there, not installed. Fixtures of the tools' tests."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
+import pytest
+
 TOOLS = Path(__file__).parents[2] / "tools"
-for folder in (TOOLS, TOOLS / "peers" / "workers"):
+for folder in (TOOLS, TOOLS / "peers" / "workers", Path(__file__).parents[1] / "runtime"):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
+
+EXIT_LAYER = 1
+
+
+@pytest.fixture(scope="session")
+def tiny_early_exit(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifact of the tiny Llama that drafts with its first block and its own head; read only."""
+    from drafting_artifacts import early_exit_artifact
+
+    from edgeskip.exporters.families.source import open_model
+    from edgeskip.exporters.onnx.sidecars import write_sidecars
+
+    source = open_model(str(tiny_llama))
+    folder = tmp_path_factory.mktemp("tools") / "early-exit"
+    manifest = early_exit_artifact(source, folder, [EXIT_LAYER])
+    source.write_tokenizer(folder)
+    write_sidecars(source, manifest.graph, folder)
+    (folder / "edgeskip.json").write_text(manifest.model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def prompt_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """EDGESKIP_DATA with three prompts of each kind."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    spec = [{"question_id": i, "turns": [f"Measure {i} foxes."]} for i in range(3)]
+    code = [{"task_id": f"HumanEval/{i}", "prompt": f"def skip_{i}(model):\n"} for i in range(3)]
+    for name, records in (("spec_bench", spec), ("humaneval", code)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    monkeypatch.setenv("EDGESKIP_DATA", str(folder))
+    return folder

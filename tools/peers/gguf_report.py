@@ -105,7 +105,7 @@ def as_markdown(rows: Sequence[Row], targets: Sequence[Target], setting: Mapping
         lines.append(f"| {' | '.join(cells)} |")
     if targets:
         lines += ["", *targets_table(targets)]
-    return "\n".join(lines + doubts([row.figures for row in rows]))
+    return "\n".join(lines + doubts(row.figures.others_cores for row in rows))
 
 
 def _compared(measured: Spread | None, predicted: float | None) -> tuple[str, str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -140,7 +140,7 @@ def as_markdown(rows: Sequence[Row], targets: Sequence[Target], setting: Mapping
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     lines += targets_table(targets)
-    lines += doubts([row.figures for row in rows])
+    lines += doubts(row.figures.others_cores for row in rows)
     return "\n".join(lines)
 
 
@@ -153,9 +153,9 @@ def targets_table(targets: Sequence[Target]) -> list[str]:
     return lines
 
 
-def doubts(figures: Sequence[Figures]) -> list[str]:
+def doubts(others_cores: Iterable[float | None]) -> list[str]:
     """A line that says so where the machine was busy with other things; else none."""
-    others = [one.others_cores for one in figures if one.others_cores is not None]
+    others = [one for one in others_cores if one is not None]
     if not others or max(others) <= BUSY_CORES:
         return []
     return ["", f"Doubtful: other processes kept {max(others):.2f} cores busy meanwhile. Run on a quiet machine."]
