@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
 
 PROFILE_VERSION = 1
 Phase = Literal["prefill", "decode"]
+_EXIT_MAP = re.compile(r"exit\.([1-9][0-9]*)\.map")
 Method = Literal["adaskip", "early-exit", "skipdecode", "unified", "least-similar", "random", "explicit", "dense"]
 
 
@@ -101,7 +103,9 @@ class ExitStatistics(_Record):
     layer: int = Field(gt=0, description="E, blocks before the exit")
     tokens: int = Field(gt=0, description="Held-out tokens")
     plain_agreement: float = Field(ge=0, le=1, description="Share of them predicted as the full model, by its own head")
-    ridge_agreement: float = Field(ge=0, le=1, description="The same through the calibrated map (vectors file: exit.E.map)")
+    ridge_agreement: float = Field(
+        ge=0, le=1, description="The same through the calibrated map (vectors file: exit.E.map)"
+    )
 
 
 class SpeculationRecord(_Record):
@@ -131,9 +135,11 @@ class PlanRecord(_Record):
 
 
 class VectorsRecord(_Record):
-    """The file beside the profile with `{prefill,decode}.mean_in` and `.mean_out`, float32 [2M, hidden_size].
+    """The file beside the profile: `{prefill,decode}.mean_in` and `.mean_out`, float32 [2M, hidden_size], and more.
 
-    These are means of x and y over tokens weighted by 1/‖x‖², as the affine compensation is.
+    These are means of x and y over tokens weighted by 1/‖x‖², as the affine compensation is. `exit.E.map`
+    [hidden_size, hidden_size] is the map of exit layer E, float16 where that holds it exactly, else float32;
+    `token_counts` int32 [vocab_size] says how often the corpus has each token.
     """
 
     file: str = Field(pattern=r"^[^/\\]+\.safetensors$", description="File name, in the profile's own folder")
@@ -214,7 +220,11 @@ def read_profile(path: Path) -> Profile:
 
 
 def read_vectors(profile: Profile, path: Path) -> Vectors:
-    """The vectors beside the profile at `path`, checked against the hash and shapes the profile states."""
+    """The vectors beside the profile at `path`, checked against the hash and shapes the profile states.
+
+    A profile made before exits were calibrated has neither maps nor token counts. EdgeSkipError for a file that is
+    missing or another one, an array of another shape, and an exit of the profile without its map.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -229,15 +239,37 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
         arrays = load(data)
     except SafetensorError as error:
         raise EdgeSkipError(f"{file} is not a safetensors file ({error}): calibrate again") from None
-    shape = (2 * profile.model.num_blocks, profile.model.hidden_size)
     for name, array in arrays.items():
-        if array.shape != shape or array.dtype != np.float32:
-            raise EdgeSkipError(f"{file}: {name} is {array.dtype}{list(array.shape)}, expected float32{list(shape)}")
+        dtypes, shape = _expected(name, profile.model)
+        if array.dtype not in dtypes or array.shape != shape:
+            raise EdgeSkipError(
+                f"{file}: {name} is {array.dtype}{list(array.shape)}, expected {dtypes[-1].__name__}{list(shape)}: calibrate again"
+            )
     phases: tuple[Phase, ...] = ("prefill", "decode")
+    maps = {
+        int(match[1]): array.astype(np.float32)
+        for name, array in arrays.items()
+        if (match := _EXIT_MAP.fullmatch(name))
+    }
+    for layer in (exit.layer for exit in profile.exits):
+        if layer not in maps:
+            raise EdgeSkipError(f"{file} has no map for exit layer {layer} of {path.name}: calibrate again")
+    counts = arrays.get("token_counts")
     return Vectors(
         mean_in={p: arrays[f"{p}.mean_in"] for p in phases if f"{p}.mean_in" in arrays},
         mean_out={p: arrays[f"{p}.mean_out"] for p in phases if f"{p}.mean_out" in arrays},
+        exit_maps=dict(sorted(maps.items())),
+        token_counts=None if counts is None else counts.astype(np.int64),
     )
+
+
+def _expected(name: str, model: ModelRecord) -> tuple[tuple[type[np.generic], ...], tuple[int, ...]]:
+    """Types and shape of an array of the vectors file."""
+    if _EXIT_MAP.fullmatch(name):
+        return (np.float16, np.float32), (model.hidden_size, model.hidden_size)
+    if name == "token_counts":
+        return (np.int32,), (model.vocab_size,)
+    return (np.float32,), (2 * model.num_blocks, model.hidden_size)
 
 
 def vectors_path(path: Path) -> Path:
@@ -273,6 +305,12 @@ def pack_vectors(vectors: Vectors, path: Path) -> tuple[VectorsRecord, bytes]:
     for phase, array in vectors.mean_in.items():
         arrays[f"{phase}.mean_in"] = np.ascontiguousarray(array, dtype=np.float32)
         arrays[f"{phase}.mean_out"] = np.ascontiguousarray(vectors.mean_out[phase], dtype=np.float32)
+    for layer, exit_map in vectors.exit_maps.items():
+        with np.errstate(over="ignore"):
+            narrow = exit_map.astype(np.float16)
+        arrays[f"exit.{layer}.map"] = np.ascontiguousarray(narrow if np.array_equal(narrow, exit_map) else exit_map)
+    if vectors.token_counts is not None:
+        arrays["token_counts"] = vectors.token_counts.astype(np.int32)
     data = save(arrays)
     return VectorsRecord(file=vectors_path(path).name, sha256=hashlib.sha256(data).hexdigest()), data
 

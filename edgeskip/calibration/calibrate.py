@@ -6,19 +6,29 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING
 
-from edgeskip.calibration.corpus import Corpus, cut, prompts_from, start_tokens, windows_of
+from edgeskip.calibration.corpus import Corpus, cut, ids_of, prompts_from, start_tokens
+from edgeskip.calibration.exits import HELD_OUT, ExitProbe, roles_of
 from edgeskip.calibration.measure import measure_decode, measure_prefill
 from edgeskip.calibration.settings import Settings
 from edgeskip.calibration.sharding import Shard, joined
 from edgeskip.calibration.sums import statistics_of, vectors_of
 from edgeskip.errors import EdgeSkipError
-from edgeskip.profile import CalibrationRecord, Phase, Profile, SublayerStatistics, Vectors, pack_vectors
+from edgeskip.profile import (
+    CalibrationRecord,
+    ExitStatistics,
+    Phase,
+    Profile,
+    SublayerStatistics,
+    Vectors,
+    pack_vectors,
+)
 from edgeskip.sublayers import sublayers_of
 from edgeskip.version import __version__
 
@@ -37,8 +47,8 @@ if TYPE_CHECKING:
 PROMPT_TOKENS = 128  # length of the prompts cut from a corpus, at most
 CONTINUATION = 64  # tokens measured after each of them, at most
 
-# Called with (phase, tokens done, tokens in all), by one process on behalf of all.
-Progress = Callable[[Phase, int, int], None]
+# Called with (phase or "exits", tokens done, tokens in all), by one process on behalf of all.
+Progress = Callable[[str, int, int], None]
 
 
 def calibrate(
@@ -53,9 +63,10 @@ def calibrate(
     """Measures `source` over `corpus`: the profile for `path`, without a plan, and the bytes of its vectors file.
 
     Runs the torch model once over the corpus' windows (prefill) and over its own greedy continuations of prompts
-    (decode). Under torchrun the processes share the work and only rank 0 gets the result, the others None. Writes
-    nothing. EdgeSkipError for a corpus shorter than a window, a context the model does not hold, a device that is
-    not there and statistics that overflow.
+    (decode); exits are fitted to the prefill passes over most windows and measured on the others. Under torchrun the
+    processes share the work and only rank 0 gets the result, the others None. Writes nothing. EdgeSkipError for a
+    corpus shorter than a window (two with exits), a context or an exit layer that the model does not have, a device
+    that is not there and statistics that overflow.
     """
     from edgeskip.exporters.families.torch_model import load_torch_model
 
@@ -69,6 +80,7 @@ def calibrate(
         if shard.rank > 0:
             return None
     sublayers, vectors = _statistics({phase: sums[phase].arrays() for phase in sums})
+    vectors = replace(vectors, exit_maps=run.exit_maps, token_counts=run.token_counts())
     vectors_record, packed = pack_vectors(vectors, path)
     record = source.record()
     profile = Profile(
@@ -76,6 +88,7 @@ def calibrate(
         calibration=run.record(),
         sublayers=sublayers,
         vectors=vectors_record,
+        exits=run.exits,
     )
     return profile, packed
 
@@ -85,7 +98,11 @@ class _Run:
 
     def __init__(self, source: ModelSource, corpus: Corpus, settings: Settings, progress: Progress) -> None:
         self._corpus, self._settings, self._progress = corpus, settings, progress
-        self._positions = source.decoder.config.max_positions
+        config = source.decoder.config
+        settings.check_exits(config.num_blocks)
+        self.exits: list[ExitStatistics] = []
+        self.exit_maps: dict[int, NDArray[np.float32]] = {}
+        self._positions, self._vocab_size = config.max_positions, config.vocab_size
         self._context = settings.context_for(self._positions)
         self._ends = end_tokens_of(source)
         tokenizer = _tokenizer(source)
@@ -93,9 +110,9 @@ class _Run:
         if corpus.continued:
             self._prompts = [tokenizer.encode(prompt).ids for prompt in corpus.documents]
         else:
-            self._windows = windows_of(
-                corpus, tokenizer, context=self._context, tokens=settings.tokens, seed=settings.seed
-            )
+            self._ids = ids_of(corpus, tokenizer)
+            self._windows = self._cut()
+            self._roles(self._windows)
 
     def read(self, model: PreTrainedModel, shard: Shard) -> dict[Phase, PhaseSums]:
         """Prefill over the corpus' text, decode after pieces of it."""
@@ -116,10 +133,15 @@ class _Run:
         room = self._positions - max(map(len, self._prompts)) - 1
         new_tokens = min(math.ceil(self._settings.tokens / len(self._prompts)), room)
         decode, rows = self._decode(model, shard, self._prompts, new_tokens)
-        ids = [i for prompt, row in zip(self._prompts, rows, strict=True) for i in prompt[len(self._start) :] + row]
-        settings = self._settings
-        windows = cut(ids, self._start, context=self._context, tokens=settings.tokens, seed=settings.seed)
-        return {"prefill": self._prefill(model, shard, windows), "decode": decode}
+        both = zip(self._prompts, rows, strict=True)
+        self._ids = [i for prompt, row in both for i in prompt[len(self._start) :] + row]
+        return {"prefill": self._prefill(model, shard, self._cut()), "decode": decode}
+
+    def token_counts(self) -> NDArray[np.int64]:
+        """How often the whole corpus, of which `--tokens` may read a part, has each token [vocab_size]."""
+        import numpy as np
+
+        return np.bincount(np.asarray(self._ids, np.int64), minlength=self._vocab_size)
 
     def record(self) -> CalibrationRecord:
         return CalibrationRecord(
@@ -137,9 +159,22 @@ class _Run:
             },
         )
 
+    def _cut(self) -> list[list[int]]:
+        settings = self._settings
+        return cut(self._ids, self._start, context=self._context, tokens=settings.tokens, seed=settings.seed)
+
+    def _roles(self, windows: list[list[int]]) -> list[int]:
+        return roles_of(len(windows), self._context) if self._settings.exits else []
+
     def _prefill(self, model: PreTrainedModel, shard: Shard, windows: list[list[int]]) -> PhaseSums:
+        roles = self._roles(windows)
+        probe = ExitProbe(model, self._settings.exits, roles) if roles else None
         advance = self._advance("prefill", sum(map(len, windows)), shard)
-        return measure_prefill(model, windows, shard, advance)
+        sums = measure_prefill(model, windows, shard, advance, probe)
+        if probe:
+            advance = self._advance("exits", roles.count(HELD_OUT) * self._context, shard)
+            self.exits, self.exit_maps = probe.finish(shard, advance)
+        return sums
 
     def _decode(
         self, model: PreTrainedModel, shard: Shard, prompts: list[list[int]], new_tokens: int
@@ -147,7 +182,7 @@ class _Run:
         advance = self._advance("decode", len(prompts) * new_tokens, shard)
         return measure_decode(model, prompts, shard, advance, new_tokens=new_tokens, end_tokens=self._ends)
 
-    def _advance(self, phase: Phase, total: int, shard: Shard) -> Callable[[int], None]:
+    def _advance(self, phase: str, total: int, shard: Shard) -> Callable[[int], None]:
         """Turns the tokens this process has done into progress of the whole."""
         done = 0
 

@@ -73,17 +73,12 @@ def read_corpus(paths: Sequence[Path], field: str | None = None) -> Corpus:
     return Corpus(tuple(documents), tuple(files), field)
 
 
-def windows_of(corpus: Corpus, tokenizer: Tokenizer, *, context: int, tokens: int, seed: int) -> list[list[int]]:
-    """Windows of exactly `context` token ids, together about `tokens` (at least one window).
-
-    The documents are laid end to end and cut; where that gives more windows than wanted, `seed` draws some, so
-    that they come from all over the corpus. A model whose tokenizer starts a text with special tokens (BOS) gets
-    them at the start of every window. EdgeSkipError where the corpus does not fill one window.
-    """
+def ids_of(corpus: Corpus, tokenizer: Tokenizer) -> list[int]:
+    """The token ids of all documents laid end to end, without special tokens."""
     ids: list[int] = []
     for document in corpus.documents:
         ids += tokenizer.encode(document + "\n\n", add_special_tokens=False).ids
-    return cut(ids, start_tokens(tokenizer), context=context, tokens=tokens, seed=seed)
+    return ids
 
 
 def start_tokens(tokenizer: Tokenizer) -> list[int]:
@@ -92,7 +87,12 @@ def start_tokens(tokenizer: Tokenizer) -> list[int]:
 
 
 def cut(ids: Sequence[int], start: list[int], *, context: int, tokens: int, seed: int) -> list[list[int]]:
-    """The windows of `windows_of` from the ids of the whole corpus."""
+    """Windows of exactly `context` token ids from those of a corpus, together about `tokens` (at least one window).
+
+    Where the ids give more windows than wanted, `seed` draws some, so that they come from all over the corpus. A model
+    whose tokenizer starts a text with special tokens (`start`: BOS) gets them at the start of every window.
+    EdgeSkipError where the ids do not fill one window.
+    """
     body = context - len(start)
     if body < 1:
         raise EdgeSkipError(f"--context {context} is too short: give at least {len(start) + 1}")

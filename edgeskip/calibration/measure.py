@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from edgeskip.calibration.blocks import blocks_of
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from edgeskip.calibration.exits import ExitProbe
+
 # Prompts continued at once. Fixed, so that every process count sees the same batches and rounds the same way.
 BATCH = 16
 Advance = Callable[[int], None]
@@ -27,21 +30,29 @@ def empty_sums(model: PreTrainedModel, device: torch.device) -> PhaseSums:
 
 
 def measure_prefill(
-    model: PreTrainedModel, windows: Sequence[Sequence[int]], shard: Shard, advance: Advance
+    model: PreTrainedModel,
+    windows: Sequence[Sequence[int]],
+    shard: Shard,
+    advance: Advance,
+    probe: ExitProbe | None = None,
 ) -> PhaseSums:
     """Sums over every token of `windows`, added up over all processes; the head is never run.
 
-    `advance` is told the tokens each window adds to the progress of this process.
+    `advance` is told the tokens each window adds to the progress of this process; `probe` sees the same passes.
     """
     import torch
 
     device = model.get_input_embeddings().weight.device
     sums = empty_sums(model, device)
-    with recording(model) as recorder, torch.inference_mode():
+    watching = probe.watching() if probe else nullcontext()
+    with recording(model) as recorder, watching, torch.inference_mode():
         recorder.sums = sums
-        for window in shard.of(windows):
-            model.model(input_ids=torch.tensor([window], device=device), use_cache=False)
+        for index in shard.of(range(len(windows))):
+            window = windows[index]
+            output = model.model(input_ids=torch.tensor([window], device=device), use_cache=False)
             sums.close_window()
+            if probe:
+                probe.add(index, output.last_hidden_state)
             advance(len(window))
     shard.add_up(sums.scalars, sums.vectors)
     return sums

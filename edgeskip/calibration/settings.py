@@ -13,7 +13,10 @@ DTYPES: tuple[DType, ...] = get_args(DType)
 
 @dataclass(frozen=True)
 class Settings:
-    """`context` None = 1024, or what the model holds; `decode_tokens` 0 = no decode phase."""
+    """`context` None = 1024, or what the model holds; `decode_tokens` 0 = no decode phase.
+
+    `exits` are the exit layers to calibrate, ascending, each once.
+    """
 
     tokens: int = 16384
     context: int | None = None
@@ -21,6 +24,7 @@ class Settings:
     seed: int = 0
     device: str = "cpu"
     dtype: DType = "float32"
+    exits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in (("--tokens", self.tokens), ("--context", self.context)):
@@ -31,8 +35,26 @@ class Settings:
         if self.dtype not in DTYPES:
             raise EdgeSkipError(f"--dtype {self.dtype} is unknown: choose one of {', '.join(DTYPES)}")
 
+    def check_exits(self, num_blocks: int) -> None:
+        """EdgeSkipError for an exit layer that a model of `num_blocks` blocks does not have."""
+        for layer in self.exits:
+            if not 1 <= layer < num_blocks:
+                raise EdgeSkipError(
+                    f"--exits {layer} is no exit layer: a model of {num_blocks} blocks has 1 … {num_blocks - 1}"
+                )
+
     def context_for(self, max_positions: int) -> int:
         """Tokens per window for a model that holds `max_positions`; EdgeSkipError where they are too many."""
         if self.context is not None and self.context > max_positions:
             raise EdgeSkipError(f"--context {self.context} is longer than the model's {max_positions} positions")
         return self.context or min(1024, max_positions)
+
+
+def parse_exits(text: str) -> tuple[int, ...]:
+    """Exit layers as the command line names them, `4,6,8`: ascending, each once. EdgeSkipError for anything else."""
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise EdgeSkipError(
+            f"--exits {text!r} is not a list of exit layers: give numbers, e.g.  --exits 4,6,8"
+        ) from None

@@ -33,21 +33,25 @@ def calibrate(
         int | None, typer.Option(help="Tokens per window.  [default: 1024, or what the model holds]")
     ] = None,
     decode_tokens: Annotated[int, typer.Option(help="Tokens to generate for the decode phase; 0 = none.")] = 1024,
+    exits: Annotated[
+        str | None, typer.Option(help="Exit layers to calibrate for early-exit drafts, e.g. 4,6,8.  [default: none]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Draws windows and prompts where the corpus has more than needed.")] = 0,
     device: Annotated[str, typer.Option(help="PyTorch device: cpu, cuda, cuda:1, mps …")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
 ) -> None:
-    """Measure what each sublayer does, and write that as a profile.
+    """Measure what each sublayer does, and how well the model can exit early, and write that as a profile.
 
     To share the work between processes:  torchrun --nproc-per-node N -m edgeskip calibrate …
     """
     from edgeskip.calibration.calibrate import calibrate
     from edgeskip.calibration.corpus import corpus_named
-    from edgeskip.calibration.settings import Settings
+    from edgeskip.calibration.settings import Settings, parse_exits
     from edgeskip.exporters.families.source import open_model
     from edgeskip.profile import refuse_output, write_profile
 
-    settings = Settings(tokens, context, decode_tokens, seed, device, dtype)  # type: ignore[arg-type]
+    layers = parse_exits(exits) if exits is not None else ()
+    settings = Settings(tokens, context, decode_tokens, seed, device, dtype, layers)  # type: ignore[arg-type]
     texts = corpus_named(corpus or [], field)
     source = open_model(model)
     path = output or Path(f"{name or source.name}.json".lower())
@@ -64,10 +68,8 @@ def calibrate(
 def _progress_bar() -> Iterator[Progress]:
     """A bar on stderr with tokens/s and time left; only the first process of a torchrun draws one."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
     from rich.text import Text
-
-    from edgeskip.profile import Phase
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
@@ -83,11 +85,11 @@ def _progress_bar() -> Iterator[Progress]:
     )
     first = os.environ.get("RANK", "0") == "0"
     with Progress(*columns, console=Console(stderr=True), disable=not first) as bar:
-        tasks: dict[Phase, int] = {}
+        tasks: dict[str, TaskID] = {}
 
-        def progress(phase: Phase, done: int, total: int) -> None:
+        def progress(phase: str, done: int, total: int) -> None:
             if phase not in tasks:
                 tasks[phase] = bar.add_task(phase, total=total)
-            bar.update(tasks[phase], completed=done)  # type: ignore[arg-type]
+            bar.update(tasks[phase], completed=done)
 
         yield progress

@@ -3,11 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_models import BOS, tiny_tokenizer
 
-from edgeskip.calibration.corpus import Corpus, corpus_named, read_corpus, windows_of
+from edgeskip.calibration.corpus import Corpus, corpus_named, cut, ids_of, read_corpus, start_tokens
 from edgeskip.errors import EdgeSkipError
 
 TOKENIZER = tiny_tokenizer()
@@ -16,6 +17,10 @@ TOKENIZER = tiny_tokenizer()
 def write(path: Path, *records: object) -> Path:
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
     return path
+
+
+def windows_of(corpus: Corpus, tokenizer: Any, **settings: int) -> list[list[int]]:
+    return cut(ids_of(corpus, tokenizer), start_tokens(tokenizer), **settings)
 
 
 def test_text_file(tmp_path: Path) -> None:
