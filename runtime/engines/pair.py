@@ -71,7 +71,7 @@ class PairEngine:
 
     @property
     def drafted(self) -> int:
-        return self._length - min(self.whole.length, self._length)
+        return max(0, self._length - self.whole.length)
 
     def reserve(self, tokens: int) -> None:
         self._reserved = max(tokens, self._reserved)
@@ -88,8 +88,8 @@ class PairEngine:
         self._check(tokens, 1)
         if self._draft is None:
             self._draft = self._opened()
+        self._forget_beyond(self._length)
         draft = self._draft
-        _forget_beyond(draft, self._length)
         logits = draft.step(np.concatenate([self._history[draft.length : self._length], tokens]))
         self._append(tokens)
         return logits
@@ -105,9 +105,7 @@ class PairEngine:
     def truncate(self, length: int) -> None:
         check_truncation(length, self._length)
         self._length = length
-        for engine in (self.whole, self._draft):
-            if engine is not None:
-                _forget_beyond(engine, length)
+        self._forget_beyond(length)
 
     def close(self) -> None:
         self.whole.close()
@@ -121,12 +119,18 @@ class PairEngine:
         return kept
 
     def _run_whole(self, tokens: NDArray[np.int64], kept: int) -> NDArray[np.float32]:
-        whole = self.whole
-        _forget_beyond(whole, self._length)
-        pending = self._history[whole.length : self._length]
-        logits = whole.step(np.concatenate([pending, tokens]) if len(pending) else tokens, logits=kept)
+        self._forget_beyond(self._length)
+        pending = self._history[self.whole.length : self._length]
+        logits = self.whole.step(np.concatenate([pending, tokens]) if len(pending) else tokens, logits=kept)
         self._append(tokens)
         return logits
+
+    def _forget_beyond(self, length: int) -> None:
+        """Drops what an engine holds and the sequence does not: rejected drafts, and what Ctrl-C kept from being
+        counted."""
+        for engine in (self.whole, self._draft):
+            if engine is not None and engine.length > length:
+                engine.truncate(length)
 
     def _append(self, tokens: NDArray[np.int64]) -> None:
         """Counts `tokens` as part of the sequence, once an engine has run them."""
@@ -148,9 +152,3 @@ class PairEngine:
             )
         draft.reserve(self._reserved)
         return draft
-
-
-def _forget_beyond(engine: Engine, length: int) -> None:
-    """Drops what `engine` holds and the sequence does not: rejected drafts, and what Ctrl-C kept from being counted."""
-    if engine.length > length:
-        engine.truncate(length)

@@ -59,7 +59,9 @@ def whole_artifact(source: ModelSource, folder: Path, plan: Plan) -> Manifest:
     return _manifest(source, folder, lower(bake(source.decoder, plan), FP32, folder), None)
 
 
-def random_walk(engine: DraftingEngine, dense: Engine, tokens: Tokens, seed: int, *, moves: int = 14) -> None:
+def random_walk(
+    engine: DraftingEngine, dense: Engine, tokens: Tokens, seed: int, *, moves: int = 14, atol: float = 1e-4
+) -> None:
     """`moves` random calls; what the whole model says must be what `dense` says of the same tokens, and every count
     what the calls add up to. `tokens` is where new ones are drawn from, as many as the context holds."""
     rng = np.random.default_rng(seed)
@@ -89,7 +91,7 @@ def random_walk(engine: DraftingEngine, dense: Engine, tokens: Tokens, seed: int
                 count = int(rng.integers(1, len(new) + 1))
                 logits = engine.step(new, logits=count)
             drafted = 0
-            np.testing.assert_allclose(logits, rows_of(dense, sequence)[-count:], rtol=0, atol=1e-4)
+            np.testing.assert_allclose(logits, rows_of(dense, sequence)[-count:], rtol=0, atol=atol)
         assert (engine.length, engine.drafted) == (len(sequence), drafted)
 
 

@@ -6,8 +6,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
+from drafting_artifacts import random_walk
 from numpy.typing import NDArray
 from split_gguf import split_gguf
 from talking_gguf import byte_level_metadata, talking_gguf
@@ -18,9 +20,11 @@ from edgeskip.runtime.engines.llamacpp_context import BATCH, LlamaContext
 from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
 from edgeskip.runtime.engines.llamacpp_exit_states import ExitStateReader
 from edgeskip.runtime.engines.llamacpp_split import SplitEngine
+from edgeskip.runtime.engines.llamacpp_trimmed_head import TrimmedHead
 
 CONTEXT, EXIT = 700, 3
 NOTHING = np.zeros(0, np.int64)
+ROUNDING = 0.15  # of any two ways to run the same tokens; one that is missing from the cache is 1 and more
 Pair = tuple[Path, Path, Path]  # whole, first, rest
 
 
@@ -100,6 +104,50 @@ def test_a_verified_draft_is_one_step_of_the_whole_model(tiny: Pair, tokens: NDA
     assert_close(split.step(tokens[16:17])[0], whole.step(tokens[14:17])[0])
     with pytest.raises(ValueError, match="nothing to verify"):
         split.verify(NOTHING)
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_any_order_of_calls(tiny: Pair, tokens: NDArray[np.int64], seed: int, trimmed: bool) -> None:
+    """Oracle: the whole model over the same tokens."""
+    whole, split = open_both(tiny)
+    if trimmed:
+        split._head = TrimmedHead(np.zeros((7, 64), np.float16), np.arange(7), 1e-5)
+    random_walk(split, whole, tokens[:60], seed, atol=ROUNDING)
+
+
+def test_a_trimmed_head_drafts_from_the_exit_state(tiny: Pair, tokens: NDArray[np.int64]) -> None:
+    """Oracle: rows of the first file's own logits, whose norm and head the trimmed one is made from."""
+    ids = np.array([3, 50, 51, 200])
+    tensors = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(tiny[1]).tensors}
+    rows = (tensors["output.weight"] * tensors["output_norm.weight"])[ids].astype(np.float16)
+    head = TrimmedHead(rows, ids, 1e-6, threads=1)
+    plain, split = SplitEngine(*tiny[1:], threads=1), SplitEngine(*tiny[1:], head=head, threads=1)
+    assert (plain.draft_tokens, plain.drafts, split.drafts) == (None, 1, 1)
+    np.testing.assert_array_equal(split.draft_tokens, ids)
+    for engine in (plain, split):
+        engine.step(tokens[:10])
+    for start, end in ((10, 11), (11, 12), (12, 17), (17, 18)):
+        found, expected = split.draft(tokens[start:end]), plain.draft(tokens[start:end])[:, ids]
+        assert found.shape == (1, 4)
+        np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
+    np.testing.assert_array_equal(split.verify(tokens[18:20]), plain.verify(tokens[18:20]))
+    assert split.run_s > 0
+    split.close()
+
+
+def test_plain_steps_leave_the_drafts_head_alone(tiny: Pair, tokens: NDArray[np.int64]) -> None:
+    """By hand: a head that cannot be computed."""
+    head = TrimmedHead(np.zeros((2, 64), np.float16), np.arange(2), 1e-5)
+    head._compute = lambda *_: 1
+    split = SplitEngine(*tiny[1:], head=head, threads=1)
+    split.step(tokens[:10])
+    split.step(tokens[10:11])
+    split.verify(tokens[11:15])
+    with pytest.raises(EdgeSkipError, match="cannot compute"):
+        split.draft(tokens[15:16])
+    with pytest.raises(EdgeSkipError, match="is not of this model"):
+        SplitEngine(*tiny[1:], head=TrimmedHead(np.zeros((2, 32), np.float16), np.arange(2), 1e-5), threads=1)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 10, 12, 14])
