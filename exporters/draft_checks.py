@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeskip.exporters.onnx.drafts import DRAFT_FILE, WHOLE_VOCABULARY_FILE
+from edgeskip.exporters.onnx.drafts import GENAI_DRAFT_FILE
 from edgeskip.exporters.split import exiting
 from edgeskip.exporters.verify import Bound, DraftCheck, verify
 from edgeskip.plan import Plan
@@ -16,7 +15,7 @@ from edgeskip.plan import Plan
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.exporters.onnx.drafts import Exit
-    from edgeskip.manifest import VerificationRecord
+    from edgeskip.manifest import GraphRecord, VerificationRecord
 
 
 @dataclass(frozen=True)
@@ -28,28 +27,33 @@ class CheckedDraft:
 
 
 def check_exits(
-    source: ModelSource, plan: Plan, exits: Sequence[Exit], target: Path, *, bound: Bound, frugal: bool
+    source: ModelSource,
+    plan: Plan,
+    exits: Sequence[Exit],
+    target: Path,
+    genai_draft: GraphRecord,
+    *,
+    bound: Bound,
+    frugal: bool,
 ) -> Iterator[CheckedDraft]:
-    """Every exit through the engine that drafts, and the graph for other runtimes where the heads are trimmed.
+    """Every exit through the engine that drafts, and `genai_draft` where that is a graph besides.
 
     Oracle: torch under `plan` and without the blocks after the exit, through the same map and rows of the head.
     """
     for number, cut in enumerate(exits):
-        check = partial(verify, source, exiting(plan, cut.layer), target, bound=bound, frugal=frugal)
-        tokens = cut.head.tokens
-        yield CheckedDraft(f"draft after {cut.layer} blocks", check(draft=DraftCheck(number, cut.exit_map, tokens)))
-        if number == 0 and tokens is not None:
-            other = DraftCheck(None, cut.exit_map, tokens, WHOLE_VOCABULARY_FILE)
-            yield CheckedDraft(WHOLE_VOCABULARY_FILE, check(draft=other))
+        draft = DraftCheck(number, cut.exit_map, cut.head.tokens)
+        graphs = [genai_draft] if number == 0 and genai_draft.file == GENAI_DRAFT_FILE else []
+        under = exiting(plan, cut.layer)
+        record = verify(source, under, target, bound=bound, frugal=frugal, draft=draft, graphs=graphs)
+        yield CheckedDraft(f"draft after {cut.layer} blocks", record)
 
 
 def check_skip_plan(
-    source: ModelSource, plan: Plan, target: Path, *, bound: Bound, frugal: bool
-) -> Iterator[CheckedDraft]:
-    """The gated graph with its gates shut, and the graph for other runtimes. Oracle: torch under `plan` by hooks."""
-    check = partial(verify, source, plan, target, bound=bound, frugal=frugal)
-    yield CheckedDraft("skip-plan draft", check(draft=DraftCheck()))
-    yield CheckedDraft(DRAFT_FILE, check(draft=DraftCheck(None, graph=DRAFT_FILE)))
+    source: ModelSource, plan: Plan, target: Path, genai_draft: GraphRecord, *, bound: Bound, frugal: bool
+) -> CheckedDraft:
+    """The graph with its gates shut, and `genai_draft`. Oracle: torch under `plan` by hooks."""
+    record = verify(source, plan, target, bound=bound, frugal=frugal, draft=DraftCheck(), graphs=[genai_draft])
+    return CheckedDraft("skip-plan draft", record)
 
 
 def agreement(source: ModelSource, target: Path, *, frugal: bool) -> float:

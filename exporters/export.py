@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from edgeskip.requirements import onnxruntime_builds
 
 if TYPE_CHECKING:
     from edgeskip.exporters.decoder import Decoder
+    from edgeskip.exporters.draft_checks import CheckedDraft
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.exporters.onnx.drafts import Exit
     from edgeskip.exporters.onnx.formats import WeightFormat
@@ -109,7 +110,7 @@ def export_onnx(
             record = DraftRecord(kind="skip-plan", plan=skipping)
         else:
             graph = lower(baked, form, staging, progress=progress)
-        write_sidecars(source, graph, staging)
+        write_sidecars(source, graph, staging, record)
         manifest = _manifest(source, profile, graph, staging, record)
         if policy.check:
             progress("check")
@@ -155,19 +156,24 @@ def _checked(
     A draft that fails and is allowed to counts as the whole's failure. EdgeSkipError where it is not allowed to.
     """
     from edgeskip.exporters.draft_checks import agreement, check_exits, check_skip_plan
+    from edgeskip.exporters.onnx.drafts import genai_graphs
 
     precision, draft = manifest.graph.precision, manifest.draft
     bound = BOUNDS[precision]
     # The int4 kernels need their second copy: without it they take another, many times slower way.
     frugal = precision != "int4" and is_large(source)
-    record = verify(source, plan, folder, bound=bound, frugal=frugal, both=draft is not None)
-    require_match(record, policy)
     if draft is None:
+        record = verify(source, plan, folder, bound=bound, frugal=frugal)
+        require_match(record, policy)
         return manifest.model_copy(update={"verification": record})
+    genai_model, genai_draft = genai_graphs(manifest.graph, draft)
+    record = verify(source, plan, folder, bound=bound, frugal=frugal, both=True, graphs=[genai_model])
+    require_match(record, policy)
+    checks: Iterable[CheckedDraft]
     if exits:
-        checks = check_exits(source, plan, exits, folder, bound=bound, frugal=frugal)
+        checks = check_exits(source, plan, exits, folder, genai_draft, bound=bound, frugal=frugal)
     else:
-        checks = check_skip_plan(source, drafting, folder, bound=bound, frugal=frugal)
+        checks = [check_skip_plan(source, drafting, folder, genai_draft, bound=bound, frugal=frugal)]
         draft = draft.model_copy(update={"agreement": agreement(source, folder, frugal=frugal)})
     for check in checks:
         require_match(check.record, policy, check.name)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.manifest import Precision, VerificationRecord
+from edgeskip.manifest import GraphRecord, Precision, VerificationRecord
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +48,7 @@ class Bound:
     def __str__(self) -> str:
         if self.max_abs_logit_difference is not None:
             return f"max |Δlogit| ≤ {self.max_abs_logit_difference:g}"
-        return f"KL ≤ {self.kl_divergence:g} nats per token"
+        return "anything" if self.kl_divergence is None else f"KL ≤ {self.kl_divergence:g} nats per token"
 
 
 BOUNDS: dict[Precision, Bound] = {
@@ -70,15 +70,14 @@ class Twin:
 class DraftCheck:
     """A draft in place of the whole artifact; the plan is then the one it stands for (`exporters.split.exiting`).
 
-    `which`: number of the draft that the artifact's engine runs; None = the artifact's own logits are the draft's, or
-    those of `graph`, a file of the folder. `exit_map` [d, d] is what its head applies to the RMS-normalised exit state,
-    None = the model's own norm. `tokens` [V'] are the ids of a trimmed head's columns.
+    `which`: number of the draft that the artifact's engine runs; None = the artifact's own logits are the draft's.
+    `exit_map` [d, d] is what its head applies to the RMS-normalised exit state, None = the model's own norm. `tokens`
+    [V'] are the ids of a trimmed head's columns.
     """
 
     which: int | None = 0
     exit_map: NDArray[np.float32] | None = None
     tokens: NDArray[np.int64] | None = None
-    graph: str | None = None
 
 
 def verify(
@@ -91,6 +90,7 @@ def verify(
     frugal: bool = False,
     alone: bool = False,
     both: bool = False,
+    graphs: Sequence[GraphRecord] = (),
     draft: DraftCheck | None = None,
     context_length: int | None = None,
 ) -> VerificationRecord:
@@ -98,7 +98,8 @@ def verify(
 
     `target` is an artifact folder or a GGUF; a GGUF must cut the text into the same tokens as well. `frugal` runs ONNX
     with less memory, slower; `alone` one graph of several: the first half of a pair without the rest, a folder's
-    `model.onnx`. `both`: alone and as the drafting engine runs it, whichever is worse. `draft`: one of its drafts.
+    `model.onnx`. `both`: alone and as the drafting engine runs it. `draft`: one of its drafts. `graphs`: files of the
+    folder that give the same logits to other runtimes. What is measured is that of the worst.
     `context_length`: the artifact's, tokens, where it is shorter than the model's. EdgeSkipError where the artifact
     does not even run, or its tokens differ.
     """
@@ -111,11 +112,10 @@ def verify(
         tokens = shipped_tokens(source, tokenizer, count)
         logits = Path(scratch) / "logits.npy"
         flags = ["--frugal"] * frugal
-        if draft is not None and draft.which is not None:
-            flags += ["--draft", str(draft.which)]
-        if draft is not None and draft.graph is not None:
-            flags += ["--graph", draft.graph]
         ways = [["--alone"], []] if both else [["--alone"] * alone]
+        if draft is not None and draft.which is not None:
+            ways = [["--draft", str(draft.which)]]
+        ways += [["--graph", graph.model_dump_json()] for graph in graphs]
         files = [logits.with_name(f"logits-{number}.npy") for number in range(len(ways))]
         for way, file in zip(ways, files, strict=True):
             answer = _run_probe(target, tokens, file, flags + way)

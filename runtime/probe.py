@@ -4,7 +4,8 @@ Reads token ids from a .npy file and writes every position's logits to another: 
 last ones step by step, so that both ways through the KV cache are checked. Prints one JSON object: the tokens of a
 greedy continuation and their text, and with `--text FILE` the tokens that the artifact's own tokenizer gives it. Where
 the artifact drafts, the last tokens are drafted and verified at once. With `--draft N` the logits are those of its
-draft number N, each token a draft step of its own; with `--graph FILE` those of another graph in the folder.
+draft number N, each token a draft step of its own; with `--graph JSON`, a `GraphRecord`, those of another graph in the
+folder.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.manifest import read_manifest
+from edgeskip.manifest import GraphRecord, read_manifest
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine
 from edgeskip.runtime.opening import open_artifact
 from edgeskip.runtime.text import TextDecoder
@@ -34,18 +35,20 @@ def probe(
     frugal: bool = False,
     alone: bool = False,
     draft: int | None = None,
-    graph: str | None = None,
+    graph: GraphRecord | None = None,
     text: str | None = None,
 ) -> dict[str, object]:
     """Writes logits float32 [n, vocab_size] for the int64 [n] tokens; `generated` tokens and `text` of what follows.
 
     `alone` runs one graph of several: a pair's first half as the draft it is, a folder's `model.onnx`. `draft`: logits
-    [n, V'] of that draft, and nothing is generated. `graph`: the draft graph that other runtimes load. `tokens`: the
-    ids of `text`, no special tokens added; only where `text` is given.
+    [n, V'] of that draft, and nothing is generated. `graph`: another graph of the folder. `tokens`: the ids of
+    `text`, no special tokens added; only where `text` is given.
     """
-    opened = open_artifact(artifact, frugal=frugal, alone=alone or graph is not None)
-    engine = opened.engine if graph is None else _graph_alone(artifact, graph, frugal=frugal)
     tokens = np.load(tokens_file)
+    if graph is not None:
+        return {"generated": _write_logits(_engine_over(artifact, graph, frugal=frugal), tokens, logits_file)}
+    opened = open_artifact(artifact, frugal=frugal, alone=alone)
+    engine = opened.engine
     found: dict[str, object] = {}
     if draft is not None:
         # open_artifact opens an engine that drafts wherever an export was asked for one.
@@ -56,6 +59,12 @@ def probe(
     if text is not None:
         found["tokens"] = opened.tokenizer.encode(text, add_special_tokens=False)
     return found
+
+
+def _engine_over(folder: Path, graph: GraphRecord, *, frugal: bool) -> Engine:
+    from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(folder, read_manifest(folder).model_copy(update={"graph": graph}), frugal=frugal)
 
 
 def _write_logits(engine: Engine, tokens: NDArray[np.int64], logits_file: Path) -> list[int]:
@@ -78,20 +87,6 @@ def _write_logits(engine: Engine, tokens: NDArray[np.int64], logits_file: Path) 
     return generated
 
 
-def _graph_alone(folder: Path, file: str, *, frugal: bool) -> Engine:
-    """An engine over the draft graph `file` alone, which has fewer caches than the model."""
-    from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
-
-    manifest = read_manifest(folder)
-    draft = manifest.draft
-    assert draft is not None
-    skipped = draft.plan.skip if draft.plan else []
-    left = manifest.graph.num_kv_layers - sum(name.startswith("attn") for name in skipped)
-    caches = draft.exits[0].num_kv_layers if draft.exits else left
-    shape = manifest.graph.model_copy(update={"file": file, "num_kv_layers": caches})
-    return OnnxRuntimeEngine(folder, manifest.model_copy(update={"graph": shape}), frugal=frugal)
-
-
 def _verified(engine: DraftingEngine, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
     """All tokens but the last go through the drafts, by turns; the logits that verification gives of all of them."""
     for position in range(len(tokens) - 1):
@@ -112,7 +107,7 @@ if __name__ == "__main__":
     parser.add_argument("--frugal", action="store_true")
     parser.add_argument("--alone", action="store_true", help="without the other half of a pair")
     parser.add_argument("--draft", type=int, help="number of the draft whose logits are wanted")
-    parser.add_argument("--graph", help="draft graph of the folder whose logits are wanted")
+    parser.add_argument("--graph", help="record of a graph of the folder whose logits are wanted")
     parser.add_argument("--text", type=Path, help="text to tokenise")
     arguments = parser.parse_args()
     text = None if arguments.text is None else arguments.text.read_bytes().decode("utf-8")
@@ -123,7 +118,7 @@ if __name__ == "__main__":
         frugal=arguments.frugal,
         alone=arguments.alone,
         draft=arguments.draft,
-        graph=arguments.graph,
+        graph=None if arguments.graph is None else GraphRecord.model_validate_json(arguments.graph),
         text=text,
     )
     print(json.dumps(found))

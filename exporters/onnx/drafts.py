@@ -22,7 +22,8 @@ from edgeskip.plan import Plan
 
 DRAFT_FILE = "draft.onnx"
 VERIFY_FILE = "verify.onnx"
-WHOLE_VOCABULARY_FILE = "draft-genai.onnx"
+GENAI_FILE = "model-genai.onnx"
+GENAI_DRAFT_FILE = "draft-genai.onnx"
 TOKENS_FILE = "draft_tokens.npy"
 
 
@@ -57,13 +58,17 @@ def lower_early_exit(
 
     A draft gives `exit_states` [batch, n, hidden_size] of all its tokens besides the logits of its own head; the next
     graph takes them as `hidden_states` in place of `input_ids`. N of `past_key_values.N` counts from 0 in each.
-    With a trimmed head `draft_tokens.npy` has the ids of its rows, int32 [V'], and `draft-genai.onnx` is the first
-    draft with logits of all tokens. EdgeSkipError where a graph would have no sublayers.
+    With a trimmed head `draft_tokens.npy` has the ids of its rows, int32 [V'].
+
+    Two more are for onnxruntime-genai: `model-genai.onnx`, the whole model with logits of every position, without
+    which it verifies token by token, and beside a trimmed head `draft-genai.onnx`, the first draft with logits of all
+    tokens. EdgeSkipError where a graph would have no sublayers.
     """
     parts = parts_of(decoder, [cut.layer for cut in exits])
     with WeightFile(folder, DATA_FILE) as weights:
         whole = write_graph(weights, decoder, Segment(decoder.sublayers), form, folder / MODEL_FILE, progress)
         progress("draft")
+        write_graph(weights, decoder, Segment(decoder.sublayers, every_position=True), form, folder / GENAI_FILE)
         records = []
         for number, cut in enumerate(exits):
             # The stream at the exit is scaled as the next sublayer reads it (bake).
@@ -82,7 +87,7 @@ def lower_early_exit(
             )
             if number == 0 and cut.head.tokens is not None:
                 segment = replace(segment, exit_states=False, widened=True)
-                write_graph(weights, decoder, segment, form, folder / WHOLE_VOCABULARY_FILE)
+                write_graph(weights, decoder, segment, form, folder / GENAI_DRAFT_FILE)
         rest = write_graph(weights, decoder, Segment(parts[-1], from_ids=False), form, folder / VERIFY_FILE)
     tokens = exits[0].head.tokens
     if tokens is not None:
@@ -97,19 +102,35 @@ def lower_early_exit(
     return graph_record(decoder, form, whole), draft
 
 
+def genai_graphs(graph: GraphRecord, draft: DraftRecord) -> tuple[GraphRecord, GraphRecord]:
+    """Which graphs onnxruntime-genai is to verify and to draft with; the draft has logits of all tokens."""
+    if draft.exits:
+        caches = draft.exits[0].num_kv_layers
+        file = draft.exits[0].file if draft.vocabulary is None else GENAI_DRAFT_FILE
+    else:
+        skipped = draft.plan.skip if draft.plan else []
+        caches = graph.num_kv_layers - sum(name.startswith("attn.") for name in skipped)
+        file = DRAFT_FILE
+    return (
+        graph.model_copy(update={"file": GENAI_FILE}),
+        graph.model_copy(update={"file": file, "num_kv_layers": caches}),
+    )
+
+
 def lower_skip_plan(
     decoder: Decoder, plan: Plan, form: WeightFormat, folder: Path, *, progress: Progress = lambda _: None
 ) -> GraphRecord:
     """Writes the dense `decoder` with what `plan` skips in gates, and the skipped model alone over the same weights.
 
     `model.onnx` is the dense graph for everybody who leaves its optional input `skip` (bool [1]) alone; where it is
-    true, the skipped sublayers give way to their compensation and their caches stay as they are. `draft.onnx` has
-    neither gates nor skipped sublayers.
+    true, the skipped sublayers give way to their compensation and their caches stay as they are. For onnxruntime-genai
+    `draft.onnx` has neither gates nor skipped sublayers and `model-genai.onnx`, as in `lower_early_exit`, no gates.
     """
     skips = {skip.sublayer: skip for skip in plan.skips}
     gated = Segment(decoder.sublayers, skips=skips, gated=True)
     with WeightFile(folder, DATA_FILE) as weights:
         caches = write_graph(weights, decoder, gated, form, folder / MODEL_FILE, progress)
         progress("draft")
+        write_graph(weights, decoder, Segment(decoder.sublayers, every_position=True), form, folder / GENAI_FILE)
         write_graph(weights, decoder, replace(gated, gated=False), form, folder / DRAFT_FILE)
     return graph_record(decoder, form, caches)

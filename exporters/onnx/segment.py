@@ -28,7 +28,8 @@ class Segment:
 
     `from_ids`: it starts at the embedding, otherwise at `hidden_states`. `exit_states`: it gives the stream after its
     last sublayer, of every position. `head` None = the model's own norm and head; `head_name` is what its weights are
-    called. `widened`: the logits of a trimmed head are set out over the whole vocabulary.
+    called. `widened`: the logits of a trimmed head are set out over the whole vocabulary. `every_position`: the graph
+    says that it gives logits of each position, and does so unless asked otherwise; else those of the last one.
     `skips` are replaced by their compensation: always, or with `gated` where the optional input `skip` says so.
     """
 
@@ -38,6 +39,7 @@ class Segment:
     head: DraftHead | None = None
     head_name: str = HEAD
     widened: bool = False
+    every_position: bool = False
     skips: Mapping[Sublayer, Skip] = field(default_factory=dict)
     gated: bool = False
 
@@ -80,7 +82,8 @@ class _Lowering:
         # Nothing after the last attention mixes positions; exit states are wanted of all of them.
         self.last = None if segment.exit_states or not attentions else attentions[-1]
         self.seqlens, self.total = self._lengths(mask)
-        self.keep = graph.op("Neg", [graph.optional_input("logits_to_keep", int64(1))], "logits_start")
+        kept = graph.optional_input("logits_to_keep", int64(0 if segment.every_position else 1))
+        self.keep = graph.op("Neg", [kept], "logits_start")
         self.caches = self._rotary_caches() if any(a.rotary for a in attentions) else None
         if segment.gated:
             self.skip = graph.optional_input("skip", np.zeros(1, np.bool_))
@@ -101,12 +104,14 @@ class _Lowering:
                     self._present(first + n, pair)
         progress("head")
         logits, columns = self._head()
-        # Declared for the default, one position: onnxruntime-genai reads "one" as "prefill gives the last position
-        # only". ONNX Runtime allocates by the real shape when logits_to_keep asks for more.
+        # Declared for the default. onnxruntime-genai reads one position as "prefill gives the last position only", and
+        # verifies a draft in one run where there is one row per token. ONNX Runtime allocates by the real shape when
+        # logits_to_keep asks for more.
+        rows: int | str = "sequence" if segment.every_position else 1
         if segment.exit_states:
             states: list[int | str] = ["batch", "sequence", config.hidden_size]
             graph.output(self.stream, "exit_states", self.form.activations, states, first=True)
-        graph.output(logits, "logits", self.form.activations, ["batch", 1, columns], first=True)
+        graph.output(logits, "logits", self.form.activations, ["batch", rows, columns], first=True)
         return self.cache
 
     def _computed(self) -> list[Attention | FeedForward]:

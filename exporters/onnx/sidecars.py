@@ -6,24 +6,28 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeskip.exporters.onnx.drafts import genai_graphs
+
 if TYPE_CHECKING:
+    from edgeskip.exporters.decoder import DecoderConfig
     from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.manifest import GraphRecord
+    from edgeskip.manifest import DraftRecord, GraphRecord
 
 
-def write_sidecars(source: ModelSource, graph: GraphRecord, folder: Path) -> None:
+def write_sidecars(source: ModelSource, graph: GraphRecord, folder: Path, draft: DraftRecord | None = None) -> None:
     """config.json, generation_config.json and genai_config.json; the tokenizer's files are written already."""
     _write(folder / "config.json", source.config)
     _write(folder / "generation_config.json", source.generation_config)
-    _write(folder / "genai_config.json", genai_config(source, graph))
+    _write(folder / "genai_config.json", genai_config(source, graph, draft))
 
 
-def genai_config(source: ModelSource, graph: GraphRecord) -> dict[str, Any]:
-    """ONNX Runtime GenAI's configuration (its "Config reference" page).
+def genai_config(source: ModelSource, graph: GraphRecord, draft: DraftRecord | None = None) -> dict[str, Any]:
+    """ONNX Runtime GenAI's configuration (its pages "Config reference" and "Speculative decoding").
 
     `num_hidden_layers` counts KV caches, so it is the number of kept attention sublayers: with it, unmodified
-    onnxruntime-genai runs a model whose skipped sublayers are gone.
+    onnxruntime-genai runs a model whose skipped sublayers are gone, and with `model.draft` one that drafts for itself.
     """
+    target, drafting = (graph, None) if draft is None else genai_graphs(graph, draft)
     config, generation = source.decoder.config, source.generation_config
 
     def token(name: str) -> Any:
@@ -40,26 +44,8 @@ def genai_config(source: ModelSource, graph: GraphRecord) -> dict[str, Any]:
         "bos_token_id": token("bos_token_id"),
         "eos_token_id": eos,
         "pad_token_id": first_eos if pad is None else pad,
-        "decoder": {
-            "filename": graph.file,
-            "head_size": graph.head_dim,
-            "hidden_size": config.hidden_size,
-            "num_attention_heads": config.num_heads,
-            "num_key_value_heads": graph.num_kv_heads,
-            "num_hidden_layers": graph.num_kv_layers,
-            "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
-            "inputs": {
-                "input_ids": "input_ids",
-                "attention_mask": "attention_mask",
-                "past_key_names": "past_key_values.%d.key",
-                "past_value_names": "past_key_values.%d.value",
-            },
-            "outputs": {
-                "logits": "logits",
-                "present_key_names": "present.%d.key",
-                "present_value_names": "present.%d.value",
-            },
-        },
+        "decoder": _decoder(config, target),
+        "draft": _decoder(config, drafting) if drafting else None,
     }
     model = {name: value for name, value in model.items() if value is not None}
     given = {name: value for name, value in generation.items() if value is not None}
@@ -76,6 +62,29 @@ def genai_config(source: ModelSource, graph: GraphRecord) -> dict[str, Any]:
         "past_present_share_buffer": True,
     }
     return {"model": model, "search": search}
+
+
+def _decoder(config: DecoderConfig, graph: GraphRecord) -> dict[str, Any]:
+    return {
+        "filename": graph.file,
+        "head_size": graph.head_dim,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": graph.num_kv_heads,
+        "num_hidden_layers": graph.num_kv_layers,
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
