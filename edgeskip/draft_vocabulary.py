@@ -22,9 +22,7 @@ def draft_vocabulary(token_counts: NDArray[np.int64], size: int, always: Collect
     """
     vocab_size = len(token_counts)
     if not 1 <= size <= vocab_size:
-        raise EdgeSkipError(
-            f"a draft vocabulary of {size} tokens is impossible: the model has {vocab_size}, choose 1 … that"
-        )
+        raise EdgeSkipError(f"a draft vocabulary of {size} tokens is impossible: choose 1 … {vocab_size}")
     kept = np.unique(np.fromiter(always, np.int64, len(always)))
     if len(kept) and not 0 <= kept[0] <= kept[-1] < vocab_size:
         raise EdgeSkipError(f"token {kept[0] if kept[0] < 0 else kept[-1]} is not one of the model's {vocab_size}")

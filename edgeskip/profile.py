@@ -243,7 +243,8 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
         dtypes, shape = _expected(name, profile.model)
         if array.dtype not in dtypes or array.shape != shape:
             raise EdgeSkipError(
-                f"{file}: {name} is {array.dtype}{list(array.shape)}, expected {dtypes[-1].__name__}{list(shape)}: calibrate again"
+                f"{file}: {name} is {array.dtype}{list(array.shape)}, "
+                f"expected {dtypes[-1].__name__}{list(shape)}: calibrate again"
             )
     phases: tuple[Phase, ...] = ("prefill", "decode")
     maps = {

@@ -2,18 +2,22 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from profiles import make_profile, make_vectors, write_made_profile
+from safetensors.numpy import load_file
 
 import edgeskip.profile
 from edgeskip.errors import EdgeSkipError
 from edgeskip.models.profiles import ready_profiles
 from edgeskip.profile import (
+    ExitStatistics,
     PlanRecord,
+    Profile,
     locate_profile,
     pack_vectors,
     read_profile,
@@ -40,6 +44,70 @@ def test_round_trip(path: Path) -> None:
     np.testing.assert_array_equal(vectors.mean_in["prefill"], expected.mean_in["prefill"])
     np.testing.assert_array_equal(vectors.mean_out["prefill"], expected.mean_out["prefill"])
     assert set(vectors.mean_in) == {"prefill"}
+    assert (vectors.exit_maps, vectors.token_counts) == ({}, None)  # as in profiles made before there were any
+
+
+NARROW = np.array([[1, 0.5, 0], [-2, 3, 0.25], [0, 0, 1]], np.float32)
+WIDE = NARROW + np.float32(1e-6)
+
+
+def write_with_exits(path: Path, layers: tuple[int, ...] = (1, 3)) -> Profile:
+    """A profile whose map of exit 1 float16 holds exactly, and that of exit 3 not."""
+    counts = np.arange(8, dtype=np.int64)
+    vectors = replace(make_vectors(), exit_maps={3: WIDE, 1: NARROW}, token_counts=counts)
+    record, packed = pack_vectors(vectors, path)
+    exits = [ExitStatistics(layer=n, tokens=10, plain_agreement=0.1, ridge_agreement=0.3) for n in layers]
+    profile = make_profile(path=path).model_copy(update={"vectors": record, "exits": exits})
+    write_profile(profile, path, packed)
+    return profile
+
+
+def test_round_trip_of_exits(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    written = write_with_exits(path)
+    assert read_profile(path) == written
+    vectors = read_vectors(written, path)
+    assert list(vectors.exit_maps) == [1, 3]
+    for layer, expected in ((1, NARROW), (3, WIDE)):
+        np.testing.assert_array_equal(vectors.exit_maps[layer], expected)
+        assert vectors.exit_maps[layer].dtype == np.float32
+    assert vectors.token_counts is not None
+    assert (vectors.token_counts.tolist(), vectors.token_counts.dtype) == (list(range(8)), np.int64)
+    stored = load_file(path.with_suffix(".safetensors"))
+    types = {name: str(array.dtype) for name, array in stored.items() if not name.startswith("prefill")}
+    assert types == {"exit.1.map": "float16", "exit.3.map": "float32", "token_counts": "int32"}
+    assert pack_vectors(vectors, path)[0] == written.vectors
+
+
+def test_huge_map_is_not_rounded_to_infinity(tmp_path: Path) -> None:
+    huge = NARROW * np.float32(1e5)
+    record, packed = pack_vectors(replace(make_vectors(), exit_maps={1: huge}), tmp_path / "m.json")
+    profile = make_profile().model_copy(update={"vectors": record})
+    write_profile(profile, tmp_path / "m.json", packed)
+    np.testing.assert_array_equal(read_vectors(profile, tmp_path / "m.json").exit_maps[1], huge)
+
+
+def test_exit_without_its_map(tmp_path: Path) -> None:
+    profile = write_with_exits(tmp_path / "m.json", layers=(1, 2))
+    with pytest.raises(EdgeSkipError, match="no map for exit layer 2"):
+        read_vectors(profile, tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exit_maps": {1: np.ones((3, 2), np.float32)}}, r"exit\.1\.map is float16\[3, 2\], expected float32\[3, 3\]"),
+        ({"token_counts": np.ones(7, np.int64)}, r"token_counts is int32\[7\], expected int32\[8\]"),
+        ({"mean_in": {"prefill": np.ones((8, 4))}}, r"prefill\.mean_in is float32\[8, 4\], expected float32\[8, 3\]"),
+    ],
+)
+def test_arrays_of_another_shape(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "m.json"
+    record, packed = pack_vectors(replace(make_vectors(), **changes), path)
+    profile = make_profile().model_copy(update={"vectors": record})
+    write_profile(profile, path, packed)
+    with pytest.raises(EdgeSkipError, match=message):
+        read_vectors(profile, path)
 
 
 def test_written_profile_is_for_people(path: Path) -> None:

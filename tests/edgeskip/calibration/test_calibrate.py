@@ -83,7 +83,7 @@ def test_seed_and_repetition(source: ModelSource) -> None:
 
 def test_two_processes_write_the_same_profile(tiny_llama: Path, tmp_path: Path) -> None:
     """Twenty windows and two batches of prompts, dealt to two Gloo processes, against one process."""
-    options = ("--tokens", 2560, "--context", 128, "--decode-tokens", 1200)
+    options = ("--tokens", 2560, "--context", 128, "--decode-tokens", 1200, "--exits", "1,3")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     profiles, vectors = [], []
     for processes in (1, 2):
@@ -103,6 +103,15 @@ def test_two_processes_write_the_same_profile(tiny_llama: Path, tmp_path: Path) 
             assert getattr(two, phase).model_dump(exclude_none=True) == pytest.approx(expected, rel=1e-6, abs=1e-9)
     for phase, mean in vectors[0].mean_out.items():
         np.testing.assert_allclose(vectors[1].mean_out[phase], mean, rtol=1e-6, atol=1e-6)
+    for one, two in zip(profiles[0].exits, profiles[1].exits, strict=True):
+        assert one.tokens == two.tokens == 512
+        assert (two.plain_agreement, two.ridge_agreement) == pytest.approx(
+            (one.plain_agreement, one.ridge_agreement), abs=1.5 / 512
+        )
+        # Solved to 1e-9, then rounded to float16, where half a step may fall either way.
+        expected_map = vectors[0].exit_maps[one.layer]
+        np.testing.assert_allclose(vectors[1].exit_maps[one.layer], expected_map, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(vectors[0].token_counts, vectors[1].token_counts)
     assert profiles[0].model == profiles[1].model
     assert profiles[0].calibration.corpus == profiles[1].calibration.corpus
 
