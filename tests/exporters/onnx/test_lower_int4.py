@@ -9,37 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from lowering import artifact_of, engine_of
-from tiny_models import FAMILIES, tiny_checkpoint, tiny_model
+from lowering import artifact_of, engine_of, rounded_model
+from tiny_models import FAMILIES, tiny_checkpoint
 from variants import TOKENS, in_one_prefill, in_steps, random_plan, torch_logits
 
 from edgeskip.calibration.skipping import skipped
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.source import open_model
 from edgeskip.exporters.onnx.formats import WeightFormat, weight_format
-from edgeskip.exporters.onnx.quantise import dequantise, quantise
+from edgeskip.exporters.onnx.quantise import quantise
 from edgeskip.exporters.verify import compare
 from edgeskip.plan import Plan
 
 
-def rounded_model(family: str, form: WeightFormat, plan: Plan, **overrides: Any) -> Any:
-    """The tiny model with every matrix replaced by what its quantisation stands for.
-
-    Output projections behind a skip are quantised after they are divided by the scales before them; a block's
-    scale takes a common factor along, so dividing before or after is the same to rounding.
-    """
-    model = tiny_model(family, **overrides)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
-            bits = form.head_bits if "embed_tokens" in name or "lm_head" in name else 4
-            packed = quantise(parameter.numpy(), bits=bits, block_size=form.block_size, symmetric=form.symmetric)
-            parameter.copy_(torch.from_numpy(dequantise(packed, bits=bits, block_size=form.block_size)))
-    return model
-
-
 def expected_logits(family: str, form: WeightFormat, plan: Plan, **overrides: Any) -> Any:
-    model = rounded_model(family, form, plan, **overrides)
+    model = rounded_model(family, form, **overrides)
     with skipped(model, plan):
         return torch_logits(model)
 
