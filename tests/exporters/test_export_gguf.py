@@ -3,7 +3,6 @@ package's reader, transformers under the same plan, and files that are wrong bec
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from random_profiles import random_profile
+from gguf_exports import CHECKED, UNCHECKED, early, engine_over, kinds_of, profile_of
 from talking_gguf import talking_gguf
 from tiny_gguf import Kind
 from tiny_models import tiny_checkpoint
@@ -32,19 +31,14 @@ from edgeskip.exporters.families.gguf_header import read_gguf_header
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.families.torch_model import load_torch_model
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.targets import DraftRequest
 from edgeskip.exporters.verify import Bound, compare
 from edgeskip.gguf_manifest import VERIFICATION_KEY, read_gguf_manifest
 from edgeskip.plan import Plan, Skip
 from edgeskip.planner import resolve
-from edgeskip.profile import Profile, Vectors
-from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
-from edgeskip.runtime.engines.llamacpp_model import LlamaModel
 from edgeskip.runtime.engines.llamacpp_split import SplitEngine
 from edgeskip.sublayers import sublayers_of
 
 SKIP = ("attn.0", "ffn.1", "attn.2")
-CHECKED, UNCHECKED = ExportPolicy(), ExportPolicy(check=False)
 
 
 @pytest.fixture
@@ -73,11 +67,6 @@ def out(tmp_path: Path) -> Iterator[Path]:
     assert {path.suffix for path in folder.iterdir()} <= {".gguf"}
 
 
-def profile_of(source: ModelSource, skip: tuple[str, ...], compensation: Any) -> tuple[Profile, Vectors]:
-    with tempfile.TemporaryDirectory() as folder:
-        return random_profile(source, Path(folder) / "p.json", skip=skip, compensation=compensation)
-
-
 def export(
     source: ModelSource,
     out: Path,
@@ -93,14 +82,6 @@ def export(
     return export_gguf(source, profile, vectors, form, out, draft=early(exit_layer), policy=policy)
 
 
-def early(exit_layer: int | None) -> DraftRequest | None:
-    return None if exit_layer is None else DraftRequest("early-exit", (exit_layer,))
-
-
-def kinds_of(path: Path) -> dict[str, str]:
-    return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
-
-
 def plan_of(source: ModelSource, skip: tuple[str, ...], compensation: Any = "affine") -> Plan:
     return resolve(*profile_of(source, skip, compensation))
 
@@ -109,10 +90,6 @@ def expected_logits(source: ModelSource, plan: Plan) -> Any:
     model = load_torch_model(source)
     with torch.inference_mode(), skipped(model, plan):
         return torch_logits(model)
-
-
-def engine_over(path: Path) -> LlamaCppEngine:
-    return LlamaCppEngine(LlamaModel(path), threads=1)
 
 
 @pytest.mark.parametrize(
