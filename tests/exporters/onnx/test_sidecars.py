@@ -8,14 +8,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lowering import artifact_of
 from tiny_models import CHAT_TEMPLATE, FAMILIES, tiny_checkpoint
 from variants import random_plan
 
+from edgeskip.exporters.draft_head import draft_head
 from edgeskip.exporters.families.source import ModelSource, open_model
+from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit, lower_skip_plan
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.sidecars import write_sidecars
+from edgeskip.manifest import DraftRecord, PlanSummary
+
+PAST = ("past_key_values.%d.key", "past_key_values.%d.value")
 
 
 def sidecars(source: ModelSource, names: list[str], folder: Path) -> dict[str, Any]:
@@ -54,6 +60,37 @@ def test_genai_names_are_the_graphs(tiny_llama: Path, tmp_path: Path) -> None:
     named = {name % n if "%d" in name else name for name in decoder["inputs"].values() for n in layers}
     assert named == inputs - {"logits_to_keep"}
     assert {name % n if "%d" in name else name for name in decoder["outputs"].values() for n in layers} == outputs
+
+
+@pytest.mark.parametrize("kind", ["early-exit", "trimmed", "skip-plan"])
+def test_genai_drafts_with_the_folders_graphs(tiny_llama: Path, tmp_path: Path, kind: str) -> None:
+    """Oracles: its page "Speculative decoding" (a target of one row per token, a draft of the same vocabulary), and the
+    onnx package's reading of the graphs that are named."""
+    import onnx
+
+    source, form = open_model(str(tiny_llama)), WeightFormat()
+    if kind == "skip-plan":
+        plan = random_plan(["attn.1", "ffn.2", "attn.3"], "scale", num_blocks=4, hidden_size=64)
+        graph = lower_skip_plan(source.decoder, plan, form, tmp_path)
+        skip = [str(skip.sublayer) for skip in plan.skips]
+        summary = PlanSummary(method="explicit", compensation="scale", skip=skip, num_blocks=4)
+        draft = DraftRecord(kind="skip-plan", plan=summary)
+    else:
+        head = draft_head(source.decoder, None, np.arange(0, 320, 2) if kind == "trimmed" else None)
+        graph, draft = lower_early_exit(source.decoder, form, tmp_path, [Exit(1, head), Exit(2, head)])
+    write_sidecars(source, graph, tmp_path, draft)
+    model = json.loads((tmp_path / "genai_config.json").read_text(encoding="utf-8"))["model"]
+    caches = {"early-exit": 1, "trimmed": 1, "skip-plan": 2}[kind]
+    assert (model["decoder"]["filename"], model["decoder"]["num_hidden_layers"]) == ("model-genai.onnx", 4)
+    assert model["draft"]["num_hidden_layers"] == caches
+    assert model["draft"]["filename"] == ("draft-genai.onnx" if kind == "trimmed" else "draft.onnx")
+    for part, rows in (("decoder", "sequence"), ("draft", 1)):
+        read = onnx.load(tmp_path / model[part]["filename"], load_external_data=False).graph
+        inputs = {value.name for value in read.input}
+        named = {name % n for n in range(model[part]["num_hidden_layers"]) for name in PAST}
+        assert inputs - {"logits_to_keep"} == {"input_ids", "attention_mask"} | named
+        shape = [dim.dim_param or dim.dim_value for dim in read.output[0].type.tensor_type.shape.dim]
+        assert shape == ["batch", rows, 320]
 
 
 def test_several_ends_of_text(tiny_llama: Path, tmp_path: Path) -> None:

@@ -49,6 +49,25 @@ def test_an_alias_shares_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "w.data").stat().st_size == array.nbytes
 
 
+def test_what_several_graphs_share(tmp_path: Path) -> None:
+    """The first maker of a name is asked, later ones are not; what is tiny is in no file."""
+    calls: list[str] = []
+
+    def make(name: str, size: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        calls.append(name)
+        return np.arange(size, dtype=np.float32)
+
+    with WeightFile(tmp_path, "w.data") as file:
+        tensors = [file.once(name, lambda n=name, s=size: make(n, s)) for name, size in [("a", 512), ("b", 4)] * 2]
+        blocks = file.alias("blocks", tensors[1], (2, 2))
+    assert calls == ["a", "b"]
+    assert tensors[0] is tensors[2]
+    assert isinstance(tensors[0], ir.ExternalTensor)
+    assert not isinstance(tensors[1], ir.ExternalTensor)
+    np.testing.assert_array_equal(blocks.numpy(), [[0, 1], [2, 3]])
+    assert (tmp_path / "w.data").stat().st_size == 512 * 4
+
+
 def test_the_file_is_named_without_its_folder(tmp_path: Path) -> None:
     """An absolute location would break the artifact when it is moved, and runtimes refuse it."""
     with WeightFile(tmp_path, "w.data") as file:
