@@ -1,8 +1,9 @@
 """What `make demo` runs: the default model from fetch to a table that compares dense with skipped, in a few minutes.
 
-Every step before the table is the `edgeskip` command, printed as it is run. The table is measured with the Python
-API: speed in turns, so that a busy moment of the machine hits all artifacts alike, and quality on `demo_text.txt`, a
-text written for this purpose that nothing was calibrated on.
+Every step before the table is the `edgeskip` command, printed as it is run; the last of them is an artifact that drafts
+for itself, answering plainly and speculatively. The table is measured with the Python API: speed in turns, so that a
+busy moment of the machine hits all artifacts alike, and quality on `demo_text.txt`, a text written for this purpose
+that nothing was calibrated on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import edgeskip
 
 MODEL = "smollm2-135m-instruct"
 SKIPPED = 8  # sublayers
+EXIT_LAYER, DRAFT_TOKENS = 4, 8192  # of the artifact that drafts for itself
 PROMPT = "Why is the sky blue? Answer in two sentences."
 TEXT = Path(__file__).with_name("demo_text.txt")
 PROMPT_TOKENS, NEW_TOKENS, QUALITY_TOKENS, ROUNDS = 512, 64, 1024, 3
@@ -58,7 +60,7 @@ def main() -> None:
 
     dense, skipped = folder / "dense.json", folder / f"skip{SKIPPED}.json"
     run("fetch", MODEL)
-    run("calibrate", MODEL, "-o", dense, "--overwrite")
+    run("calibrate", MODEL, "-o", dense, "--exits", EXIT_LAYER, "--overwrite")
     run("plan", dense, "--skip-sublayers", SKIPPED, "--compensation", "affine", "-o", skipped, "--overwrite")
     run("inspect", skipped, "--plot", folder / "similarity.png")
     artifacts: list[Path] = []
@@ -74,6 +76,10 @@ def main() -> None:
             run("export", "--profile", profile, "-o", artifacts[-1], "--target", "gguf", "--overwrite")
     for artifact in artifacts[-2:]:
         run("run", artifact, "-p", PROMPT, "--max-tokens", 80)
+    drafting = folder / f"exit{EXIT_LAYER}-int4"
+    options = ("--draft", "early-exit", "--exit-layer", EXIT_LAYER, "--draft-vocab", DRAFT_TOKENS)
+    run("export", "--profile", dense, "-o", drafting, "--precision", "int4", *options, "--overwrite")
+    run("run", drafting, "-p", PROMPT, "--max-tokens", 80, "--compare")
 
     say(f"measuring: {ROUNDS} rounds in turns, prompt {PROMPT_TOKENS} tokens, {NEW_TOKENS} new ones")
     rows = compare(artifacts, threads=arguments.threads)
