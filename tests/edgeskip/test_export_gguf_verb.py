@@ -11,9 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from random_profiles import random_profile
 from talking_gguf import talking_gguf
@@ -21,6 +23,7 @@ from tiny_gguf import Kind
 from tiny_models import tiny_checkpoint
 
 from edgeskip.exporters.families.source import open_model
+from edgeskip.profile import pack_vectors, write_profile
 
 Cli = Callable[..., Any]
 UNWRITABLE = Path("/sys/kernel")  # refuses even root
@@ -102,7 +105,9 @@ def test_a_pair(cli: Cli, profile: Path, out: Path) -> None:
     lines = exported(cli, profile, out, "--draft", "early-exit", "--exit-layer", 2)
     names = ["tiny-llama-explicit3-exit2-F16.gguf", "tiny-llama-explicit3-exit2-rest-F16.gguf"]
     assert sorted(path.name for path in out.iterdir()) == names
-    assert len(lines) == 3
+    assert len(lines) == 4
+    assert lines[2].startswith("checked against transformers ")
+    assert lines[3].startswith("its draft: checked against transformers ")
     assert (
         f"{names[0]}: draft-only, F16 (deci), 3 of 8 sublayers skipped, early exit after 2 blocks, first part"
         in lines[0]
@@ -110,6 +115,39 @@ def test_a_pair(cli: Cli, profile: Path, out: Path) -> None:
     assert (
         f"{names[1]}: lossy-skip, F16 (deci), 3 of 8 sublayers skipped, early exit after 2 blocks, rest part"
         in lines[1]
+    )
+
+
+def test_a_trimmed_draft(cli: Cli, model: Path, out: Path) -> None:
+    """The file with the head is named too; `inspect` finds it and `run` drafts with it."""
+    path, source = model.with_suffix(".json"), open_model(str(model))
+    profile, vectors = random_profile(source, path)
+    counts = np.arange(profile.model.vocab_size)
+    record, packed = pack_vectors(replace(vectors, token_counts=counts), path)
+    write_profile(profile.model_copy(update={"vectors": record}), path, packed)
+    options = ("--draft", "early-exit", "--exit-layer", 2, "--draft-vocab", 32)
+    lines = exported(cli, path, out, *options)
+    first = out / "tiny-llama-exit2-F16.gguf"
+    head = out / "tiny-llama-exit2-F16-head.safetensors"
+    assert lines[2] == f"{head}: the head that drafts"
+    assert f"draft head the model's own; {head.name} (beside it)" in " ".join(cli("inspect", first).out.split())
+    assert cli("run", first, "-p", "Skip what", "--max-tokens", 8, "--threads", 1).code == 0
+    head.unlink()
+    assert "is missing" in cli("run", first, "-p", "x").complaint()
+
+
+def test_a_plan_as_the_draft(cli: Cli, profile: Path, out: Path) -> None:
+    lines = exported(cli, profile, out, "--draft", "skip-plan")
+    names = ["tiny-llama-F16.gguf", "tiny-llama-explicit3-F16.gguf"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(names)
+    assert f"{names[0]}: dense, F16 (llama), 0 of 8 sublayers skipped, " in lines[0]
+    assert f"{names[1]}: lossy-skip, F16 (deci), 3 of 8 sublayers skipped, " in lines[1]
+    assert lines[3].startswith("its draft: checked against transformers ")
+    assert f"draft {names[1]} (beside it)" in " ".join(cli("inspect", out / names[0]).out.split())
+    dense = profile_for(profile.with_suffix(""))
+    assert (
+        "needs a plan"
+        in cli("export", "--profile", dense, "--target", "gguf", "-o", out / "n", "--draft", "skip-plan").complaint()
     )
 
 
@@ -185,10 +223,12 @@ def test_files_and_folders_confused(cli: Cli, profile: Path, out: Path, model: P
         (["--target", "onnx,gguf", "--precision", "int4"], "does not fit --target onnx,gguf"),
         (["--target", "onnx,gguf", "--precision", "int4,int4"], "--precision int4 is unknown for gguf"),
         (["--target", "onnx,gguf", "--precision", "q4_0,q4_0"], "q4_0 is unknown: choose one of fp32"),
-        (["--draft", "medusa", "--exit-layer", "2"], "--draft medusa is unknown: choose early-exit"),
-        (["--draft", "early-exit"], "needs both"),
-        (["--exit-layer", "2"], "needs both"),
-        (["--target", "onnx,gguf", "--draft", "early-exit", "--exit-layer", "2"], "for --target gguf alone"),
+        (["--draft", "medusa", "--exit-layer", "2"], "--draft medusa is unknown: choose early-exit or skip-plan"),
+        (["--draft", "early-exit"], "needs an exit layer and the profile has no sweep"),
+        (["--exit-layer", "2"], "add --draft early-exit"),
+        (["--draft", "early-exit", "--exit-layer", "1,2"], "--exit-layer 1,2: a GGUF pair has one exit, name one"),
+        (["--draft", "early-exit", "--exit-layer", "2", "--draft-vocab", "9"], "lacks: calibrate again"),
+        (["--draft", "skip-plan", "--draft-vocab", "9"], "--draft-vocab is of --draft early-exit"),
         (["--draft", "early-exit", "--exit-layer", "4"], "--exit-layer 4 is not possible: the model has 4 blocks"),
         (["--draft", "early-exit", "--exit-layer", "0"], "--exit-layer 0 is not possible"),
         (["--model", "no-such-model"], "no-such-model"),

@@ -135,17 +135,19 @@ def perplexity_by_their_protocol(file: Path) -> float:
     return math.exp(total / (CHUNKS * (CONTEXT - first - 1)))
 
 
-def test_llama_speculative_simple(files: dict[str, Path], programs: dict[str, Path]) -> None:
-    """The first part drafts, the dense file verifies: the text is the dense file's own greedy one."""
+@pytest.mark.parametrize("draft", ["first", "skip8"])
+def test_llama_speculative_simple(draft: str, files: dict[str, Path], programs: dict[str, Path]) -> None:
+    """The first part or a plan's model drafts, the dense file verifies: the text is its own greedy one."""
     done = run(
         programs["llama-speculative-simple"],
-        *("-m", files["dense"], "-md", files["first"], "--spec-type", "draft-simple"),
+        *("-m", files["dense"], "-md", files[draft], "--spec-type", "draft-simple"),
         *("-p", PROMPT, "-n", "32", "--temp", "0", "-c", "512", "-t", "2", "-td", "2"),
     )
     counts = {key: int(value) for key, value in re.findall(r"n_(predict|drafted|accept) += (\d+)", done.stderr)}
     assert counts["predict"] >= 32
     assert counts["drafted"] > 0
-    assert 0 <= counts["accept"] <= counts["drafted"]
+    # Eight of 60 sublayers less leave half of what is drafted right.
+    assert (1 if draft == "skip8" else 0) <= counts["accept"] <= counts["drafted"]
     with edgeskip.load(files["dense"], threads=2) as session:
         expected = session.generate(PROMPT, chat=False, max_tokens=counts["predict"])
     assert done.stdout.strip("\n") == PROMPT + expected.text.strip("\n")
