@@ -16,7 +16,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +99,10 @@ def _run(
     assert counts is not None
     assert isinstance(policy.num_speculations, int)
     difference = first_difference(session, ids, plain, generation.tokens)
-    return Found(
-        artifact, drafter, policy.num_speculations, prompt.name, len(generation.tokens), counts.drafted,
-        counts.accepted, difference and difference.position, difference and difference.margin,
+    found = Found(
+        artifact, drafter, policy.num_speculations, prompt.name, len(generation.tokens), counts.drafted, counts.accepted
     )  # fmt: skip
+    return found if difference is None else replace(found, position=difference.position, margin=difference.margin)
 
 
 def report(found: Sequence[Found]) -> str:
