@@ -2,7 +2,8 @@
 state in, draft logits out. Reads the side file that the export writes and multiplies with ggml, below llama.cpp.
 
 Not numpy: its BLAS leaves threads spinning that take the cores from llama.cpp's (a draft step of SmolLM2, 2 ms, took 8
-with them), and knows no float16. **measured**, 8192 x 576, one thread: ggml 0.15 ms, numpy without BLAS 0.43 (float32).
+with them), and knows no float16. **measured**, 8192 x 576 within a draft step, one thread: ggml 0.25 ms, numpy without
+BLAS 0.65 (float32), llama.cpp's head over all 49,152 tokens (Q8_0) 1.0.
 """
 
 from __future__ import annotations
