@@ -203,7 +203,7 @@ def _write_all(
     embedding_type: int | None = None
     # The first half comes last: what the rest's head became is what its embedding must be.
     for file, path, manifest in reversed(list(zip(files, staged, manifests, strict=False))):
-        if form.by_llamacpp and file.plan != measured:
+        if form.by_llamacpp and file.plan is not measured:
             progress("importance")
             importance, measured = _importance(source, file.plan), file.plan
         metadata = file_metadata(source, file.decoder, file.layout, form.file_type, manifest.to_metadata())
