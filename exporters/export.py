@@ -155,9 +155,6 @@ def _checked(
 
     A draft that fails and is allowed to counts as the whole's failure. EdgeSkipError where it is not allowed to.
     """
-    from edgeskip.exporters.draft_checks import agreement, check_exits, check_skip_plan
-    from edgeskip.exporters.onnx.drafts import genai_graphs
-
     precision, draft = manifest.graph.precision, manifest.draft
     bound = BOUNDS[precision]
     # The int4 kernels need their second copy: without it they take another, many times slower way.
@@ -166,6 +163,9 @@ def _checked(
         record = verify(source, plan, folder, bound=bound, frugal=frugal)
         require_match(record, policy)
         return manifest.model_copy(update={"verification": record})
+    from edgeskip.exporters.draft_checks import agreement, check_exits, check_skip_plan
+    from edgeskip.exporters.onnx.drafts import genai_graphs
+
     genai_model, genai_draft = genai_graphs(manifest.graph, draft)
     record = verify(source, plan, folder, bound=bound, frugal=frugal, both=True, graphs=[genai_model])
     require_match(record, policy)

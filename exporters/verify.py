@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,14 +105,14 @@ def verify(
     `context_length`: the artifact's, tokens, where it is shorter than the model's. EdgeSkipError where the artifact
     does not even run, or its tokens differ.
     """
-    with tempfile.TemporaryDirectory(prefix="edgeskip-verify-") as scratch:
+    with _scratch() as scratch:
         tokenizer = target
         if not target.is_dir():
-            tokenizer = Path(scratch)
+            tokenizer = scratch
             source.write_tokenizer(tokenizer)
         count = TOKENS if context_length is None else min(TOKENS, context_length - 1)
         tokens = shipped_tokens(source, tokenizer, count)
-        logits = Path(scratch) / "logits.npy"
+        logits = scratch / "logits.npy"
         flags = ["--frugal"] * frugal
         ways = [["--alone"], []] if both else [["--alone"] * alone]
         if draft is not None and draft.which is not None:
@@ -142,6 +144,17 @@ def verify(
         widened_kl_divergence=twin_kl,
         bound=str(bound) if twin is None else f"{bound}; widened {twin.bound}",
     )
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder. Its name is known before it is made, so that a signal that comes meanwhile leaves nothing."""
+    folder = Path(tempfile.gettempdir()) / f"edgeskip-verify-{secrets.token_hex(8)}"
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def compare(reference: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from edgeskip.exporters.export_gguf import GgufFile
     from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.manifest import Manifest, VerificationRecord
+    from edgeskip.manifest import DraftRecord, Manifest, VerificationRecord
     from edgeskip.profile import Profile
 
 
@@ -182,7 +182,18 @@ def _show_folder(manifest: Manifest, folder: Path) -> None:
         f"{folder}: {manifest.label}, {manifest.graph.precision}, "
         f"{skipped} of {2 * manifest.plan.num_blocks} sublayers skipped, {size / 1e6:.0f} MB"
     )
+    if manifest.draft is not None:
+        _print(_drafts(manifest.draft, manifest.plan.num_blocks))
     _print(_checked(manifest.verification))
+
+
+def _drafts(draft: DraftRecord, num_blocks: int) -> str:
+    if draft.plan is not None:
+        share = "" if draft.agreement is None else f", agrees on {draft.agreement:.0%} of the shipped text's tokens"
+        return f"draft: the same graph without {len(draft.plan.skip)} of {2 * num_blocks} sublayers{share}"
+    exits = ", ".join(f"{found.layer} ({found.head} head)" for found in draft.exits)
+    vocabulary = "" if draft.vocabulary is None else f", heads of the tokens in {draft.vocabulary}"
+    return f"draft: early exit after {exits} of {num_blocks} blocks{vocabulary}"
 
 
 def _show_files(files: list[GgufFile]) -> None:

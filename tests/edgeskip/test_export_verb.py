@@ -126,6 +126,60 @@ def test_requests_that_cannot_be(cli: Cli, profile: Path, out: Path, options: li
     assert told in refused(cli, out, profile, *options)
 
 
+@pytest.fixture
+def dense(profile: Path) -> Path:
+    """The same profile without its plan."""
+    content = json.loads(profile.read_text())
+    del content["plan"]
+    profile.write_text(json.dumps(content))
+    return profile
+
+
+def test_an_exit_that_was_never_calibrated(cli: Cli, dense: Path, out: Path) -> None:
+    """A checkpoint that was trained to exit early needs no more than the layer."""
+    outcome = cli("export", "--profile", dense, "-o", out / "a", "--draft", "early-exit", "--exit-layer", "1,3")
+    assert outcome.code == 0, outcome.err
+    first, second, third = outcome.out.strip().splitlines()
+    assert "dense, fp32, 0 of 8 sublayers skipped" in first
+    assert second == "draft: early exit after 1 (plain head), 3 (plain head) of 4 blocks"
+    assert third.startswith("checked against transformers ")
+    record = read_manifest(out / "a").draft
+    assert record is not None
+    assert [found.layer for found in record.exits] == [1, 3]
+
+
+def test_a_plan_that_drafts(cli: Cli, profile: Path, out: Path) -> None:
+    outcome = cli("export", "--profile", profile, "-o", out / "a", "--draft", "skip-plan")
+    assert outcome.code == 0, outcome.err
+    first, second, _ = outcome.out.strip().splitlines()
+    assert "dense, fp32, 0 of 8 sublayers skipped" in first
+    assert second.startswith("draft: the same graph without 3 of 8 sublayers, agrees on ")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--draft", "early"], "--draft early is unknown: choose early-exit or skip-plan"),
+        (["--exit-layer", "2"], "add --draft early-exit"),
+        (["--draft-vocab", "64"], "add --draft early-exit"),
+        (["--draft", "early-exit"], "the profile has no sweep: add --exit-layer"),
+        (["--draft", "early-exit", "--exit-layer", "4"], "the model has 4 blocks, choose 1 … 3"),
+        (["--draft", "early-exit", "--exit-layer", "0"], "--exit-layer 0 is not possible"),
+        (["--draft", "early-exit", "--exit-layer", "two"], "--exit-layer two is no number of blocks"),
+        (["--draft", "early-exit", "--exit-layer", "3,2"], "name the exits shallow first"),
+        (["--draft", "early-exit", "--exit-layer", "1,2", "--target", "gguf"], "a GGUF pair has one exit"),
+        (["--draft", "early-exit", "--exit-layer", "2", "--draft-vocab", "0"], "--draft-vocab 0 is not possible"),
+        (["--draft", "early-exit", "--exit-layer", "2", "--draft-vocab", "321"], "--draft-vocab 321 is not possible"),
+        (["--draft", "early-exit", "--exit-layer", "2", "--draft-vocab", "64"], "token counts"),
+        (["--draft", "skip-plan"], "--draft skip-plan needs a plan in the profile"),
+        (["--draft", "skip-plan", "--exit-layer", "2"], "--exit-layer is of --draft early-exit"),
+        (["--draft", "skip-plan", "--draft-vocab", "64"], "--draft-vocab is of --draft early-exit"),
+    ],
+)
+def test_drafts_that_cannot_be(cli: Cli, dense: Path, out: Path, options: list[str], told: str) -> None:
+    assert told in refused(cli, out, dense, *options)
+
+
 def test_a_profile_of_another_model(cli: Cli, profile: Path, model: Path, out: Path) -> None:
     """One byte of the weights differs: the fingerprint tells."""
     weights = model / "model.safetensors"
