@@ -55,7 +55,11 @@ class ExitRecord(_Record):
     file: str = Field(pattern=r"^[^/\\]+$", description="draft.onnx, or draft-E.onnx for a deeper one")
     num_kv_layers: int = Field(ge=0, description="Kept attention sublayers of this graph alone")
     head: Literal["plain", "ridge"] = Field(description="The model's own norm and head, or the calibrated map first")
-    agreement: float | None = Field(default=None, description="Share of held-out tokens it predicts as the full model")
+    agreement: float | None = Field(
+        default=None,
+        description="Share of tokens it predicts as the full model: of calibration's held-out ones, with the whole "
+        "vocabulary; not calibrated: of the check's text, with the artifact's own",
+    )
 
 
 class DraftRecord(_Record):
@@ -66,7 +70,9 @@ class DraftRecord(_Record):
     verify: str | None = Field(default=None, description="early-exit: the graph of the blocks after the last exit")
     verify_kv_layers: int = Field(default=0, description="early-exit: its kept attention sublayers")
     plan: PlanSummary | None = Field(default=None, description="skip-plan: what the draft skips")
-    agreement: float | None = Field(default=None, description="skip-plan: share of tokens predicted as the full model")
+    agreement: float | None = Field(
+        default=None, description="skip-plan: share of the check's tokens it predicts as the full model"
+    )
     vocabulary: str | None = Field(
         default=None, description="File with the token ids int32 [V'] of the draft head's rows; None = all tokens"
     )

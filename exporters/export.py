@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,6 @@ from edgeskip.requirements import onnxruntime_builds
 
 if TYPE_CHECKING:
     from edgeskip.exporters.decoder import Decoder
-    from edgeskip.exporters.draft_checks import CheckedDraft
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.exporters.onnx.drafts import Exit
     from edgeskip.exporters.onnx.formats import WeightFormat
@@ -160,25 +159,43 @@ def _checked(
     # The int4 kernels need their second copy: without it they take another, many times slower way.
     frugal = precision != "int4" and is_large(source)
     if draft is None:
-        record = verify(source, plan, folder, bound=bound, frugal=frugal)
+        record = verify(source, plan, folder, bound=bound, frugal=frugal).record
         require_match(record, policy)
         return manifest.model_copy(update={"verification": record})
-    from edgeskip.exporters.draft_checks import agreement, check_exits, check_skip_plan
+    from edgeskip.exporters.draft_checks import check_exits, check_skip_plan
     from edgeskip.exporters.onnx.drafts import genai_graphs
 
     genai_model, genai_draft = genai_graphs(manifest.graph, draft)
-    record = verify(source, plan, folder, bound=bound, frugal=frugal, both=True, graphs=[genai_model])
-    require_match(record, policy)
-    checks: Iterable[CheckedDraft]
-    if exits:
-        checks = check_exits(source, plan, exits, folder, genai_draft, bound=bound, frugal=frugal)
-    else:
-        checks = [check_skip_plan(source, drafting, folder, genai_draft, bound=bound, frugal=frugal)]
-        draft = draft.model_copy(update={"agreement": agreement(source, folder, frugal=frugal)})
-    for check in checks:
-        require_match(check.record, policy, check.name)
-        record = record.model_copy(update={"passed": record.passed and check.record.passed})
-    return manifest.model_copy(update={"verification": record, "draft": draft})
+    whole = verify(source, plan, folder, bound=bound, frugal=frugal, both=True, graphs=[genai_model])
+    require_match(whole.record, policy)
+    checks = (
+        check_exits(source, plan, exits, folder, genai_draft, bound=bound, frugal=frugal)
+        if exits
+        else check_skip_plan(source, drafting, folder, genai_draft, bound=bound, frugal=frugal)
+    )
+    passed, shares = whole.record.passed, []
+    for name, check in checks:
+        require_match(check.record, policy, name)
+        passed &= check.record.passed
+        shares.append(float((check.found == whole.expected).mean()))
+    return manifest.model_copy(
+        update={
+            "verification": whole.record.model_copy(update={"passed": passed}),
+            "draft": _with_agreement(draft, shares),
+        }
+    )
+
+
+def _with_agreement(draft: DraftRecord, shares: list[float]) -> DraftRecord:
+    """The record with the shares of tokens that the drafts predict as the full model; calibration's go first, as these
+    are of fewer tokens."""
+    if not draft.exits:
+        return draft.model_copy(update={"agreement": shares[0]})
+    exits = [
+        found if found.agreement is not None else found.model_copy(update={"agreement": share})
+        for found, share in zip(draft.exits, shares, strict=True)
+    ]
+    return draft.model_copy(update={"exits": exits})
 
 
 def _manifest(

@@ -287,7 +287,7 @@ def _verify(
     """
     check = partial(verify, bound=bound_of(form), alone=len(staged) == 1, draft=draft, context_length=length)
     if form.kind is not None:
-        return check(source, plan, staged[0])
+        return check(source, plan, staged[0]).record
     with tempfile.TemporaryDirectory(prefix="widened.", dir=staged[0].parent) as folder:
         for path in staged:
             if path.suffix == ".gguf":
@@ -295,4 +295,4 @@ def _verify(
             else:
                 shutil.copyfile(path, Path(folder) / path.name)
         exact = OWN_HEAD if draft is not None and draft.which is None else EXACT
-        return check(source, plan, staged[0], twin=Twin(Path(folder) / staged[0].name, exact))
+        return check(source, plan, staged[0], twin=Twin(Path(folder) / staged[0].name, exact)).record

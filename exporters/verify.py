@@ -82,6 +82,15 @@ class DraftCheck:
     tokens: NDArray[np.int64] | None = None
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A comparison, and the likeliest token after each of the text's, by torch and by the artifact: ids int64 [n]."""
+
+    record: VerificationRecord
+    expected: NDArray[np.int64]
+    found: NDArray[np.int64]
+
+
 def verify(
     source: ModelSource,
     plan: Plan,
@@ -95,7 +104,7 @@ def verify(
     graphs: Sequence[GraphRecord] = (),
     draft: DraftCheck | None = None,
     context_length: int | None = None,
-) -> VerificationRecord:
+) -> Measured:
     """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
 
     `target` is an artifact folder or a GGUF; a GGUF must cut the text into the same tokens as well. `frugal` runs ONNX
@@ -131,10 +140,11 @@ def verify(
         if twin is not None:
             twin_difference, twin_kl, _ = compare(reference, np.load(logits.with_name("twin.npy"), mmap_mode="r"))
             passed &= twin.bound.holds(twin_difference, twin_kl)
+        likeliest = [_likeliest(logits, draft) for logits in (reference, _columns(files[0], draft))]
     differences, kls, agreements = np.array(found).T
     # numpy's max passes a NaN on.
     difference, kl, top1 = float(differences.max()), float(kls.max()), float(agreements.min())
-    return VerificationRecord(
+    record = VerificationRecord(
         passed=passed,
         reference=name,
         tokens=len(tokens),
@@ -144,6 +154,7 @@ def verify(
         widened_kl_divergence=twin_kl,
         bound=str(bound) if twin is None else f"{bound}; widened {twin.bound}",
     )
+    return Measured(record, *likeliest)
 
 
 @contextmanager
@@ -177,6 +188,12 @@ def _columns(file: Path, draft: DraftCheck | None) -> NDArray[np.float32]:
     if draft is None or draft.tokens is None or found.shape[1] == len(draft.tokens):
         return found
     return found[:, draft.tokens]
+
+
+def _likeliest(logits: NDArray[np.float32], draft: DraftCheck | None) -> NDArray[np.int64]:
+    """Token ids [n] of the greatest of each row's logits [n, V']."""
+    columns: NDArray[np.int64] = logits.argmax(axis=-1)
+    return columns if draft is None or draft.tokens is None else draft.tokens[columns]
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

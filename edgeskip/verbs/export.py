@@ -188,10 +188,13 @@ def _show_folder(manifest: Manifest, folder: Path) -> None:
 
 
 def _drafts(draft: DraftRecord, num_blocks: int) -> str:
+    def share(agreement: float | None) -> str:
+        return "" if agreement is None else f", predicts {agreement:.0%} of the tokens as the whole model"
+
     if draft.plan is not None:
-        share = "" if draft.agreement is None else f", agrees on {draft.agreement:.0%} of the shipped text's tokens"
-        return f"draft: the same graph without {len(draft.plan.skip)} of {2 * num_blocks} sublayers{share}"
-    exits = ", ".join(f"{found.layer} ({found.head} head)" for found in draft.exits)
+        count = f"{len(draft.plan.skip)} of {2 * num_blocks}"
+        return f"draft: the same graph without {count} sublayers{share(draft.agreement)}"
+    exits = ", ".join(f"{found.layer} ({found.head} head{share(found.agreement)})" for found in draft.exits)
     vocabulary = "" if draft.vocabulary is None else f", heads of the tokens in {draft.vocabulary}"
     return f"draft: early exit after {exits} of {num_blocks} blocks{vocabulary}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -141,7 +142,7 @@ def test_an_exit_that_was_never_calibrated(cli: Cli, dense: Path, out: Path) -> 
     assert outcome.code == 0, outcome.err
     first, second, third = outcome.out.strip().splitlines()
     assert "dense, fp32, 0 of 8 sublayers skipped" in first
-    assert second == "draft: early exit after 1 (plain head), 3 (plain head) of 4 blocks"
+    assert re.fullmatch(r"draft: early exit after 1 \(plain head, .*%.*\), 3 \(plain head, .*\) of 4 blocks", second)
     assert third.startswith("checked against transformers ")
     record = read_manifest(out / "a").draft
     assert record is not None
@@ -153,7 +154,7 @@ def test_a_plan_that_drafts(cli: Cli, profile: Path, out: Path) -> None:
     assert outcome.code == 0, outcome.err
     first, second, _ = outcome.out.strip().splitlines()
     assert "dense, fp32, 0 of 8 sublayers skipped" in first
-    assert second.startswith("draft: the same graph without 3 of 8 sublayers, agrees on ")
+    assert second.startswith("draft: the same graph without 3 of 8 sublayers, predicts ")
 
 
 @pytest.mark.parametrize(

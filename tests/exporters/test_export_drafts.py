@@ -16,15 +16,18 @@ from variants import torch_logits
 import edgeskip.exporters.onnx.drafts as drafts_module
 from edgeskip.calibration.skipping import skipped
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.draft_head import draft_tokens
 from edgeskip.exporters.export import ExportPolicy, export_onnx
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.families.torch_model import load_torch_model
 from edgeskip.exporters.onnx.formats import weight_format
 from edgeskip.exporters.onnx.segment import Segment
+from edgeskip.exporters.split import exiting
 from edgeskip.exporters.targets import DraftRequest
 from edgeskip.exporters.verify import shipped_tokens
 from edgeskip.files import sha256_of
 from edgeskip.manifest import Manifest, read_manifest
+from edgeskip.plan import Plan
 from edgeskip.planner import resolve
 from edgeskip.profile import ExitStatistics, Profile, Vectors
 
@@ -91,19 +94,22 @@ def test_an_artifact_says_what_it_drafts_with(
         return
     found = [(e.layer, e.file, e.num_kv_layers, e.head, e.agreement) for e in record.exits]
     assert found[0] == (2, "draft.onnx", 2, "ridge", 0.5)
-    assert found[1:] == ([(3, "draft-3.onnx", 1, "plain", 0.25)] if draft is EXITS else [])
+    assert found[1:] == ([(3, "draft-3.onnx", 1, "plain", 0.25)] if draft is EXITS else [])  # as calibrated
     assert (record.verify, record.verify_kv_layers) == ("verify.onnx", 1 if draft is EXITS else 2)
     assert record.vocabulary == ("draft_tokens.npy" if draft is TRIMMED else None)
 
 
 def test_exits_of_a_skipped_model(source: ModelSource, tmp_path: Path) -> None:
-    """Both are in the files: the output is the plan's, and what the exits agreed on was measured without it."""
+    """Both are in the files, and the output is the plan's. What the exits agreed on was calibrated without it, so the
+    check's figure stands there."""
     profile, vectors = calibrated(source, tmp_path / "p.json", SKIP)
     manifest = export_onnx(source, profile, vectors, weight_format("fp32"), tmp_path / "out", draft=TRIMMED)
     assert manifest.label == "lossy-skip"
     assert manifest.plan.skip == list(SKIP)
     assert manifest.draft is not None
-    assert [(e.num_kv_layers, e.head, e.agreement) for e in manifest.draft.exits] == [(1, "ridge", None)]
+    (found,) = manifest.draft.exits
+    assert (found.num_kv_layers, found.head) == (1, "ridge")
+    assert found.agreement not in (0.5, None)
     assert manifest.draft.verify_kv_layers == 1
 
 
@@ -223,3 +229,19 @@ def test_how_often_the_skipped_model_agrees(source: ModelSource, tmp_path: Path)
     assert manifest.draft is not None
     assert manifest.draft.agreement == pytest.approx((dense.argmax(-1) == lossy.argmax(-1)).mean())
     assert 0 < manifest.draft.agreement < 1
+
+
+def test_how_often_an_exit_agrees_that_was_not_calibrated(source: ModelSource, tmp_path: Path) -> None:
+    """Oracle: transformers with and without the blocks after the exit, over the tokens that the head knows."""
+    profile, vectors = calibrated(source, tmp_path / "p.json")
+    profile = profile.model_copy(update={"exits": []})
+    asked = DraftRequest("early-exit", (3,), 200)
+    manifest = export_onnx(source, profile, vectors, weight_format("fp32"), tmp_path / "out", draft=asked)
+    tokens, known = shipped_tokens(source, tmp_path / "out", 256), draft_tokens(source, vectors, 200)
+    model = load_torch_model(source)
+    with skipped(model, exiting(Plan(4), 3)):
+        drafted = known[torch_logits(model, tokens)[:, known].argmax(-1)]
+    assert manifest.draft is not None
+    (found,) = manifest.draft.exits
+    assert found.agreement == pytest.approx((torch_logits(model, tokens).argmax(-1) == drafted).mean())
+    assert 0 < found.agreement < 1

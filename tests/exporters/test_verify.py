@@ -132,7 +132,7 @@ def artifact(source: ModelSource, tmp_path: Path) -> Path:
 def check(source: ModelSource, folder: Path) -> VerificationRecord:
     from edgeskip.plan import Plan
 
-    return verify(source, Plan(4), folder, bound=BOUNDS["fp32"])
+    return verify(source, Plan(4), folder, bound=BOUNDS["fp32"]).record
 
 
 def test_a_good_artifact_passes(source: ModelSource, artifact: Path) -> None:
@@ -166,7 +166,7 @@ def test_the_plan_must_be_the_artifacts(source: ModelSource, artifact: Path) -> 
     from edgeskip.plan import Plan, Skip
     from edgeskip.sublayers import Sublayer
 
-    record = verify(source, Plan(4, (Skip(Sublayer(1, "attn"), 1.1),)), artifact, bound=BOUNDS["fp32"])
+    record = verify(source, Plan(4, (Skip(Sublayer(1, "attn"), 1.1),)), artifact, bound=BOUNDS["fp32"]).record
     assert not record.passed
     assert "same plan by hooks" in record.reference
 

@@ -14,13 +14,10 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
     import onnxruntime_genai as og
 
     # There is no switch to ignore EOS and its id must lie in the vocabulary: the last one is as good as never chosen.
-    vocab_size = json.loads((Path(folder) / "genai_config.json").read_text())["model"]["vocab_size"]
-    overlay = {
-        "model": {
-            "eos_token_id": vocab_size - 1,
-            "decoder": {"session_options": {"intra_op_num_threads": threads, "inter_op_num_threads": 1}},
-        },
-    }
+    configured = json.loads((Path(folder) / "genai_config.json").read_text())["model"]
+    options = {"session_options": {"intra_op_num_threads": threads, "inter_op_num_threads": 1}}
+    parts = {part: options for part in ("decoder", "draft") if part in configured}
+    overlay = {"model": {"eos_token_id": configured["vocab_size"] - 1, **parts}}
     search = {"max_length": capacity, "do_sample": False, "past_present_share_buffer": True}
     config = og.Config(folder)
     config.overlay(json.dumps(overlay))
