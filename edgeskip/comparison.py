@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from edgeskip.runtime.generation import Generation
+    from edgeskip.runtime.sampling import Sampling
     from edgeskip.runtime.session import Session
 
 NEAR_TIE = 1e-3  # logits nearer than this are rounding's to decide in fp32
@@ -27,11 +28,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`difference` None: every token is the same, or the texts were drawn and need not be."""
+    """`difference` None: every token is the same, or the texts need not be: drawn, or not verified."""
 
     plain: Generation
     other: Generation
-    greedy: bool
+    greedy: bool  # both by the whole model's likeliest token each time, so that the tokens can be compared
     difference: Difference | None
 
     @property
@@ -52,8 +53,13 @@ class Comparison:
         }
 
 
-def first_difference(session: Session, prompt: NDArray[np.int64], *texts: Sequence[int]) -> Difference | None:
-    """Where the generated `texts` after `prompt` first part, None where the one is as the other; runs the engine."""
+def first_difference(
+    session: Session, prompt: NDArray[np.int64], *texts: Sequence[int], sampling: Sampling | None = None
+) -> Difference | None:
+    """Where the generated `texts` after `prompt` first part, None where the one is as the other; runs the engine.
+
+    `sampling` is what chose their tokens, None = greedy without a penalty.
+    """
     one, other = texts
     if tuple(one) == tuple(other):
         return None
@@ -63,6 +69,8 @@ def first_difference(session: Session, prompt: NDArray[np.int64], *texts: Sequen
     engine.truncate(0)
     tokens = np.concatenate([prompt, np.asarray(one[:position], np.int64)])
     from edgeskip.runtime.loops import prefill
+    from edgeskip.runtime.sampling import penalised
 
-    second, first = np.partition(prefill(engine, tokens), -2)[-2:].tolist()
+    logits = penalised(prefill(engine, tokens), tokens, sampling.repetition_penalty if sampling else 1.0)
+    second, first = np.partition(logits, -2)[-2:].tolist()
     return Difference(position, first - second)

@@ -44,7 +44,7 @@ def summary(generation: Generation, plan: PlanSummary | None) -> Text:
 def speculation_facts(stats: SpeculationStats) -> str:
     """What speculation did, in words."""
     if not stats.rounds:
-        return "nothing drafted: plain decoding is as fast here"
+        return f"nothing drafted, {stats.plain_steps} plain step{'' if stats.plain_steps == 1 else 's'}"
     drafters = ", ".join(name for name, (_, drafted, _) in stats.drafts.items() if drafted) or "no draft"
     return (
         f"{stats.rounds} rounds by {drafters} and {stats.plain_steps} plain steps, {stats.accepted} of "
@@ -82,6 +82,8 @@ def side_by_side(comparison: Comparison, plain: list[Piece], other: list[Piece])
 
 def verdict(comparison: Comparison) -> str:
     """Whether the two texts are the same, and if not, how near the tie was."""
+    if comparison.other.strategy == "draft-only":
+        return "the draft's own text, not verified: it is not what the whole model writes"
     if not comparison.greedy:
         return "drawn texts: they follow the same distribution and need not be the same"
     difference = comparison.difference

@@ -88,7 +88,7 @@ def measure(
             total[3] += counts.accepted if counts else 0
             total[4] += generation.tokens == texts[0]
             advance()
-    if not sums[0][1]:
+    if not all(total[0] for total in sums.values()):
         raise EdgeSkipError("no prompt gave more than one token: choose other --prompts or more --max-tokens")
     return [
         Cell(

@@ -12,7 +12,7 @@ from edgeskip.profile_source import source_of
 
 if TYPE_CHECKING:
     from edgeskip.profile import Profile
-    from edgeskip.sweep import Cell
+    from edgeskip.sweep import Cell, SweepGrid
 
 
 class Exports:
@@ -48,6 +48,16 @@ class Exports:
         from edgeskip.models.profiles import ready_profiles
 
         return all(not self._path.samefile(ready) for ready in ready_profiles().values())
+
+    def check(self, grid: SweepGrid) -> None:
+        """EdgeSkipError where an artifact of the grid cannot be, before the first one is exported."""
+        from edgeskip.exporters.draft_head import draft_tokens
+        from edgeskip.exporters.targets import DraftRequest, settled
+
+        for layer, vocabulary in grid.artifacts:
+            settled(DraftRequest("early-exit", (layer,), vocabulary), self._profile)
+        for vocabulary in grid.vocabularies:
+            draft_tokens(self._source, self._vectors, vocabulary)
 
     def export(self, exit_layer: int, vocabulary: int | None, folder: Path) -> Path:
         """Writes one artifact below `folder` and returns what `edgeskip.load` takes."""

@@ -146,8 +146,8 @@ class Session:
         the model has a chat template, unless `chat=False`. `max_tokens` None = until an end token or a full context.
         `strategy`: `plain`; `speculative`, which gives the same tokens (or, sampling, the same distribution) by
         drafting and verifying as `speculation` says; `draft-only`, the draft's own tokens, lossy. None = speculative
-        where the artifact has a draft, else plain. The first speculative call of a session measures what drafting
-        costs here, a second at most, before the clock starts.
+        where the artifact has a draft or `speculation` asks for something, else plain. The first speculative call of a
+        session measures what drafting costs here, a second at most, before the clock starts.
         EdgeSkipError, before anything runs, for an empty prompt or one longer than the context, and where the
         artifact has not the draft that is asked for.
         """
@@ -203,7 +203,7 @@ class Session:
         self.close()
 
     def _decoding(self, strategy: Strategy | None, speculation: Speculation, sampler: Sampler) -> Decoding:
-        chosen = strategy or ("speculative" if self._speculator.drafts else "plain")
+        chosen = strategy or ("speculative" if self._speculator.drafts or speculation != AUTO else "plain")
         match chosen:
             case "plain":
                 return PlainDecoding(self.engine)

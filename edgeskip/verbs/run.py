@@ -45,7 +45,7 @@ def run(
         str | None,
         typer.Option(
             help="plain; speculative: the same text, drafted and verified; draft-only: the draft's own text, lossy.",
-            show_default="speculative where the artifact has a draft, else plain",
+            show_default="speculative where the artifact has a draft or an option below asks for it, else plain",
         ),
     ] = None,
     drafter: Annotated[
@@ -77,6 +77,7 @@ def run(
     from edgeskip.runtime.sampling import Sampling
     from edgeskip.runtime.session import load
 
+    _refuse_unused(strategy, drafter, num_speculations, draft_confidence, exit_layer)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     speculation = _speculation(drafter, num_speculations, draft_confidence, exit_layer)
     text = _read_prompt(prompt, file)
@@ -97,6 +98,21 @@ def run(
             interrupted = _generate(session, start(strategy=strategy), as_json=json)  # type: ignore[arg-type]  # checked there
     if interrupted:
         raise typer.Exit(130)
+
+
+def _refuse_unused(
+    strategy: str | None, drafter: str | None, num_speculations: str, confidence: float, exit_layer: int | None
+) -> None:
+    """EdgeSkipError where an option is given that the strategy does not look at."""
+    from edgeskip.errors import EdgeSkipError
+
+    given = {"--drafter": drafter is not None, "--num-speculations": num_speculations != "auto"}
+    if strategy == "plain":
+        given |= {"--draft-confidence": confidence != 0, "--exit-layer": exit_layer is not None}
+    elif strategy != "draft-only":
+        return
+    for option in (option for option, is_given in given.items() if is_given):
+        raise EdgeSkipError(f"{option} says nothing to --strategy {strategy}: leave one of the two out")
 
 
 def _speculation(drafter: str | None, num_speculations: str, confidence: float, exit_layer: int | None) -> Speculation:
@@ -155,7 +171,9 @@ def _compare(
     plain, other = streams["plain"].generation, streams[chosen].generation
     greedy = sampling.greedy and chosen == "speculative"
     prompt = streams["plain"].prompt
-    difference = first_difference(session, prompt, plain.tokens, other.tokens) if greedy else None
+    difference = None
+    if greedy:
+        difference = first_difference(session, prompt, plain.tokens, other.tokens, sampling=sampling)
     comparison = Comparison(plain, other, greedy, difference)
     if as_json:
         import json

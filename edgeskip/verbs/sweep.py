@@ -43,6 +43,7 @@ def sweep(
     from edgeskip.errors import EdgeSkipError
     from edgeskip.profile import locate_profile, read_profile
     from edgeskip.runtime.session import load
+    from edgeskip.runtime.speculation.policy import Speculation
     from edgeskip.sweep import SweepGrid, SweepLog, best_of, measure
     from edgeskip.sweep_exports import Exports
 
@@ -52,11 +53,14 @@ def sweep(
     if not layers:
         raise EdgeSkipError("the profile has no calibrated exits: give --exit-layers, or calibrate with --exits 4,8,12")
     grid = SweepGrid(layers, _vocabularies(draft_vocab), _numbers("--num-speculations", num_speculations))
+    for gamma in grid.num_speculations:
+        Speculation("model", gamma)  # refuses what cannot be
     if limit < 1 or max_tokens < 2:
         raise EdgeSkipError("--limit must be at least 1 and --max-tokens at least 2")
     corpus = read_corpus([prompts], field)
     texts = list(corpus.documents[:: max(1, len(corpus.documents) // limit)][:limit])
     exports = Exports(path, read, model, target, precision)
+    exports.check(grid)
     settings = {
         "model": read.model.fingerprint, "profile": read.vectors.sha256, "target": target,
         "precision": exports.precision, "prompts": corpus.files[0].sha256, "limit": len(texts),

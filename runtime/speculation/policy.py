@@ -39,6 +39,10 @@ class Speculation:
             raise EdgeSkipError(f"num_speculations must be 1 … {MOST} or auto, not {self.num_speculations}")
         if not 0 <= self.confidence <= 1:
             raise EdgeSkipError(f"the draft's confidence must be from 0 to 1, not {self.confidence}")
+        if self.drafter == "ngram" and self.exit_layer is not None:
+            raise EdgeSkipError("n-grams have no exit layer: choose the drafter model or mixed, or leave it out")
+        if self.drafter == "ngram" and self.confidence:
+            raise EdgeSkipError("n-grams have no confidence: choose the drafter model or mixed, or leave it out")
         if self.ngram < 2:
             raise EdgeSkipError(f"the longest n-gram must have at least 2 tokens, not {self.ngram}")
 

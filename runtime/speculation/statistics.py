@@ -21,10 +21,9 @@ class SpeculationStats:
     verify_s: float
     plain_s: float  # in plain steps
     overhead_s: float  # decode_s that is none of the three: acceptance, sampling, text, choice of the drafter
-    plain_tokens_per_s: (
-        float  # of plain decoding of this artifact, measured: by this generation's plain steps, or where
-    )
-    # these are few by steps before it, corrected by how fast the device has been since
+    # Of plain decoding of this artifact, measured: by this generation's plain steps, or where these are few by steps
+    # before it, corrected by how fast the device has been since.
+    plain_tokens_per_s: float
     speedup: float  # decode tokens/s over that; 0 where nothing was decoded
 
 

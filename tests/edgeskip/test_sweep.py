@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from random_profiles import random_profile
@@ -14,7 +15,7 @@ from tiny_models import tiny_checkpoint
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.source import open_model
 from edgeskip.profile import read_profile
-from edgeskip.sweep import Cell, SweepGrid, SweepLog, best_of
+from edgeskip.sweep import Cell, SweepGrid, SweepLog, best_of, measure
 from edgeskip.sweep_report import COLUMNS, table, write_csv, write_heat_map
 
 
@@ -83,6 +84,10 @@ def test_a_sweep_from_a_profile_to_the_profile(profile, prompts, tmp_path):
         (["--exit-layers", "1", "--draft-vocab", "many"], "--draft-vocab many is no list of numbers"),
         (["--exit-layers", "1", "--target", "onnx,gguf"], "a sweep is for one --target"),
         (["--exit-layers", "1", "--limit", "0"], "--limit must be at least 1"),
+        (["--exit-layers", "1", "--num-speculations", "2,17"], "num_speculations must be 1 … 16 or auto, not 17"),
+        (["--exit-layers", "1,9", "--draft-vocab", "all"], "--exit-layer 9 is not possible"),
+        (["--exit-layers", "1", "--draft-vocab", "all,999999"], "--draft-vocab 999999 is not possible"),
+        (["--exit-layers", "1", "--draft-vocab", "all,8"], "--draft-vocab needs the corpus' token counts"),
     ],
 )
 def test_what_does_not_fit_is_one_line(profile, prompts, tmp_path, options, message):
@@ -90,6 +95,17 @@ def test_what_does_not_fit_is_one_line(profile, prompts, tmp_path, options, mess
     assert (answer.returncode, answer.stderr.count("\n")) == (2, 1)
     assert message in answer.stderr
     assert read_profile(profile).speculation is None
+    assert not (tmp_path / "out").exists()  # refused before anything is exported or measured
+
+
+def test_prompts_that_end_at_once_are_one_line():
+    class Silent:
+        def generate(self, prompt, **options):
+            stats = SimpleNamespace(decode_s=1e-4, speculation=None)
+            return SimpleNamespace(tokens=(), finish_reason="eos", stats=stats)
+
+    with pytest.raises(EdgeSkipError, match="no prompt gave more than one token"):
+        measure(Silent(), 1, None, (1, 2), ["a", "b"], max_tokens=8)
 
 
 def test_the_best_is_the_fastest_over_plain():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -37,6 +38,12 @@ def test_speculation_says_what_it_did(tiny_artifact):
     assert "\x1b" not in answer.stdout  # colours are for terminals
 
 
+def test_what_is_said_of_speculation_is_not_passed_over(tiny_artifact):
+    """An artifact without a draft decodes plainly by itself; asked to speculate in any way, it does."""
+    for options in (["--drafter", "ngram"], ["--num-speculations", "3"]):
+        assert json.loads(run(tiny_artifact.folder, *LOOP, *options, "--json").stdout)["strategy"] == "speculative"
+
+
 def test_compare_runs_both(tiny_artifact):
     options = ["--compare", "--drafter", "ngram", "--num-speculations", "2"]
     answer = run(tiny_artifact.folder, *LOOP, *options)
@@ -68,6 +75,17 @@ def test_drawn_texts_are_not_compared_token_by_token(tiny_artifact):
         (["--strategy", "draft-only"], "draft-only needs a draft, which this artifact has not"),
         (["--draft-confidence", "2"], "confidence must be from 0 to 1, not 2.0"),
         (["--compare", "--strategy", "plain"], "--compare runs plain decoding anyway"),
+        (["--drafter", "model"], "this artifact has no draft of its own"),
+        (["--exit-layer", "4"], "no exit after 4 blocks; its exits: none"),
+        (["--strategy", "plain", "--num-speculations", "4"], "--num-speculations says nothing to --strategy plain"),
+        (["--strategy", "plain", "--exit-layer", "4"], "--exit-layer says nothing to --strategy plain"),
+        (["--strategy", "draft-only", "--drafter", "ngram"], "--drafter says nothing to --strategy draft-only"),
+        (
+            ["--strategy", "draft-only", "--num-speculations", "4"],
+            "--num-speculations says nothing to --strategy draft",
+        ),
+        (["--drafter", "ngram", "--exit-layer", "4"], "n-grams have no exit layer"),
+        (["--drafter", "ngram", "--draft-confidence", "0.5"], "n-grams have no confidence"),
     ],
 )
 def test_what_does_not_fit_is_one_line(tiny_artifact, arguments, message):
@@ -93,6 +111,23 @@ def test_the_words_of_a_generation(tiny_artifact):
     stats = found.stats.speculation
     assert f"{stats.accepted} of {stats.drafted} drafted tokens accepted" in speculation_facts(stats)
     assert line.startswith("lossy-skip (1 of 2 sublayers skipped) | speculative")
+
+
+def test_nothing_drafted_is_not_said_to_be_slow(tiny_artifact):
+    """Fixed γ, and no n-gram stood before: speed had no part in it."""
+    with edgeskip.load(tiny_artifact.folder, threads=1) as session:
+        found = session.generate([1, 2], max_tokens=2, strategy="speculative", speculation=Speculation("ngram", 3))
+    assert found.stats.speculation.rounds == 0
+    assert speculation_facts(found.stats.speculation) == "nothing drafted, 1 plain step"
+
+
+def test_a_draft_alone_is_never_said_to_follow_the_models_distribution(tiny_artifact):
+    from edgeskip.comparison import Comparison
+
+    with edgeskip.load(tiny_artifact.folder, threads=1) as session:
+        one = session.generate([1, 2], max_tokens=3)
+    alone = dataclasses.replace(one, strategy="draft-only", label="draft-only")
+    assert verdict(Comparison(one, alone, False, None)).startswith("the draft's own text, not verified")
 
 
 def test_the_verdict_on_texts_that_part(tiny_artifact):
