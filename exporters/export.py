@@ -177,7 +177,7 @@ def _checked(
     for name, check in checks:
         require_match(check.record, policy, name)
         passed &= check.record.passed
-        shares.append(float((check.found == whole.expected).mean()))
+        shares.append(float((check.found == whole.found).mean()))
     return manifest.model_copy(
         update={
             "verification": whole.record.model_copy(update={"passed": passed}),

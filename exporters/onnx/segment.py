@@ -19,7 +19,9 @@ from edgeskip.sublayers import Sublayer
 
 Progress = Callable[[str], None]
 TABLE, HEAD = "embedding", "lm_head"  # what their weights are called in every graph
-MAP_BITS = 8  # of an exit map in int4: a small matrix, all of the draft goes through it
+# Of an exit map and a trimmed head in int4: small matrices that all of the draft goes through. With 4 a head of 8,192
+# tokens agrees 10 % less often, and is no faster.
+DRAFT_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -157,13 +159,13 @@ class _Lowering:
         if self.segment.exit_states:
             x = self._last_positions(x, name)
         if head.map is not None:
-            x = linear(graph, form, x, head.map, f"{self.segment.head_name}.map", bits=MAP_BITS)
+            x = linear(graph, form, x, head.map, f"{self.segment.head_name}.map", bits=DRAFT_BITS)
         own = head.head or decoder.head
         if own is None:
             logits = tied_head(graph, form, x, decoder.embedding, TABLE, HEAD)
         else:
-            name = HEAD if head.head is None else self.segment.head_name
-            logits = linear(graph, form, x, own, name, bits=form.head_bits)
+            name, bits = (HEAD, form.head_bits) if head.head is None else (self.segment.head_name, DRAFT_BITS)
+            logits = linear(graph, form, x, own, name, bits=bits)
         size = decoder.config.vocab_size
         if head.tokens is None:
             return logits, size
