@@ -60,7 +60,7 @@ def read_corpus(paths: Sequence[Path], field: str | None = None) -> Corpus:
             data = path.read_bytes()
             text = data.decode("utf-8-sig")
         except FileNotFoundError:
-            raise EdgeSkipError(f"there is no corpus file {path}: give --corpus an existing text or .jsonl") from None
+            raise EdgeSkipError(f"there is no corpus file {path}: name a text or .jsonl file") from None
         except UnicodeDecodeError as error:
             raise EdgeSkipError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
         except OSError as error:

@@ -46,8 +46,8 @@ class FixedDepth:
 @dataclass
 class PayingDepth:
     """As many tokens as pay: one more costs `row_s` to verify (and `draft_s` to draft) and saves `plain_s` if it and
-    all before it are accepted. A `trial` keeps its first token whatever is expected of it: what is never tried never
-    gets another chance."""
+    all before it are accepted. A `trial` keeps its first token, where that is sure enough for the user, whatever is
+    expected of it: what is never tried never gets another chance."""
 
     limit: int
     reliability: Reliability
@@ -63,7 +63,7 @@ class PayingDepth:
     def keeps(self, confidence: float, grade: int) -> bool:
         chance = self.survival * self.reliability.rate(grade)
         tried = self.trial and self.kept == 0
-        if not tried and (confidence < self.confidence or chance * self.plain_s <= self.row_s):
+        if confidence < self.confidence or (not tried and chance * self.plain_s <= self.row_s):
             return False
         self.survival = chance
         self.kept += 1

@@ -98,6 +98,11 @@ def test_what_does_not_fit_is_one_line(profile, prompts, tmp_path, options, mess
     assert not (tmp_path / "out").exists()  # refused before anything is exported or measured
 
 
+def test_prompts_that_are_missing(profile, tmp_path):
+    answer = sweep("--profile", profile, "--prompts", tmp_path / "no.txt", "-o", tmp_path / "out", "--exit-layers", 1)
+    assert (answer.returncode, answer.stderr.count("\n"), "--corpus" in answer.stderr) == (2, 1, False)
+
+
 def test_prompts_that_end_at_once_are_one_line():
     class Silent:
         def generate(self, prompt, **options):

@@ -100,6 +100,15 @@ def test_reliability_moves_from_its_guess_to_what_happens():
     assert reliability.rate(1) > 0.95
 
 
+def test_a_trial_keeps_to_the_confidence_that_was_asked_for():
+    """A trial goes against what is expected of the draft, not against what the user said."""
+    for asked, kept in ((0.0, True), (0.9, False)):
+        depth = PayingDepth(
+            16, Reliability([0.1] * GRADES), plain_s=10, draft_s=0, row_s=9, confidence=asked, trial=True
+        )
+        assert depth.keeps(0.5, 5) is kept
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
