@@ -20,7 +20,6 @@ from edgeskip.runtime.engines.llamacpp_model import LlamaModel
 
 BATCH = 512  # most tokens at once: activations grow with it, speed no more
 _NO_MEMORY = -2  # llama_decode
-_ALL_F32 = "0"  # llama_ftype, in general.file_type
 _GGML_F32, _NO_FLASH_ATTENTION = 0, 0  # ggml_type, llama_flash_attn_type
 
 
@@ -155,7 +154,7 @@ class LlamaContext:
         parameters.no_perf = True
         if self._model.provider == "cpu":  # a GPU build would lend out the KV cache and large products
             parameters.offload_kqv = parameters.op_offload = False
-        if self._model.metadata.get("general.file_type") == _ALL_F32:
+        if self._model.all_f32:
             # What F32 is asked for. By default K and V are stored as F16 and the fused attention rounds to it: 0.017
             # between the logits of one row and of the same row in a batch, 3e-5 without either (SmolLM2, measured).
             parameters.type_k = parameters.type_v = _GGML_F32

@@ -73,6 +73,13 @@ class LlamaModel:
             for index in range(library.llama_model_meta_count(pointer))
         }
 
+    @cached_property
+    def all_f32(self) -> bool:
+        """Whether every weight is F32, by llama.cpp's own word for the file's type (which it guesses where none is)."""
+        buffer = ctypes.create_string_buffer(256)
+        llama().llama_model_desc(self.pointer, buffer, len(buffer))
+        return b"all F32" in buffer.value
+
     def close(self) -> None:
         """Frees the weights. Contexts over them must be closed before."""
         self._pointer = None

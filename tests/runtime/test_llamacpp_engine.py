@@ -380,7 +380,7 @@ def test_a_package_that_does_not_load_is_told(tiny: tuple[Path, Any], monkeypatc
 def test_rows_of_an_f32_file_are_the_same_alone_and_in_a_batch(tmp_path: Path) -> None:
     """Oracle: the same engine, token by token. With llama.cpp's F16 cache and fused attention they differ a thousand
     times more, and greedy speculation parts from plain decoding at every other tie."""
-    path, _ = talking_gguf(tmp_path / "f32.gguf", {"general.file_type": int(gguf.LlamaFileType.ALL_F32)})
+    path, _ = talking_gguf(tmp_path / "f32.gguf")
     engine = LlamaCppEngine(path, threads=1)
     tokens = np.random.default_rng(0).integers(0, engine.vocab_size, 40)
     batch = engine.step(tokens, logits=0).copy()
