@@ -19,7 +19,7 @@ PACKAGE, EXTRA = "llama-cpp-python", "llamacpp"
 
 _FUNCTIONS = (
     *("llama_backend_init", "llama_log_set", "llama_log_callback", "llama_supports_gpu_offload"),
-    *("llama_model_default_params", "llama_model_load_from_file", "llama_model_free"),
+    *("llama_model_default_params", "llama_model_load_from_file", "llama_model_free", "llama_model_desc"),
     *("llama_model_meta_count", "llama_model_meta_key_by_index", "llama_model_meta_val_str_by_index"),
     *("llama_model_n_ctx_train", "llama_model_n_embd", "llama_model_n_layer"),
     *("llama_model_has_encoder", "llama_model_has_decoder"),
@@ -34,7 +34,7 @@ _FIELDS = {
     "llama_model_params": ("devices", "n_gpu_layers"),
     "llama_context_params": (
         *("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_threads", "n_threads_batch"),
-        *("cb_eval", "offload_kqv", "op_offload", "no_perf"),
+        *("cb_eval", "offload_kqv", "op_offload", "no_perf", "type_k", "type_v", "flash_attn_type"),
     ),
     "llama_batch": ("n_tokens", "token", "embd", "pos", "n_seq_id", "seq_id", "logits"),
 }
