@@ -20,8 +20,11 @@ ALLOWED_LOSS = 0.01  # of the time decoded so far
 FIRST_CREDIT = 1.0  # plain steps that trials may lose before any time is decoded
 MOST_CREDIT = 8.0  # plain steps: what was gained long ago does not pay for losses now
 _MEMORY = 0.95  # of a drafter's gain, a round
+_FORGET = 0.02
 _PRIOR_ROUNDS = 4.0
-_DRIFT = 0.05  # how fast the plain step's time follows what is seen
+_DRIFT = 0.25  # how fast the plain step's time follows what is seen
+FIRST_PLAIN_STEPS = 3  # so that what rounds are compared with rests on more than one busy moment's measurement
+ROUNDS_IN_A_ROW = 8  # then a plain step, so that it is never old
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,22 @@ class _State:
         self.reliability = reliability
         self.tokens = _PRIOR_ROUNDS * speedup
         self.seconds = _PRIOR_ROUNDS * plain_s
+        self._prior = self.tokens, self.seconds
 
     def speedup(self, plain_s: float) -> float:
         return self.tokens * plain_s / self.seconds
+
+    def see(self, tokens: int, seconds: float) -> None:
+        """A round of this arm."""
+        self.tokens = _MEMORY * self.tokens + tokens
+        self.seconds = _MEMORY * self.seconds + seconds
+
+    def forget(self) -> None:
+        """A round of another arm: what this one did lately gives way to what was expected of it, so that a run of bad
+        luck does not rule it out for good."""
+        tokens, seconds = self._prior
+        self.tokens += _FORGET * (tokens - self.tokens)
+        self.seconds += _FORGET * (seconds - self.seconds)
 
 
 class Controller:
@@ -54,8 +70,9 @@ class Controller:
     ) -> None:
         self._policy, self._costs = policy, costs
         self._plain_s = costs.plain
-        self._elapsed_s = 0.0
         self._credit_s = FIRST_CREDIT * costs.plain
+        self._rounds = 0  # since the last plain step
+        self._plain_due = FIRST_PLAIN_STEPS
         self._arms = {
             arm.name: _State(arm, reliability, self._predicted(arm, reliability.mean()), costs.plain)
             for arm, reliability in zip(arms, reliabilities, strict=True)
@@ -74,6 +91,8 @@ class Controller:
         """Who may draft this round, to be asked in this order until one proposes something."""
         if not self._policy.auto:
             yield from self.arms
+            return
+        if self._plain_due:
             return
         for state in sorted(self._arms.values(), key=self._rank):
             if self._credit_s > 0 and (state.speedup(self._plain_s) > 1 or self._affords(state)):
@@ -98,8 +117,8 @@ class Controller:
 
     def plain(self, seconds: float) -> None:
         """A plain step was made."""
-        self._elapsed_s += seconds
-        self._follow(seconds / self._plain_s, 2 * _DRIFT)
+        self._rounds, self._plain_due = 0, max(0, self._plain_due - 1)
+        self._follow(seconds / self._plain_s)
         self._earn(ALLOWED_LOSS * seconds)
 
     def round(self, arm: Arm, proposal: Proposal, accepted: int, draft_s: float, verify_s: float) -> None:
@@ -109,13 +128,13 @@ class Controller:
             state.reliability.see(grade, accepted=True)
         if accepted < drafted:
             state.reliability.see(proposal.grades[accepted], accepted=False)
-        state.tokens = _MEMORY * state.tokens + accepted + 1
-        state.seconds = _MEMORY * state.seconds + seconds
-        curve = self._curve(arm)
-        # A round that proposed nothing still shows how fast the device is now.
-        expected = curve.at(drafted + 1) * self._plain_s / self._costs.plain
-        self._follow(verify_s / expected, _DRIFT)
-        self._elapsed_s += seconds
+        state.see(accepted + 1, seconds)
+        for other in self._arms.values():
+            if other is not state:
+                other.forget()
+        self._rounds += 1
+        if self._rounds == ROUNDS_IN_A_ROW:
+            self._plain_due = 1
         self._earn(ALLOWED_LOSS * seconds + (accepted + 1) * self._plain_s - seconds)
 
     def _predicted(self, arm: Arm, rate: float) -> float:
@@ -149,7 +168,10 @@ class Controller:
     def _earn(self, seconds: float) -> None:
         self._credit_s = min(self._credit_s + seconds, MOST_CREDIT * self._plain_s)
 
-    def _follow(self, ratio: float, weight: float) -> None:
-        """The device gets slower with the context, and with what else it does; a hiccup is not followed."""
+    def _follow(self, ratio: float) -> None:
+        """The device gets slower with the context, and with what else it does; a hiccup is not followed.
+
+        Plain steps alone tell: a slow verification may just be dear, and must not make plain steps look slow too.
+        """
         if 0.3 < ratio < 3:
-            self._plain_s *= 1 + weight * (ratio - 1)
+            self._plain_s *= 1 + _DRIFT * (ratio - 1)

@@ -9,6 +9,7 @@ from fake_engine import FakeClock, FakeEngine
 from loop import plain, speculative, speculator_for
 
 from edgeskip.runtime.speculation import costs, rounds
+from edgeskip.runtime.speculation.costs import Costs, Curve
 from edgeskip.runtime.speculation.policy import Speculation
 
 
@@ -79,7 +80,7 @@ def test_auto_takes_the_exit_that_pays(clock):
     speculator = speculator_for(fake)
     run = speculative(speculator, fake, [1], Speculation(), max_tokens=300)
     drafts = run.decoding.speculation(1.0, 1.0).drafts
-    assert drafts["early-exit 1"][1] > 5 * drafts.get("early-exit 2", (0, 0, 0))[1]
+    assert drafts["early-exit 1"][1] > 2 * drafts.get("early-exit 2", (0, 0, 0))[1]
 
 
 def test_a_fixed_number_never_falls_back(clock):
@@ -88,3 +89,14 @@ def test_a_fixed_number_never_falls_back(clock):
     stats = run.decoding.speculation(1.0, 1.0)
     assert stats.plain_steps <= 1  # where a single token is left
     assert set(fake.calls) <= {("step", 1), ("draft", 1), ("verify", 1)}
+
+
+def test_a_plain_step_that_was_measured_in_a_busy_moment_is_corrected(clock):
+    """The measurement says 20 ms, a plain step takes 10: rounds seem to gain, and lose."""
+    clock.draft_s = 0.008
+    fake = FakeEngine(agreement=0.6, context_length=400, vocab_size=40, sharpness=8.0, clock=clock)
+    speculator = speculator_for(fake)
+    speculator.costs()
+    rows = Curve((1, 2, 4, 8), (0.020, 0.012, 0.016, 0.024))
+    speculator._costs = Costs(rows, (0.008,), rows)
+    assert _speedup(clock, fake, Speculation("model"), speculator=speculator, texts=2) > 0.97
