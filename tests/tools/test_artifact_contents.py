@@ -19,7 +19,7 @@ from edgeskip.profile import ModelRecord
 def test_the_graphs_of_an_early_exit(tiny_early_exit: Path) -> None:
     contents = contents_of(tiny_early_exit)
     parts = {part.file: part for part in contents.parts}
-    assert parts.keys() == {"draft.onnx", "model.onnx", "verify.onnx"}
+    assert parts.keys() == {"draft.onnx", "model.onnx", "model-genai.onnx", "verify.onnx"}
     assert list(parts["draft.onnx"].blocks) == [0]
     assert list(parts["verify.onnx"].blocks) == [1, 2, 3]
     whole = parts["model.onnx"]
