@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgeskip.runtime.stream import Piece
 
 DRAFTED = "green"
+_FAR = "more than rounding explains in fp32; quantised kernels differ more between one row and several"
 
 
 def coloured(pieces: list[Piece]) -> Text:
@@ -89,7 +90,7 @@ def verdict(comparison: Comparison) -> str:
     difference = comparison.difference
     if difference is None:
         return f"identical: {len(comparison.plain.tokens)} of {len(comparison.plain.tokens)} tokens"
-    near = "rounding decides" if difference.margin < NEAR_TIE else "more than rounding explains in fp32"
+    near = "rounding decides" if difference.margin < NEAR_TIE else _FAR
     return (
         f"the texts part at token {difference.position}, where the two likeliest tokens are "
         f"{difference.margin:.2g} apart ({near})"
