@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.manifest import PlanSummary, VerificationRecord
+from edgeskip.manifest import ExitHead, PlanSummary, VerificationRecord
 from edgeskip.plan import Label
 from edgeskip.profile import ModelRecord
 
@@ -38,8 +38,8 @@ class GgufManifest(BaseModel):
     exit_layer: int | None = None
     partner: str | None = None
     draft: str | None = Field(default=None, description="whole: the file beside it whose model may draft for this one")
-    head: Literal["plain", "ridge"] | None = Field(
-        default=None, description="first: how it drafts, by the model's own norm and head or the calibrated map"
+    head: ExitHead | None = Field(
+        default=None, description="first: how it drafts (see the ONNX manifest); block: its last block is the adapter's"
     )
     agreement: float | None = Field(
         default=None, description="first: share of held-out tokens that the head predicts as the full model"

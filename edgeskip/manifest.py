@@ -48,13 +48,19 @@ class PlanSummary(_Record):
     num_blocks: int
 
 
+ExitHead = Literal["plain", "ridge", "map", "block"]
+
+
 class ExitRecord(_Record):
     """One early exit of the artifact: the graph that runs the blocks before it (after the exit before) and its head."""
 
     layer: int = Field(gt=0, description="E, the model's blocks the draft runs")
     file: str = Field(pattern=r"^[^/\\]+$", description="draft.onnx, or draft-E.onnx for a deeper one")
     num_kv_layers: int = Field(ge=0, description="Kept attention sublayers of this graph alone")
-    head: Literal["plain", "ridge"] = Field(description="The model's own norm and head, or the calibrated map first")
+    head: ExitHead = Field(
+        description="plain: the model's own norm and head; ridge: the calibrated map first; map: a trained one; "
+        "block: a trained block and map, whose cache is the last of this graph's"
+    )
     agreement: float | None = Field(
         default=None,
         description="Share of tokens it predicts as the full model: of calibration's held-out ones, with the whole "

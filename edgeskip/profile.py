@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exit_adapter import AdapterKind, ExitAdapter, is_adapter_array, narrowed, pack_adapters, read_adapters
 from edgeskip.files import replace_file
 from edgeskip.plan import Compensation
 from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
@@ -33,6 +34,14 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class AdapterRecord(_Record):
+    """A LoRA that belongs to the model: each weight it names is W + scale·B·A (Hu et al. 2021, §4.1)."""
+
+    file: str = Field(pattern=r"^[^/\\]+\.safetensors$", description="File name, in the profile's own folder")
+    sha256: str
+    base_fingerprint: str = Field(description="Fingerprint of the model without it; `fingerprint` is with it")
+
+
 class ModelRecord(_Record):
     """Which model was calibrated."""
 
@@ -43,6 +52,7 @@ class ModelRecord(_Record):
     num_blocks: int = Field(gt=0, description="M, transformer blocks; the model has 2M sublayers")
     hidden_size: int = Field(gt=0, description="Width of the residual stream, elements")
     vocab_size: int = Field(gt=0, description="Rows of the embedding")
+    adapter: AdapterRecord | None = Field(default=None, description="LoRA to merge into the source's weights")
 
 
 class CorpusFile(_Record):
@@ -103,8 +113,14 @@ class ExitStatistics(_Record):
     layer: int = Field(gt=0, description="E, blocks before the exit")
     tokens: int = Field(gt=0, description="Held-out tokens")
     plain_agreement: float = Field(ge=0, le=1, description="Share of them predicted as the full model, by its own head")
-    ridge_agreement: float = Field(
-        ge=0, le=1, description="The same through the calibrated map (vectors file: exit.E.map)"
+    ridge_agreement: float | None = Field(
+        default=None, ge=0, le=1, description="The same through the calibrated map (vectors file: exit.E.map)"
+    )
+    adapter: AdapterKind | None = Field(
+        default=None, description="Trained in place of the map: a map, or a block and a map (exit.E.adapter.*)"
+    )
+    adapter_agreement: float | None = Field(
+        default=None, ge=0, le=1, description="Agreement through the adapter, on text held out of its training"
     )
 
 
@@ -139,7 +155,8 @@ class VectorsRecord(_Record):
 
     These are means of x and y over tokens weighted by 1/‖x‖², as the affine compensation is. `exit.E.map`
     [hidden_size, hidden_size] is the map of exit layer E, float16 where that holds it exactly, else float32;
-    `token_counts` int32 [vocab_size] says how often the corpus has each token.
+    `token_counts` int32 [vocab_size] says how often the corpus has each token. `exit.E.adapter.*` are the weights of
+    a trained exit adapter (`edgeskip.exit_adapter`).
     """
 
     file: str = Field(pattern=r"^[^/\\]+\.safetensors$", description="File name, in the profile's own folder")
@@ -171,6 +188,8 @@ class Vectors:
     mean_out: dict[Phase, NDArray[np.float32]]
     exit_maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     """Exit layer → A [hidden_size, hidden_size]: final normalised state ≈ A · RMS-normalised exit state (design §7)."""
+    exit_adapters: dict[int, ExitAdapter] = field(default_factory=dict)
+    """Exit layer → what `edgeskip train --method exit-adapter` trained for it."""
     token_counts: NDArray[np.int64] | None = None
     """How often the corpus has each token [vocab_size]; None where the profile was made before they were kept."""
 
@@ -240,6 +259,8 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
     except SafetensorError as error:
         raise EdgeSkipError(f"{file} is not a safetensors file ({error}): calibrate again") from None
     for name, array in arrays.items():
+        if is_adapter_array(name) and array.dtype in (np.float16, np.float32):
+            continue
         dtypes, shape = _expected(name, profile.model)
         if array.dtype not in dtypes or array.shape != shape:
             raise EdgeSkipError(
@@ -252,14 +273,21 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
         for name, array in arrays.items()
         if (match := _EXIT_MAP.fullmatch(name))
     }
-    for layer in (exit.layer for exit in profile.exits):
-        if layer not in maps:
-            raise EdgeSkipError(f"{file} has no map for exit layer {layer} of {path.name}: calibrate again")
+    try:
+        adapters = read_adapters(arrays, profile.model.hidden_size)
+    except EdgeSkipError as error:
+        raise EdgeSkipError(f"{file}: {error}: train again") from None
+    for exit in profile.exits:
+        if exit.ridge_agreement is not None and exit.layer not in maps:
+            raise EdgeSkipError(f"{file} has no map for exit layer {exit.layer} of {path.name}: calibrate again")
+        if exit.adapter != (adapters[exit.layer].kind if exit.layer in adapters else None):
+            raise EdgeSkipError(f"{file} has another adapter for exit layer {exit.layer} than {path.name}: train again")
     counts = arrays.get("token_counts")
     return Vectors(
         mean_in={p: arrays[f"{p}.mean_in"] for p in phases if f"{p}.mean_in" in arrays},
         mean_out={p: arrays[f"{p}.mean_out"] for p in phases if f"{p}.mean_out" in arrays},
         exit_maps=dict(sorted(maps.items())),
+        exit_adapters=adapters,
         token_counts=None if counts is None else counts.astype(np.int64),
     )
 
@@ -307,9 +335,8 @@ def pack_vectors(vectors: Vectors, path: Path) -> tuple[VectorsRecord, bytes]:
         arrays[f"{phase}.mean_in"] = np.ascontiguousarray(array, dtype=np.float32)
         arrays[f"{phase}.mean_out"] = np.ascontiguousarray(vectors.mean_out[phase], dtype=np.float32)
     for layer, exit_map in vectors.exit_maps.items():
-        with np.errstate(over="ignore"):
-            narrow = exit_map.astype(np.float16)
-        arrays[f"exit.{layer}.map"] = np.ascontiguousarray(narrow if np.array_equal(narrow, exit_map) else exit_map)
+        arrays[f"exit.{layer}.map"] = narrowed(exit_map)
+    arrays |= pack_adapters(vectors.exit_adapters)
     if vectors.token_counts is not None:
         arrays["token_counts"] = vectors.token_counts.astype(np.int32)
     data = save(arrays)

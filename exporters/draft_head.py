@@ -81,7 +81,7 @@ def exit_map_of(profile: Profile, vectors: Vectors | None, layer: int) -> tuple[
     if found is None:
         return None, None
     exit_map = vectors.exit_maps.get(layer) if vectors else None
-    if exit_map is None or found.ridge_agreement <= found.plain_agreement:
+    if exit_map is None or (found.ridge_agreement or 0.0) <= found.plain_agreement:
         return None, found.plain_agreement
     return exit_map, found.ridge_agreement
 
