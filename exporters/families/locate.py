@@ -8,8 +8,11 @@ from pathlib import Path
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 
 # README.md is the model card, which names the licence.
-_WANTED = ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt", "README.md"]
-_HELP = "a model is a ready model's name, a Hugging Face folder, a .gguf file or a hub id such as org/name"
+_WANTED = [
+    *("*.json", "model*.safetensors", "adapter_model.safetensors", "*.jinja"),
+    *("tokenizer.model", "merges.txt", "vocab.txt", "README.md"),
+]
+_HELP = "a model is a ready model's name, a Hugging Face or PEFT folder, a .gguf file or a hub id such as org/name"
 
 
 def locate(reference: str) -> tuple[Path, str]:

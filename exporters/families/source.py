@@ -18,7 +18,16 @@ from edgeskip.exporters.families.settings import Settings
 from edgeskip.files import sha256_of
 
 if TYPE_CHECKING:
-    from edgeskip.profile import ModelRecord
+    from edgeskip.exporters.families.lora import Lora
+    from edgeskip.profile import AdapterRecord, ModelRecord
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """That a model is another one with a LoRA merged into its weights. The base has no LoRA itself."""
+
+    base: ModelSource
+    lora: Lora
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class ModelSource:
     path: Path
     name: str
     checkpoint: Checkpoint
+    adaptation: Adaptation | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -59,7 +69,12 @@ class ModelSource:
         """sha256 (hex) over the names and sha256 of the files that decide the numbers.
 
         A folder: config.json and the weight files. A GGUF: the hash of the file itself, whatever its name.
+        With a LoRA: over that of the model without it and what the LoRA says.
         """
+        if self.adaptation is not None:
+            from edgeskip.exporters.families.lora import adapted_fingerprint
+
+            return adapted_fingerprint(self.adaptation.base.fingerprint, self.adaptation.lora)
         files = self.checkpoint.files
         if len(files) == 1:
             return sha256_of(files[0])
@@ -69,19 +84,39 @@ class ModelSource:
         return digest.hexdigest()
 
     def record(self) -> ModelRecord:
-        """The model's entry in a profile or manifest."""
+        """The model's entry in a profile or manifest. With a LoRA, `source` is the model that it is of."""
         from edgeskip.profile import ModelRecord
 
-        config = self.decoder.config
+        config, adaptation = self.decoder.config, self.adaptation
         return ModelRecord(
-            source=self.reference,
+            source=adaptation.base.reference if adaptation else self.reference,
             name=self.name,
             family=config.family,
             fingerprint=self.fingerprint,
             num_blocks=config.num_blocks,
             hidden_size=config.hidden_size,
             vocab_size=config.vocab_size,
+            adapter=self._adapter_record(),
         )
+
+    def _adapter_record(self) -> AdapterRecord | None:
+        """Of the file that `stored_lora` is; its name is the profile's to set (`edgeskip.profile.adapter_path`)."""
+        if self.adaptation is None or self.stored_lora is None:
+            return None
+        from edgeskip.profile import AdapterRecord
+
+        digest = hashlib.sha256(self.stored_lora).hexdigest()
+        base = self.adaptation.base.fingerprint
+        return AdapterRecord(file=f"{self.name}.adapter.safetensors", sha256=digest, base_fingerprint=base)
+
+    @cached_property
+    def stored_lora(self) -> bytes | None:
+        """The file with its LoRA that stands beside a profile of it; None where it has none."""
+        if self.adaptation is None:
+            return None
+        from edgeskip.exporters.families.lora import pack_lora
+
+        return pack_lora(self.adaptation.lora)
 
     def write_tokenizer(self, folder: Path) -> None:
         """Writes tokenizer.json, tokenizer_config.json with the chat template, special_tokens_map.json if any."""
@@ -89,14 +124,46 @@ class ModelSource:
 
 
 def open_model(reference: str) -> ModelSource:
-    """Opens a ready model's name, a Hugging Face folder, a `.gguf` file or a hub id.
+    """Opens a ready model's name, a Hugging Face folder, a PEFT folder with a LoRA, a `.gguf` file or a hub id.
 
     EdgeSkipError where it is none of these, damaged, incomplete or of an unsupported family.
     """
-    path, name = locate(reference)
-    source = ModelSource(reference, path, name, _open(path))
-    _ = source.decoder  # presence and shape of every weight are checked here, not half-way through an export
+    return _open_reference(reference, ())
+
+
+def with_lora(base: ModelSource, lora: Lora, *, reference: str, name: str, file: Path | None = None) -> ModelSource:
+    """`base` with `lora` merged into its weights, which stay lazy; a LoRA that it has already is kept as well.
+
+    `reference` is what the user named, `name` the short name, `file` what the LoRA was read from (None: it was just
+    trained). EdgeSkipError where the LoRA does not fit the model.
+    """
+    from edgeskip.exporters.families.lora import combined, merged
+
+    if (before := base.adaptation) is not None:
+        base, lora = before.base, combined(before.lora, lora)
+    checkpoint = merged(base.checkpoint, lora, file)
+    source = ModelSource(reference, base.path, name, checkpoint, Adaptation(base, lora))
+    _ = source.decoder
     return source
+
+
+def _open_reference(reference: str, through: tuple[Path, ...]) -> ModelSource:
+    """`through`: the PEFT folders that led here, each naming the next as its model."""
+    from edgeskip.exporters.families.peft_folder import WEIGHTS, is_peft_folder, read_peft_folder
+
+    path, name = locate(reference)
+    if not is_peft_folder(path):
+        source = ModelSource(reference, path, name, _open(path))
+        _ = source.decoder  # presence and shape of every weight are checked here, not half-way through an export
+        return source
+    if path.resolve() in through:
+        raise EdgeSkipError(f"{path}: its adapter_config.json names no model but, in the end, this folder itself")
+    lora, base = read_peft_folder(path)
+    try:
+        opened = _open_reference(base, (*through, path.resolve()))
+    except EdgeSkipError as error:
+        raise EdgeSkipError(f"{path / 'adapter_config.json'}: its model cannot be opened: {error}") from None
+    return with_lora(opened, lora, reference=reference, name=name, file=path / WEIGHTS)
 
 
 def _open(path: Path) -> Checkpoint:
