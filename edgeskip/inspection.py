@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import MANIFEST_NAME, Manifest, read_manifest
-from edgeskip.profile import Profile, locate_profile, read_profile, read_vectors
+from edgeskip.profile import Profile, locate_profile, read_adapter, read_profile, read_vectors
 
 if TYPE_CHECKING:
     from edgeskip.gguf_inspection import GgufReport
@@ -27,12 +27,24 @@ class ArtifactFile:
 
 
 @dataclass(frozen=True)
+class LoraSummary:
+    """The LoRA beside a profile; `ranks` are those that occur, ascending."""
+
+    file: str
+    size_bytes: int
+    ranks: tuple[int, ...]
+    num_layers: int  # linear layers that it changes
+    num_parameters: int
+
+
+@dataclass(frozen=True)
 class ProfileReport:
-    """A profile and whether the vectors beside it are the ones it names; `problem` is a line for the user."""
+    """A profile and whether the files beside it are the ones it names; `problem` is a line for the user."""
 
     path: Path
     profile: Profile
     problem: str | None
+    lora: LoraSummary | None = None
 
     def as_json(self) -> dict[str, Any]:
         plan = self.profile.plan
@@ -41,6 +53,7 @@ class ProfileReport:
             "path": str(self.path),
             "label": "lossy-skip" if plan and plan.skip else "dense",
             "problem": self.problem,
+            "lora": asdict(self.lora) if self.lora else None,
             **self.profile.model_dump(mode="json"),
         }
 
@@ -96,9 +109,20 @@ def inspect_path(reference: str, *, verify: bool = True) -> ProfileReport | Arti
     profile = read_profile(path)
     try:
         read_vectors(profile, path)
+        lora = _lora_of(profile, path)
     except EdgeSkipError as error:
         return ProfileReport(path, profile, str(error))
-    return ProfileReport(path, profile, None)
+    return ProfileReport(path, profile, None, lora)
+
+
+def _lora_of(profile: Profile, path: Path) -> LoraSummary | None:
+    from edgeskip.exporters.families.lora import unpack_lora
+
+    data, record = read_adapter(profile, path), profile.model.adapter
+    if data is None or record is None:
+        return None
+    lora = unpack_lora(data, str(path.parent / record.file))
+    return LoraSummary(record.file, len(data), lora.ranks, len(lora.weights), lora.num_parameters)
 
 
 def _inspect_artifact(folder: Path, *, verify: bool) -> ArtifactReport:

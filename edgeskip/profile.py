@@ -1,7 +1,7 @@
 """The profile: one JSON file (`llama.json`) with what calibration measured and the plan chosen from it.
 
-Vectors (per-sublayer mean residual streams) live in a `.safetensors` file beside it. Reading and writing only:
-measuring is `edgeskip.calibration`, choosing is `edgeskip.planner`.
+Vectors (per-sublayer mean residual streams) live in a `.safetensors` file beside it, a LoRA of the model in an
+`.adapter.safetensors` file. Reading and writing only: measuring is `edgeskip.calibration`, choosing is `edgeskip.planner`.
 """
 
 from __future__ import annotations
@@ -248,10 +248,7 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
     from safetensors.numpy import load
 
     file = path.parent / profile.vectors.file
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise EdgeSkipError(f"{file} is missing: it belongs beside {path.name}; copy both files together") from None
+    data = _read_beside(file, path)
     if hashlib.sha256(data).hexdigest() != profile.vectors.sha256:
         raise EdgeSkipError(f"{file} does not match the sha256 in {path.name}: copy both files together or recalibrate")
     try:
@@ -301,24 +298,58 @@ def _expected(name: str, model: ModelRecord) -> tuple[tuple[type[np.generic], ..
     return (np.float32,), (2 * model.num_blocks, model.hidden_size)
 
 
+def read_adapter(profile: Profile, path: Path) -> bytes | None:
+    """The file with the LoRA beside the profile at `path`, checked against the hash; None where it has none.
+
+    EdgeSkipError where it is missing or another one. What is in it is `edgeskip.exporters.families.lora`'s.
+    """
+    record = profile.model.adapter
+    if record is None:
+        return None
+    file = path.parent / record.file
+    data = _read_beside(file, path)
+    if hashlib.sha256(data).hexdigest() != record.sha256:
+        raise EdgeSkipError(f"{file} does not match the sha256 in {path.name}: copy both files together or train again")
+    return data
+
+
+def _read_beside(file: Path, path: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise EdgeSkipError(f"{file} is missing: it belongs beside {path.name}; copy both files together") from None
+
+
 def vectors_path(path: Path) -> Path:
     """Where the vectors file of a profile written to `path` goes."""
     return path.with_suffix(".safetensors")
 
 
+def adapter_path(path: Path) -> Path:
+    """Where the LoRA of a profile written to `path` goes."""
+    return path.with_suffix(".adapter.safetensors")
+
+
+def model_at(record: ModelRecord, path: Path) -> ModelRecord:
+    """`record` as the profile at `path` must carry it: its LoRA, if any, is in the file of that profile."""
+    if record.adapter is None:
+        return record
+    return record.model_copy(update={"adapter": record.adapter.model_copy(update={"file": adapter_path(path).name})})
+
+
 def refuse_output(path: Path, *, overwrite: bool) -> None:
     """EdgeSkipError where a profile must not or cannot be written to `path`; call it before the work, not after.
 
-    A `.safetensors` file beside `path` that is not the vectors file of the profile there, a model's weights
-    perhaps, is never replaced.
+    A `.safetensors` file beside `path` that does not belong to the profile there, a model's weights perhaps, is never
+    replaced.
     """
     if path.suffix != ".json":
         raise EdgeSkipError(f"{path} does not end in .json: name the profile, e.g.  -o {path.stem or 'llama'}.json")
     if path.exists() and not overwrite:
         raise EdgeSkipError(f"{path} exists: choose another -o or add --overwrite")
-    beside = vectors_path(path)
-    if beside.exists() and not (path.is_file() and f'"{beside.name}"' in path.read_text("utf-8", errors="replace")):
-        raise EdgeSkipError(f"{beside} exists and belongs to no profile: choose another -o")
+    for beside in (vectors_path(path), adapter_path(path)):
+        if beside.exists() and not _names(path, beside):
+            raise EdgeSkipError(f"{beside} exists and belongs to no profile: choose another -o")
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
@@ -343,23 +374,37 @@ def pack_vectors(vectors: Vectors, path: Path) -> tuple[VectorsRecord, bytes]:
     return VectorsRecord(file=vectors_path(path).name, sha256=hashlib.sha256(data).hexdigest()), data
 
 
-def write_profile(profile: Profile, path: Path, packed_vectors: bytes | None = None) -> None:
-    """Replaces the profile at `path` in one step, after the vectors file where its bytes are given.
+def write_profile(
+    profile: Profile, path: Path, packed_vectors: bytes | None = None, packed_adapter: bytes | None = None
+) -> None:
+    """Replaces the profile at `path` in one step, after the files beside it whose bytes are given.
 
-    When writing the profile fails or is interrupted, the vectors file is put back as it was.
+    When writing the profile fails or is interrupted, those files are put back as they were. The LoRA of a profile
+    that was there before goes where the new one has none.
     """
     data = (profile.model_dump_json(indent=2, exclude_none=True) + "\n").encode("utf-8")
-    if packed_vectors is None:
-        replace_file(path, data)
-        return
-    file = path.parent / profile.vectors.file
-    before = file.read_bytes() if file.exists() else None
+    beside: dict[Path, bytes] = {}
+    if packed_vectors is not None:
+        beside[path.parent / profile.vectors.file] = packed_vectors
+    if packed_adapter is not None and profile.model.adapter is not None:
+        beside[path.parent / profile.model.adapter.file] = packed_adapter
+    before = {file: file.read_bytes() if file.exists() else None for file in beside}
+    left_over = profile.model.adapter is None and _names(path, adapter_path(path))
     try:
-        replace_file(file, packed_vectors)
+        for file, content in beside.items():
+            replace_file(file, content)
         replace_file(path, data)
     except BaseException:
-        if before is not None:
-            replace_file(file, before)
-        else:
-            file.unlink(missing_ok=True)
+        for file, old in before.items():
+            if old is not None:
+                replace_file(file, old)
+            else:
+                file.unlink(missing_ok=True)
         raise
+    if left_over:
+        adapter_path(path).unlink(missing_ok=True)
+
+
+def _names(path: Path, beside: Path) -> bool:
+    """Whether there is a profile at `path` that names the file `beside` it."""
+    return path.is_file() and f'"{beside.name}"' in path.read_text("utf-8", errors="replace")

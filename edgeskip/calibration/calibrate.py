@@ -27,6 +27,7 @@ from edgeskip.profile import (
     Profile,
     SublayerStatistics,
     Vectors,
+    model_at,
     pack_vectors,
 )
 from edgeskip.sublayers import sublayers_of
@@ -60,7 +61,8 @@ def calibrate(
     name: str | None = None,
     progress: Progress = lambda phase, done, total: None,
 ) -> tuple[Profile, bytes] | None:
-    """Measures `source` over `corpus`: the profile for `path`, without a plan, and the bytes of its vectors file.
+    """Measures `source` over `corpus`: the profile for `path`, without a plan, and the bytes of its vectors file
+    (those of its LoRA, if any, are `source.stored_lora`).
 
     Runs the torch model once over the corpus' windows (prefill) and over its own greedy continuations of prompts
     (decode); exits are fitted to the prefill passes over most windows and measured on the others. Under torchrun the
@@ -82,7 +84,7 @@ def calibrate(
     sublayers, vectors = _statistics({phase: sums[phase].arrays() for phase in sums})
     vectors = replace(vectors, exit_maps=run.exit_maps, token_counts=run.token_counts())
     vectors_record, packed = pack_vectors(vectors, path)
-    record = source.record()
+    record = model_at(source.record(), path)
     profile = Profile(
         model=record if name is None else record.model_copy(update={"name": name}),
         calibration=run.record(),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def calibrate(
     model: Annotated[
-        str, typer.Argument(help="A ready model's name, a Hugging Face folder or hub id, or a GGUF file.")
+        str, typer.Argument(help="A ready model's name, a Hugging Face or PEFT folder or hub id, or a GGUF file.")
     ],
     corpus: Annotated[
         list[str] | None,
@@ -24,7 +24,7 @@ def calibrate(
     ] = None,
     field: Annotated[str | None, typer.Option(help="Field of .jsonl records that holds the text.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Profile to write; its vectors go beside it.")
+        Path | None, typer.Option("--output", "-o", help="Profile to write; its vectors, and a LoRA, go beside it.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing profile.")] = False,
     name: Annotated[str | None, typer.Option(help="Short name of the model, used to name outputs.")] = None,
@@ -60,7 +60,7 @@ def calibrate(
         result = calibrate(source, texts, settings, path, name=name, progress=progress)
     if result is not None:
         profile, packed = result
-        write_profile(profile, path, packed)
+        write_profile(profile, path, packed, source.stored_lora)
         print(path)
 
 

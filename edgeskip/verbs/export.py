@@ -34,7 +34,7 @@ def export(
         typer.Option(
             help="onnx: fp32 (default), fp16 (for GPUs), int4 (4-bit blocks). gguf: f32, f16, bf16, q8_0, q5_1, q5_0, "
             "q4_1, q4_0, llama.cpp's mixtures such as q4_k_m, or keep, the default for a GGUF model (f16 otherwise): "
-            "its own blocks. For both targets, one each: int4,keep.",
+            "its own blocks (not with a LoRA, where q8_0 is the default). For both targets, one each: int4,keep.",
             show_default=False,
         ),
     ] = None,
@@ -70,7 +70,7 @@ def export(
     """Export the profile's model and plan (dense where it has no plan) to ONNX or GGUF."""
     from edgeskip.exporters.export import ExportPolicy, export_onnx, refuse_output
     from edgeskip.exporters.export_gguf import export_gguf, refuse_outputs
-    from edgeskip.exporters.gguf.formats import gguf_format
+    from edgeskip.exporters.gguf.formats import format_for
     from edgeskip.exporters.onnx.formats import weight_format
     from edgeskip.exporters.targets import draft_of, settled, targets_of
     from edgeskip.profile import locate_profile, read_profile, read_vectors
@@ -94,12 +94,11 @@ def export(
     if request is not None:
         request = settled(request, read)
     exits = request.exit_layers if request else ()
-    source = source_of(read, model)
+    source = source_of(read, path, model)
     vectors = read_vectors(read, path)
     kept = 2 * read.model.num_blocks - len(read.plan.skip if read.plan else [])
     if targets.gguf:
-        header = source.checkpoint.gguf
-        gguf_form = gguf_format(targets.gguf_precision or ("keep" if header else "f16"), header)
+        gguf_form = format_for(source, targets.gguf_precision)
         refuse_outputs(
             source,
             read,

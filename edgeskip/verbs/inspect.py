@@ -86,6 +86,9 @@ def _print_profile(console: Console, report: ProfileReport) -> None:
         if plan and plan.skip
         else "dense (none skipped)",
     }
+    if (lora := report.lora) is not None:
+        ranks = ", ".join(map(str, lora.ranks))
+        facts["LoRA"] = f"{lora.file}, rank {ranks} on {lora.num_layers} linear layers, {_size(lora.size_bytes)}"
     if plan and plan.beta is not None:
         facts["threshold β"] = f"{plan.beta:.4f}"
     facts |= exit_facts(profile)

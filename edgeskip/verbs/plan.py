@@ -37,7 +37,16 @@ def plan(
     from edgeskip.models.profiles import ready_profiles
     from edgeskip.plan import COMPENSATIONS
     from edgeskip.planner import METHODS, choose, resolve
-    from edgeskip.profile import locate_profile, pack_vectors, read_profile, read_vectors, refuse_output, write_profile
+    from edgeskip.profile import (
+        locate_profile,
+        model_at,
+        pack_vectors,
+        read_adapter,
+        read_profile,
+        read_vectors,
+        refuse_output,
+        write_profile,
+    )
 
     if method not in METHODS:
         raise EdgeSkipError(f"--method {method} is unknown: choose one of {', '.join(METHODS)}")
@@ -63,7 +72,8 @@ def plan(
     if output is not None and elsewhere:
         refuse_output(output, overwrite=overwrite)
         vectors_record, packed = pack_vectors(vectors, output)
-        write_profile(planned.model_copy(update={"vectors": vectors_record}), output, packed)
+        moved = {"vectors": vectors_record, "model": model_at(read.model, output)}
+        write_profile(planned.model_copy(update=moved), output, packed, read_adapter(read, path))
     else:
         write_profile(planned, path)
     _show(planned, resolved, output or path)

@@ -122,7 +122,8 @@ def pack_lora(lora: Lora) -> bytes:
     usual, _ = Counter(weight.scaling for weight in lora.weights.values()).most_common(1)[0]
     scaling = {"": usual} | {name: weight.scaling for name, weight in lora.weights.items() if weight.scaling != usual}
     # One entry only: the library writes several in no fixed order.
-    return save(arrays_of(lora), metadata={_SCALING: json.dumps(scaling, sort_keys=True)})
+    data: bytes = save(arrays_of(lora), metadata={_SCALING: json.dumps(scaling, sort_keys=True)})
+    return data
 
 
 def unpack_lora(data: bytes, file: str) -> Lora:

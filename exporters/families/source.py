@@ -100,7 +100,7 @@ class ModelSource:
         )
 
     def _adapter_record(self) -> AdapterRecord | None:
-        """Of the file that `stored_lora` is; its name is the profile's to set (`edgeskip.profile.adapter_path`)."""
+        """Of the file that `stored_lora` is; its name is the profile's to set (`edgeskip.profile.model_at`)."""
         if self.adaptation is None or self.stored_lora is None:
             return None
         from edgeskip.profile import AdapterRecord

@@ -11,6 +11,7 @@ from edgeskip.exporters.decoder import Tensor
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.gguf_header import GgufHeader
+    from edgeskip.exporters.families.source import ModelSource
 
 KEEP = "keep"
 # Types in which the gguf package loses little or nothing.
@@ -44,6 +45,23 @@ class GgufFormat:
         if self.kind is None:
             return tensor.blocks.kind if tensor.blocks else _FALLBACK_KIND
         return _FALLBACK_KIND if self.kind == "Q8_0" and tensor.shape[-1] % 32 else self.kind
+
+
+def format_for(source: ModelSource, precision: str | None) -> GgufFormat:
+    """The format called `precision` for a model; None = the one that costs it nothing or next to nothing.
+
+    That is a GGUF's own blocks, Q8_0 where a LoRA is merged into a GGUF, F16 for other models. EdgeSkipError as
+    `gguf_format`, and for `keep` with a LoRA: the merged weights have no blocks of their own.
+    """
+    header, adapted = source.checkpoint.gguf, source.adaptation is not None
+    if precision is None:
+        precision = "f16" if header is None else "q8_0" if adapted else KEEP
+    if adapted and precision.lower() == KEEP:
+        raise EdgeSkipError(
+            "--precision keep keeps a GGUF's own blocks and this model's LoRA changes its weights: choose q8_0, f16, "
+            "q4_1, q4_k_m …"
+        )
+    return gguf_format(precision, header)
 
 
 def gguf_format(precision: str, header: GgufHeader | None) -> GgufFormat:

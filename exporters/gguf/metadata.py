@@ -68,11 +68,12 @@ def _carried(source: ModelSource) -> dict[str, Value]:
     header = source.checkpoint.gguf
     if header is not None:
         build_tokenizer(header.metadata)  # refuses a vocabulary that llama.cpp could not load either
-        return {
+        found = {
             key: Value(value, *header.types[key])
             for key, value in header.metadata.items()
             if key.startswith(("general.", "tokenizer.")) and key not in _OWN_KEYS
         }
+        return found | ({"general.name": Value(source.name)} if source.adaptation else {})
     return _general(source) | _tokenizer(source)
 
 
@@ -88,7 +89,7 @@ def _general(source: ModelSource) -> dict[str, Value]:
         found = gguf.Metadata.load(model_path=source.path, total_params=parameters)
     except Exception as error:  # a damaged model card: the yaml library's own errors, and others
         raise EdgeSkipError(f"{source.path}: its model card cannot be read ({str(error).splitlines()[0]})") from None
-    found.name = found.name or source.name
+    found.name = source.name if source.adaptation else found.name or source.name
     writer = gguf.GGUFWriter(None, "unused")  # written nowhere: the package gives the keys in no other way
     found.set_gguf_meta_model(writer)
     entries = {key: entry for key, entry in writer.kv_data[0].items() if key != "general.architecture"}
