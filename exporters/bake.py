@@ -27,7 +27,7 @@ def bake(decoder: Decoder, plan: Plan) -> Decoder:
     for sublayer in decoder.sublayers:
         skip = plan.skip_for(sublayer.sublayer)
         if skip is None:
-            kept.append(_on_scaled_stream(sublayer, stream_scale))
+            kept.append(on_scaled_stream(sublayer, stream_scale))
             continue
         stream_scale *= skip.scale
         if skip.bias is None:
@@ -54,7 +54,7 @@ def _divided(linear: Linear, scale: float) -> Linear:
     return Linear(linear.weight.times(1 / scale), linear.bias.times(1 / scale) if linear.bias else None)
 
 
-def _on_scaled_stream(sublayer: Attention | FeedForward, scale: float) -> Attention | FeedForward:
+def on_scaled_stream(sublayer: Attention | FeedForward, scale: float) -> Attention | FeedForward:
     """The same sublayer reading and writing y = x/scale instead of x."""
     norm = _norm_of_scaled(sublayer.norm, scale)
     if isinstance(sublayer, Attention):

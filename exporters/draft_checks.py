@@ -29,10 +29,10 @@ def check_exits(
 ) -> Iterator[tuple[str, Measured]]:
     """Name and check of every exit, run by the engine that drafts, and of `genai_draft` where that is a graph besides.
 
-    Oracle: torch under `plan` and without the blocks after the exit, through the same map and rows of the head.
+    Oracle: torch under `plan` and without the blocks after the exit, through the same adapter and rows of the head.
     """
     for number, cut in enumerate(exits):
-        draft = DraftCheck(number, cut.exit_map, cut.head.tokens)
+        draft = DraftCheck(number, cut.chosen.adapter, cut.head.tokens)
         graphs = [genai_draft] if number == 0 and genai_draft.file == GENAI_DRAFT_FILE else []
         under = exiting(plan, cut.layer)
         measured = verify(source, under, target, bound=bound, frugal=frugal, draft=draft, graphs=graphs)

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Decoder, Linear, Norm, Tensor, constant
+from edgeskip.exit_adapter import ExitAdapter
+from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, Norm, Tensor, constant
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.manifest import ExitHead
     from edgeskip.profile import Profile, Vectors
 
 Float32 = NDArray[np.float32]
@@ -21,9 +23,9 @@ ROWS_AT_ONCE = 4096  # of a head that is multiplied by a map, so that memory sta
 
 @dataclass(frozen=True)
 class DraftHead:
-    """Draft logits = head · map · RMSNorm(exit state; norm).
+    """Draft logits = head · map · RMSNorm(block(exit state); norm).
 
-    `map` [d, d] is None where there is none or `head` holds it already. `head` None is the model's own (whose matrix is
+    `block` is one more block, with a KV cache of its own; None = the exit state itself. `map` [d, d] is None where there is none or `head` holds it already. `head` None is the model's own (whose matrix is
     shared with the verifier), else [V', d]. `tokens` int64 [V'] are the ids of its rows, None = all in order.
     """
 
@@ -31,12 +33,29 @@ class DraftHead:
     map: Linear | None = None
     head: Linear | None = None
     tokens: NDArray[np.int64] | None = None
+    block: tuple[Attention, FeedForward] | None = None
+
+
+@dataclass(frozen=True)
+class ChosenHead:
+    """What an exit drafts with: `adapter` None = the model's own norm and head, else a map and perhaps a block,
+    calibrated (`ridge`) or trained. `agreement`: the share of held-out tokens that it predicted as the full model,
+    None = not measured."""
+
+    kind: ExitHead = "plain"
+    adapter: ExitAdapter | None = None
+    agreement: float | None = None
 
 
 def draft_head(
-    decoder: Decoder, exit_map: Float32 | None, tokens: NDArray[np.int64] | None, *, fold: bool = False
+    decoder: Decoder,
+    exit_map: Float32 | None,
+    tokens: NDArray[np.int64] | None,
+    *,
+    fold: bool = False,
+    block: tuple[Attention, FeedForward] | None = None,
 ) -> DraftHead:
-    """The head of an exit of `decoder`.
+    """The head of an exit of `decoder`, after `block` where there is one.
 
     `exit_map` A [d, d] takes the RMS-normalised exit state to the final normalised state (design §7); None = the
     model's own norm and head. `tokens` trims the head to these rows (FR-Spec, arXiv 2502.14856 §3). A trimmed head is
@@ -47,7 +66,8 @@ def draft_head(
     if exit_map is not None:
         norm = Norm(constant("exit_norm.weight", np.ones(decoder.config.hidden_size, np.float32)), norm.eps)
     if tokens is None and not (fold and exit_map is not None):
-        return DraftHead(norm, Linear(constant("exit_map.weight", exit_map)) if exit_map is not None else None)
+        linear = Linear(constant("exit_map.weight", exit_map)) if exit_map is not None else None
+        return DraftHead(norm, linear, block=block)
     own = decoder.head.weight if decoder.head else decoder.embedding
     bias = decoder.head.bias if decoder.head else None
     rows = decoder.config.vocab_size if tokens is None else len(tokens)
@@ -69,21 +89,23 @@ def draft_head(
         Tensor("draft_head.weight", (rows, decoder.config.hidden_size), weight),
         Tensor("draft_head.bias", (rows,), trimmed_bias) if bias else None,
     )
-    return DraftHead(norm, None, head, tokens)
+    return DraftHead(norm, None, head, tokens, block)
 
 
-def exit_map_of(profile: Profile, vectors: Vectors | None, layer: int) -> tuple[Float32 | None, float | None]:
-    """The calibrated map of an exit, None where the model's own head does as well or the exit was not calibrated.
-
-    With it the share of held-out tokens that the better of the two predicted as the full model, None = not calibrated.
-    """
+def chosen_head(profile: Profile, vectors: Vectors | None, layer: int) -> ChosenHead:
+    """What drafts at an exit: its trained adapter unless something else was measured to agree more often, else its
+    calibrated map, else, where the model's own head does as well or the exit is not known, that."""
     found = next((statistics for statistics in profile.exits if statistics.layer == layer), None)
     if found is None:
-        return None, None
+        return ChosenHead()
+    best = ChosenHead(agreement=found.plain_agreement)
     exit_map = vectors.exit_maps.get(layer) if vectors else None
-    if exit_map is None or (found.ridge_agreement or 0.0) <= found.plain_agreement:
-        return None, found.plain_agreement
-    return exit_map, found.ridge_agreement
+    if exit_map is not None and (found.ridge_agreement or 0.0) > found.plain_agreement:
+        best = ChosenHead("ridge", ExitAdapter(exit_map), found.ridge_agreement)
+    trained = vectors.exit_adapters.get(layer) if vectors else None
+    if trained is not None and (found.adapter_agreement is None or found.adapter_agreement >= (best.agreement or 0.0)):
+        best = ChosenHead(trained.kind, trained, found.adapter_agreement)
+    return best
 
 
 def draft_tokens(source: ModelSource, vectors: Vectors | None, size: int | None) -> NDArray[np.int64] | None:

@@ -124,7 +124,8 @@ def _exits(
     source: ModelSource, decoder: Decoder, profile: Profile, vectors: Vectors | None, draft: DraftRequest
 ) -> list[Exit]:
     """The exits that an early-exit draft of `decoder` has, each with its head. None for another draft."""
-    from edgeskip.exporters.draft_head import draft_head, draft_tokens, exit_map_of
+    from edgeskip.exporters.draft_head import chosen_head, draft_head, draft_tokens
+    from edgeskip.exporters.exit_block import exit_block
     from edgeskip.exporters.onnx.drafts import Exit
     from edgeskip.exporters.split import parts_of
 
@@ -134,10 +135,12 @@ def _exits(
     tokens = draft_tokens(source, vectors, draft.vocabulary)
     exits = []
     for layer in draft.exit_layers:
-        exit_map, agreement = exit_map_of(profile, vectors, layer)
+        chosen = chosen_head(profile, vectors, layer)
         if plan_label(profile) != "dense":  # measured on the dense model
-            agreement = None
-        exits.append(Exit(layer, draft_head(decoder, exit_map, tokens), exit_map, agreement))
+            chosen = replace(chosen, agreement=None)
+        exit_map = chosen.adapter.map if chosen.adapter else None
+        block = exit_block(source, chosen.adapter, resolve(profile, vectors), layer)
+        exits.append(Exit(layer, draft_head(decoder, exit_map, tokens, block=block), chosen))
     return exits
 
 

@@ -57,7 +57,9 @@ class GgufFile:
 
 
 EXACT = Bound(kl_divergence=1e-3)
-OWN_HEAD = Bound(kl_divergence=1e-2)  # of a head that has no stored blocks to keep and becomes Q8_0: SmolLM2's 6e-4
+OWN_HEAD = Bound(
+    kl_divergence=1e-2
+)  # of a draft's matrices: a head that has no stored blocks to keep and becomes Q8_0: SmolLM2's 6e-4
 
 
 def bound_of(form: GgufFormat) -> Bound:
@@ -181,8 +183,8 @@ def _manifest(
     if cut is None or file.part != "first":
         return manifest
     drafts = {
-        "head": "plain" if cut.exit_map is None else "ridge",
-        "agreement": cut.agreement,
+        "head": cut.chosen.kind,
+        "agreement": cut.chosen.agreement,
         "draft_head": names[2] if head_sha256 else None,
         "draft_head_sha256": head_sha256,
     }
@@ -267,9 +269,9 @@ def _check(
         return [manifest.model_copy(update={"verification": r}) for manifest, r in zip(manifests, records, strict=True)]
     plan, exits = files[0].plan, exiting(files[0].plan, cut.layer)
     # As any program would run it; with a trimmed head that is another draft than ours.
-    draft = check(staged[:1], exits, DraftCheck(None, exit_map=cut.exit_map) if cut.own_head else None)
+    draft = check(staged[:1], exits, DraftCheck(None, cut.alone) if cut.alone else None)
     if cut.head.tokens is not None:
-        own = check(staged, exits, DraftCheck(0, exit_map=cut.exit_map, tokens=cut.head.tokens))
+        own = check(staged, exits, DraftCheck(0, cut.chosen.adapter, cut.head.tokens))
         draft = own.model_copy(update={"passed": own.passed and draft.passed})
     if len(files) == 1:
         return [manifests[0].model_copy(update={"verification": draft})]
@@ -294,5 +296,6 @@ def _verify(
                 widen(path, Path(folder) / path.name)
             else:
                 shutil.copyfile(path, Path(folder) / path.name)
-        exact = OWN_HEAD if draft is not None and draft.which is None else EXACT
+        own = draft is not None and (draft.which is None or draft.adapter is not None)
+        exact = OWN_HEAD if own else EXACT
         return check(source, plan, staged[0], twin=Twin(Path(folder) / staged[0].name, exact)).record

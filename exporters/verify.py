@@ -22,8 +22,10 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import GraphRecord, Precision, VerificationRecord
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
+    from edgeskip.exit_adapter import ExitAdapter
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.plan import Plan
 
@@ -73,12 +75,12 @@ class DraftCheck:
     """A draft in place of the whole artifact; the plan is then the one it stands for (`exporters.split.exiting`).
 
     `which`: number of the draft that the artifact's engine runs; None = the artifact's own logits are the draft's.
-    `exit_map` [d, d] is what its head applies to the RMS-normalised exit state, None = the model's own norm. `tokens`
-    [V'] are the ids of a trimmed head's columns.
+    `adapter` is what stands between the exit state and its head, None = the model's own norm. `tokens` [V'] are the ids
+    of a trimmed head's columns.
     """
 
     which: int | None = 0
-    exit_map: NDArray[np.float32] | None = None
+    adapter: ExitAdapter | None = None
     tokens: NDArray[np.int64] | None = None
 
 
@@ -277,11 +279,11 @@ def _reference_logits(
     from edgeskip.exporters.families.torch_model import load_torch_model
 
     model = load_torch_model(source, stream=True)
-    exit_map = draft.exit_map if draft else None
-    head = nullcontext() if exit_map is None else _mapped(model.model.norm, exit_map, source.decoder.norm.eps)
+    adapter = draft.adapter if draft else None
+    head = nullcontext() if adapter is None else _adapted(model, adapter)
     with torch.inference_mode(), skipped(model, plan), head:
         logits = model(input_ids=torch.from_numpy(tokens)[None], use_cache=False).logits[0]
-    applied = ("same plan by hooks, " if plan.skips else "") + ("exit map, " if exit_map is not None else "")
+    applied = ("same plan by hooks, " if plan.skips else "") + (f"exit {adapter.kind}, " if adapter else "")
     name = f"transformers {transformers.__version__} {type(model).__name__}, {applied}float32"
     if draft is not None and draft.tokens is not None:
         logits = logits[:, torch.from_numpy(draft.tokens)]
@@ -289,18 +291,28 @@ def _reference_logits(
 
 
 @contextmanager
-def _mapped(norm: nn.Module, exit_map: NDArray[np.float32], eps: float) -> Iterator[None]:
-    """While the context lasts, `norm` gives exit_map · x / sqrt(mean(x²) + eps)."""
-    import torch
+def _adapted(model: PreTrainedModel, adapter: ExitAdapter) -> Iterator[None]:
+    """While the context lasts, the adapter stands in place of the model's final norm."""
+    from edgeskip.calibration.blocks import blocks_of
+    from edgeskip.calibration.exit_adapter import ExitAdapterModule
 
-    matrix = torch.from_numpy(np.array(exit_map, dtype=np.float32))
+    module = ExitAdapterModule(model, adapter.kind, like=None)
+    module.load(adapter)
+    given: dict[str, Any] = {}
 
-    def replaced(_: nn.Module, args: tuple[torch.Tensor, ...], __: torch.Tensor) -> torch.Tensor:
-        x = args[0].float()
-        return (x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps)) @ matrix.T
+    def listen(_: nn.Module, __: Any, arguments: dict[str, Any]) -> None:
+        given.update(arguments)
 
-    hook = norm.register_forward_hook(replaced)
+    def replaced(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> Tensor:
+        normed: Tensor = module(args[0], **given)
+        return normed
+
+    hooks = [
+        blocks_of(model)[0].module.register_forward_pre_hook(listen, with_kwargs=True),
+        model.model.norm.register_forward_hook(replaced),
+    ]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

@@ -132,7 +132,7 @@ def _open_halves(first: LlamaModel, manifest: GgufManifest, threads: int | None)
         head = read_trimmed_head(file, manifest.draft_head_sha256 or "", threads=threads)
     rest = LlamaModel(partner, first.provider)
     _check_pair(path, manifest, partner, read_gguf_manifest(rest.metadata, str(partner)))
-    return SplitEngine(first, rest, head=head, threads=threads)
+    return SplitEngine(first, rest, head=head, own_block=manifest.head == "block", threads=threads)
 
 
 def _open_with_draft(whole: LlamaModel, manifest: GgufManifest, threads: int | None) -> Engine | None:

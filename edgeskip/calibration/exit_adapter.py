@@ -18,19 +18,22 @@ if TYPE_CHECKING:
 class ExitAdapterModule(nn.Module):
     """map · RMSNorm(block(x)): what the model's head reads at an exit in place of the final normalised state.
 
-    A new one is the model's own norm, and as block a copy of block number `like`.
+    A new one is the model's own norm, and as block a copy of block number `like`; with None its weights are still to
+    be loaded. What blocks of a family may differ in (rotary positions, window) is as in the model's first, so
+    `forward` wants the arguments that the first gets.
     """
 
-    def __init__(self, model: PreTrainedModel, kind: AdapterKind, like: int) -> None:
+    def __init__(self, model: PreTrainedModel, kind: AdapterKind, like: int | None) -> None:
         super().__init__()
         norm = model.model.norm
         self.eps: float = norm.variance_epsilon
         self.map = nn.Parameter(torch.diag(norm.weight.detach().float()))
         self.block: nn.Module | None = None
         if kind == "block":
-            own = blocks_of(model)[like].module
+            own = blocks_of(model)[like or 0].module
             self.block = type(own)(model.config, layer_idx=0).to(norm.weight.device)
-            self.block.load_state_dict(own.state_dict())
+            if like is not None:
+                self.block.load_state_dict(own.state_dict())
             self.block.float()
         self.requires_grad_(True)
 

@@ -40,6 +40,17 @@ def decoder_of(family: Family, settings: Settings, tensors: Mapping[str, Tensor]
     return Decoder(config, embedding, tuple(sublayers), norm, head)
 
 
+def extra_block(family: Family, settings: Settings, tensors: Mapping[str, Tensor]) -> tuple[Attention, FeedForward]:
+    """A block that is none of the model's own, of the sizes and traits of its first; `tensors` have the names that they
+    have within a block (`self_attn.q_proj.weight`). EdgeSkipError as for a model's."""
+    config = _config(family, settings)
+    reader = _Weights({f"model.layers.0.{name}": tensor for name, tensor in tensors.items()}, settings.file)
+    trait, eps = family.traits(settings, config.num_blocks)[0], settings.number("rms_norm_eps")
+    block = _attention(reader, config, 0, trait, eps), _feed_forward(reader, config, 0, trait, eps)
+    reader.refuse_unused(1)
+    return block
+
+
 def _check_same(embedding: Tensor, head: Tensor, settings: Settings) -> None:
     """A tied checkpoint may carry the head a second time. Where it differs, transformers 4 ties and 5 does not."""
     if not np.array_equal(embedding.read(), head.read()):

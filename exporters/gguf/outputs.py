@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exit_adapter import ExitAdapter
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.decoder import Blocks, Decoder, Linear, Tensor
-from edgeskip.exporters.draft_head import DraftHead, Float32, draft_head, draft_tokens, exit_map_of
+from edgeskip.exporters.decoder import Attention, Blocks, Decoder, FeedForward, Linear, Norm, Tensor
+from edgeskip.exporters.draft_head import ChosenHead, DraftHead, chosen_head, draft_head, draft_tokens
+from edgeskip.exporters.exit_block import exit_block
 from edgeskip.exporters.gguf.blocks import FLOATS, encode
 from edgeskip.exporters.gguf.layout import Layout, lay_out
 from edgeskip.exporters.gguf.naming import file_name, head_file_name
@@ -30,12 +34,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exit:
-    """The early exit of a pair; `exit_map` is in `head` already. `agreement` None = not calibrated."""
+    """The early exit of a pair; `head` holds what was `chosen` for it, its block is the first file's last. `norm` is the
+    model's final one."""
 
     layer: int
     head: DraftHead
-    exit_map: Float32 | None
-    agreement: float | None
+    chosen: ChosenHead
+    norm: Norm
+
+    @property
+    def alone(self) -> ExitAdapter | None:
+        """What the first file by itself has between its exit state and its logits, None = the model's norm and head. A
+        map is not in it where the head is trimmed."""
+        adapter = self.chosen.adapter
+        if self.own_head is not None or adapter is None:
+            return adapter
+        return ExitAdapter(np.diag(self.norm.weight.read()), adapter.block) if adapter.block else None
 
     @property
     def own_head(self) -> Linear | None:
@@ -95,17 +109,19 @@ def outputs_of(
     check_exit_layer(layer, source.decoder.config.num_blocks)
     plan = resolve(profile, vectors)
     baked = bake(source.decoder, plan)
-    exit_map, agreement = exit_map_of(profile, vectors, layer)
+    chosen, kept = chosen_head(profile, vectors, layer), _kept_kind(baked.embedding)
+    exit_map = chosen.adapter.map if chosen.adapter else None
     rest = rest_part(baked, layer)
-    head = draft_head(baked, exit_map, draft_tokens(source, vectors, draft.vocabulary), fold=True)
+    block = exit_block(source, chosen.adapter, plan, layer)
+    head = draft_head(baked, exit_map, draft_tokens(source, vectors, draft.vocabulary), fold=True, block=block)
     # The stream at the exit is scaled as the next sublayer reads it (bake).
     norm = replace(head.norm, eps=rest.sublayers[0].norm.eps)
-    cut = Exit(layer, replace(head, norm=norm), exit_map, agreement)
-    first = first_part(baked, layer)
+    cut = Exit(layer, replace(head, norm=norm), chosen, source.decoder.norm)
+    first = first_part(baked, layer, _block_stored_as(*block, kept) if block else ())
     if cut.own_head is not None:
-        first = replace(first, norm=norm, head=_stored_as(cut.own_head, _kept_kind(baked.embedding)))
+        first = replace(first, norm=norm, head=_stored_as(cut.own_head, kept))
     try:
-        layouts = lay_out(first, trailing_stub=True), lay_out(rest)
+        layouts = lay_out(first, trailing_stub=block is None), lay_out(rest)
     except EdgeSkipError:
         if draft.vocabulary is not None:
             raise EdgeSkipError(
@@ -134,7 +150,7 @@ def _layer_of(draft: DraftRequest) -> int:
 
 
 def _kept_kind(embedding: Tensor) -> str | None:
-    """The type a head of ours gets in a file that keeps the model's blocks; None = it keeps none.
+    """The type a head or a matrix of ours gets in a file that keeps the model's blocks; None = it keeps none.
 
     It is the embedding's if that is a float, else Q8_0: fewer bits need importances, and those of the model's own head
     are not those of an exit.
@@ -152,3 +168,12 @@ def _stored_as(linear: Linear, kind: str | None) -> Linear:
         return linear
     weight = linear.weight
     return replace(linear, weight=replace(weight, blocks=Blocks(kind, lambda: encode(weight.read(), kind))))
+
+
+def _block_stored_as(
+    attention: Attention, feed_forward: FeedForward, kind: str | None
+) -> tuple[Attention, FeedForward]:
+    """The same for every matrix of an exit's own block."""
+    q, k, v, o = (_stored_as(linear, kind) for linear in (attention.q, attention.k, attention.v, attention.o))
+    gate, up, down = (_stored_as(linear, kind) for linear in (feed_forward.gate, feed_forward.up, feed_forward.down))
+    return replace(attention, q=q, k=k, v=v, o=o), replace(feed_forward, gate=gate, up=up, down=down)

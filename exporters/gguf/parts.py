@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgeskip.exporters.decoder import Decoder
+from edgeskip.exporters.decoder import Attention, Decoder, FeedForward
 from edgeskip.exporters.split import kept_between
 
 
-def first_part(decoder: Decoder, exit_layer: int) -> Decoder:
-    """The kept sublayers of blocks 0 … exit_layer-1 (the model's own numbering), the final norm and the head.
-
-    EdgeSkipError where none is kept.
+def first_part(decoder: Decoder, exit_layer: int, block: tuple[Attention, FeedForward] | tuple[()] = ()) -> Decoder:
+    """The kept sublayers of blocks 0 … exit_layer-1 (the model's own numbering), the exit's own `block` where it has
+    one, the final norm and the head. EdgeSkipError where none is kept.
     """
-    return replace(decoder, sublayers=kept_between(decoder, 0, exit_layer))
+    return replace(decoder, sublayers=(*kept_between(decoder, 0, exit_layer), *block))
 
 
 def rest_part(decoder: Decoder, exit_layer: int) -> Decoder:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeskip.exporters.decoder import Decoder
-from edgeskip.exporters.draft_head import DraftHead
+from edgeskip.exporters.draft_head import ChosenHead, DraftHead
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import DATA_FILE, MODEL_FILE, graph_record, write_graph
 from edgeskip.exporters.onnx.segment import Progress, Segment
@@ -29,20 +27,11 @@ TOKENS_FILE = "draft_tokens.npy"
 
 @dataclass(frozen=True)
 class Exit:
-    """An exit after the model's first `layer` blocks. `exit_map` [d, d] is the calibrated map that `head` holds.
-
-    `agreement`: the share of held-out tokens that it predicted as the full model, None = not measured.
-    """
+    """An exit after the model's first `layer` blocks; `head` holds what was `chosen` for it."""
 
     layer: int
     head: DraftHead
-    exit_map: NDArray[np.float32] | None = None
-    agreement: float | None = None
-
-    @property
-    def kind(self) -> Literal["plain", "ridge"]:
-        """The model's own norm and head, or the map first."""
-        return "plain" if self.exit_map is None else "ridge"
+    chosen: ChosenHead = ChosenHead()
 
 
 def lower_early_exit(
@@ -58,6 +47,7 @@ def lower_early_exit(
 
     A draft gives `exit_states` [batch, n, hidden_size] of all its tokens besides the logits of its own head; the next
     graph takes them as `hidden_states` in place of `input_ids`. N of `past_key_values.N` counts from 0 in each.
+    An exit's own block is in its graph alone and has the last of that one's caches; `exit_states` are from before it.
     With a trimmed head `draft_tokens.npy` has the ids of its rows, int32 [V'].
 
     Two more are for onnxruntime-genai: `model-genai.onnx`, the whole model with logits of every position, without
@@ -78,13 +68,12 @@ def lower_early_exit(
                 from_ids=number == 0,
                 exit_states=True,
                 head=replace(cut.head, norm=norm),
-                head_name=f"exit.{cut.layer}" if cut.kind == "ridge" else "draft_head",
+                head_name="draft_head" if cut.chosen.kind == "plain" else f"exit.{cut.layer}",
             )
             file = DRAFT_FILE if number == 0 else f"draft-{cut.layer}.onnx"
             caches = write_graph(weights, decoder, segment, form, folder / file)
-            records.append(
-                ExitRecord(layer=cut.layer, file=file, num_kv_layers=caches, head=cut.kind, agreement=cut.agreement)
-            )
+            kind, agreement = cut.chosen.kind, cut.chosen.agreement
+            records.append(ExitRecord(layer=cut.layer, file=file, num_kv_layers=caches, head=kind, agreement=agreement))
             if number == 0 and cut.head.tokens is not None:
                 segment = replace(segment, exit_states=False, widened=True)
                 write_graph(weights, decoder, segment, form, folder / GENAI_DRAFT_FILE)

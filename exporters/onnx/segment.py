@@ -19,7 +19,7 @@ from edgeskip.sublayers import Sublayer
 
 Progress = Callable[[str], None]
 TABLE, HEAD = "embedding", "lm_head"  # what their weights are called in every graph
-# Of an exit map and a trimmed head in int4: small matrices that all of the draft goes through. With 4 a head of 8,192
+# Of an exit's block, its map and a trimmed head in int4: small matrices that all of the draft goes through. With 4 a head of 8,192
 # tokens agrees 10 % less often, and is no faster.
 DRAFT_BITS = 8
 
@@ -73,6 +73,7 @@ class _Lowering:
         self.update: ir.Value | None = None
         self.bias: ir.Value | None = None
         self.cache = 0
+        self.bits = 4  # of the matrices in int4
         self.pasts: dict[int, tuple[ir.Value, ir.Value]] = {}
         self._slice_ends: tuple[ir.Value, ir.Value] | None = None
 
@@ -81,8 +82,11 @@ class _Lowering:
         source = self._source()
         mask = graph.input("attention_mask", ir.DataType.INT64, ["batch", "total"])
         attentions = [s for s in self._computed() if isinstance(s, Attention)]
+        block = segment.head.block if segment.head else None
+        if block is not None:
+            attentions.append(block[0])
         # Nothing after the last attention mixes positions; exit states are wanted of all of them.
-        self.last = None if segment.exit_states or not attentions else attentions[-1]
+        self.last = attentions[-1] if attentions and (block or not segment.exit_states) else None
         self.seqlens, self.total = self._lengths(mask)
         kept = graph.optional_input("logits_to_keep", int64(0 if segment.every_position else 1))
         self.keep = graph.op("Neg", [kept], "logits_start")
@@ -105,14 +109,15 @@ class _Lowering:
                 for n, pair in enumerate(zip(presents[::2], presents[1::2], strict=True)):
                     self._present(first + n, pair)
         progress("head")
+        states = self._exit_block(*block) if block else None
         logits, columns = self._head()
         # Declared for the default. onnxruntime-genai reads one position as "prefill gives the last position only", and
         # verifies a draft in one run where there is one row per token. ONNX Runtime allocates by the real shape when
         # logits_to_keep asks for more.
         rows: int | str = "sequence" if segment.every_position else 1
         if segment.exit_states:
-            states: list[int | str] = ["batch", "sequence", config.hidden_size]
-            graph.output(self.stream, "exit_states", self.form.activations, states, first=True)
+            shape: list[int | str] = ["batch", "sequence", config.hidden_size]
+            graph.output(states or self.stream, "exit_states", self.form.activations, shape, first=True)
         graph.output(logits, "logits", self.form.activations, ["batch", rows, columns], first=True)
         return self.cache
 
@@ -147,8 +152,17 @@ class _Lowering:
             if isinstance(sublayer, Attention):
                 presents += self._attention(sublayer)
             else:
-                self._feed_forward(sublayer)
+                self._feed_forward(sublayer, str(sublayer.sublayer))
         return presents
+
+    def _exit_block(self, attention: Attention, feed_forward: FeedForward) -> ir.Value:
+        """Appends the draft's own block, whose cache is the graph's last; the exit states, which it begins with."""
+        name, self.bits = self.segment.head_name, DRAFT_BITS
+        x = self._normalised(attention.norm, f"{name}.attn.norm")
+        states = self.stream
+        self._present(self.cache, self._attend(attention, x, f"{name}.attn"))
+        self._feed_forward(feed_forward, f"{name}.ffn")
+        return states
 
     def _head(self) -> tuple[ir.Value, int]:
         """Logits [b, k, columns]."""
@@ -156,7 +170,7 @@ class _Lowering:
         head = self.segment.head or DraftHead(decoder.norm)
         name = "norm" if head.norm.weight is decoder.norm.weight else "exit_norm"
         x = self._normalised(head.norm, name)
-        if self.segment.exit_states:
+        if self.segment.exit_states and head.block is None:
             x = self._last_positions(x, name)
         if head.map is not None:
             x = linear(graph, form, x, head.map, f"{self.segment.head_name}.map", bits=DRAFT_BITS)
@@ -293,7 +307,7 @@ class _Lowering:
 
     def _project_out(self, x: ir.Value, weights: Linear, name: str) -> None:
         """The sublayer's output projection becomes the pending update, its bias the pending bias."""
-        self.update = linear(self.graph, self.form, x, Linear(weights.weight), name)
+        self.update = linear(self.graph, self.form, x, Linear(weights.weight), name, bits=self.bits)
         self.bias = vector(self.graph, self.form, f"{name}.bias", weights.bias) if weights.bias else None
 
     def _last_positions(self, x: ir.Value, name: str) -> ir.Value:
@@ -322,9 +336,12 @@ class _Lowering:
 
     def _attention(self, sublayer: Attention) -> tuple[ir.Value, ir.Value]:
         """Appends the sublayer; its caches key and value after it."""
-        graph, config = self.graph, self.decoder.config
         name = str(sublayer.sublayer)
-        x = self._normalised(sublayer.norm, f"{name}.norm")
+        return self._attend(sublayer, self._normalised(sublayer.norm, f"{name}.norm"), name)
+
+    def _attend(self, sublayer: Attention, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
+        """The same from the normalised stream; its weights are called after `name`."""
+        graph, config = self.graph, self.decoder.config
         past = self._past(self.cache)
         self.cache += 1
         query, key, value = self._queries(sublayer, x, name)
@@ -351,7 +368,9 @@ class _Lowering:
     ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
         """Packed [b, n, (H+2K)·D], or query, key and value apart where query and key have norms of their own."""
         graph, config = self.graph, self.decoder.config
-        packed = linear(graph, self.form, x, stacked([sublayer.q, sublayer.k, sublayer.v]), f"{name}.qkv")
+        packed = linear(
+            graph, self.form, x, stacked([sublayer.q, sublayer.k, sublayer.v]), f"{name}.qkv", bits=self.bits
+        )
         if sublayer.q_norm is None or sublayer.k_norm is None:
             return packed, None, None
         widths = [n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
@@ -374,12 +393,11 @@ class _Lowering:
         normed = graph.op("SimplifiedLayerNormalization", [split, weight], name, epsilon=norm.eps, axis=-1)
         return graph.op("Reshape", [normed, flat], f"{name}/flat")
 
-    def _feed_forward(self, sublayer: FeedForward) -> None:
+    def _feed_forward(self, sublayer: FeedForward, name: str) -> None:
         graph, form = self.graph, self.form
-        name = str(sublayer.sublayer)
         x = self._normalised(sublayer.norm, f"{name}.norm")
-        gate = linear(graph, form, x, sublayer.gate, f"{name}.gate")
-        up = linear(graph, form, x, sublayer.up, f"{name}.up")
+        gate = linear(graph, form, x, sublayer.gate, f"{name}.gate", bits=self.bits)
+        up = linear(graph, form, x, sublayer.up, f"{name}.up", bits=self.bits)
         # QuickGelu(x; alpha=1) = x·sigmoid(x) = SiLU in one pass (contrib operator specification).
         gated = graph.op("QuickGelu", [gate], f"{name}.silu", domain=MICROSOFT, alpha=1.0)
         self._project_out(graph.op("Mul", [gated, up], f"{name}.mul"), sublayer.down, f"{name}.down")

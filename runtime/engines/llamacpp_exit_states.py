@@ -23,11 +23,11 @@ class ExitStateReader:
     """Copies the hidden state after the first `num_blocks` blocks of the file, of every token that a context runs.
 
     A plan that removes blocks makes that fewer than the exit layer, which counts the model's own.
-    `callback` goes to the context. Before a run call `begin`, after it `finish`.
+    It can read the state after one more block too, of the last token. `callback` goes to the context. Before a run call `begin`, after it `finish`.
     """
 
     def __init__(self, num_blocks: int, hidden_size: int) -> None:
-        self._name = f"l_out-{num_blocks - 1}".encode()
+        self._name, self._then_name = (f"l_out-{block}".encode() for block in (num_blocks - 1, num_blocks))
         self._row_bytes = hidden_size * _FLOAT_BYTES
         self._name_of = ggml_function("ggml_get_name", ctypes.c_char_p, (ctypes.c_void_p,))
         self._bytes_of = ggml_function("ggml_nbytes", ctypes.c_size_t, (ctypes.c_void_p,))
@@ -36,6 +36,8 @@ class ExitStateReader:
         self._address = self._left = 0
         self._by_name = True
         self._go_on = True
+        self._then = self._then_left = 0  # address and bytes
+        self._reads_then = False  # the exit states of the graph that runs are read, what follows is wanted
         self._error: BaseException | None = None
         answers = self._answers()
         next(answers)
@@ -44,8 +46,11 @@ class ExitStateReader:
         self._thunk = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)(answers.send)
         self.callback = ctypes.cast(self._thunk, llama().ggml_backend_sched_eval_callback)
 
-    def begin(self, states: NDArray[np.float32], *, go_on: bool) -> None:
-        """The next run's exit states go to `states` [n, hidden_size], contiguous; without `go_on` it ends there."""
+    def begin(self, states: NDArray[np.float32], *, go_on: bool, then: NDArray[np.float32] | None = None) -> None:
+        """The next run's exit states go to `states` [n, hidden_size], contiguous; without `go_on` it ends there.
+
+        `then` [hidden_size] gets the state after the next block, of the one row that has an output, and it ends there.
+        """
         # The address holds from one decode step to the next; other runs build other graphs, and a name's 0.3 µs are
         # nothing to them.
         if len(states) > 1 or go_on != self._go_on:
@@ -53,6 +58,8 @@ class ExitStateReader:
         self._by_name = not self._node
         self._address, self._left = states.ctypes.data, states.nbytes
         self._go_on = go_on
+        self._then, self._then_left = (0, 0) if then is None else (then.ctypes.data, then.nbytes)
+        self._reads_then = False
         self._error = None
 
     def finish(self) -> bool:
@@ -68,6 +75,10 @@ class ExitStateReader:
             )
         if self._left:
             self._node = 0
+        elif self._then_left:
+            raise EdgeSkipError(
+                f"llama.cpp's graph of this model has no node {self._then_name.decode()}: export the pair again"
+            )
         return not self._left
 
     def _answers(self) -> Generator[bool, int, None]:
@@ -78,7 +89,11 @@ class ExitStateReader:
                 while True:  # inside the `try`, because Python looks for signals at a loop's end too
                     node = yield answer
                     answer = False
-                    if node == self._node or (not self._node and self._name_of(node) == self._name):
+                    if self._reads_then:
+                        if self._name_of(node) == self._then_name:
+                            yield True
+                            answer = self._read_then(node)
+                    elif node == self._node or (not self._node and self._name_of(node) == self._name):
                         yield True
                         answer = self._read(node)
             except GeneratorExit:
@@ -96,4 +111,14 @@ class ExitStateReader:
             self._node = node
         self._address += size
         self._left -= size
+        self._reads_then = bool(self._then_left)
         return self._go_on
+
+    def _read_then(self, node: int) -> bool:
+        """A batch that is not the last has no rows here; none of the graphs goes on."""
+        self._reads_then = False
+        size = self._bytes_of(node)
+        if 0 < size <= self._then_left:
+            self._copy(node, self._then, 0, size)
+            self._then_left -= size
+        return False

@@ -1,7 +1,7 @@
 """Runs a model that was split at its exit layer into two GGUF files: shared-state self-speculation in llama.cpp.
 
-The first file holds blocks 0 … E-1, a stub block that keeps every row of the hidden state, and the head; the rest
-holds the blocks after them and the head. The first drafts; the rest goes on from the exit states the draft left, so
+The first file holds blocks 0 … E-1, one more, and the head; the rest holds the blocks after them and the head. The one
+more is a stub that keeps every row of the hidden state, or the draft's own, trained block. The first drafts; the rest goes on from the exit states the draft left, so
 nothing is computed twice, and both together are the whole model to the bit. Where a trimmed head lies beside the first
 file, the draft's logits are that one's.
 """
@@ -26,7 +26,8 @@ from edgeskip.runtime.engines.llamacpp_trimmed_head import TrimmedHead
 class SplitEngine:
     """A `DraftingEngine` over both halves: `draft` runs the first, `verify` the rest over what was drafted.
 
-    `head` drafts in place of the first file's own. EdgeSkipError where files do not belong together.
+    `head` drafts in place of the first file's own. `own_block`: the first file's last block is the draft's own, and
+    every token goes through it, so that its cache is there when something is drafted. EdgeSkipError where files do not belong together.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class SplitEngine:
         rest: Path | LlamaModel,
         *,
         head: TrimmedHead | None = None,
+        own_block: bool = False,
         provider: str = "cpu",
         threads: int | None = None,
     ) -> None:
@@ -46,6 +48,8 @@ class SplitEngine:
             head.check(self.first.hidden_size, self.first.vocab_size)
         self._head = head
         self._head_s = 0.0
+        self._own_block = own_block
+        self._trained = np.empty(self.first.hidden_size, np.float32)  # the state after that block
         self._reader = ExitStateReader(self.first.num_blocks - 1, self.first.hidden_size)
         self._first = LlamaContext(self.first, self._threads, callback=self._reader.callback)
         self._rest = LlamaContext(self.rest, self._threads)
@@ -110,9 +114,14 @@ class SplitEngine:
         if self._head is None:
             self._run_first(tokens, self._logits)
             return self._logits
-        self._run_first(tokens, None)
+        if self._own_block:
+            self._run_first(tokens, self._logits, self._trained)  # which are not computed
+            state = self._trained
+        else:
+            self._run_first(tokens, None)
+            state = self._states[self.drafted - 1]
         begin = time.perf_counter()
-        logits = self._head.logits(self._states[self.drafted - 1])
+        logits = self._head.logits(state)
         self._head_s += time.perf_counter() - begin
         return logits
 
@@ -147,14 +156,23 @@ class SplitEngine:
         self._rest.append_states(self._states[: self.drafted], result)
         return result
 
-    def _run_first(self, tokens: NDArray[np.int64], logits: NDArray[np.float32] | None) -> None:
-        """Appends to the first half and keeps the exit states; without `logits` its stub and head are not computed."""
+    def _run_first(
+        self,
+        tokens: NDArray[np.int64],
+        logits: NDArray[np.float32] | None,
+        trained: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Appends to the first half and keeps the exit states; without `logits` its stub and head are not computed.
+
+        A block of the draft's own runs in any case, for its cache; where nothing is wanted of it, on no rows after its
+        attention. `trained` [hidden_size] gets the last token's state after it, and there the run ends.
+        """
         before, drafted = self._first.length, self.drafted
         self._make_room(drafted + len(tokens))
         states = self._states[drafted : drafted + len(tokens)]
         try:
             while True:
-                self._reader.begin(states, go_on=logits is not None)
+                self._reader.begin(states, go_on=logits is not None or self._own_block, then=trained)
                 self._first.append_tokens(tokens, logits)
                 if self._reader.finish():
                     return

@@ -41,7 +41,8 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
         record = manifest.draft
         if record is None or not record.exits or record.verify is None:
             raise EdgeSkipError(f"{folder} has no early-exit draft: export it with  --draft early-exit")
-        caches = sum(exit_.num_kv_layers for exit_ in record.exits) + record.verify_kv_layers
+        # A trained block's cache is the draft's alone.
+        caches = sum(e.num_kv_layers - (e.head == "block") for e in record.exits) + record.verify_kv_layers
         if caches != manifest.graph.num_kv_layers:
             raise EdgeSkipError(f"{folder}: the graphs that draft and verify are not the whole model: export again")
         settings = settings_of(provider, threads, frugal=frugal)

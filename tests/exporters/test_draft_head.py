@@ -15,7 +15,8 @@ from tiny_models import tiny_checkpoint
 
 import edgeskip.exporters.draft_head as module
 from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.draft_head import draft_head, draft_tokens, end_tokens, exit_map_of
+from edgeskip.exit_adapter import ExitAdapter
+from edgeskip.exporters.draft_head import ChosenHead, chosen_head, draft_head, draft_tokens, end_tokens
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.profile import ExitStatistics
 
@@ -86,10 +87,35 @@ def test_the_better_of_map_and_plain_head(
     statistics = ExitStatistics(layer=2, tokens=99, plain_agreement=plain, ridge_agreement=ridge)
     profile = profile.model_copy(update={"exits": [statistics]})
     vectors = replace(vectors, exit_maps={2: MAP})
-    found, share = exit_map_of(profile, vectors, 2)
-    assert (found is MAP) == mapped
-    assert share == agreement
-    assert exit_map_of(profile, vectors, 3) == (None, None)  # not calibrated: the plain head, nothing known of it
+    found = chosen_head(profile, vectors, 2)
+    assert (found.kind, found.agreement) == ("ridge" if mapped else "plain", agreement)
+    assert (found.adapter is not None and found.adapter.map is MAP) == mapped
+    assert chosen_head(profile, vectors, 3) == ChosenHead()  # not calibrated: the plain head, nothing known of it
+
+
+@pytest.mark.parametrize("block", [{}, {"mlp.up_proj.weight": MAP}], ids=["map", "block"])
+@pytest.mark.parametrize(
+    ("trained", "chosen"), [(0.4, True), (0.3, True), (None, True), (0.29, False)], ids=["more", "same", "?", "less"]
+)
+def test_a_trained_adapter_unless_the_others_agree_more(
+    source: ModelSource, tmp_path: Path, trained: float | None, chosen: bool, block: dict[str, Any]
+) -> None:
+    """By hand: the calibrated map agrees on 0.3."""
+    profile, vectors = random_profile(source, tmp_path / "p.json")
+    adapter = ExitAdapter(MAP, block)
+    statistics = ExitStatistics(
+        layer=2,
+        tokens=99,
+        plain_agreement=0.2,
+        ridge_agreement=0.3,
+        adapter=adapter.kind,
+        adapter_agreement=trained,
+    )
+    profile = profile.model_copy(update={"exits": [statistics]})
+    vectors = replace(vectors, exit_maps={2: MAP}, exit_adapters={2: adapter})
+    found = chosen_head(profile, vectors, 2)
+    assert (found.kind, found.agreement) == ((adapter.kind, trained) if chosen else ("ridge", 0.3))
+    assert (found.adapter is adapter) == chosen
 
 
 def test_the_tokens_of_a_trimmed_head(source: ModelSource, tmp_path: Path) -> None:

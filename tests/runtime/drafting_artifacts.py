@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeskip.exit_adapter import ExitAdapter
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.draft_head import draft_head
+from edgeskip.exporters.draft_head import ChosenHead, draft_head
 from edgeskip.exporters.families.source import ModelSource
 from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit, lower_skip_plan
 from edgeskip.exporters.onnx.formats import WeightFormat
@@ -41,7 +42,8 @@ def early_exit_artifact(
     exits = []
     for number, layer in enumerate(layers):
         exit_map = None if maps is None else maps[number]
-        exits.append(Exit(layer, draft_head(decoder, exit_map, tokens), exit_map))
+        chosen = ChosenHead() if exit_map is None else ChosenHead("ridge", ExitAdapter(exit_map))
+        exits.append(Exit(layer, draft_head(decoder, exit_map, tokens), chosen))
     graph, record = lower_early_exit(decoder, form, folder, exits)
     return _manifest(source, folder, graph, record)
 

@@ -20,8 +20,9 @@ from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, random_plan
 
 from edgeskip.calibration.skipping import skipped
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exit_adapter import ExitAdapter
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.draft_head import draft_head
+from edgeskip.exporters.draft_head import ChosenHead, draft_head
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit
 from edgeskip.exporters.onnx.formats import WeightFormat, weight_format
@@ -46,7 +47,10 @@ def lowered(
 ) -> DraftRecord:
     """Exits after the layers of `maps`, None = the model's own head."""
     decoder = bake(source.decoder, plan)
-    exits = [Exit(layer, draft_head(decoder, found, tokens), found) for layer, found in maps.items()]
+    chosen = {
+        n: ChosenHead() if found is None else ChosenHead("ridge", ExitAdapter(found)) for n, found in maps.items()
+    }
+    exits = [Exit(layer, draft_head(decoder, found, tokens), chosen[layer]) for layer, found in maps.items()]
     folder.mkdir(exist_ok=True)
     return lower_early_exit(decoder, form, folder, exits)[1]
 
