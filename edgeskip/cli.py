@@ -23,6 +23,7 @@ from edgeskip.verbs.plan import plan
 from edgeskip.verbs.run import run
 from edgeskip.verbs.schema import schema
 from edgeskip.verbs.sweep import sweep
+from edgeskip.verbs.train import train
 from edgeskip.version import __version__
 
 app = typer.Typer(
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="edgeskip VERB --help tells the options of a verb.",
 )
-for _verb in (fetch, calibrate, plan, schema, export, run, sweep, inspect, doctor):
+for _verb in (fetch, train, calibrate, plan, schema, export, run, sweep, inspect, doctor):
     app.command()(_verb)
 
 

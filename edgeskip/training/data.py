@@ -1,0 +1,105 @@
+"""What `--data` asks for and the examples it gives: files, the model's own continuations, and what is held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.profile import CorpusFile
+from edgeskip.training.batches import split_off
+from edgeskip.training.examples import Encoder, Example, read_examples
+from edgeskip.training.run_folder import open_folder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from edgeskip.exporters.families.source import ModelSource
+
+SELF = "self"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the model writes its own examples: `new_tokens` at most after each prompt, `batch` prompts at once.
+
+    `prompts`: files of them (`FILE#FIELD`), () = those that ship with EdgeSkip. `temperature` 0 = greedy.
+    """
+
+    prompts: tuple[str, ...] = ()
+    new_tokens: int = 192
+    batch: int = 32
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.new_tokens < 1 or self.batch < 1 or self.temperature < 0:
+            raise EdgeSkipError("--new-tokens must be positive and --temperature must not be negative")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a run learns from and what it is measured on, by one encoder; `files` say where it comes from."""
+
+    encoder: Encoder
+    learned: list[Example]
+    held_out: list[Example]
+    files: tuple[CorpusFile, ...]
+
+
+@dataclass(frozen=True)
+class Data:
+    """`sources`: `self` and files (`FILE`, `FILE#FIELD`, `FILE#PROMPT,RESPONSE`).
+
+    `context`: tokens of an example at most. `validation`: files to measure on; without them the share `held_out` of
+    the examples is kept back, drawn by `seed`.
+    """
+
+    sources: tuple[str, ...]
+    context: int
+    validation: tuple[str, ...] = ()
+    held_out: float = 0.02
+    generation: Generation = Generation()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise EdgeSkipError("--data is missing: name files, or self for what the model writes itself")
+        if self.context < 8:
+            raise EdgeSkipError(f"--context {self.context} is too short: give at least 8")
+        if not 0 < self.held_out < 1:
+            raise EdgeSkipError(f"--held-out {self.held_out} is not a share: choose between 0 and 1")
+
+    def examples(
+        self,
+        source: ModelSource,
+        folder: Path,
+        settings: dict[str, Any],
+        accelerator: Accelerator,
+        *,
+        overwrite: bool,
+    ) -> Examples:
+        """Reads the files, makes `folder` the run's (which the main process does) and lets the model write.
+
+        EdgeSkipError as `read_examples` and `open_folder` raise it.
+        """
+        from edgeskip.training.self_data import SELF_FILE, write_self_data
+
+        encoder = Encoder(source)
+        context = min(self.context, source.decoder.config.max_positions)
+        files = [name for name in self.sources if name != SELF]
+        learned, corpus = read_examples(files, encoder, context) if files else ([], ())
+        held, measured = read_examples(self.validation, encoder, context) if self.validation else ([], ())
+        if accelerator.is_main_process:
+            open_folder(folder, settings, overwrite=overwrite)
+        accelerator.wait_for_everyone()
+        if SELF in self.sources:
+            file = folder / SELF_FILE
+            if accelerator.is_main_process:
+                write_self_data(source, encoder, self.generation, file, context=context, seed=self.seed)
+            accelerator.wait_for_everyone()
+            written, (record,) = read_examples([str(file)], encoder, context)
+            learned, corpus = learned + written, (*corpus, record)
+        if not held:
+            learned, held = split_off(learned, self.held_out, self.seed)
+        return Examples(encoder, learned, held, corpus + measured)

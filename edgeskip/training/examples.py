@@ -1,0 +1,207 @@
+"""The examples a run learns from: files, or what the model wrote itself, as token ids with the part that has a loss."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.profile import CorpusFile
+from edgeskip.runtime.chat import ChatTemplate, read_chat_template
+from edgeskip.runtime.text import TextTokenizer
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.source import ModelSource
+
+# Fields that a record may have without being told: prompt and response, or ids written by `self_data`.
+_PAIRS = (("prompt", "response"), ("prompt", "completion"), ("question", "answer"))
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids; only `response` is learned. Plain text is all response, but for its first token."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.prompt + self.response
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+class Encoder:
+    """Texts → token ids as `edgeskip run` makes them, by the model's own tokenizer and chat template."""
+
+    def __init__(self, source: ModelSource) -> None:
+        from tokenizers import Tokenizer
+
+        from edgeskip.exporters.draft_head import end_tokens
+
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            source.write_tokenizer(folder)
+            config = folder / "tokenizer_config.json"
+            settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+            self.tokenizer = TextTokenizer(folder)
+            self.fast = Tokenizer.from_file(str(folder / "tokenizer.json"))  # as transformers wants it
+            self.template: ChatTemplate | None = read_chat_template(folder, settings)
+        self.ends = tuple(end_tokens(source))
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """A user's message in the chat template; without one, the text itself."""
+        if self.template is None:
+            return tuple(self.tokenizer.encode(text, add_special_tokens=True))
+        rendered = self.template.render([{"role": "user", "content": text}])
+        return tuple(self.tokenizer.encode(rendered, add_special_tokens=False))
+
+    def pair(self, prompt: str, response: str) -> Example:
+        """A message and its answer, which ends with the model's own end token."""
+        ids = tuple(self.tokenizer.encode(response, add_special_tokens=False))
+        return Example(self.prompt(prompt), ids + self.ends[:1])
+
+    def windows(self, text: str, context: int) -> Iterator[Example]:
+        """A text's windows of at most `context` tokens; a last one of fewer than 2 is left out."""
+        ids = self.tokenizer.encode(text, add_special_tokens=True)
+        for start in range(0, len(ids), context):
+            window = tuple(ids[start : start + context])
+            if len(window) > 1:
+                yield Example(window[:1], window[1:])
+
+
+def split_reference(reference: str) -> tuple[Path, tuple[str, ...]]:
+    """`FILE#FIELD` or `FILE#PROMPT,RESPONSE` → path and fields, () where none are named."""
+    name, mark, fields = reference.rpartition("#")
+    if not mark or Path(reference).exists():
+        return Path(reference), ()
+    named = tuple(field.strip() for field in fields.split(","))
+    if not all(named) or len(named) > 2:
+        raise EdgeSkipError(f"{reference}: after # name the field of the text, or those of prompt and response")
+    return Path(name), named
+
+
+def read_examples(
+    references: Sequence[str], encoder: Encoder, context: int
+) -> tuple[list[Example], tuple[CorpusFile, ...]]:
+    """The examples of files `FILE`, `FILE#FIELD` or `FILE#PROMPT,RESPONSE`, and what the files are.
+
+    .jsonl, .tsv and .csv hold records: of prompt and response, where two fields are named or found (prompt and
+    response, prompt and completion, question and answer), else of text. Other files are one text each. Texts are cut
+    into windows of `context` tokens, and a pair that is longer is left out. EdgeSkipError for a file that is missing,
+    damaged or without the fields, and where no example is left.
+    """
+    examples: list[Example] = []
+    files: list[CorpusFile] = []
+    for reference in references:
+        path, fields = split_reference(reference)
+        data = _bytes(path)
+        files.append(CorpusFile(name=path.name, sha256=hashlib.sha256(data).hexdigest()))
+        found = _examples(path, data, fields, encoder, context)
+        examples += [example for example in found if len(example) <= context]
+    if not examples:
+        raise EdgeSkipError(
+            f"{', '.join(references)}: no example fits into {context} tokens: raise --context or check the file"
+        )
+    return examples, tuple(files)
+
+
+def read_prompts(references: Sequence[str]) -> tuple[list[str], tuple[CorpusFile, ...]]:
+    """The prompts of files of records (`FILE#FIELD`) or lines, and what the files are."""
+    prompts: list[str] = []
+    files: list[CorpusFile] = []
+    for reference in references:
+        path, fields = split_reference(reference)
+        data = _bytes(path)
+        files.append(CorpusFile(name=path.name, sha256=hashlib.sha256(data).hexdigest()))
+        if path.suffix in (".jsonl", ".tsv", ".csv"):
+            for where, record in _records(path, data):
+                prompts.append(_text(record, fields[0] if fields else _only_field(record, where), where))
+        else:
+            prompts += [line for line in _decoded(path, data).splitlines() if line.strip()]
+    return prompts, tuple(files)
+
+
+def _examples(path: Path, data: bytes, fields: tuple[str, ...], encoder: Encoder, context: int) -> Iterator[Example]:
+    if path.suffix not in (".jsonl", ".tsv", ".csv"):
+        yield from encoder.windows(_decoded(path, data), context)
+        return
+    for where, record in _records(path, data):
+        if "response_ids" in record and "prompt_ids" in record and not fields:
+            yield Example(tuple(record["prompt_ids"]), tuple(record["response_ids"]))
+            continue
+        pair = fields if len(fields) == 2 else next((p for p in _PAIRS if not fields and set(p) <= set(record)), None)
+        if pair is not None:
+            yield encoder.pair(_text(record, pair[0], where), _text(record, pair[1], where))
+        else:
+            name = fields[0] if fields else _only_field(record, where)
+            yield from encoder.windows(_text(record, name, where), context)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise EdgeSkipError(f"there is no data file {path}: name a text, .jsonl, .tsv or .csv file") from None
+    except OSError as error:
+        raise EdgeSkipError(f"cannot read the data file {path}: {error.strerror}") from None
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise EdgeSkipError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
+
+
+def _records(path: Path, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place for messages, record) of every line."""
+    text = _decoded(path, data)
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise EdgeSkipError(f"{where} is not JSON ({error}): one object per line") from None
+            if not isinstance(record, dict):
+                raise EdgeSkipError(f"{where} is not a JSON object")
+            yield where, record
+        return
+    # A .tsv has no quoting: a quotation mark is text.
+    quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
+    reader = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting)
+    for number, row in enumerate(reader, 2):
+        yield f"{path}, line {number}", dict(row)
+
+
+def _text(record: dict[str, Any], field: str, where: str) -> str:
+    value = record.get(field)
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        value = value[0]  # turns of a conversation: the first is the prompt
+    if not isinstance(value, str):
+        names = ", ".join(str(name) for name in record)
+        raise EdgeSkipError(f"{where} has no text in the field {field!r}: its fields are {names}")
+    return value
+
+
+def _only_field(record: dict[str, Any], where: str) -> str:
+    names = [str(name) for name, value in record.items() if isinstance(value, str)]
+    if "text" in names:
+        return "text"
+    if "prompt" in names:
+        return "prompt"
+    if len(names) != 1:
+        raise EdgeSkipError(
+            f"{where} has the fields {', '.join(map(str, record))}: name one, as in FILE#{(names or ['text'])[0]}"
+        )
+    return names[0]

@@ -1,0 +1,68 @@
+"""What a run says of itself: the settings a resumed run must share, and the card of a finished one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from edgeskip.exporters.provenance import now, software_versions
+from edgeskip.machine import this_machine
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.training.data import Data, Examples
+    from edgeskip.training.policy import Optimisation
+    from edgeskip.training.record import LossTable
+
+
+def settings_of(
+    source: ModelSource, data: Data, policy: Optimisation, accelerator: Accelerator, **more: Any
+) -> dict[str, Any]:
+    """Everything that decides what a run learns, as JSON holds it. `save_every` does not."""
+    found = {
+        "model": source.fingerprint,
+        "data": dataclasses.asdict(data),
+        "optimisation": {k: v for k, v in dataclasses.asdict(policy).items() if k != "save_every"},
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+    } | {name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in more.items()}  # type: ignore[arg-type]
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
+def card_of(
+    source: ModelSource,
+    settings: dict[str, Any],
+    examples: Examples,
+    table: LossTable,
+    accelerator: Accelerator,
+    *,
+    steps: int,
+) -> dict[str, Any]:
+    """What made the result: model, data, settings, steps, machine, versions; losses are means of the last 20 steps."""
+    last: dict[str, list[float]] = {}
+    for step, _, part, loss in table.rows:
+        if step > steps - 20:
+            last.setdefault(part, []).append(loss)
+    machine = this_machine()
+    return {
+        "base": {"source": source.reference, "name": source.name, "fingerprint": source.fingerprint},
+        "settings": settings,
+        "files": [file.model_dump() for file in examples.files],
+        "examples": {"learned": len(examples.learned), "held_out": len(examples.held_out)},
+        "steps": steps,
+        "losses": {part: sum(values) / len(values) for part, values in last.items()},
+        "machine": {
+            "processor": machine.processor,
+            "cores": machine.usable_cores,
+            "device": str(accelerator.device),
+            "gpus": list(machine.gpus),
+            "process_cpu_s": round(time.process_time()),
+        },
+        "versions": software_versions("torch", "transformers", "accelerate", "peft"),
+        "created": now(),
+    }

@@ -1,0 +1,115 @@
+"""The training loop: steps of AdamW over batches, on the devices and processes accelerate finds, resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeskip.errors import EdgeSkipError, MissingExtraError
+from edgeskip.training.record import LossTable
+from edgeskip.training.state_file import NAME, load_state, save_state, trained_parameters
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor, nn
+
+    from edgeskip.training.policy import Optimisation
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a run stands after a step: `step` of `steps`, the latest losses by part, tokens a second so far."""
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    tokens_per_second: float
+
+
+Progress = Callable[[Report], None]
+
+
+def accelerator_for(dtype: str) -> Accelerator:
+    """What runs the steps. `dtype`: float32, bfloat16 (autocast), or auto: bfloat16 where the hardware computes in it.
+
+    EdgeSkipError for another one.
+    """
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise MissingExtraError("accelerate", "train") from None
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise EdgeSkipError(f"--dtype {dtype} is unknown: choose auto, float32 or bfloat16")
+    narrow = dtype == "bfloat16" or (dtype == "auto" and has_bfloat16())
+    return Accelerator(mixed_precision="bf16" if narrow else "no")
+
+
+def has_bfloat16() -> bool:
+    """Whether the device accelerate would take multiplies bfloat16 itself (a GPU from Ampere on, AVX512-BF16, AMX)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if torch.backends.mps.is_available():
+        return False
+    from edgeskip.machine import this_machine
+
+    return bool({"avx512_bf16", "bf16"} & set(this_machine().simd))
+
+
+def train(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    batch: Callable[[int], dict[str, Tensor]],
+    steps: int,
+    policy: Optimisation,
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    progress: Progress = lambda report: None,
+) -> LossTable:
+    """Trains the parameters of `objective` that have gradients for `steps` steps and returns the losses of all.
+
+    `batch(step)` is this process' share. `folder` gets `losses.csv`, a row a step, and a checkpoint every
+    `policy.save_every` steps and at the end; where it has one of a run with the same `settings`, the run goes on from
+    there, and draws, learns and writes what it would have without the break. EdgeSkipError where a loss is not
+    finite, or the checkpoint is of another run.
+    """
+    import torch
+
+    parameters = list(trained_parameters(objective).values())
+    optimiser = torch.optim.AdamW(parameters, lr=policy.learning_rate, weight_decay=policy.weight_decay)
+    objective.to(accelerator.device)
+    file = folder / NAME
+    first = load_state(file, objective, optimiser, settings) if file.exists() else 0
+    wrapped, optimiser = accelerator.prepare(objective, optimiser)
+    wrapped.train()
+    main = accelerator.is_main_process
+    tokens, began = 0, time.perf_counter()
+    with LossTable(folder / "losses.csv", keep=first, write=main) as table:
+        for step in range(first, steps):
+            for group in optimiser.param_groups:
+                group["lr"] = policy.rate(step, steps)
+            inputs = {name: value.to(accelerator.device) for name, value in batch(step).items()}
+            losses = wrapped(inputs, step)
+            accelerator.backward(losses.total)
+            accelerator.clip_grad_norm_(parameters, policy.clip)
+            optimiser.step()
+            optimiser.zero_grad()
+            parts = {"loss": losses.total.detach()} | losses.parts
+            values = torch.stack([part.float() for part in parts.values()])
+            means = dict(zip(parts, accelerator.reduce(values, "mean").tolist(), strict=True))
+            if not torch.isfinite(losses.total).item():
+                raise EdgeSkipError(
+                    f"the loss is not finite at step {step + 1}: lower --learning-rate, or try --dtype float32"
+                )
+            table.add(step + 1, policy.rate(step, steps), means)
+            tokens += int(next(iter(inputs.values())).numel()) * accelerator.num_processes
+            if main and ((step + 1) % policy.save_every == 0 or step + 1 == steps):
+                save_state(file, objective, optimiser, step=step + 1, settings=settings)
+            progress(Report(step + 1, steps, means, tokens / (time.perf_counter() - began)))
+    wrapped.eval()
+    return table

@@ -1,0 +1,98 @@
+"""What a training run is asked to do: frozen settings, checked here, known to every part of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.training.schedules import Curriculum, Weighting
+
+Method = Literal["layerskip", "exit-adapter", "heal"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Decay = Literal["linear", "cosine", "constant"]
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW over `steps` steps (or `epochs` passes over the data, where `steps` is None) of `batch_size` examples.
+
+    The learning rate rises linearly for `warmup` steps and then falls as `decay` says. The gradient's norm is clipped
+    to `clip`. `save_every`: steps between checkpoints; a killed run loses at most those.
+    """
+
+    learning_rate: float
+    batch_size: int = 16
+    epochs: float = 1.0
+    steps: int | None = None
+    warmup: int = 20
+    decay: Decay = "cosine"
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    seed: int = 0
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        checks = {
+            "--learning-rate": self.learning_rate > 0,
+            "--batch-size": self.batch_size >= 1,
+            "--epochs": self.epochs > 0,
+            "--steps": self.steps is None or self.steps >= 1,
+            "--warmup": self.warmup >= 0,
+            "--save-every": self.save_every >= 1,
+        }
+        for option, holds in checks.items():
+            if not holds:
+                raise EdgeSkipError(f"{option} must be positive")
+        if self.decay not in get_args(Decay):
+            raise EdgeSkipError(f"--decay {self.decay} is unknown: choose {', '.join(get_args(Decay))}")
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of `step`, counted from 0, of `steps`."""
+        import math
+
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(steps - self.warmup, 1)
+        factor = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[self.decay]
+        return self.learning_rate * factor
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank update of every linear layer of the blocks: W + (alpha/rank)·B·A (Hu et al. 2021)."""
+
+    rank: int
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise EdgeSkipError("--lora and --lora-alpha must be positive")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """LayerSkip's: `p_max` of layer dropout, `e_scale` and `curriculum` of the early-exit loss.
+
+    `interval` is R of the rotational curriculum. `exits`: exit layers that learn, () = every block's.
+    `weighting` of the exits' losses: `edgeskip.training.schedules.exit_weights`.
+    """
+
+    p_max: float = 0.1
+    e_scale: float = 1.0
+    curriculum: Curriculum = "rotational"
+    interval: int = 8
+    exits: tuple[int, ...] = ()
+    weighting: Weighting = "paper"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p_max < 1:
+            raise EdgeSkipError(f"--p-max {self.p_max} is not a rate: choose 0 … below 1")
+        if self.e_scale < 0:
+            raise EdgeSkipError(f"--e-scale {self.e_scale} is negative: 0 trains no exits, 1 is the paper's largest")
+        if self.curriculum not in get_args(Curriculum):
+            raise EdgeSkipError(f"--curriculum {self.curriculum} is unknown: choose {', '.join(get_args(Curriculum))}")
+        if self.weighting not in get_args(Weighting):
+            raise EdgeSkipError(f"--exit-weights {self.weighting} is unknown: choose {', '.join(get_args(Weighting))}")
+        if self.interval < 1:
+            raise EdgeSkipError("--interval must be positive")

@@ -1,0 +1,87 @@
+"""Self-distilled data: the model's own answers to prompts, written as they come, so that no corpus is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeskip.errors import EdgeSkipError
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.training.data import Generation
+    from edgeskip.training.examples import Encoder
+
+SELF_FILE = "self.jsonl"
+
+# Called with prompts done and prompts in all.
+Advance = Callable[[int, int], None]
+
+
+def write_self_data(
+    source: ModelSource,
+    encoder: Encoder,
+    generation: Generation,
+    file: Path,
+    *,
+    context: int,
+    seed: int,
+    advance: Advance = lambda done, total: None,
+) -> int:
+    """Appends a record for every prompt that `file` lacks; returns how many records it then holds.
+
+    A record has `prompt_ids` and `response_ids` (the end token included, where the model came to it) and their text.
+    Prompts run in batches of similar length, in an order that does not depend on how often the run was broken off.
+    Those that leave no room for an answer in `context` tokens are left out. EdgeSkipError where none is left.
+    """
+    prompts = _prompts(encoder, generation)
+    fitting = sorted((ids, text) for ids, text in prompts if len(ids) + 8 <= context)
+    fitting.sort(key=lambda prompt: len(prompt[0]))
+    if not fitting:
+        raise EdgeSkipError(f"no prompt leaves room for an answer in {context} tokens: raise --context")
+    batches = [fitting[at : at + generation.batch] for at in range(0, len(fitting), generation.batch)]
+    done = _whole_records(file)
+    total = len(fitting)
+    if done >= total:
+        return done
+    from edgeskip.training.sampler import Sampler
+
+    sampler = Sampler(source, encoder.ends, generation, seed=seed)
+    written = 0
+    with file.open("a", encoding="utf-8") as out:
+        for number, batch in enumerate(batches):
+            written += len(batch)
+            if written <= done:
+                continue
+            answers = sampler.answers([list(ids) for ids, _ in batch], number, context)
+            lines = []
+            for (ids, text), answer in zip(batch, answers, strict=True):
+                record = {"prompt_ids": list(ids), "response_ids": answer, "prompt": text}
+                lines.append(json.dumps(record | {"response": encoder.fast.decode(answer)}, ensure_ascii=False))
+            # A batch that was half there when the run was broken off is made again whole.
+            out.write("".join(line + "\n" for line in lines[max(0, done - (written - len(batch))) :]))
+            out.flush()
+            advance(written, total)
+    return total
+
+
+def _prompts(encoder: Encoder, generation: Generation) -> list[tuple[tuple[int, ...], str]]:
+    from edgeskip.calibration.corpus import SELF, corpus_named
+    from edgeskip.training.examples import read_prompts
+
+    texts = read_prompts(generation.prompts)[0] if generation.prompts else list(corpus_named([SELF]).documents)
+    unique = dict.fromkeys(text.strip() for text in texts if text.strip())
+    return [(encoder.prompt(text), text) for text in unique]
+
+
+def _whole_records(file: Path) -> int:
+    """Records in the file; a line that a kill left unfinished is cut off."""
+    if not file.exists():
+        return 0
+    data = file.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) != len(data):
+        file.write_bytes(whole)
+    return whole.count(b"\n")

@@ -1,0 +1,140 @@
+"""`edgeskip train`: teaches a model to exit early, an exit to predict, or a skipped model to do without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgeskip.training.loop import Progress, Report
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Argument(help="layerskip: a model (name, folder, hub id, GGUF). exit-adapter, heal: a profile."),
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="layerskip: the whole model learns to exit early. exit-adapter: the model stays as it is, each exit "
+            "gets a map or a block. heal: a LoRA wins back what the profile's skip plan lost."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; a broken-off run goes on there.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Repeatable: self (what the model itself answers), FILE, FILE#FIELD, FILE#PROMPT,RESPONSE; text, "
+            ".jsonl, .tsv or .csv."
+        ),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="self: FILE or FILE#FIELD with prompts.  [default: ours]")
+    ] = None,
+    validation: Annotated[
+        list[str] | None, typer.Option(help="Files to measure on.  [default: a part held out of --data]")
+    ] = None,
+    exits: Annotated[
+        str | None,
+        typer.Option(help="Exit layers that learn, e.g. 4,8; exit-adapter needs them.  [default: layerskip: all]"),
+    ] = None,
+    lora: Annotated[
+        int | None, typer.Option(help="Rank of a LoRA.  [default: layerskip: none, all weights learn; heal: 16]")
+    ] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="Its alpha.  [default: twice the rank]")] = None,
+    p_max: Annotated[float, typer.Option(help="layerskip: rate at which the last block is left out.")] = 0.1,
+    e_scale: Annotated[float, typer.Option(help="layerskip: scale of the exits' losses.")] = 1.0,
+    curriculum: Annotated[str, typer.Option(help="layerskip: rotational or gradual.")] = "rotational",
+    interval: Annotated[int, typer.Option(help="layerskip: every how manieth exit learns at a step (rotational).")] = 8,
+    exit_weights: Annotated[
+        str, typer.Option(help="layerskip: paper (square of the depth) or equal (exits together as much as the last).")
+    ] = "paper",
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
+    steps: Annotated[int | None, typer.Option(help="Steps in place of --epochs.", show_default=False)] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples a step, of all processes together.")] = 16,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Highest.  [default: 2e-4; 1e-3 with a LoRA and for exit-adapter]")
+    ] = None,
+    warmup: Annotated[int, typer.Option(help="Steps over which it rises.")] = 20,
+    decay: Annotated[str, typer.Option(help="How it falls: cosine, linear or constant.")] = "cosine",
+    context: Annotated[int, typer.Option(help="Tokens of an example at most.")] = 512,
+    held_out: Annotated[float, typer.Option(help="Share of the examples that is measured on, not learned.")] = 0.02,
+    new_tokens: Annotated[int, typer.Option(help="self: tokens of an answer at most.")] = 192,
+    temperature: Annotated[float, typer.Option(help="self: 0 = greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where the hardware computes in it.")
+    ] = "auto",
+    save_every: Annotated[int, typer.Option(help="Steps between checkpoints: what a kill loses at most.")] = 50,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that the folder holds.")] = False,
+) -> None:
+    """Train, on any supported model, what early exits need. Needs the extra `train`.
+
+    On several devices:  accelerate launch -m edgeskip train …  or torchrun --nproc-per-node N -m edgeskip train …
+    """
+    from edgeskip.errors import EdgeSkipError
+    from edgeskip.training.data import Data, Generation
+    from edgeskip.training.policy import METHODS, Lora, Optimisation, Recipe
+
+    if method not in METHODS:
+        raise EdgeSkipError(f"--method {method} is unknown: choose {', '.join(METHODS)}")
+    layers = tuple(_layers(exits)) if exits else ()
+    low_rank = Lora(lora, lora_alpha or 2 * lora) if lora is not None else None
+    rate = learning_rate or (2e-4 if method == "layerskip" and lora is None else 1e-3)
+    policy = Optimisation(rate, batch_size, epochs, steps, warmup, decay, seed=seed, save_every=save_every)  # type: ignore[arg-type]
+    generation = Generation(tuple(prompts or ()), new_tokens, temperature=temperature)
+    texts = Data(tuple(data or ()), context, tuple(validation or ()), held_out, generation, seed)
+    with _progress_bar() as progress:
+        if method == "layerskip":
+            from edgeskip.exporters.families.source import open_model
+            from edgeskip.training.train_layerskip import train_layerskip
+
+            recipe = Recipe(p_max, e_scale, curriculum, interval, layers, exit_weights)  # type: ignore[arg-type]
+            source = open_model(model)
+            card = train_layerskip(
+                source, texts, recipe, policy, low_rank, output, dtype=dtype, overwrite=overwrite, progress=progress
+            )
+    if card is not None:
+        print(output)
+
+
+def _layers(text: str) -> list[int]:
+    from edgeskip.errors import EdgeSkipError
+
+    names = [name.strip() for name in text.split(",")]
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        raise EdgeSkipError(f"--exits {text}: give numbers of blocks, as in --exits 4,8")
+    return sorted({int(name) for name in names})
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    """A bar on stderr with the losses, tokens/s and time left; without a terminal a line every 20 steps."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task: TaskID | None = None
+        seen: dict[str, float] = {}
+
+        def progress(report: Report) -> None:
+            nonlocal task
+            seen.update(report.losses)
+            losses = "  ".join(f"{name} {loss:.2f}" for name, loss in list(seen.items())[:6])
+            line = f"{report.tokens_per_second:,.0f} tokens/s  {losses}"
+            if console.is_terminal:
+                if task is None:
+                    task = bar.add_task(line, total=report.steps)
+                bar.update(task, completed=report.step, description=line)
+            elif report.step % 20 == 0 or report.step == report.steps:
+                console.print(f"step {report.step}/{report.steps}  {line}", highlight=False, soft_wrap=True)
+
+        yield progress
