@@ -16,6 +16,7 @@ from edgeskip.profile import (
     Profile,
     SublayerStatistics,
     Vectors,
+    model_at,
     pack_vectors,
     write_profile,
 )
@@ -33,12 +34,12 @@ def random_profile(
     compensation: Compensation = "affine",
     seed: int = 0,
 ) -> tuple[Profile, Vectors]:
-    """Writes a profile of `source` (and its vectors file) to `path`; scales are 0.8 … 1.3, biases of order 0.1.
+    """Writes a profile of `source` (and the files beside it) to `path`; scales are 0.8 … 1.3, biases of order 0.1.
 
     The plan skips the sublayers named in `skip`, in execution order; no names = no plan = dense.
     """
     rng = np.random.default_rng(seed)
-    model = source.record()
+    model = model_at(source.record(), path)
     shape = (2 * model.num_blocks, model.hidden_size)
     mean_in, mean_out = rng.normal(scale=0.1, size=(2, *shape)).astype(np.float32)
     vectors = Vectors({"prefill": mean_in}, {"prefill": mean_out})
@@ -75,5 +76,5 @@ def random_profile(
         vectors=record,
         plan=plan,
     )
-    write_profile(profile, path, packed)
+    write_profile(profile, path, packed, source.stored_lora)
     return profile, vectors

@@ -1,5 +1,6 @@
 """Reading and writing profiles. Oracle: what was written, and the errors their docstrings promise."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -15,11 +16,15 @@ import edgeskip.profile
 from edgeskip.errors import EdgeSkipError
 from edgeskip.models.profiles import ready_profiles
 from edgeskip.profile import (
+    AdapterRecord,
     ExitStatistics,
     PlanRecord,
     Profile,
+    adapter_path,
     locate_profile,
+    model_at,
     pack_vectors,
+    read_adapter,
     read_profile,
     read_vectors,
     refuse_output,
@@ -179,6 +184,65 @@ def test_failed_write_leaves_things_as_they_were(
     record, packed = pack_vectors(make_vectors(5), path)
     with pytest.raises(KeyboardInterrupt):
         write_profile(make_profile((0.9,) * 10).model_copy(update={"vectors": record}), path, packed)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+LORA, OTHER = b"a LoRA, as far as a profile knows", b"another"
+
+
+def with_adapter(path: Path, data: bytes = LORA) -> Profile:
+    """Writes a profile that has a LoRA."""
+    made = make_profile(path=path)
+    record = AdapterRecord(file="x.safetensors", sha256=hashlib.sha256(data).hexdigest(), base_fingerprint="ab" * 32)
+    model = model_at(made.model.model_copy(update={"adapter": record}), path)
+    profile = made.model_copy(update={"model": model})
+    write_profile(profile, path, pack_vectors(make_vectors(), path)[1], data)
+    return profile
+
+
+def test_an_adapter_goes_beside_the_profile(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    profile = with_adapter(path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["t.adapter.safetensors", "t.json", "t.safetensors"]
+    assert read_profile(path) == profile
+    assert read_adapter(profile, path) == LORA
+    assert read_adapter(make_profile(), path) is None
+    refuse_output(path, overwrite=True)
+    adapter_path(path).write_bytes(OTHER)
+    with pytest.raises(EdgeSkipError, match="does not match the sha256"):
+        read_adapter(profile, path)
+    adapter_path(path).unlink()
+    with pytest.raises(EdgeSkipError, match=r"t\.adapter\.safetensors is missing: it belongs beside t\.json"):
+        read_adapter(profile, path)
+
+
+def test_an_adapter_goes_with_its_profile(tmp_path: Path) -> None:
+    """A profile without one that takes its place leaves no LoRA that nothing names."""
+    with_adapter(tmp_path / "t.json")
+    write_made_profile(tmp_path / "t.json")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["t.json", "t.safetensors"]
+    (tmp_path / "t.adapter.safetensors").write_bytes(OTHER)
+    write_made_profile(tmp_path / "t.json")
+    assert (tmp_path / "t.adapter.safetensors").read_bytes() == OTHER
+    with pytest.raises(EdgeSkipError, match=r"t\.adapter\.safetensors exists and belongs to no profile"):
+        refuse_output(tmp_path / "t.json", overwrite=True)
+
+
+def test_failed_write_puts_the_adapter_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_adapter(tmp_path / "t.json")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    real = edgeskip.profile.replace_file
+
+    def full(target: Path, data: bytes) -> None:
+        if target.suffix == ".json":
+            raise OSError("full")
+        real(target, data)
+
+    monkeypatch.setattr(edgeskip.profile, "replace_file", full)
+    with pytest.raises(OSError, match="full"):
+        with_adapter(tmp_path / "t.json", OTHER)
+    with pytest.raises(OSError, match="full"):
+        write_made_profile(tmp_path / "t.json")
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
