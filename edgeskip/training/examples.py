@@ -178,8 +178,10 @@ def _records(path: Path, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, record
         return
     # A .tsv has no quoting: a quotation mark is text.
-    quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
-    reader = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix == ".tsv" else ",", quoting=quoting)
+    if path.suffix == ".tsv":
+        reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.DictReader(text.splitlines(keepends=True))
     for number, row in enumerate(reader, 2):
         yield f"{path}, line {number}", dict(row)
 

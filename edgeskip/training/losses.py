@@ -45,6 +45,7 @@ def _in_parts(part: Callable[[Tensor, Tensor], Tensor], rows: Tensor, other: Ten
     if len(rows) <= ROWS_AT_ONCE:
         return part(rows, other)
     total = rows.new_zeros((), dtype=torch.float32)
-    for x, y in zip(rows.split(ROWS_AT_ONCE), other.split(ROWS_AT_ONCE), strict=True):
-        total = total + checkpoint(part, x, y, use_reentrant=False)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = slice(start, start + ROWS_AT_ONCE)
+        total = total + checkpoint(part, rows[some], other[some], use_reentrant=False)
     return total

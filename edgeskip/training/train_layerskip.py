@@ -73,7 +73,8 @@ def train_layerskip(
         round_lora(adapted)
     model.eval()
     with accelerator.autocast():
-        found = measure_exits(model, examples.held_out, range(1, source.decoder.config.num_blocks), collate)
+        layers = recipe.exits or range(1, source.decoder.config.num_blocks)
+        found = measure_exits(model, examples.held_out, layers, collate)
     _save(source, model, adapted, folder)
     plot_losses(table.rows, folder / "loss.png", f"{source.name}: LayerSkip, {steps} steps of {policy.batch_size}")
     card = card_of(source, settings, examples, table, accelerator, steps=steps) | {"held_out": found}
