@@ -116,7 +116,7 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("reference", ["nope", "./missing/folder", "/missing/model.gguf", "a/b/c", "../up", ""])
 def test_unknown_reference(reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = _hub(monkeypatch, ConnectionError("not to be asked"))
-    with pytest.raises(EdgeSkipError, match=r"a Hugging Face folder, a \.gguf file or a hub id"):
+    with pytest.raises(EdgeSkipError, match=r"a Hugging Face or PEFT folder, a \.gguf file or a hub id"):
         open_model(reference)
     assert asked == []
 
