@@ -25,8 +25,9 @@ ROWS_AT_ONCE = 4096  # of a head that is multiplied by a map, so that memory sta
 class DraftHead:
     """Draft logits = head · map · RMSNorm(block(exit state); norm).
 
-    `block` is one more block, with a KV cache of its own; None = the exit state itself. `map` [d, d] is None where there is none or `head` holds it already. `head` None is the model's own (whose matrix is
-    shared with the verifier), else [V', d]. `tokens` int64 [V'] are the ids of its rows, None = all in order.
+    `block` is one more block, with a KV cache of its own; None = the exit state itself. `map` [d, d] is None where
+    there is none or `head` holds it already. `head` None is the model's own (whose matrix is shared with the verifier),
+    else [V', d]. `tokens` int64 [V'] are the ids of its rows, None = all in order.
     """
 
     norm: Norm
@@ -45,6 +46,9 @@ class ChosenHead:
     kind: ExitHead = "plain"
     adapter: ExitAdapter | None = None
     agreement: float | None = None
+
+
+PLAIN = ChosenHead()
 
 
 def draft_head(
@@ -97,7 +101,7 @@ def chosen_head(profile: Profile, vectors: Vectors | None, layer: int) -> Chosen
     calibrated map, else, where the model's own head does as well or the exit is not known, that."""
     found = next((statistics for statistics in profile.exits if statistics.layer == layer), None)
     if found is None:
-        return ChosenHead()
+        return PLAIN
     best = ChosenHead(agreement=found.plain_agreement)
     exit_map = vectors.exit_maps.get(layer) if vectors else None
     if exit_map is not None and (found.ridge_agreement or 0.0) > found.plain_agreement:

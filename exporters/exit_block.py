@@ -1,4 +1,4 @@
-"""A trained exit block as the canonical decoder's: one more attention and FFN, which only the draft of its exit runs."""
+"""A trained exit block as the canonical decoder's: one more attention and FFN, which only the exit's draft runs."""
 
 from __future__ import annotations
 

@@ -36,8 +36,7 @@ def random_adapter(source: ModelSource, kind: AdapterKind, seed: int = 0) -> Exi
 def adapted_profile(
     source: ModelSource, path: Path, adapters: dict[int, ExitAdapter], skip: tuple[str, ...] = ()
 ) -> tuple[Profile, Vectors]:
-    """A profile with `adapters` by exit layer, which agree more than its calibrated maps; every third token is frequent.
-    It is in memory only."""
+    """A profile, in memory only, with `adapters` by exit layer; every third token is frequent."""
     profile, vectors = random_profile(source, path, skip=skip)
     exits = [
         ExitStatistics(layer=n, tokens=99, plain_agreement=0.25, adapter=found.kind, adapter_agreement=0.5)

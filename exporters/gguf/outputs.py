@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exit:
-    """The early exit of a pair; `head` holds what was `chosen` for it, its block is the first file's last. `norm` is the
-    model's final one."""
+    """The early exit of a pair; `head` holds what was `chosen` for it, and its block is the first file's last.
+
+    `norm` is the model's final one.
+    """
 
     layer: int
     head: DraftHead

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeskip.exporters.decoder import Decoder
-from edgeskip.exporters.draft_head import ChosenHead, DraftHead
+from edgeskip.exporters.draft_head import PLAIN, ChosenHead, DraftHead
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import DATA_FILE, MODEL_FILE, graph_record, write_graph
 from edgeskip.exporters.onnx.segment import Progress, Segment
@@ -31,7 +31,7 @@ class Exit:
 
     layer: int
     head: DraftHead
-    chosen: ChosenHead = ChosenHead()
+    chosen: ChosenHead = PLAIN
 
 
 def lower_early_exit(

@@ -19,8 +19,8 @@ from edgeskip.sublayers import Sublayer
 
 Progress = Callable[[str], None]
 TABLE, HEAD = "embedding", "lm_head"  # what their weights are called in every graph
-# Of an exit's block, its map and a trimmed head in int4: small matrices that all of the draft goes through. With 4 a head of 8,192
-# tokens agrees 10 % less often, and is no faster.
+# Of an exit's block, its map and a trimmed head in int4: small matrices that all of the draft goes through. With 4 a
+# head of 8,192 tokens agrees 10 % less often, and is no faster.
 DRAFT_BITS = 8
 
 

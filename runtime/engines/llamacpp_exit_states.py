@@ -22,8 +22,9 @@ _FLOAT_BYTES = 4
 class ExitStateReader:
     """Copies the hidden state after the first `num_blocks` blocks of the file, of every token that a context runs.
 
-    A plan that removes blocks makes that fewer than the exit layer, which counts the model's own.
-    It can read the state after one more block too, of the last token. `callback` goes to the context. Before a run call `begin`, after it `finish`.
+    A plan that removes blocks makes that fewer than the exit layer, which counts the model's own. It can read the
+    state after one more block too, of the last token.
+    `callback` goes to the context. Before a run call `begin`, after it `finish`.
     """
 
     def __init__(self, num_blocks: int, hidden_size: int) -> None:
@@ -35,7 +36,7 @@ class ExitStateReader:
         self._node = 0  # the tensor's address, 0 = look at the names
         self._address = self._left = 0
         self._by_name = True
-        self._go_on = True
+        self._outputs = self._go_on = True
         self._then = self._then_left = 0  # address and bytes
         self._reads_then = False  # the exit states of the graph that runs are read, what follows is wanted
         self._error: BaseException | None = None
@@ -46,18 +47,21 @@ class ExitStateReader:
         self._thunk = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)(answers.send)
         self.callback = ctypes.cast(self._thunk, llama().ggml_backend_sched_eval_callback)
 
-    def begin(self, states: NDArray[np.float32], *, go_on: bool, then: NDArray[np.float32] | None = None) -> None:
+    def begin(
+        self, states: NDArray[np.float32], *, outputs: bool, go_on: bool, then: NDArray[np.float32] | None = None
+    ) -> None:
         """The next run's exit states go to `states` [n, hidden_size], contiguous; without `go_on` it ends there.
+        `outputs`: logits are asked of it.
 
         `then` [hidden_size] gets the state after the next block, of the one row that has an output, and it ends there.
         """
         # The address holds from one decode step to the next; other runs build other graphs, and a name's 0.3 µs are
         # nothing to them.
-        if len(states) > 1 or go_on != self._go_on:
+        if len(states) > 1 or outputs != self._outputs:
             self._node = 0
         self._by_name = not self._node
         self._address, self._left = states.ctypes.data, states.nbytes
-        self._go_on = go_on
+        self._outputs, self._go_on = outputs, go_on
         self._then, self._then_left = (0, 0) if then is None else (then.ctypes.data, then.nbytes)
         self._reads_then = False
         self._error = None

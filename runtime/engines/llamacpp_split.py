@@ -1,9 +1,9 @@
 """Runs a model that was split at its exit layer into two GGUF files: shared-state self-speculation in llama.cpp.
 
-The first file holds blocks 0 … E-1, one more, and the head; the rest holds the blocks after them and the head. The one
-more is a stub that keeps every row of the hidden state, or the draft's own, trained block. The first drafts; the rest goes on from the exit states the draft left, so
-nothing is computed twice, and both together are the whole model to the bit. Where a trimmed head lies beside the first
-file, the draft's logits are that one's.
+The first file holds blocks 0 … E-1, one more block, and the head; the rest holds the blocks after them and the head.
+The one more is a stub that keeps every row of the hidden state, or the draft's own, trained block. The first drafts;
+the rest goes on from the exit states the draft left, so nothing is computed twice, and both together are the whole
+model to the bit. Where a trimmed head lies beside the first file, the draft's logits are that one's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class SplitEngine:
     """A `DraftingEngine` over both halves: `draft` runs the first, `verify` the rest over what was drafted.
 
     `head` drafts in place of the first file's own. `own_block`: the first file's last block is the draft's own, and
-    every token goes through it, so that its cache is there when something is drafted. EdgeSkipError where files do not belong together.
+    every token goes through it, so that its cache is there when something is drafted. EdgeSkipError where files do not
+    belong together.
     """
 
     def __init__(
@@ -172,7 +173,8 @@ class SplitEngine:
         states = self._states[drafted : drafted + len(tokens)]
         try:
             while True:
-                self._reader.begin(states, go_on=logits is not None or self._own_block, then=trained)
+                wanted = logits is not None
+                self._reader.begin(states, outputs=wanted, go_on=wanted or self._own_block, then=trained)
                 self._first.append_tokens(tokens, logits)
                 if self._reader.finish():
                     return

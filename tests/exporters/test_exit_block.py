@@ -19,7 +19,7 @@ from edgeskip.calibration.skipping import skipped
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exit_adapter import ExitAdapter
 from edgeskip.exporters.exit_block import exit_block
-from edgeskip.exporters.export import ExportPolicy, export_onnx
+from edgeskip.exporters.export import export_onnx
 from edgeskip.exporters.onnx.formats import weight_format
 from edgeskip.exporters.targets import DraftRequest
 from edgeskip.manifest import Manifest
@@ -28,7 +28,6 @@ from edgeskip.planner import resolve
 from edgeskip.runtime.engines.onnxruntime_split import OnnxRuntimeSplitEngine
 
 EXIT, SIZE = 2, 40
-UNCHECKED = ExportPolicy(check=False)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +43,11 @@ def exported(
     skip: tuple[str, ...] = (),
     vocabulary: int | None = None,
     precision: str = "fp32",
-    policy: ExportPolicy = ExportPolicy(),
 ) -> Manifest:
     profile, vectors = adapted_profile(case.source, path / "p.json", adapters, skip)
     draft = DraftRequest("early-exit", tuple(adapters), vocabulary)
     form = weight_format(precision, accuracy_level=1)
-    return export_onnx(case.source, profile, vectors, form, path / "out", draft=draft, policy=policy)
+    return export_onnx(case.source, profile, vectors, form, path / "out", draft=draft)
 
 
 def expected_draft(case: Case, path: Path, layer: int, adapter: ExitAdapter, skip: tuple[str, ...] = ()) -> Any:
@@ -78,11 +76,18 @@ def drafted(engine: OnnxRuntimeSplitEngine, which: int = 0) -> Any:
     return rows
 
 
-@pytest.mark.parametrize("skip", [(), tuple(SKIPPED[1][:2])], ids=["dense", "skipped"])
-@pytest.mark.parametrize("kind", ["map", "block"])
 @pytest.mark.parametrize(
-    "variant",
-    ["llama, tied", "llama, untied", "llama, biases", "mistral, window", "qwen3, biases and untied", "smollm3"],
+    ("variant", "kind", "skip"),
+    [
+        ("llama, tied", "map", ()),
+        ("llama, tied", "block", tuple(SKIPPED[1][:2])),
+        ("llama, untied", "block", ()),
+        ("llama, biases", "block", ()),
+        ("mistral, window", "block", ()),
+        ("qwen2, window above", "block", ()),
+        ("qwen3, biases and untied", "block", tuple(SKIPPED[1][:2])),
+        ("smollm3", "block", ()),
+    ],
 )
 def test_an_exit_drafts_through_its_adapter(variant: str, kind: Any, skip: tuple[str, ...], tmp_path: Path) -> None:
     """fp32 on the fresh process' own check, and here on a model assembled in transformers; verified as ever."""
@@ -98,8 +103,11 @@ def test_an_exit_drafts_through_its_adapter(variant: str, kind: Any, skip: tuple
     if not skip:
         assert found.agreement == 0.5
     engine = OnnxRuntimeSplitEngine(tmp_path / "out", manifest, threads=1)
+    logits = drafted(engine)
+    if variant == "qwen2, window above":  # its block after the exit has a window, the first none: the check saw to it
+        return
     wanted = expected_draft(case, tmp_path, EXIT, adapter, skip)
-    np.testing.assert_allclose(drafted(engine), wanted, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-3)
 
 
 def test_a_skip_right_after_the_exit_counts_before_the_block(llama: Case, tmp_path: Path) -> None:
