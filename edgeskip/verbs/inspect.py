@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgeskip.gguf_inspection import GgufReport
     from edgeskip.inspection import ArtifactReport, ProfileReport
     from edgeskip.manifest import PlanSummary, VerificationRecord
+    from edgeskip.profile import ModelRecord
 
 
 def inspect(
@@ -127,7 +128,7 @@ def _print_artifact(console: Console, report: ArtifactReport) -> None:
         "artifact": str(report.path),
         "label": Text(manifest.label, style="bold"),
         "model": f"{manifest.model.name} ({manifest.model.family}, {plan.num_blocks} blocks)",
-        "source": f"{manifest.model.source} (fingerprint {manifest.model.fingerprint[:16]})",
+        "source": _source(manifest.model),
         "precision": graph.precision + (f" ({quantisation})" if quantisation else "") + f", KV cache {graph.kv_dtype}",
         "skipped": _skipped(plan),
         "compensation": plan.compensation if plan.skip else "none",
@@ -152,6 +153,8 @@ def _print_artifact(console: Console, report: ArtifactReport) -> None:
 def _print_gguf(console: Console, report: GgufReport) -> None:
     from rich.text import Text
 
+    from edgeskip.draft_facts import HEADS
+
     manifest = report.manifest
     types = ", ".join(f"{count} {name}" for name, count in report.tensor_types.items())
     facts: dict[str, str | Text] = {"GGUF": str(report.path)}
@@ -161,7 +164,7 @@ def _print_gguf(console: Console, report: GgufReport) -> None:
     else:
         facts["label"] = Text(manifest.label, style="bold")
         facts["model"] = f"{manifest.model.name} ({manifest.model.family}, {manifest.plan.num_blocks} blocks)"
-        facts["source"] = f"{manifest.model.source} (fingerprint {manifest.model.fingerprint[:16]})"
+        facts["source"] = _source(manifest.model)
         if manifest.part != "whole":
             facts["part"] = f"{manifest.part} of a pair, exit layer {manifest.exit_layer}"
             facts["partner"] = f"{_file(manifest.partner, report.partner_found)}; together {manifest.pair_label}"
@@ -169,7 +172,7 @@ def _print_gguf(console: Console, report: GgufReport) -> None:
             facts["draft"] = f"{_file(manifest.draft, report.draft_found)}; for the same output, faster"
         if manifest.head is not None:
             agreed = "" if manifest.agreement is None else f", agrees with the full model on {manifest.agreement:.1%}"
-            facts["draft head"] = ("calibrated map" if manifest.head == "ridge" else "the model's own") + agreed
+            facts["draft head"] = ("the model's own" if manifest.head == "plain" else HEADS[manifest.head]) + agreed
         if manifest.draft_head is not None:
             facts["draft head"] += f"; {_file(manifest.draft_head, report.draft_head_found)}"
     facts["architecture"] = f"{report.architecture or 'unknown'}, {_or_unknown(report.num_blocks)} blocks in the file"
@@ -196,6 +199,10 @@ def _print_gguf(console: Console, report: GgufReport) -> None:
 
 def _file(name: str | None, found: bool | None) -> str:
     return f"{name} ({'beside it' if found else 'NOT beside it'})"
+
+
+def _source(model: ModelRecord) -> str:
+    return f"{model.source}{' with a LoRA' if model.adapter else ''} (fingerprint {model.fingerprint[:16]})"
 
 
 def _skipped(plan: PlanSummary) -> str:

@@ -151,8 +151,10 @@ def combined(first: Lora, second: Lora) -> Lora:
             weights[module] = weight
             continue
         both = (weights[module], weight)
-        b = np.concatenate([one.b * np.float32(one.scaling) for one in both], axis=1)
-        weights[module] = LoraWeight(np.concatenate([one.a for one in both]), b, 1.0)
+        # A common scaling stays outside: values that float16 holds then still are.
+        common = weight.scaling if both[0].scaling == weight.scaling else 1.0
+        parts = [one.b if one.scaling == common else one.b * np.float32(one.scaling) for one in both]
+        weights[module] = LoraWeight(np.concatenate([one.a for one in both]), np.concatenate(parts, axis=1), common)
     return Lora(weights)
 
 

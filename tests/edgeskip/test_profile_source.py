@@ -113,6 +113,7 @@ def test_calibrate_to_run(cli: Cli, trained: Path, base: Path, tmp_path: Path) -
     assert manifest.verification.passed
     assert manifest.model.adapter is not None
     assert manifest.model.fingerprint == with_lora.model.fingerprint
+    assert "with a LoRA" in cli("inspect", out).out
     outcome = cli("run", out, "--prompt", "The quick", "--max-tokens", "4")
     assert outcome.code == 0, outcome.err
 

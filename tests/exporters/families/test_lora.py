@@ -141,10 +141,12 @@ def test_combined_is_the_sum() -> None:
         a, b = rng.normal(size=(rank, 6)).astype(np.float32), rng.normal(size=(5, rank)).astype(np.float32)
         return LoraWeight(a, b, scaling)
 
-    first, second = {"x": weight(2, 0.0), "y": weight(2, 2.0)}, {"y": weight(3, 0.5), "z": weight(1, 1.0)}
+    first = {"v": weight(2, 0.0), "x": weight(2, 0.5), "y": weight(2, 2.0), "w": weight(2, 1.0)}
+    second = {"v": weight(1, 3.0), "x": weight(1, 0.5), "y": weight(3, 0.5), "z": weight(1, 1.0)}
     both = combined(Lora(first), Lora(second)).weights
-    assert set(both) == {"x", "y", "z"}
-    np.testing.assert_allclose(both["y"].delta(), first["y"].delta() + second["y"].delta(), atol=1e-6)
+    assert set(both) == {"v", "w", "x", "y", "z"}
+    for name in ("v", "x", "y"):
+        np.testing.assert_allclose(both[name].delta(), first[name].delta() + second[name].delta(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
