@@ -1,7 +1,8 @@
 """The profile: one JSON file (`llama.json`) with what calibration measured and the plan chosen from it.
 
 Vectors (per-sublayer mean residual streams) live in a `.safetensors` file beside it, a LoRA of the model in an
-`.adapter.safetensors` file. Reading and writing only: measuring is `edgeskip.calibration`, choosing is `edgeskip.planner`.
+`.adapter.safetensors` file. Reading and writing only: measuring is `edgeskip.calibration`, choosing is
+`edgeskip.planner`.
 """
 
 from __future__ import annotations
@@ -121,6 +122,9 @@ class ExitStatistics(_Record):
     )
     adapter_agreement: float | None = Field(
         default=None, ge=0, le=1, description="Agreement through the adapter, on text held out of its training"
+    )
+    adapter_vocab: int | None = Field(
+        default=None, gt=0, description="Tokens it was trained for, the most frequent; None = all"
     )
 
 
