@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeskip.manifest import DraftRecord
-    from edgeskip.profile import Profile
+    from edgeskip.manifest import DraftRecord, ExitHead
+    from edgeskip.profile import ExitStatistics, Profile
+
+HEADS: dict[ExitHead, str] = {
+    "plain": "plain head",
+    "ridge": "calibrated map",
+    "map": "trained map",
+    "block": "trained block",
+}
 
 
 def draft_facts(draft: DraftRecord | None) -> dict[str, str]:
@@ -18,8 +25,7 @@ def draft_facts(draft: DraftRecord | None) -> dict[str, str]:
         agreed = _agreed(draft.agreement)
         return {"draft": f"skip-plan, without {len(skipped)} sublayers ({', '.join(skipped)}){agreed}"}
     exits = "; ".join(
-        f"after {exit_.layer} blocks ({exit_.file}, {'calibrated map' if exit_.head == 'ridge' else 'plain head'}"
-        f"{_agreed(exit_.agreement)})"
+        f"after {exit_.layer} blocks ({exit_.file}, {HEADS[exit_.head]}{_agreed(exit_.agreement)})"
         for exit_ in draft.exits
     )
     vocabulary = f"; head over the tokens of {draft.vocabulary}" if draft.vocabulary else ""
@@ -30,10 +36,7 @@ def exit_facts(profile: Profile) -> dict[str, str]:
     """Of a profile; {} where no exit was calibrated and no sweep run."""
     facts = {}
     if profile.exits:
-        facts["exits"] = ", ".join(
-            f"{found.layer}: {found.plain_agreement:.1%} plain, {found.ridge_agreement:.1%} with a map"
-            for found in profile.exits
-        )
+        facts["exits"] = "; ".join(map(_exit, profile.exits))
     best = profile.speculation
     if best is not None:
         vocabulary = f"{best.draft_vocab} draft tokens" if best.draft_vocab else "all draft tokens"
@@ -42,6 +45,16 @@ def exit_facts(profile: Profile) -> dict[str, str]:
             f"{best.acceptance:.0%} accepted ({best.target} {best.precision}, {best.machine}, {best.created})"
         )
     return facts
+
+
+def _exit(found: ExitStatistics) -> str:
+    shares = [f"{found.layer}: {found.plain_agreement:.1%} plain"]
+    if found.ridge_agreement is not None:
+        shares.append(f"{found.ridge_agreement:.1%} with a map")
+    if found.adapter is not None:
+        agreed = "" if found.adapter_agreement is None else f"{found.adapter_agreement:.1%} "
+        shares.append(f"{agreed}with a {HEADS[found.adapter]}")
+    return ", ".join(shares)
 
 
 def _agreed(agreement: float | None) -> str:

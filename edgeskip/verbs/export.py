@@ -167,13 +167,15 @@ def _show_folder(manifest: Manifest, folder: Path) -> None:
 
 
 def _drafts(draft: DraftRecord, num_blocks: int) -> str:
+    from edgeskip.draft_facts import HEADS
+
     def share(agreement: float | None) -> str:
         return "" if agreement is None else f", predicts {agreement:.0%} of the tokens as the whole model"
 
     if draft.plan is not None:
         count = f"{len(draft.plan.skip)} of {2 * num_blocks}"
         return f"draft: the same graph without {count} sublayers{share(draft.agreement)}"
-    exits = ", ".join(f"{found.layer} ({found.head} head{share(found.agreement)})" for found in draft.exits)
+    exits = ", ".join(f"{found.layer} ({HEADS[found.head]}{share(found.agreement)})" for found in draft.exits)
     vocabulary = "" if draft.vocabulary is None else f", heads of the tokens in {draft.vocabulary}"
     return f"draft: early exit after {exits} of {num_blocks} blocks{vocabulary}"
 
