@@ -1,4 +1,4 @@
-"""LoRA on a torch model by peft: which layers get one, and how it is saved."""
+"""LoRA on a torch model by peft: which layers get one, and what was trained, as exports read it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edgeskip.sublayers import Sublayer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from edgeskip.exporters.families.lora import Lora as TrainedLora
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.training.policy import Lora
 
@@ -34,37 +35,35 @@ def with_lora(model: PreTrainedModel, lora: Lora, *, seed: int, without: Collect
     return get_peft_model(model, config)
 
 
-def save_lora(adapted: Any, source: ModelSource, folder: Path) -> None:
-    """Writes peft's adapter_config.json, naming the source as base, and adapter_model.safetensors in float16.
-
-    EdgeSkipError where a weight does not fit into float16.
-    """
+def trained_lora(adapted: Any) -> TrainedLora:
+    """What was trained, rounded to float16, in which it is stored; the model is rounded with it, so that what is
+    measured from here on is what is shipped. EdgeSkipError where a weight does not fit into float16."""
     import torch
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
-    weights = {
-        name: tensor.detach().cpu().to(torch.float16).contiguous()
-        for name, tensor in get_peft_model_state_dict(adapted).items()
-    }
-    if not all(tensor.isfinite().all() for tensor in weights.values()):
-        raise EdgeSkipError("the LoRA's weights overflow float16: lower --learning-rate")
-    config = adapted.peft_config["default"]
-    config.base_model_name_or_path = base_reference(source)
-    config.inference_mode = True
-    config.target_modules = sorted({name.rpartition(".")[2] for name in config.target_modules})
-    config.save_pretrained(str(folder))
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def round_lora(adapted: Any) -> None:
-    """Rounds the LoRA's weights to float16, as they are saved, so that what is measured is what is shipped."""
-    import torch
+    from edgeskip.exporters.families.lora import lora_of
 
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
+            if ".lora_" in name:
                 parameter.copy_(parameter.to(torch.float16).to(parameter.dtype))
+    arrays = {
+        name: tensor.detach().float().cpu().numpy() for name, tensor in get_peft_model_state_dict(adapted).items()
+    }
+    config = adapted.peft_config["default"]
+    try:
+        return lora_of(arrays, config.lora_alpha / config.r, "the LoRA")
+    except EdgeSkipError as error:
+        raise EdgeSkipError(f"training failed: {error}; lower --learning-rate") from None
+
+
+def save_lora(lora: TrainedLora, source: ModelSource, folder: Path) -> None:
+    """Writes the folder that peft and EdgeSkip open as a model: the LoRA and the name of the source."""
+    from edgeskip.exporters.families.peft_folder import peft_files
+    from edgeskip.files import replace_file
+
+    for name, data in peft_files(lora, base_reference(source)).items():
+        replace_file(folder / name, data)
 
 
 def base_reference(source: ModelSource) -> str:
@@ -78,10 +77,8 @@ def _linear_layers(model: PreTrainedModel, without: Collection[Sublayer]) -> lis
     names = {module: name for name, module in model.named_modules()}
     found = []
     for index, block in enumerate(blocks_of(model)):
-        for sublayer, part in (
-            (Sublayer(index, "attn"), block.attention),
-            (Sublayer(index, "ffn"), block.ffn),
-        ):
+        parts = {Sublayer(index, "attn"): block.attention, Sublayer(index, "ffn"): block.ffn}
+        for sublayer, part in parts.items():
             if sublayer not in without:
                 found += [names[module] for module in part.modules() if isinstance(module, nn.Linear)]
     return found

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exit_adapter import AdapterKind
 from edgeskip.training.schedules import Curriculum, Weighting
 
 Method = Literal["layerskip", "exit-adapter", "heal"]
@@ -96,3 +97,25 @@ class Recipe:
             raise EdgeSkipError(f"--exit-weights {self.weighting} is unknown: choose {', '.join(get_args(Weighting))}")
         if self.interval < 1:
             raise EdgeSkipError("--interval must be positive")
+
+
+@dataclass(frozen=True)
+class ExitPolicy:
+    """Which exits get an adapter of what `kind`.
+
+    `vocabulary`: tokens that the draft's head will know, None = all. `from_map`: start from the calibrated map where
+    the profile has one, else from the model's own norm.
+    """
+
+    layers: tuple[int, ...]
+    kind: AdapterKind = "block"
+    vocabulary: int | None = None
+    from_map: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise EdgeSkipError("--exits is missing: name the exit layers to train, as in --exits 4,8")
+        if self.kind not in get_args(AdapterKind):
+            raise EdgeSkipError(f"--adapter {self.kind} is unknown: choose {' or '.join(get_args(AdapterKind))}")
+        if self.vocabulary is not None and self.vocabulary < 1:
+            raise EdgeSkipError("--draft-vocab must be positive")

@@ -15,8 +15,6 @@ from edgeskip.training.record import plot_losses
 from edgeskip.training.run_folder import close_folder
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from edgeskip.exporters.families.source import ModelSource
 
 
@@ -42,7 +40,8 @@ def train_layerskip(
     from edgeskip.training.batches import Batches, example_collator
     from edgeskip.training.evaluation import measure_exits
     from edgeskip.training.layerskip import LayerSkip
-    from edgeskip.training.lora import round_lora, with_lora
+    from edgeskip.training.lora import save_lora, trained_lora, with_lora
+    from edgeskip.training.model_folder import save_model
 
     check_exits(recipe.exits, source.decoder.config.num_blocks)
     accelerator = accelerator_for(dtype)
@@ -69,13 +68,15 @@ def train_layerskip(
     )
     if not accelerator.is_main_process:
         return None
-    if adapted is not None:
-        round_lora(adapted)
+    trained = trained_lora(adapted) if adapted is not None else None
     model.eval()
     with accelerator.autocast():
         layers = recipe.exits or range(1, source.decoder.config.num_blocks)
         found = measure_exits(model, examples.held_out, layers, collate)
-    _save(source, model, adapted, folder)
+    if trained is not None:
+        save_lora(trained, source, folder)
+    else:
+        save_model(source, model, folder)
     plot_losses(table.rows, folder / "loss.png", f"{source.name}: LayerSkip, {steps} steps of {policy.batch_size}")
     card = card_of(source, settings, examples, table, accelerator, steps=steps) | {"held_out": found}
     close_folder(folder, card)
@@ -87,13 +88,3 @@ def check_exits(exits: Sequence[int], num_blocks: int) -> None:
     wrong = next((layer for layer in exits if not 1 <= layer < num_blocks), None)
     if wrong is not None:
         raise EdgeSkipError(f"exit layer {wrong} is not possible: the model has {num_blocks} blocks")
-
-
-def _save(source: ModelSource, model: PreTrainedModel, adapted: Any, folder: Path) -> None:
-    from edgeskip.training.lora import save_lora
-    from edgeskip.training.model_folder import save_model
-
-    if adapted is not None:
-        save_lora(adapted, source, folder)
-    else:
-        save_model(source, model, folder)

@@ -54,6 +54,12 @@ def train(
     exit_weights: Annotated[
         str, typer.Option(help="layerskip: paper (square of the depth) or equal (exits together as much as the last).")
     ] = "paper",
+    adapter: Annotated[
+        str, typer.Option(help="exit-adapter: block (one more transformer block for the draft) or map (a matrix).")
+    ] = "block",
+    draft_vocab: Annotated[
+        int | None, typer.Option(help="exit-adapter: train for a draft head of this many tokens.  [default: all]")
+    ] = None,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 1.0,
     steps: Annotated[int | None, typer.Option(help="Steps in place of --epochs.", show_default=False)] = None,
     batch_size: Annotated[int, typer.Option(help="Examples a step, of all processes together.")] = 16,
@@ -79,7 +85,7 @@ def train(
     """
     from edgeskip.errors import EdgeSkipError
     from edgeskip.training.data import Data, Generation
-    from edgeskip.training.policy import METHODS, Lora, Optimisation, Recipe
+    from edgeskip.training.policy import METHODS, ExitPolicy, Lora, Optimisation, Recipe
 
     if method not in METHODS:
         raise EdgeSkipError(f"--method {method} is unknown: choose {', '.join(METHODS)}")
@@ -98,6 +104,23 @@ def train(
             source = open_model(model)
             card = train_layerskip(
                 source, texts, recipe, policy, low_rank, output, dtype=dtype, overwrite=overwrite, progress=progress
+            )
+        elif method == "exit-adapter":
+            from edgeskip.training.train_exits import train_exits
+            from edgeskip.training.trained_profile import open_profile
+
+            trained = ExitPolicy(layers, adapter, draft_vocab)  # type: ignore[arg-type]
+            given = open_profile(model)
+            card = train_exits(
+                given, texts, trained, policy, output, dtype=dtype, overwrite=overwrite, progress=progress
+            )
+        else:
+            from edgeskip.training.train_heal import train_heal
+            from edgeskip.training.trained_profile import open_profile
+
+            healing = low_rank or Lora(16, 32)
+            card = train_heal(
+                open_profile(model), texts, policy, healing, output, dtype=dtype, overwrite=overwrite, progress=progress
             )
     if card is not None:
         print(output)

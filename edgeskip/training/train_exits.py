@@ -1,0 +1,167 @@
+"""`edgeskip train --method exit-adapter`: from a profile and examples to the profile with trained exits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeskip.exit_adapter import AdapterKind
+from edgeskip.profile import ExitStatistics
+from edgeskip.training.data import Data
+from edgeskip.training.facts import card_of, settings_of
+from edgeskip.training.loop import Progress, accelerator_for, train
+from edgeskip.training.policy import ExitPolicy, Optimisation
+from edgeskip.training.record import plot_losses
+from edgeskip.training.run_folder import close_folder
+from edgeskip.training.train_layerskip import check_exits
+from edgeskip.training.trained_profile import TrainedProfile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from edgeskip.calibration.exit_adapter import ExitAdapterModule
+    from edgeskip.training.batches import Batches
+    from edgeskip.training.exit_cache import Advance, Cached
+    from edgeskip.training.exit_objective import ExitAdapters
+
+BATCH = 8  # of what is measured at the end
+
+
+def train_exits(
+    given: TrainedProfile,
+    data: Data,
+    exits: ExitPolicy,
+    policy: Optimisation,
+    folder: Path,
+    *,
+    dtype: str = "auto",
+    overwrite: bool = False,
+    progress: Progress = lambda report: None,
+    advance: Advance = lambda done, total: None,
+) -> dict[str, Any] | None:
+    """Trains an adapter for each exit of `exits` on the frozen model and writes the profile with them to `folder`.
+
+    The model is run over the examples once; training reads what that left in `folder`/cache. The profile's statistics
+    get the agreement on the examples held out, its token counts become those of what the model predicts on the
+    others, and where the draft's vocabulary is trimmed, the adapters are for those tokens. A broken-off run goes on.
+    Of several processes only the main one writes and returns. EdgeSkipError for an exit the model does not have.
+    """
+    import torch
+
+    from edgeskip.calibration.exit_adapter import ExitAdapterModule
+    from edgeskip.draft_vocabulary import draft_vocabulary
+    from edgeskip.exporters.families.torch_model import load_torch_model
+    from edgeskip.training.batches import Batches
+    from edgeskip.training.exit_cache import ExitCache
+    from edgeskip.training.exit_objective import ExitAdapters
+
+    source, vectors = given.source, given.vectors
+    config = source.decoder.config
+    check_exits(exits.layers, config.num_blocks)
+    accelerator = accelerator_for(dtype)
+    settings = settings_of(source, data, policy, accelerator, method="exit-adapter", exits=exits)
+    examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite)
+    model = load_torch_model(source, device=str(accelerator.device))
+    every = [*examples.learned, *examples.held_out]
+    cache = ExitCache(folder / "cache", every, exits.layers, config.hidden_size)
+    if accelerator.is_main_process:
+        cache.fill(model, accelerator.autocast, advance)
+    accelerator.wait_for_everyone()
+    learned, held_out = cache.items[: len(examples.learned)], cache.items[len(examples.learned) :]
+    counts = cache.counts(config.vocab_size, learned)
+    tokens = None
+    if exits.vocabulary is not None:
+        tokens = torch.from_numpy(draft_vocabulary(counts, exits.vocabulary, examples.encoder.ends))
+    torch.manual_seed(policy.seed)
+    modules = {layer: ExitAdapterModule(model, exits.kind, like=layer) for layer in exits.layers}
+    for layer, module in modules.items():
+        _start(module, vectors.exit_maps.get(layer) if exits.from_map else None)
+    objective = ExitAdapters(model, modules, tokens)
+    batches: Batches[Cached] = Batches(learned, policy.batch_size, policy.seed, cache.collate)
+    steps = policy.steps or max(1, round(policy.epochs * batches.per_epoch))
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    table = train(
+        accelerator,
+        objective,
+        lambda step: batches.batch(step, rank, processes),
+        steps,
+        policy,
+        folder,
+        settings,
+        progress=progress,
+    )
+    if not accelerator.is_main_process:
+        return None
+    for module in modules.values():
+        module.load(module.adapter())  # rounded as it is stored
+    objective.eval()
+    measured = [cache.collate(held_out[at : at + BATCH]) for at in range(0, len(held_out), BATCH)]
+    with accelerator.autocast():
+        agreed = agreement(objective, measured, accelerator.device)
+        plain = agreement(plain_exits(model, exits.layers, tokens), measured, accelerator.device)
+    rows = sum(item.rows.stop - item.rows.start for item in held_out)
+    statistics = [
+        _with_adapter(given, layer, exits, rows=rows, agreement=agreed[layer], plain=plain[layer])
+        for layer in exits.layers
+    ]
+    path = given.write(folder, statistics, {n: m.adapter() for n, m in modules.items()}, counts)
+    plot_losses(table.rows, folder / "loss.png", f"{source.name}: exit adapters, {steps} steps of {policy.batch_size}")
+    card = card_of(source, settings, examples, table, accelerator, steps=steps)
+    coverage = float(counts[tokens.numpy()].sum() / counts.sum()) if tokens is not None else 1.0
+    found = {layer: {"agreement": agreed[layer], "plain_agreement": plain[layer]} for layer in exits.layers}
+    card |= {"held_out": {"tokens": rows, "exits": found}, "vocabulary_coverage": coverage, "profile": path.name}
+    close_folder(folder, card)
+    return card
+
+
+def _start(module: ExitAdapterModule, exit_map: Any) -> None:
+    """The block starts as one that adds nothing, the map as the calibrated one where there is one."""
+    import torch
+
+    with torch.no_grad():
+        if module.block is not None:
+            for name, parameter in module.block.named_parameters():
+                if name.startswith(("self_attn.o_proj.", "mlp.down_proj.")):
+                    parameter.zero_()
+        if exit_map is not None:
+            module.map.copy_(torch.from_numpy(np.array(exit_map, np.float32)))
+
+
+def plain_exits(model: PreTrainedModel, layers: Sequence[int], tokens: Tensor | None) -> ExitAdapters:
+    """The exits through the model's own norm and head, to compare with."""
+    from edgeskip.calibration.exit_adapter import ExitAdapterModule
+    from edgeskip.training.exit_objective import ExitAdapters
+
+    return ExitAdapters(model, {layer: ExitAdapterModule(model, "map", like=0) for layer in layers}, tokens).eval()
+
+
+def agreement(objective: ExitAdapters, batches: list[dict[str, Tensor]], device: Any) -> dict[int, float]:
+    """Exit layer → share of the rows on which its likeliest token, of those a draft knows, is the teacher's."""
+    import torch
+
+    agreed = dict.fromkeys(objective.adapters, 0)
+    total = 0
+    with torch.inference_mode():
+        for batch in batches:
+            moved = {name: value.to(device) for name, value in batch.items()}
+            wanted = objective.columns[moved["top"][:, 0]]
+            total += len(wanted)
+            for layer in agreed:
+                agreed[layer] += int((objective.logits(moved, layer).argmax(dim=-1) == wanted).sum())
+    return {int(layer): count / max(total, 1) for layer, count in agreed.items()}
+
+
+def _with_adapter(
+    given: TrainedProfile, layer: int, exits: ExitPolicy, *, rows: int, agreement: float, plain: float
+) -> ExitStatistics:
+    """The statistics of an exit, with the adapter's; those of its calibration stay."""
+    kind: AdapterKind = exits.kind
+    trained = {"adapter": kind, "adapter_agreement": agreement, "adapter_vocab": exits.vocabulary}
+    before = next((found for found in given.profile.exits if found.layer == layer), None)
+    if before is not None:
+        return before.model_copy(update=trained)
+    return ExitStatistics(layer=layer, tokens=rows, plain_agreement=plain, **trained)  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""The profile that training starts from, and the one it writes: the same with trained exits, or with a LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeskip.exit_adapter import ExitAdapter
+from edgeskip.profile import (
+    ExitStatistics,
+    Profile,
+    Vectors,
+    locate_profile,
+    model_at,
+    pack_vectors,
+    read_adapter,
+    read_profile,
+    read_vectors,
+    write_profile,
+)
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.lora import Lora
+    from edgeskip.exporters.families.source import ModelSource
+
+
+@dataclass(frozen=True)
+class TrainedProfile:
+    """A profile at `path` with its vectors and its model, opened."""
+
+    path: Path
+    profile: Profile
+    vectors: Vectors
+    source: ModelSource
+
+    def write(
+        self,
+        folder: Path,
+        exits: Sequence[ExitStatistics],
+        adapters: Mapping[int, ExitAdapter],
+        counts: NDArray[np.int64],
+    ) -> Path:
+        """Writes the profile with these exits in place of those of the same layers; its path, in `folder`.
+
+        What a sweep found before was measured with other exits and is left out.
+        """
+        path = folder / f"{self.profile.model.name.lower()}.json"
+        merged = {found.layer: found for found in self.profile.exits} | {found.layer: found for found in exits}
+        vectors = replace(
+            self.vectors, exit_adapters=dict(self.vectors.exit_adapters) | dict(adapters), token_counts=counts
+        )
+        record, packed = pack_vectors(vectors, path)
+        changed = {
+            "model": model_at(self.profile.model, path),
+            "vectors": record,
+            "exits": [merged[layer] for layer in sorted(merged)],
+            "speculation": None,
+        }
+        write_profile(self.profile.model_copy(update=changed), path, packed, read_adapter(self.profile, self.path))
+        return path
+
+    def write_healed(self, folder: Path, lora: Lora) -> Path:
+        """Writes the profile with `lora`, after its own if it has one; its path, in `folder`.
+
+        Exits and sweeps were measured without it and are left out.
+        """
+        from edgeskip.exporters.families.source import with_lora
+
+        path = folder / f"{self.profile.model.name.lower()}.json"
+        healed = with_lora(self.source, lora, reference=str(path), name=self.profile.model.name)
+        record, packed = pack_vectors(self.vectors, path)
+        changed = {
+            "model": model_at(healed.record(), path),
+            "vectors": record,
+            "exits": [],
+            "speculation": None,
+        }
+        write_profile(self.profile.model_copy(update=changed), path, packed, healed.stored_lora)
+        return path
+
+
+def open_profile(reference: str) -> TrainedProfile:
+    """The profile a user named, a path or the name of a ready one, with its model.
+
+    EdgeSkipError where it is no profile.
+    """
+    from edgeskip.errors import EdgeSkipError
+    from edgeskip.exporters.provenance import check_weights
+    from edgeskip.profile_source import source_of
+
+    try:
+        path = locate_profile(reference)
+    except EdgeSkipError as error:
+        raise EdgeSkipError(
+            f"{reference} is no profile ({error}): this method trains a profile, make one with  edgeskip calibrate"
+        ) from None
+    profile = read_profile(path)
+    source = source_of(profile, path)
+    check_weights(source, profile)
+    return TrainedProfile(path, profile, read_vectors(profile, path), source)
