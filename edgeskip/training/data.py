@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.profile import CorpusFile
 from edgeskip.training.batches import split_off
 from edgeskip.training.examples import Encoder, Example, read_examples
+from edgeskip.training.loop import Advance
 from edgeskip.training.run_folder import open_folder
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class Data:
         accelerator: Accelerator,
         *,
         overwrite: bool,
+        advance: Advance = lambda what, done, total: None,
     ) -> Examples:
         """Reads the files, makes `folder` the run's (which the main process does) and lets the model write.
 
@@ -96,7 +99,15 @@ class Data:
         if SELF in self.sources:
             file = folder / SELF_FILE
             if accelerator.is_main_process:
-                write_self_data(source, encoder, self.generation, file, context=context, seed=self.seed)
+                write_self_data(
+                    source,
+                    encoder,
+                    self.generation,
+                    file,
+                    context=context,
+                    seed=self.seed,
+                    advance=partial(advance, "answers"),
+                )
             accelerator.wait_for_everyone()
             written, (record,) = read_examples([str(file)], encoder, context)
             learned, corpus = learned + written, (*corpus, record)

@@ -28,9 +28,6 @@ TOP = 32  # of the teacher's tokens that are kept; what they leave out is a few 
 BATCH_TOKENS = 4096  # of a pass, padding included
 ROWS_AT_ONCE = 512  # of logits in memory together
 
-# Called with tokens done and tokens in all.
-Advance = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class Cached:
@@ -63,8 +60,9 @@ class ExitCache:
         self.log_probabilities = self._array("log_probabilities", (rows, TOP), np.float16)
         self._tokens = tokens
 
-    def fill(self, model: PreTrainedModel, autocast: Callable[[], Any], advance: Advance) -> None:
-        """Runs the model over the examples that are not in the cache yet, shortest first.
+    def fill(self, model: PreTrainedModel, autocast: Callable[[], Any], advance: Callable[[int, int], None]) -> None:
+        """Runs the model over the examples that are not in the cache yet, shortest first; `advance` is told the
+        tokens done and in all.
 
         EdgeSkipError where an exit state does not fit into float16.
         """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """Where a run stands after a step: `step` of `steps`, the latest losses by part, tokens a second so far."""
+    """Where a run stands after a step: `step` of `steps`, its losses by part, tokens (padding too) a second so far."""
 
     step: int
     steps: int
@@ -30,6 +30,8 @@ class Report:
 
 
 Progress = Callable[[Report], None]
+# What happens before the first step: (`answers` or `exit states`, done, in all).
+Advance = Callable[[str, int, int], None]
 
 
 def accelerator_for(dtype: str) -> Accelerator:
@@ -107,7 +109,7 @@ def train(
                     f"the loss is not finite at step {step + 1}: lower --learning-rate, or try --dtype float32"
                 )
             table.add(step + 1, policy.rate(step, steps), means)
-            tokens += int(next(iter(inputs.values())).numel()) * accelerator.num_processes
+            tokens += inputs["labels" if "labels" in inputs else "rows"].numel() * accelerator.num_processes
             if main and ((step + 1) % policy.save_every == 0 or step + 1 == steps):
                 save_state(file, objective, optimiser, step=step + 1, settings=settings)
             progress(Report(step + 1, steps, means, tokens / (time.perf_counter() - began)))

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 SELF_FILE = "self.jsonl"
 
-# Called with prompts done and prompts in all.
-Advance = Callable[[int, int], None]
-
 
 def write_self_data(
     source: ModelSource,
@@ -28,13 +25,14 @@ def write_self_data(
     *,
     context: int,
     seed: int,
-    advance: Advance = lambda done, total: None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Appends a record for every prompt that `file` lacks; returns how many records it then holds.
 
     A record has `prompt_ids` and `response_ids` (the end token included, where the model came to it) and their text.
-    Prompts run in batches of similar length, in an order that does not depend on how often the run was broken off.
-    Those that leave no room for an answer in `context` tokens are left out. EdgeSkipError where none is left.
+    Prompts run in batches of similar length, in an order that does not depend on how often the run was broken off;
+    `advance` is told the prompts done and in all. Those that leave no room for an answer in `context` tokens are left
+    out. EdgeSkipError where none is left.
     """
     prompts = _prompts(encoder, generation)
     fitting = sorted((ids, text) for ids, text in prompts if len(ids) + 8 <= context)

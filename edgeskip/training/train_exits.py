@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from edgeskip.exit_adapter import AdapterKind
 from edgeskip.profile import ExitStatistics
 from edgeskip.training.data import Data
 from edgeskip.training.facts import card_of, settings_of
-from edgeskip.training.loop import Progress, accelerator_for, train
+from edgeskip.training.loop import Advance, Progress, accelerator_for, train
 from edgeskip.training.policy import ExitPolicy, Optimisation
 from edgeskip.training.record import plot_losses
 from edgeskip.training.run_folder import close_folder
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from edgeskip.calibration.exit_adapter import ExitAdapterModule
     from edgeskip.training.batches import Batches
-    from edgeskip.training.exit_cache import Advance, Cached
+    from edgeskip.training.exit_cache import Cached
     from edgeskip.training.exit_objective import ExitAdapters
 
 BATCH = 8  # of what is measured at the end
@@ -41,7 +42,7 @@ def train_exits(
     dtype: str = "auto",
     overwrite: bool = False,
     progress: Progress = lambda report: None,
-    advance: Advance = lambda done, total: None,
+    advance: Advance = lambda what, done, total: None,
 ) -> dict[str, Any] | None:
     """Trains an adapter for each exit of `exits` on the frozen model and writes the profile with them to `folder`.
 
@@ -64,12 +65,12 @@ def train_exits(
     check_exits(exits.layers, config.num_blocks)
     accelerator = accelerator_for(dtype)
     settings = settings_of(source, data, policy, accelerator, method="exit-adapter", exits=exits)
-    examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite)
+    examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite, advance=advance)
     model = load_torch_model(source, device=str(accelerator.device))
     every = [*examples.learned, *examples.held_out]
     cache = ExitCache(folder / "cache", every, exits.layers, config.hidden_size)
     if accelerator.is_main_process:
-        cache.fill(model, accelerator.autocast, advance)
+        cache.fill(model, accelerator.autocast, partial(advance, "exit states"))
     accelerator.wait_for_everyone()
     learned, held_out = cache.items[: len(examples.learned)], cache.items[len(examples.learned) :]
     counts = cache.counts(config.vocab_size, learned)

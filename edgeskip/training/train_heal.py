@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeskip.errors import EdgeSkipError
 from edgeskip.training.data import Data
 from edgeskip.training.facts import card_of, settings_of
-from edgeskip.training.loop import Progress, accelerator_for, train
+from edgeskip.training.loop import Advance, Progress, accelerator_for, train
 from edgeskip.training.policy import Lora, Optimisation
 from edgeskip.training.record import plot_losses
 from edgeskip.training.run_folder import close_folder
@@ -35,6 +35,7 @@ def train_heal(
     dtype: str = "auto",
     overwrite: bool = False,
     progress: Progress = lambda report: None,
+    advance: Advance = lambda what, done, total: None,
 ) -> dict[str, Any] | None:
     """Trains a LoRA on the sublayers that the profile's plan keeps, towards the dense model's predictions, and writes
     the profile with it to `folder`.
@@ -57,7 +58,7 @@ def train_heal(
     skips = {"compensation": plan.compensation, "skip": [str(skip.sublayer) for skip in plan.skips]}
     more = {"plan": skips, "vectors": given.profile.vectors.sha256, "lora": lora}
     settings = settings_of(source, data, policy, accelerator, method="heal", **more)
-    examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite)
+    examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite, advance=advance)
     collate = example_collator(examples.encoder)
     batches: Batches[Example] = Batches(examples.learned, policy.batch_size, policy.seed, collate)
     steps = policy.steps or max(1, round(policy.epochs * batches.per_epoch))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeskip.errors import EdgeSkipError
 from edgeskip.training.data import Data
 from edgeskip.training.facts import card_of, settings_of
-from edgeskip.training.loop import Progress, accelerator_for, train
+from edgeskip.training.loop import Advance, Progress, accelerator_for, train
 from edgeskip.training.policy import Lora, Optimisation, Recipe
 from edgeskip.training.record import plot_losses
 from edgeskip.training.run_folder import close_folder
@@ -29,6 +29,7 @@ def train_layerskip(
     dtype: str = "auto",
     overwrite: bool = False,
     progress: Progress = lambda report: None,
+    advance: Advance = lambda what, done, total: None,
 ) -> dict[str, Any] | None:
     """Trains with the LayerSkip recipe and writes the model to `folder`: a PEFT folder with `lora`, else a whole
     Hugging Face folder; beside it train.json (what is returned), losses.csv and loss.png.
@@ -46,7 +47,7 @@ def train_layerskip(
     check_exits(recipe.exits, source.decoder.config.num_blocks)
     accelerator = accelerator_for(dtype)
     settings = settings_of(source, data, policy, accelerator, method="layerskip", recipe=recipe, lora=lora)
-    examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite)
+    examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite, advance=advance)
     collate = example_collator(examples.encoder)
     batches = Batches(examples.learned, policy.batch_size, policy.seed, collate)
     steps = policy.steps or round(policy.epochs * batches.per_epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edgeskip.training.loop import Progress, Report
+    from edgeskip.training.loop import Advance, Progress, Report
 
 
 def train(
@@ -95,7 +96,7 @@ def train(
     policy = Optimisation(rate, batch_size, epochs, steps, warmup, decay, seed=seed, save_every=save_every)  # type: ignore[arg-type]
     generation = Generation(tuple(prompts or ()), new_tokens, temperature=temperature)
     texts = Data(tuple(data or ()), context, tuple(validation or ()), held_out, generation, seed)
-    with _progress_bar() as progress:
+    with _progress_bars() as (progress, advance):
         if method == "layerskip":
             from edgeskip.exporters.families.source import open_model
             from edgeskip.training.train_layerskip import train_layerskip
@@ -103,7 +104,16 @@ def train(
             recipe = Recipe(p_max, e_scale, curriculum, interval, layers, exit_weights)  # type: ignore[arg-type]
             source = open_model(model)
             card = train_layerskip(
-                source, texts, recipe, policy, low_rank, output, dtype=dtype, overwrite=overwrite, progress=progress
+                source,
+                texts,
+                recipe,
+                policy,
+                low_rank,
+                output,
+                dtype=dtype,
+                overwrite=overwrite,
+                progress=progress,
+                advance=advance,
             )
         elif method == "exit-adapter":
             from edgeskip.training.train_exits import train_exits
@@ -112,7 +122,15 @@ def train(
             trained = ExitPolicy(layers, adapter, draft_vocab)  # type: ignore[arg-type]
             given = open_profile(model)
             card = train_exits(
-                given, texts, trained, policy, output, dtype=dtype, overwrite=overwrite, progress=progress
+                given,
+                texts,
+                trained,
+                policy,
+                output,
+                dtype=dtype,
+                overwrite=overwrite,
+                progress=progress,
+                advance=advance,
             )
         else:
             from edgeskip.training.train_heal import train_heal
@@ -120,7 +138,15 @@ def train(
 
             healing = low_rank or Lora(16, 32)
             card = train_heal(
-                open_profile(model), texts, policy, healing, output, dtype=dtype, overwrite=overwrite, progress=progress
+                open_profile(model),
+                texts,
+                policy,
+                healing,
+                output,
+                dtype=dtype,
+                overwrite=overwrite,
+                progress=progress,
+                advance=advance,
             )
     if card is not None:
         print(output)
@@ -136,28 +162,35 @@ def _layers(text: str) -> list[int]:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Progress]:
-    """A bar on stderr with the losses, tokens/s and time left; without a terminal a line every 20 steps."""
+def _progress_bars() -> Iterator[tuple[Progress, Advance]]:
+    """Bars on stderr: what happens before the first step, then the steps with losses, tokens/s and time left. Without
+    a terminal a line every 20 steps. Only the first process of several draws."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
+    first = os.environ.get("RANK", "0") == "0"
     columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
-        task: TaskID | None = None
+    with Bars(*columns, console=console, disable=not (first and console.is_terminal)) as bars:
+        tasks: dict[str, TaskID] = {}
         seen: dict[str, float] = {}
 
+        def draw(name: str, description: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(description, total=total)
+            bars.update(tasks[name], completed=done, description=description)
+
+        def advance(what: str, done: int, total: int) -> None:
+            draw(what, what, done, total)
+
         def progress(report: Report) -> None:
-            nonlocal task
             seen.update(report.losses)
-            losses = "  ".join(f"{name} {loss:.2f}" for name, loss in list(seen.items())[:6])
+            losses = "  ".join(f"{name} {loss:.2f}" for name, loss in seen.items())
             line = f"{report.tokens_per_second:,.0f} tokens/s  {losses}"
-            if console.is_terminal:
-                if task is None:
-                    task = bar.add_task(line, total=report.steps)
-                bar.update(task, completed=report.step, description=line)
-            elif report.step % 20 == 0 or report.step == report.steps:
+            draw("steps", line, report.step, report.steps)
+            last = report.step == report.steps
+            if first and not console.is_terminal and (report.step % 20 == 0 or last):
                 console.print(f"step {report.step}/{report.steps}  {line}", highlight=False, soft_wrap=True)
 
-        yield progress
+        yield progress, advance
