@@ -31,7 +31,14 @@ def with_lora(model: PreTrainedModel, lora: Lora, *, seed: int, without: Collect
     import torch
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=_linear_layers(model, without))
+    ranks = {name: lora.rank_of(block) for name, block in _linear_layers(model, without).items()}
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.scaling * lora.rank,
+        target_modules=list(ranks),
+        rank_pattern={name: rank for name, rank in ranks.items() if rank != lora.rank},
+        alpha_pattern={name: lora.scaling * rank for name, rank in ranks.items() if rank != lora.rank},
+    )
     return get_peft_model(model, config)
 
 
@@ -52,7 +59,7 @@ def trained_lora(adapted: Any) -> TrainedLora:
     }
     config = adapted.peft_config["default"]
     try:
-        return lora_of(arrays, config.lora_alpha / config.r, "the LoRA")
+        return lora_of(arrays, config.lora_alpha / config.r, "the LoRA")  # one scaling, whatever the rank
     except EdgeSkipError as error:
         raise EdgeSkipError(f"training failed: {error}; lower --learning-rate") from None
 
@@ -71,14 +78,15 @@ def base_reference(source: ModelSource) -> str:
     return str(Path(source.reference).resolve()) if Path(source.reference).exists() else source.reference
 
 
-def _linear_layers(model: PreTrainedModel, without: Collection[Sublayer]) -> list[str]:
+def _linear_layers(model: PreTrainedModel, without: Collection[Sublayer]) -> dict[str, int]:
+    """Name of every linear layer of the blocks → number of its block."""
     from torch import nn
 
     names = {module: name for name, module in model.named_modules()}
-    found = []
+    found: dict[str, int] = {}
     for index, block in enumerate(blocks_of(model)):
         parts = {Sublayer(index, "attn"): block.attention, Sublayer(index, "ffn"): block.ffn}
         for sublayer, part in parts.items():
             if sublayer not in without:
-                found += [names[module] for module in part.modules() if isinstance(module, nn.Linear)]
+                found |= {names[module]: index for module in part.modules() if isinstance(module, nn.Linear)}
     return found

@@ -61,14 +61,26 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank update of every linear layer of the blocks: W + (alpha/rank)·B·A (Hu et al. 2021)."""
+    """A low-rank update of every linear layer of the blocks: W + scaling·B·A (Hu et al. 2021, whose α is scaling·rank).
+
+    `early_rank`: that of the first `early_blocks` blocks, None = the same. An exit asks most of the blocks before it,
+    so a given size does more there.
+    """
 
     rank: int
-    alpha: float
+    scaling: float = 2.0
+    early_rank: int | None = None
+    early_blocks: int = 0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0:
-            raise EdgeSkipError("--lora and --lora-alpha must be positive")
+        if self.rank < 1 or self.scaling <= 0 or (self.early_rank or 1) < 1:
+            raise EdgeSkipError("--lora, --lora-early and --lora-scaling must be positive")
+        if self.early_rank is not None and self.early_blocks < 1:
+            raise EdgeSkipError("--lora-early is the rank of the blocks before the deepest exit: name it with --exits")
+
+    def rank_of(self, block: int) -> int:
+        """The rank in block number `block`."""
+        return self.rank if self.early_rank is None or block >= self.early_blocks else self.early_rank
 
 
 @dataclass(frozen=True)

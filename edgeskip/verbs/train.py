@@ -47,7 +47,10 @@ def train(
     lora: Annotated[
         int | None, typer.Option(help="Rank of a LoRA.  [default: layerskip: none, all weights learn; heal: 16]")
     ] = None,
-    lora_alpha: Annotated[float | None, typer.Option(help="Its alpha.  [default: twice the rank]")] = None,
+    lora_early: Annotated[
+        int | None, typer.Option(help="Its rank in the blocks before the deepest exit.  [default: the same]")
+    ] = None,
+    lora_scaling: Annotated[float, typer.Option(help="Its scaling, alpha / rank.")] = 2.0,
     p_max: Annotated[float, typer.Option(help="layerskip: rate at which the last block is left out.")] = 0.1,
     e_scale: Annotated[float, typer.Option(help="layerskip: scale of the exits' losses.")] = 1.0,
     curriculum: Annotated[str, typer.Option(help="layerskip: rotational or gradual.")] = "rotational",
@@ -91,7 +94,7 @@ def train(
     if method not in METHODS:
         raise EdgeSkipError(f"--method {method} is unknown: choose {', '.join(METHODS)}")
     layers = tuple(_layers(exits)) if exits else ()
-    low_rank = Lora(lora, lora_alpha or 2 * lora) if lora is not None else None
+    low_rank = Lora(lora, lora_scaling, lora_early, max(layers, default=0)) if lora is not None else None
     rate = learning_rate or (2e-4 if method == "layerskip" and lora is None else 1e-3)
     policy = Optimisation(rate, batch_size, epochs, steps, warmup, decay, seed=seed, save_every=save_every)  # type: ignore[arg-type]
     generation = Generation(tuple(prompts or ()), new_tokens, temperature=temperature)
@@ -136,7 +139,7 @@ def train(
             from edgeskip.training.train_heal import train_heal
             from edgeskip.training.trained_profile import open_profile
 
-            healing = low_rank or Lora(16, 32)
+            healing = low_rank or Lora(16, lora_scaling)
             card = train_heal(
                 open_profile(model),
                 texts,
