@@ -101,7 +101,8 @@ def _exit_layers(text: str) -> tuple[int, ...]:
 
 
 def settled(request: DraftRequest, profile: Profile) -> DraftRequest:
-    """The request with what it leaves to the profile: the exit layer and vocabulary that its sweep found best.
+    """The request with what it leaves to the profile: the exit layer and vocabulary that its sweep found best, or, of
+    exits that are named, the vocabulary that their adapters were trained for.
 
     EdgeSkipError where the profile has none, has no plan for a skip-plan draft, or its model no such exit.
     """
@@ -118,6 +119,9 @@ def settled(request: DraftRequest, profile: Profile) -> DraftRequest:
             )
         vocabulary = swept.draft_vocab if request.vocabulary is None else request.vocabulary
         request = replace(request, exit_layers=(swept.exit_layer,), vocabulary=vocabulary)
+    elif request.vocabulary is None:
+        trained = {found.adapter_vocab for found in profile.exits if found.layer in request.exit_layers}
+        request = replace(request, vocabulary=max((size for size in trained if size is not None), default=None))
     blocks, tokens = profile.model.num_blocks, profile.model.vocab_size
     for layer in request.exit_layers:
         check_exit_layer(layer, blocks)

@@ -10,7 +10,7 @@ from random_profiles import random_profile
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.source import open_model
 from edgeskip.exporters.targets import DraftRequest, Targets, draft_of, settled, targets_of
-from edgeskip.profile import PlanRecord, Profile, SpeculationRecord
+from edgeskip.profile import ExitStatistics, PlanRecord, Profile, SpeculationRecord
 
 ONNX, GGUF, BOTH = Targets(True, False), Targets(False, True), Targets(True, True)
 
@@ -133,6 +133,19 @@ def test_what_is_left_to_the_profile(profile: Profile) -> None:
     plan = PlanRecord(method="explicit", compensation="none", skip=["ffn.1"])
     asked = DraftRequest("skip-plan")
     assert settled(asked, profile.model_copy(update={"plan": plan})) == asked
+
+
+def test_a_trained_exit_brings_the_vocabulary_it_was_trained_for(profile: Profile) -> None:
+    """By hand: exit 2 was trained for 48 tokens, exit 3 for all."""
+    exits = [
+        ExitStatistics(layer=2, tokens=9, plain_agreement=0.1, adapter="map", adapter_agreement=0.3, adapter_vocab=48),
+        ExitStatistics(layer=3, tokens=9, plain_agreement=0.1, adapter="map", adapter_agreement=0.3),
+    ]
+    trained = profile.model_copy(update={"exits": exits})
+    assert settled(DraftRequest("early-exit", (2,)), trained) == DraftRequest("early-exit", (2,), 48)
+    assert settled(DraftRequest("early-exit", (2,), 32), trained) == DraftRequest("early-exit", (2,), 32)
+    assert settled(DraftRequest("early-exit", (3,)), trained) == DraftRequest("early-exit", (3,))
+    assert settled(DraftRequest("early-exit", (1,)), trained) == DraftRequest("early-exit", (1,))
 
 
 @pytest.mark.parametrize(
