@@ -130,8 +130,21 @@ def outputs_of(
                 f"llama.cpp has no architecture for both halves of {source.decoder.config.family}, and only a pair "
                 "drafts with a trimmed head: leave --draft-vocab out"
             ) from None
-        return [Output("first", profile, plan, first, lay_out(first))], cut
+        return [Output("first", profile, plan, first, _alone(first, layer, own_block=block is not None))], cut
     return [Output("first", profile, plan, first, layouts[0]), Output("rest", profile, plan, rest, layouts[1])], cut
+
+
+def _alone(first: Decoder, layer: int, *, own_block: bool) -> Layout:
+    """The layout of a first part without its rest."""
+    try:
+        return lay_out(first)
+    except EdgeSkipError:
+        if not own_block:
+            raise
+        raise EdgeSkipError(
+            f"llama.cpp's {first.config.family} cannot hold a trained block after {layer} blocks (rotary positions, "
+            "biases or what the plan skips do not fit): choose another --exit-layer, or --target onnx"
+        ) from None
 
 
 def _whole(source: ModelSource, profile: Profile, vectors: Vectors | None) -> Output:

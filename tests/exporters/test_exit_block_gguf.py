@@ -14,9 +14,11 @@ from exit_adapters import adapted_profile, drafting_model, random_adapter
 from gguf_exports import UNCHECKED, engine_over, kinds_of
 from talking_gguf import talking_gguf
 from tiny_gguf import Kind
+from tiny_models import tiny_checkpoint
 from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, in_steps, torch_logits
 
 from edgeskip.calibration.skipping import skipped
+from edgeskip.errors import EdgeSkipError
 from edgeskip.exit_adapter import ExitAdapter
 from edgeskip.exporters.export import ExportPolicy
 from edgeskip.exporters.export_gguf import GgufFile, export_gguf
@@ -122,6 +124,21 @@ def test_families_that_have_no_stub(family: str, layer: int, tmp_path: Path) -> 
     assert [file.architecture for file in files] == [family] * 2
     wanted = expected_draft(case, tmp_path, layer, adapter)
     np.testing.assert_allclose(drafted(opened(files[0])), wanted, rtol=0, atol=2e-3)
+
+
+def test_a_block_where_the_family_has_no_place_for_it(tmp_path: Path) -> None:
+    """By hand: every 4th block of llama.cpp's smollm3 is one without rotary positions, and the trained block has them.
+    After two blocks the pair has no second half, and the draft is written alone."""
+    source = open_model(str(tiny_checkpoint("smollm3", tmp_path / "model", num_hidden_layers=9)))
+    adapter = random_adapter(source, "block")
+    with pytest.raises(
+        EdgeSkipError, match=r"cannot hold a trained block after 7 blocks .*choose another --exit-layer"
+    ):
+        exported(source, tmp_path / "out", adapter, layer=7, policy=UNCHECKED)
+    (first,) = exported(source, tmp_path / "out", adapter, layer=2)
+    assert (first.manifest.part, first.manifest.head) == ("first", "block")
+    assert first.manifest.verification is not None
+    assert first.manifest.verification.passed
 
 
 @pytest.mark.parametrize(
