@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +37,7 @@ class Generation:
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.new_tokens < 1 or self.batch < 1 or self.temperature < 0:
+        if self.new_tokens < 1 or self.batch < 1 or not 0 <= self.temperature < math.inf:
             raise EdgeSkipError("--new-tokens must be positive and --temperature must not be negative")
 
 
@@ -80,11 +82,13 @@ class Data:
         accelerator: Accelerator,
         *,
         overwrite: bool,
+        inputs: Sequence[str | Path] = (),
         advance: Advance = lambda what, done, total: None,
     ) -> Examples:
         """Reads the files, makes `folder` the run's (which the main process does) and lets the model write.
 
-        EdgeSkipError as `read_examples` and `open_folder` raise it.
+        `inputs`: what else the run reads, which replacing the folder must not remove. EdgeSkipError as
+        `read_examples` and `open_folder` raise it, and where nothing can be held out.
         """
         from edgeskip.training.self_data import SELF_FILE, write_self_data
 
@@ -93,8 +97,11 @@ class Data:
         files = [name for name in self.sources if name != SELF]
         learned, corpus = read_examples(files, encoder, context) if files else ([], ())
         held, measured = read_examples(self.validation, encoder, context) if self.validation else ([], ())
+        if not held and SELF not in self.sources:
+            _refuse_one(learned)
         if accelerator.is_main_process:
-            open_folder(folder, settings, overwrite=overwrite)
+            read = [Path(name) for name in (source.reference, *inputs)]
+            open_folder(folder, settings, overwrite=overwrite, inputs=[path for path in read if path.exists()])
         accelerator.wait_for_everyone()
         if SELF in self.sources:
             file = folder / SELF_FILE
@@ -112,5 +119,11 @@ class Data:
             written, (record,) = read_examples([str(file)], encoder, context)
             learned, corpus = learned + written, (*corpus, record)
         if not held:
+            _refuse_one(learned)
             learned, held = split_off(learned, self.held_out, self.seed)
         return Examples(encoder, learned, held, corpus + measured)
+
+
+def _refuse_one(examples: Sequence[Example]) -> None:
+    if len(examples) < 2:
+        raise EdgeSkipError("the data hold one example only, and one must be held out: give more, or --validation")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,11 @@ class Example:
     def ids(self) -> tuple[int, ...]:
         return self.prompt + self.response
 
+    @property
+    def learned(self) -> int:
+        """How many of the tokens are learned: those of the response, but a first one that nothing stands before."""
+        return max(len(self.response) - (not self.prompt), 0)
+
     def __len__(self) -> int:
         return len(self.prompt) + len(self.response)
 
@@ -55,6 +61,7 @@ class Encoder:
             self.fast = Tokenizer.from_file(str(folder / "tokenizer.json"))  # as transformers wants it
             self.template: ChatTemplate | None = read_chat_template(folder, settings)
         self.ends = tuple(end_tokens(source))
+        self.vocab_size: int = source.decoder.config.vocab_size
 
     def prompt(self, text: str) -> tuple[int, ...]:
         """A user's message in the chat template; without one, the text itself."""
@@ -105,7 +112,7 @@ def read_examples(
         data = _bytes(path)
         files.append(CorpusFile(name=path.name, sha256=hashlib.sha256(data).hexdigest()))
         found = _examples(path, data, fields, encoder, context)
-        examples += [example for example in found if len(example) <= context]
+        examples += [example for example in found if example.learned and len(example) <= context]
     if not examples:
         raise EdgeSkipError(
             f"{', '.join(references)}: no example fits into {context} tokens: raise --context or check the file"
@@ -123,10 +130,15 @@ def read_prompts(references: Sequence[str]) -> tuple[list[str], tuple[CorpusFile
         files.append(CorpusFile(name=path.name, sha256=hashlib.sha256(data).hexdigest()))
         if path.suffix in (".jsonl", ".tsv", ".csv"):
             for where, record in _records(path, data):
-                prompts.append(_text(record, fields[0] if fields else _only_field(record, where), where))
+                prompts.append(text_of(record, fields[0] if fields else _only_field(record, where), where))
         else:
             prompts += [line for line in _decoded(path, data).splitlines() if line.strip()]
     return prompts, tuple(files)
+
+
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place for messages, record) of every line of a .jsonl, .tsv or .csv file; EdgeSkipError where it is damaged."""
+    return _records(path, _bytes(path))
 
 
 def _examples(path: Path, data: bytes, fields: tuple[str, ...], encoder: Encoder, context: int) -> Iterator[Example]:
@@ -135,14 +147,14 @@ def _examples(path: Path, data: bytes, fields: tuple[str, ...], encoder: Encoder
         return
     for where, record in _records(path, data):
         if "response_ids" in record and "prompt_ids" in record and not fields:
-            yield Example(tuple(record["prompt_ids"]), tuple(record["response_ids"]))
+            yield Example(_ids(record, "prompt_ids", encoder, where), _ids(record, "response_ids", encoder, where))
             continue
         pair = fields if len(fields) == 2 else next((p for p in _PAIRS if not fields and set(p) <= set(record)), None)
         if pair is not None:
-            yield encoder.pair(_text(record, pair[0], where), _text(record, pair[1], where))
+            yield encoder.pair(text_of(record, pair[0], where), text_of(record, pair[1], where))
         else:
             name = fields[0] if fields else _only_field(record, where)
-            yield from encoder.windows(_text(record, name, where), context)
+            yield from encoder.windows(text_of(record, name, where), context)
 
 
 def _bytes(path: Path) -> bytes:
@@ -179,14 +191,25 @@ def _records(path: Path, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     # A .tsv has no quoting: a quotation mark is text.
     if path.suffix == ".tsv":
-        reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.DictReader(text.splitlines(keepends=True))
-    for number, row in enumerate(reader, 2):
-        yield f"{path}, line {number}", dict(row)
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            yield f"{path}, line {reader.line_num}", dict(row)
+    except csv.Error as error:
+        raise EdgeSkipError(f"{path}, line {reader.line_num}: {error}") from None
 
 
-def _text(record: dict[str, Any], field: str, where: str) -> str:
+def _ids(record: dict[str, Any], field: str, encoder: Encoder, where: str) -> tuple[int, ...]:
+    ids = record[field]
+    if not (isinstance(ids, list) and all(type(i) is int and 0 <= i < encoder.vocab_size for i in ids)):
+        raise EdgeSkipError(f"{where}: {field} are not token ids of this model, which has {encoder.vocab_size}")
+    return tuple(ids)
+
+
+def text_of(record: dict[str, Any], field: str, where: str) -> str:
+    """The field's text; the first where it is a list of turns. EdgeSkipError, with the place, for one without."""
     value = record.get(field)
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         value = value[0]  # turns of a conversation: the first is the prompt

@@ -49,7 +49,7 @@ class ExitCache:
         self.items: list[Cached] = []
         tokens = rows = 0
         for example in self._examples:
-            count, learned = len(example), len(example.response) - (not example.prompt)
+            count, learned = len(example), example.learned
             self.items.append(
                 Cached(slice(tokens, tokens + count), slice(rows, rows + learned), max(len(example.prompt), 1))
             )

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """Where a run stands after a step: `step` of `steps`, its losses by part, tokens (padding too) a second so far."""
+    """Where a run stands after a step: `step` of `steps`, its losses by part, tokens (padding too) a second so far,
+    and the seconds that the other steps take at this pace."""
 
     step: int
     steps: int
     losses: dict[str, float]
     tokens_per_second: float
+    seconds_left: float
 
 
 Progress = Callable[[Report], None]
@@ -112,6 +114,8 @@ def train(
             tokens += inputs["labels" if "labels" in inputs else "rows"].numel() * accelerator.num_processes
             if main and ((step + 1) % policy.save_every == 0 or step + 1 == steps):
                 save_state(file, objective, optimiser, step=step + 1, settings=settings)
-            progress(Report(step + 1, steps, means, tokens / (time.perf_counter() - began)))
+            passed = time.perf_counter() - began
+            left = passed / (step + 1 - first) * (steps - step - 1)
+            progress(Report(step + 1, steps, means, tokens / passed, left))
     wrapped.eval()
     return table

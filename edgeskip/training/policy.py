@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -35,23 +36,22 @@ class Optimisation:
 
     def __post_init__(self) -> None:
         checks = {
-            "--learning-rate": self.learning_rate > 0,
+            "--learning-rate": 0 < self.learning_rate < math.inf,
             "--batch-size": self.batch_size >= 1,
-            "--epochs": self.epochs > 0,
+            "--epochs": 0 < self.epochs < math.inf,
             "--steps": self.steps is None or self.steps >= 1,
             "--warmup": self.warmup >= 0,
             "--save-every": self.save_every >= 1,
         }
         for option, holds in checks.items():
             if not holds:
-                raise EdgeSkipError(f"{option} must be positive")
+                zero = " or 0" if option == "--warmup" else ""
+                raise EdgeSkipError(f"{option} must be a positive number{zero}")
         if self.decay not in get_args(Decay):
             raise EdgeSkipError(f"--decay {self.decay} is unknown: choose {', '.join(get_args(Decay))}")
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of `step`, counted from 0, of `steps`."""
-        import math
-
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(steps - self.warmup, 1)
@@ -73,8 +73,8 @@ class Lora:
     early_blocks: int = 0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.scaling <= 0 or (self.early_rank or 1) < 1:
-            raise EdgeSkipError("--lora, --lora-early and --lora-scaling must be positive")
+        if self.rank < 1 or not 0 < self.scaling < math.inf or (self.early_rank is not None and self.early_rank < 1):
+            raise EdgeSkipError("--lora, --lora-early and --lora-scaling must be positive numbers")
         if self.early_rank is not None and self.early_blocks < 1:
             raise EdgeSkipError("--lora-early is the rank of the blocks before the deepest exit: name it with --exits")
 
@@ -101,8 +101,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.p_max < 1:
             raise EdgeSkipError(f"--p-max {self.p_max} is not a rate: choose 0 … below 1")
-        if self.e_scale < 0:
-            raise EdgeSkipError(f"--e-scale {self.e_scale} is negative: 0 trains no exits, 1 is the paper's largest")
+        if not 0 <= self.e_scale < math.inf:
+            raise EdgeSkipError(f"--e-scale {self.e_scale} is no scale: 0 trains no exits, 1 is the paper's largest")
         if self.curriculum not in get_args(Curriculum):
             raise EdgeSkipError(f"--curriculum {self.curriculum} is unknown: choose {', '.join(get_args(Curriculum))}")
         if self.weighting not in get_args(Weighting):

@@ -65,13 +65,15 @@ def train_exits(
     check_exits(exits.layers, config.num_blocks)
     accelerator = accelerator_for(dtype)
     settings = settings_of(source, data, policy, accelerator, method="exit-adapter", exits=exits)
-    examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite, advance=advance)
+    examples = data.examples(
+        source, folder, settings, accelerator, overwrite=overwrite, inputs=[given.path], advance=advance
+    )
     model = load_torch_model(source, device=str(accelerator.device))
     every = [*examples.learned, *examples.held_out]
-    cache = ExitCache(folder / "cache", every, exits.layers, config.hidden_size)
-    if accelerator.is_main_process:
-        cache.fill(model, accelerator.autocast, partial(advance, "exit states"))
-    accelerator.wait_for_everyone()
+    with accelerator.main_process_first():  # which makes the files; the others then open them
+        cache = ExitCache(folder / "cache", every, exits.layers, config.hidden_size)
+        if accelerator.is_main_process:
+            cache.fill(model, accelerator.autocast, partial(advance, "exit states"))
     learned, held_out = cache.items[: len(examples.learned)], cache.items[len(examples.learned) :]
     counts = cache.counts(config.vocab_size, learned)
     tokens = None

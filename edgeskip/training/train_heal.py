@@ -58,7 +58,9 @@ def train_heal(
     skips = {"compensation": plan.compensation, "skip": [str(skip.sublayer) for skip in plan.skips]}
     more = {"plan": skips, "vectors": given.profile.vectors.sha256, "lora": lora}
     settings = settings_of(source, data, policy, accelerator, method="heal", **more)
-    examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite, advance=advance)
+    examples = data.examples(
+        source, folder, settings, accelerator, overwrite=overwrite, inputs=[given.path], advance=advance
+    )
     collate = example_collator(examples.encoder)
     batches: Batches[Example] = Batches(examples.learned, policy.batch_size, policy.seed, collate)
     steps = policy.steps or max(1, round(policy.epochs * batches.per_epoch))

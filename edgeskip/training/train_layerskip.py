@@ -50,7 +50,7 @@ def train_layerskip(
     examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite, advance=advance)
     collate = example_collator(examples.encoder)
     batches = Batches(examples.learned, policy.batch_size, policy.seed, collate)
-    steps = policy.steps or round(policy.epochs * batches.per_epoch)
+    steps = policy.steps or max(1, round(policy.epochs * batches.per_epoch))
     model = load_torch_model(source)
     rank, processes = accelerator.process_index, accelerator.num_processes
     adapted = with_lora(model, lora, seed=policy.seed) if lora else None

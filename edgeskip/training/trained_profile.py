@@ -23,6 +23,7 @@ from edgeskip.profile import (
     read_vectors,
     write_profile,
 )
+from edgeskip.training.run_folder import RECORD, STARTED
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.lora import Lora
@@ -49,7 +50,7 @@ class TrainedProfile:
 
         What a sweep found before was measured with other exits and is left out.
         """
-        path = folder / f"{self.profile.model.name.lower()}.json"
+        path = self._path(folder)
         merged = {found.layer: found for found in self.profile.exits} | {found.layer: found for found in exits}
         vectors = replace(
             self.vectors, exit_adapters=dict(self.vectors.exit_adapters) | dict(adapters), token_counts=counts
@@ -71,7 +72,7 @@ class TrainedProfile:
         """
         from edgeskip.exporters.families.source import with_lora
 
-        path = folder / f"{self.profile.model.name.lower()}.json"
+        path = self._path(folder)
         healed = with_lora(self.source, lora, reference=str(path), name=self.profile.model.name)
         record, packed = pack_vectors(self.vectors, path)
         changed = {
@@ -82,6 +83,11 @@ class TrainedProfile:
         }
         write_profile(self.profile.model_copy(update=changed), path, packed, healed.stored_lora)
         return path
+
+    def _path(self, folder: Path) -> Path:
+        """The profile's, named after its model, but never as the run's own files are."""
+        path = folder / f"{self.profile.model.name.lower()}.json"
+        return path.with_stem(f"{path.stem}-profile") if path.name in (RECORD, STARTED) else path
 
 
 def open_profile(reference: str) -> TrainedProfile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,15 @@ import typer
 
 if TYPE_CHECKING:
     from edgeskip.training.loop import Advance, Progress, Report
+
+# When an option that was given does something.
+_NEEDED = {
+    "--exits": "healing trains the blocks that the plan keeps",
+    "--lora": "an exit's adapter is a block or a map",
+    "--lora-early": "it is for --method layerskip with --lora",
+    "--draft-vocab": "it is for --method exit-adapter",
+    "--prompts": "it is for --data self",
+}
 
 
 def train(
@@ -93,9 +103,20 @@ def train(
 
     if method not in METHODS:
         raise EdgeSkipError(f"--method {method} is unknown: choose {', '.join(METHODS)}")
-    layers = tuple(_layers(exits)) if exits else ()
+    needless = {
+        "--exits": exits is not None and method == "heal",
+        "--lora": lora is not None and method == "exit-adapter",
+        "--lora-early": lora_early is not None and (lora is None or method != "layerskip"),
+        "--draft-vocab": draft_vocab is not None and method != "exit-adapter",
+        "--prompts": bool(prompts) and "self" not in (data or ()),
+    }
+    for option, is_needless in needless.items():
+        if is_needless:
+            raise EdgeSkipError(f"{option} has no effect here (--method {method}): {_NEEDED[option]}")
+    layers = tuple(_layers(exits)) if exits is not None else ()
     low_rank = Lora(lora, lora_scaling, lora_early, max(layers, default=0)) if lora is not None else None
-    rate = learning_rate or (2e-4 if method == "layerskip" and lora is None else 1e-3)
+    usual = 2e-4 if method == "layerskip" and lora is None else 1e-3
+    rate = usual if learning_rate is None else learning_rate
     policy = Optimisation(rate, batch_size, epochs, steps, warmup, decay, seed=seed, save_every=save_every)  # type: ignore[arg-type]
     generation = Generation(tuple(prompts or ()), new_tokens, temperature=temperature)
     texts = Data(tuple(data or ()), context, tuple(validation or ()), held_out, generation, seed)
@@ -194,6 +215,7 @@ def _progress_bars() -> Iterator[tuple[Progress, Advance]]:
             draw("steps", line, report.step, report.steps)
             last = report.step == report.steps
             if first and not console.is_terminal and (report.step % 20 == 0 or last):
-                console.print(f"step {report.step}/{report.steps}  {line}", highlight=False, soft_wrap=True)
+                left = f"{timedelta(seconds=round(report.seconds_left))} left  {line}"
+                console.print(f"step {report.step}/{report.steps}  {left}", highlight=False, soft_wrap=True)
 
         yield progress, advance
