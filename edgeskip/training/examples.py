@@ -198,7 +198,7 @@ def _records(path: Path, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in reader:
             yield f"{path}, line {reader.line_num}", dict(row)
     except csv.Error as error:
-        raise EdgeSkipError(f"{path}, line {reader.line_num}: {error}") from None
+        raise EdgeSkipError(f"{path}, after line {reader.line_num}: {error}") from None
 
 
 def _ids(record: dict[str, Any], field: str, encoder: Encoder, where: str) -> tuple[int, ...]:
