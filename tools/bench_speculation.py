@@ -2,12 +2,14 @@
 
     python tools/bench_speculation.py ARTIFACT … --json speculation.json
     python tools/bench_speculation.py ARTIFACT --drafter default,ngram --num-speculations 2,4,auto
+    python tools/bench_speculation.py ARTIFACT --data spec_bench.jsonl --prompts 4
 
-Prompts are those of tools/speculation_equality.py. Each artifact is loaded once; prompt by prompt every setting has its
-turn, in an order that is rotated, and ratios to plain decoding are paired by round. What the loop itself costs: right
-after a generation with a fixed number of drafted tokens its rounds are gone through again by calls of the engine alone
-(so many `draft`, one `verify`, `truncate`, behind the same number of tokens); the generation's time over theirs is what
-choosing, accepting and writing text add. Wants a quiet machine.
+Prompts are those of tools/speculation_equality.py, or of `--data`, then with figures by category. Each artifact is
+loaded once; prompt by prompt every setting has its turn, in an order that is rotated, and ratios to plain decoding are
+paired by round. What a round takes, part by part, is noted at the engine while it generates. What the loop itself
+costs: right after a generation with a fixed number of drafted tokens its rounds are gone through again by calls of the
+engine alone (so many `draft`, one `verify`, `truncate`, behind the same number of tokens); the generation's time over
+theirs is what choosing, accepting and writing text add. Wants a quiet machine.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,9 +28,11 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from peers.bare_rounds import bare_seconds, rounds_of
-from peers.figures import Spread, Target
+from peers.engine_calls import noted
 from peers.machine import cpu_time, describe
-from peers.report import cell, doubts, targets_table
+from peers.prompt_files import prompts_from
+from peers.report import doubts, targets_table
+from peers.speculation_figures import Result, Run, Setting, as_markdown, by_category, rows_of, targets_of
 from speculation_equality import Prompt, prompts_of
 
 from edgeskip.errors import EdgeSkipError
@@ -39,59 +43,9 @@ from edgeskip.runtime.speculation.policy import Speculation
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Session
 
-LOOP_BOUND = 1.05  # most that a round in the loop may take, of its drafts and its verification by themselves
-AUTO_BOUND = 0.97  # least that auto may reach, of plain decoding
 PAUSE_S = 0.05
 WARM_UP = 8  # tokens
 Tokens = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to decode; `policy` None is plain decoding."""
-
-    name: str
-    policy: Speculation | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """One generation. `steps` tokens in `decode_s` seconds; `loop_s` of these in rounds, which `bare_s` repeat."""
-
-    setting: str
-    round: int
-    prompt: str
-    tokens: int
-    steps: int
-    decode_s: float
-    speculation: dict[str, Any] | None = None
-    loop_s: float | None = None
-    bare_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A setting's figures over all prompts, by round; `ratio` is to plain decoding."""
-
-    setting: str
-    tokens_per_s: Spread
-    ratio: Spread
-    acceptance: float | None = None  # of the tokens drafted; None where none were
-    accepted_length: float | None = None  # tokens a round, besides the one that every round gives
-    shares: tuple[float, float, float, float] | None = None  # of decode time: draft, verify, plain steps, the rest
-    loop: Spread | None = None  # loop_s / bare_s
-
-
-@dataclass(frozen=True)
-class Result:
-    """One artifact's part."""
-
-    artifact: str
-    label: str
-    seconds: float
-    others_cores: float | None
-    rows: list[Row]
-    runs: list[Run]
 
 
 def bench_speculation(
@@ -100,7 +54,20 @@ def bench_speculation(
     drafter: Annotated[
         str, typer.Option(help="default, model, ngram, mixed; comma-separated. default: as `edgeskip run` chooses.")
     ] = "default",
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts, half of them code to continue.")] = 8,
+    exit_layer: Annotated[
+        str | None, typer.Option(help="Exits that draft, comma-separated (default: as `edgeskip run` chooses).")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Prompts from FILE or FILE#FIELD (.jsonl, .tsv, .csv) by the chat template; repeatable."),
+    ] = None,
+    category: Annotated[
+        str, typer.Option(help="Field of --data that tells prompts apart, else the file.")
+    ] = "category",
+    raw: Annotated[bool, typer.Option("--raw", help="Prompts of --data without the chat template.")] = False,
+    prompts: Annotated[
+        int, typer.Option(min=1, help="Prompts, half of them code to continue; with --data, of each category.")
+    ] = 8,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate, fewer where the text ends.")] = 96,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are over them.")] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: the physical cores).")] = None,
@@ -109,8 +76,9 @@ def bench_speculation(
     """Measure speculation by every setting against plain decoding of the same artifact; tables to stdout."""
     from edgeskip.runtime.session import load
 
-    settings = settings_of(drafter.split(","), num_speculations.split(","))
-    chosen = read_prompts(prompts)
+    exits = exit_layer.split(",") if exit_layer else None
+    settings = settings_of(drafter.split(","), num_speculations.split(","), exits)
+    chosen = prompts_from(data, prompts, category=category, chat=not raw) if data else read_prompts(prompts)
     setting: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "prompts": [prompt.name for prompt in chosen],
@@ -126,7 +94,8 @@ def bench_speculation(
             runs = measure(session, path.name, settings, chosen, tokens, rounds)
             after, seconds = cpu_time(os.getpid()), time.perf_counter() - begin
             others = after.others_since(before, seconds) if before and after else None
-            results.append(Result(path.name, session.label, seconds, others, rows_of(settings, runs), runs))
+            rows, categories = rows_of(settings, runs), by_category(settings, runs)
+            results.append(Result(path.name, session.label, seconds, others, rows, categories, runs))
     targets = [target for result in results for target in targets_of(result)]
     if json_file:
         everything = {"setting": setting, "artifacts": [asdict(result) for result in results]}
@@ -145,17 +114,24 @@ def read_prompts(count: int) -> list[Prompt]:
         raise EdgeSkipError(f"{error.filename} cannot be read: set EDGESKIP_DATA to the folder with prompts") from None
 
 
-def settings_of(drafters: Sequence[str], counts: Sequence[str]) -> list[Setting]:
-    """Plain decoding first, then every drafter with every count. EdgeSkipError for what is neither."""
+def settings_of(drafters: Sequence[str], counts: Sequence[str], exits: Sequence[str] | None = None) -> list[Setting]:
+    """Plain decoding first, then every drafter with every exit and count. EdgeSkipError for what is none of these."""
+    for what, values in (("--num-speculations", [one for one in counts if one != "auto"]), ("--exit-layer", exits)):
+        for value in values or ():
+            if not value.isdecimal():
+                more = " or auto" if what == "--num-speculations" else ""
+                raise EdgeSkipError(f"{what} {value}: give numbers{more}")
     found = [Setting("plain", None)]
     for drafter in drafters:
-        for count in counts:
-            if count != "auto" and not count.isdecimal():
-                raise EdgeSkipError(f"--num-speculations {count}: give numbers or auto")
-            number: Any = "auto" if count == "auto" else int(count)
-            who: Any = None if drafter == "default" else drafter
-            name = "auto" if count == "auto" else f"γ {count}"
-            found.append(Setting(name if who is None else f"{drafter} {name}", Speculation(who, number)))
+        who: Any = None if drafter == "default" else drafter
+        layers = [None] if drafter == "ngram" or exits is None else [int(layer) for layer in exits]
+        for layer in layers:
+            for count in counts:
+                number: Any = "auto" if count == "auto" else int(count)
+                parts = [drafter] if who else []
+                parts += [] if layer is None else [f"exit {layer}"]
+                parts += ["auto" if count == "auto" else f"γ {count}"]
+                found.append(Setting(" ".join(parts), Speculation(who, number, exit_layer=layer)))
     return found
 
 
@@ -178,18 +154,25 @@ def measure(
         tell(f"{artifact}, round {number} of {rounds}")
         for at, prompt in enumerate(prompts):
             shift = (number * len(prompts) + at) % len(settings)
+            made: dict[str, tuple[Run, tuple[int, ...]]] = {}
             for setting in [*settings[shift:], *settings[:shift]]:
                 time.sleep(PAUSE_S)
-                runs.append(run_once(session, setting, number, prompt, ids[at], tokens))
+                made[setting.name] = run_once(session, setting, number, prompt, ids[at], tokens)
+            plain = made[settings[0].name][1]
+            runs += [replace(run, same=text == plain) if run.speculation else run for run, text in made.values()]
     return runs
 
 
-def run_once(session: Session, setting: Setting, number: int, prompt: Prompt, ids: Tokens, tokens: int) -> Run:
+def run_once(
+    session: Session, setting: Setting, number: int, prompt: Prompt, ids: Tokens, tokens: int
+) -> tuple[Run, tuple[int, ...]]:
+    """One generation: its figures and its tokens."""
     policy = setting.policy
-    if policy is None:
-        generation = session.generate(ids, max_tokens=tokens, strategy="plain")
-    else:
-        generation = session.generate(ids, max_tokens=tokens, strategy="speculative", speculation=policy)
+    with noted(session.engine, len(ids)) as notes:
+        if policy is None:
+            generation = session.generate(ids, max_tokens=tokens, strategy="plain")
+        else:
+            generation = session.generate(ids, max_tokens=tokens, strategy="speculative", speculation=policy)
     stats = generation.stats
     steps = round(stats.decode_s * stats.decode_tokens_per_s)
     found = stats.speculation
@@ -199,91 +182,15 @@ def run_once(session: Session, setting: Setting, number: int, prompt: Prompt, id
     if policy and fixed and found and found.rounds and isinstance(engine, DraftingEngine):
         rounds = rounds_of(generation, policy.limit, tokens)
         if (len(rounds), sum(drafted for drafted, _ in rounds)) == (found.rounds, found.drafted):
+            layers = [draft.exit_layer for draft in session.drafts]
+            which = 0 if policy.exit_layer is None else layers.index(policy.exit_layer)
             loop_s = stats.decode_s - found.plain_s
-            bare_s = bare_seconds(engine, ids, rounds, len(ids) + tokens)
-    return Run(
+            bare_s = bare_seconds(engine, ids, rounds, len(ids) + tokens, which)
+    run = Run(
         setting.name, number, prompt.name, len(generation.tokens), steps, stats.decode_s,
-        asdict(found) if found else None, loop_s, bare_s,
+        asdict(found) if found else None, loop_s, bare_s, prompt.category, notes.calls,
     )  # fmt: skip
-
-
-def rows_of(settings: Sequence[Setting], runs: Sequence[Run]) -> list[Row]:
-    """A row per setting, in their order."""
-    numbers = sorted({run.round for run in runs})
-
-    def speeds(name: str) -> list[float]:
-        some = [[run for run in runs if (run.setting, run.round) == (name, number)] for number in numbers]
-        return [sum(run.steps for run in one) / sum(run.decode_s for run in one) for one in some]
-
-    plain = speeds(settings[0].name)
-    rows = []
-    for setting in settings:
-        own = [run for run in runs if run.setting == setting.name]
-        speed = speeds(setting.name)
-        ratio = Spread.of(a / b for a, b in zip(speed, plain, strict=True))
-        rows.append(Row(setting.name, Spread.of(speed), ratio, **counts_of(own), loop=loop_of(own, numbers)))
-    return rows
-
-
-def counts_of(runs: Sequence[Run]) -> dict[str, Any]:
-    """Acceptance and shares of time over all runs of one setting."""
-    found = [run.speculation for run in runs if run.speculation is not None]
-    if not found:
-        return {}
-    total = {key: sum(one[key] for one in found) for key in ("rounds", "drafted", "accepted")}
-    decode_s = sum(run.decode_s for run in runs)
-    parts = ("draft_s", "verify_s", "plain_s", "overhead_s")
-    return {
-        "acceptance": total["accepted"] / total["drafted"] if total["drafted"] else None,
-        "accepted_length": total["accepted"] / total["rounds"] if total["rounds"] else None,
-        "shares": tuple(sum(one[part] for one in found) / decode_s for part in parts),
-    }
-
-
-def loop_of(runs: Sequence[Run], numbers: Sequence[int]) -> Spread | None:
-    timed = [run for run in runs if run.loop_s is not None and run.bare_s is not None]
-    by_round = [[run for run in timed if run.round == number] for number in numbers]
-    if not all(by_round):
-        return None
-    return Spread.of(sum(r.loop_s or 0.0 for r in some) / sum(r.bare_s or 0.0 for r in some) for some in by_round)
-
-
-def targets_of(result: Result) -> list[Target]:
-    targets = []
-    for row in result.rows:
-        if row.loop:
-            what = f"{result.artifact}, {row.setting}: a round in the loop over its drafts and verification alone"
-            targets.append(Target(what, LOOP_BOUND, row.loop, at_least=False))
-        if row.setting.endswith("auto"):
-            targets.append(
-                Target(f"{result.artifact}, {row.setting}: speed over plain decoding", AUTO_BOUND, row.ratio)
-            )
-    return targets
-
-
-def as_markdown(results: Sequence[Result], setting: dict[str, Any]) -> list[str]:
-    """A table per artifact."""
-    machine = setting["machine"]
-    lines = [
-        f"{len(setting['prompts'])} prompts, up to {setting['tokens']} tokens, {setting['threads']} threads, medians "
-        f"of {setting['rounds']} interleaved rounds [least – greatest]; {machine['processor']}, "
-        f"{machine['usable_cores']} cores",
-    ]
-    for result in results:
-        lines += [
-            "",
-            f"| {result.artifact} ({result.label}) | tok/s | ÷ plain | accepted | a round | draft | verify "
-            "| plain steps | rest | loop ÷ bare |",
-            "|---" * 10 + "|",
-        ]
-        for row in result.rows:
-            cells = [row.setting, cell(row.tokens_per_s, 1), cell(row.ratio, 3)]
-            cells.append("" if row.acceptance is None else f"{row.acceptance:.1%}")
-            cells.append("" if row.accepted_length is None else f"{row.accepted_length:.2f}")
-            cells += [f"{share:.1%}" for share in row.shares] if row.shares else [""] * 4
-            cells.append(cell(row.loop, 3) if row.loop else "")
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return run, generation.tokens
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Prompt:
     name: str
     text: str
     chat: bool
+    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,13 @@ def prompts_of(folder: Path, count: int) -> list[Prompt]:
     code = [json.loads(line) for line in (folder / "humaneval.jsonl").read_text("utf-8").splitlines()]
     half = count // 2
     return [
-        *(Prompt(f"spec_bench/{r['question_id']}", r["turns"][0], True) for r in _spread(spec, count - half)),
-        *(Prompt(r["task_id"], r["prompt"], False) for r in _spread(code, half)),
+        *(Prompt(f"spec_bench/{r['question_id']}", r["turns"][0], True) for r in spread(spec, count - half)),
+        *(Prompt(r["task_id"], r["prompt"], False) for r in spread(code, half)),
     ]
 
 
-def _spread(records: list[Any], count: int) -> list[Any]:
+def spread(records: list[Any], count: int) -> list[Any]:
+    """`count` of them at even distances, the first included; all where there are fewer."""
     return [records[i * len(records) // count] for i in range(min(count, len(records)))]
 
 

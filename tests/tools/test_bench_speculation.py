@@ -10,9 +10,13 @@ from typing import Any
 import bench_speculation
 import numpy as np
 import peers.bare_rounds
+import peers.engine_calls
 import pytest
-from bench_speculation import Run, Setting, read_prompts, rows_of, settings_of, targets_of
+from bench_speculation import read_prompts, settings_of
 from peers.bare_rounds import bare_seconds, rounds_of
+from peers.engine_calls import Call, noted
+from peers.prompt_files import prompts_from
+from peers.speculation_figures import Run, Setting, by_category, round_of, rows_of, targets_of
 
 import edgeskip
 from edgeskip.errors import EdgeSkipError
@@ -75,7 +79,7 @@ class NotingEngine:
         self._take("step", 100, len(tokens))
         return np.zeros((1, 4), np.float32)
 
-    def draft(self, tokens: Any) -> None:
+    def draft(self, tokens: Any, which: int = 0) -> None:
         self._take("draft", 1, len(tokens))
         self.drafted += 1
 
@@ -105,7 +109,7 @@ def run(setting: str, number: int, steps: int, decode_s: float, **more: Any) -> 
 def test_figures_by_hand() -> None:
     settings = [Setting("plain", None), Setting("γ 2", Speculation("model", 2)), Setting("auto", Speculation())]
     counts = {"rounds": 4, "drafted": 8, "accepted": 2, "draft_s": 0.1, "verify_s": 0.2, "plain_s": 0.0}
-    counts["overhead_s"] = 0.1
+    counts |= {"overhead_s": 0.1, "plain_steps": 0}
     runs = []
     for number, plain_s in ((1, 0.4), (2, 0.8)):
         runs += [run("plain", number, 5, plain_s), run("plain", number, 15, plain_s)]
@@ -132,10 +136,86 @@ def test_settings() -> None:
         ("ngram γ 4", Speculation("ngram", 4)),
         ("ngram auto", Speculation("ngram")),
     ]
+    found = settings_of(["model", "ngram"], ["2"], ["1", "4"])
+    assert [one.name for one in found] == ["plain", "model exit 1 γ 2", "model exit 4 γ 2", "ngram γ 2"]
+    assert [one.policy.exit_layer for one in found[1:] if one.policy] == [1, 4, None]
+    with pytest.raises(EdgeSkipError, match="--exit-layer deep: give numbers"):
+        settings_of(["model"], ["2"], ["deep"])
     with pytest.raises(EdgeSkipError, match="give numbers or auto"):
         settings_of(["default"], ["many"])
     with pytest.raises(EdgeSkipError, match="drafter oracle is unknown"):
         settings_of(["oracle"], ["2"])
+
+
+def test_a_mean_round_by_hand() -> None:
+    counts = {"rounds": 4, "plain_steps": 2, "drafted": 8, "draft_s": 0.1}
+    calls = [
+        Call("draft", 1, 8, 0.08),
+        Call("step", 1, 2, 0.04),
+        Call("verify", 3, 3, 0.09),
+        Call("verify", 2, 1, 0.02),
+    ]
+    found = round_of([run("γ 2", 1, 10, 0.262, speculation=counts, calls=calls), run("plain", 1, 10, 9.0)])
+    assert found is not None
+    assert found.draft_steps == 2
+    assert (found.draft_step_ms, found.plain_step_ms) == pytest.approx((10.0, 20.0))
+    assert found.drafter_ms == pytest.approx(5.0)  # of 100 ms the engine's steps take 80, in 4 rounds
+    assert found.verify_ms == pytest.approx(27.5)
+    assert found.verify_by_rows == {2: (1, pytest.approx(20.0)), 3: (3, pytest.approx(30.0))}
+    assert found.loop_ms == pytest.approx(2.0)  # 262 - 100 - 110 - 40 over 6 turns
+    assert round_of([run("plain", 1, 10, 1.0)]) is None
+
+
+def test_an_engine_without_a_draft_verifies_by_steps() -> None:
+    counts = {"rounds": 2, "plain_steps": 1, "drafted": 4, "draft_s": 0.01}
+    calls = [Call("step", 1, 1, 0.02), Call("step", 3, 2, 0.08)]
+    found = round_of([run("ngram γ 2", 1, 10, 0.2, speculation=counts, calls=calls)])
+    assert found is not None
+    assert (found.draft_steps, found.draft_step_ms, found.verify_ms) == (0, None, pytest.approx(40.0))
+
+
+def test_categories_by_hand() -> None:
+    settings = [Setting("plain", None), Setting("γ 2", Speculation("model", 2))]
+    runs = [run("plain", 1, 10, 1.0, category="a"), run("γ 2", 1, 10, 0.5, category="a")]
+    runs += [run("plain", 1, 10, 1.0, category="b"), run("γ 2", 1, 10, 2.0, category="b")]
+    runs += [run("plain", 1, 0, 1.0, category="empty"), run("γ 2", 1, 0, 1.0, category="empty")]
+    found = by_category(settings, runs)
+    assert {name: rows[1].ratio.median for name, rows in found.items()} == {"a": 2.0, "b": 0.5}
+
+
+def test_calls_behind_the_prompt_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine: Any = NotingEngine()
+    monkeypatch.setattr(peers.engine_calls, "time", engine)
+    with noted(engine, 5) as notes:
+        engine.step(np.arange(3))
+        engine.step(np.arange(2))  # the prompt's end
+        engine.draft(np.arange(1))
+        engine.draft(np.arange(1))
+        engine.verify(np.arange(1))
+        engine.step(np.arange(1))
+    engine.step(np.arange(1))
+    assert notes.calls == [Call("draft", 1, 2, 2.0), Call("step", 1, 1, 100.0), Call("verify", 3, 1, 10.0)]
+
+
+def test_prompts_of_files(tmp_path: Path) -> None:
+    spec = [{"question_id": i, "category": c, "turns": [f"{c} {i}", "more"]} for i, c in enumerate(["math", "qa"] * 3)]
+    (tmp_path / "spec.jsonl").write_text("".join(json.dumps(record) + "\n" for record in spec))
+    (tmp_path / "top.tsv").write_text('domain\tutterance\nalarm\twake "me\nmusic\tplay\n')
+    found = prompts_from([str(tmp_path / "spec.jsonl"), str(tmp_path / "top.tsv")], 2)
+    assert [(one.name, one.text, one.category) for one in found] == [
+        ("spec/0", "math 0", "mt_bench"),
+        ("spec/2", "math 2", "mt_bench"),
+        ("spec/1", "qa 1", "qa"),
+        ("spec/3", "qa 3", "qa"),
+        ("top/0", 'wake "me', "top"),
+        ("top/1", "play", "top"),
+    ]
+    by_domain = prompts_from([f"{tmp_path / 'top.tsv'}#utterance"], 2, category="domain", chat=False)
+    assert [(one.category, one.chat) for one in by_domain] == [("alarm", False), ("music", False)]
+    with pytest.raises(EdgeSkipError, match=r"top\.tsv, line 2 has no text in the field 'answer'"):
+        prompts_from([f"{tmp_path / 'top.tsv'}#answer"], 2)
+    with pytest.raises(EdgeSkipError, match="files of records"):
+        prompts_from([str(tmp_path / "book.txt")], 2)
 
 
 def test_without_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +236,30 @@ def test_from_end_to_end(
     (artifact,) = result["artifacts"]
     assert [row["setting"] for row in artifact["rows"]] == ["plain", "γ 2", "auto", "ngram γ 2", "ngram auto"]
     assert len(artifact["runs"]) == 5 * 2 * 2
+    rounds = {row["setting"]: row["a_round"] for row in artifact["rows"]}
+    assert rounds["plain"] is None
+    assert rounds["γ 2"]["draft_step_ms"] > 0
+    assert max(map(int, rounds["γ 2"]["verify_by_rows"])) <= 3
+    assert all(one["same"] in (True, None) for one in artifact["runs"])  # the tiny model's margins are wide
     by_model = [one for one in artifact["runs"] if one["setting"] == "γ 2"]
     assert all(one["loop_s"] and one["bare_s"] for one in by_model if one["speculation"]["rounds"])
     assert result["setting"]["prompts"] == ["spec_bench/0", "HumanEval/0"]
     assert len(result["targets"]) == 3
     assert "| γ 2 |" in capsys.readouterr().out
+
+
+def test_by_category_from_end_to_end(tiny_early_exit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "spec.jsonl"
+    records = [{"category": name, "turns": [f"Measure a {name}."]} for name in ("fox", "dog")]
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    target = tmp_path / "out.json"
+    bench_speculation.bench_speculation(
+        [tiny_early_exit], num_speculations="2", drafter="model", exit_layer="1", data=[str(data)], category="category",
+        raw=True, prompts=1, tokens=8, rounds=1, threads=1, json_file=target,
+    )  # fmt: skip
+    (artifact,) = json.loads(target.read_text())["artifacts"]
+    assert list(artifact["categories"]) == ["fox", "dog"]
+    assert [row["setting"] for row in artifact["categories"]["dog"]] == ["plain", "model exit 1 γ 2"]
+    out = capsys.readouterr().out
+    assert "| mean of these |" in out
+    assert "| ÷ plain (accepted) | model exit 1 γ 2 |" in out

@@ -31,11 +31,11 @@ def rounds_of(generation: Generation, gamma: int, max_tokens: int) -> list[tuple
 
 
 def bare_seconds(
-    engine: DraftingEngine, prompt: NDArray[np.int64], rounds: Sequence[tuple[int, int]], capacity: int
+    engine: DraftingEngine, prompt: NDArray[np.int64], rounds: Sequence[tuple[int, int]], capacity: int, which: int = 0
 ) -> float:
     """Seconds of the engine's part of `rounds` (drafted, accepted) behind `prompt` int64 [n], and of nothing else.
 
-    Which tokens are fed is all the same to every kernel; that there are as many before them is not.
+    `which` exit drafts. Which tokens are fed is all the same to every kernel; how many are before them is not.
     """
     from edgeskip.runtime.loops import prefill
 
@@ -47,7 +47,7 @@ def bare_seconds(
     for drafted, accepted in rounds:
         held = engine.length
         for _ in range(drafted):
-            engine.draft(token)
+            engine.draft(token, which=which)
         engine.verify(token)
         engine.truncate(held + 1 + accepted)
     return time.perf_counter() - begin
