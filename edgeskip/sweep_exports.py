@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +64,9 @@ class Exports:
         from edgeskip.exporters.export_gguf import export_gguf
         from edgeskip.exporters.targets import DraftRequest, settled
 
-        request = settled(DraftRequest("early-exit", (exit_layer,), vocabulary), self._profile)
+        asked = DraftRequest("early-exit", (exit_layer,), vocabulary)
+        # All tokens are meant where no number is given, also for an exit that was trained for some.
+        request = replace(settled(asked, self._profile), vocabulary=vocabulary)
         policy = ExportPolicy(check=False)
         if self._onnx is not None:
             target = folder / "artifact"
