@@ -75,7 +75,7 @@ def test_a_step_is_what_it_is_by_hand(model: Any, step: int) -> None:
     for name, loss in found.parts.items():
         torch.testing.assert_close(loss, parts[names[name]].detach())
         assert not loss.requires_grad
-    parameters = [p for p in model.parameters()]
+    parameters = list(model.parameters())
     ours, wanted = torch.autograd.grad(found.total, parameters), torch.autograd.grad(total, parameters)
     for name_and_parameter, a, b in zip(model.named_parameters(), ours, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3, msg=lambda m, n=name_and_parameter[0]: f"{n}: {m}")
