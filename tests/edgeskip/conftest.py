@@ -72,6 +72,14 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate keeps its settings for the life of a process; each test that trains chooses anew."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def _phase(similarity: float, tokens: int) -> PhaseStatistics:
     return PhaseStatistics(
         tokens=tokens,

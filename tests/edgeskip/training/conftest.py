@@ -1,23 +1,13 @@
-"""Fixtures of training's tests: an accelerator that a test may choose, and data files."""
+"""Fixtures of training's tests: data files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 TEXT = "The quick brown fox reads tokens, skips what it does not need, and says so. "
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate keeps its settings for the life of a process; each test chooses anew."""
-    from accelerate.state import AcceleratorState
-
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
