@@ -43,12 +43,15 @@ def accelerator_for(dtype: str) -> Accelerator:
     """
     try:
         from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
     except ImportError:
         raise MissingExtraError("accelerate", "train") from None
     if dtype not in ("auto", "float32", "bfloat16"):
         raise EdgeSkipError(f"--dtype {dtype} is unknown: choose auto, float32 or bfloat16")
     narrow = dtype == "bfloat16" or (dtype == "auto" and has_bfloat16())
-    return Accelerator(mixed_precision="bf16" if narrow else "no")
+    # No buffer of ours ever changes, and a head is too large to send at every step.
+    still = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision="bf16" if narrow else "no", kwargs_handlers=[still])
 
 
 def has_bfloat16() -> bool:
