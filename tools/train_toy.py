@@ -1,6 +1,6 @@
 """The LayerSkip recipe on a toy: one small model trained from scratch with the recipe and without it, compared.
 
-    python tools/train_toy.py                     6 blocks, about a minute for each on 2 cores
+    python tools/train_toy.py                     6 blocks, 400 steps of each
     python tools/train_toy.py --steps 40          a glimpse
 
 Both start from the same random weights and see the same bytes of TEXT in the same order, through edgeskip.training's
