@@ -15,9 +15,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 COMMANDS = sorted(
     {
-        line.partition("#")[0].strip()
+        shlex.join(shlex.split(line, comments=True))
         for language, block in BLOCKS
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
         if language == "sh" and line.startswith("edgeskip ")
     }
 )

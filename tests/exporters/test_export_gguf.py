@@ -324,8 +324,8 @@ def test_a_draft_with_a_wrong_head_leaves_nothing(
     """The first half's norm and head: both halves together never use them."""
     real = outputs_module.first_part
 
-    def wrong(decoder: Decoder, exit_layer: int) -> Decoder:
-        part = real(decoder, exit_layer)
+    def wrong(decoder: Decoder, exit_layer: int, *more: Any) -> Decoder:
+        part = real(decoder, exit_layer, *more)
         return replace(part, norm=decoder.sublayers[0].norm)
 
     monkeypatch.setattr(outputs_module, "first_part", wrong)
