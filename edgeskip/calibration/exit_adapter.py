@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeskip.calibration.blocks import blocks_of, first_tensor
+from edgeskip.errors import EdgeSkipError
 from edgeskip.exit_adapter import AdapterKind, ExitAdapter
 
 if TYPE_CHECKING:
@@ -57,10 +58,15 @@ class ExitAdapterModule(nn.Module):
             self.block.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in adapter.block.items()})
 
     def adapter(self) -> ExitAdapter:
-        """The weights rounded to float16, as they are shipped."""
+        """The weights rounded to float16, as they are shipped. EdgeSkipError where one does not fit."""
 
         def rounded(tensor: Tensor) -> Any:
-            return tensor.detach().cpu().to(torch.float16).float().numpy()
+            narrow = tensor.detach().cpu().to(torch.float16)
+            if not narrow.isfinite().all():
+                raise EdgeSkipError(
+                    "training failed: an exit adapter's weights overflow float16: lower --learning-rate"
+                )
+            return narrow.float().numpy()
 
         block = self.block.state_dict() if self.block is not None else {}
         return ExitAdapter(rounded(self.map), {name: rounded(tensor) for name, tensor in block.items()})

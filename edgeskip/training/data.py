@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgeskip.errors import EdgeSkipError
 from edgeskip.profile import CorpusFile
 from edgeskip.training.batches import split_off
-from edgeskip.training.examples import Encoder, Example, read_examples
+from edgeskip.training.examples import Encoder, Example, read_examples, split_reference
 from edgeskip.training.loop import Advance
 from edgeskip.training.run_folder import open_folder
 
@@ -100,7 +100,8 @@ class Data:
         if not held and SELF not in self.sources:
             _refuse_one(learned)
         if accelerator.is_main_process:
-            read = [Path(name) for name in (source.reference, *inputs)]
+            texts = (*files, *self.validation, *self.generation.prompts)
+            read = [Path(source.reference), source.path, *map(Path, inputs), *(split_reference(t)[0] for t in texts)]
             open_folder(folder, settings, overwrite=overwrite, inputs=[path for path in read if path.exists()])
         accelerator.wait_for_everyone()
         if SELF in self.sources:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def accelerator_for(dtype: str) -> Accelerator:
     """
     try:
         from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
     except ImportError:
         raise MissingExtraError("accelerate", "train") from None
     if dtype not in ("auto", "float32", "bfloat16"):
@@ -51,7 +52,9 @@ def accelerator_for(dtype: str) -> Accelerator:
     narrow = dtype == "bfloat16" or (dtype == "auto" and has_bfloat16())
     # No buffer of ours ever changes, and a head is too large to send at every step.
     still = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(mixed_precision="bf16" if narrow else "no", kwargs_handlers=[still])
+    # The others wait while one process writes the data or fills the cache.
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    return Accelerator(mixed_precision="bf16" if narrow else "no", kwargs_handlers=[still, patient])
 
 
 def has_bfloat16() -> bool:

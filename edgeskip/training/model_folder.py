@@ -18,7 +18,8 @@ def save_model(source: ModelSource, model: PreTrainedModel, folder: Path) -> Non
 
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = dict(source.config) | {"torch_dtype": "float32"}
+    # transformers goes by `dtype` where a config has both.
+    config = {key: value for key, value in source.config.items() if key != "dtype"} | {"torch_dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     generation = json.dumps(dict(source.generation_config), indent=2)
     (folder / "generation_config.json").write_text(generation + "\n", encoding="utf-8")

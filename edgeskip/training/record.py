@@ -62,8 +62,11 @@ def read_losses(path: Path) -> list[tuple[int, float, str, float]]:
     rows = []
     with path.open(encoding="utf-8", newline="") as file:
         for line in csv.reader(file):
-            whole = len(line) == len(_COLUMNS) and line[0].isdecimal()
-            rows += [(int(line[0]), float(line[1]), line[2], float(line[3]))] if whole else []
+            try:
+                step, rate, part, loss = line
+                rows.append((int(step), float(rate), part, float(loss)))
+            except ValueError:  # the heading, or the end of a line is missing
+                continue
     return rows
 
 

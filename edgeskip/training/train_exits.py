@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeskip.exit_adapter import AdapterKind
+from edgeskip.exit_adapter import Float32
 from edgeskip.profile import ExitStatistics
 from edgeskip.training.data import Data
 from edgeskip.training.facts import card_of, settings_of
@@ -55,6 +55,7 @@ def train_exits(
 
     from edgeskip.calibration.exit_adapter import ExitAdapterModule
     from edgeskip.draft_vocabulary import draft_vocabulary
+    from edgeskip.exporters.draft_head import end_tokens
     from edgeskip.exporters.families.torch_model import load_torch_model
     from edgeskip.training.batches import Batches
     from edgeskip.training.exit_cache import ExitCache
@@ -63,6 +64,8 @@ def train_exits(
     source, vectors = given.source, given.vectors
     config = source.decoder.config
     check_exits(exits.layers, config.num_blocks)
+    if exits.vocabulary is not None:  # before hours of work, not after
+        draft_vocabulary(np.zeros(config.vocab_size, np.int64), exits.vocabulary, end_tokens(source))
     accelerator = accelerator_for(dtype)
     settings = settings_of(source, data, policy, accelerator, method="exit-adapter", exits=exits)
     examples = data.examples(
@@ -102,13 +105,26 @@ def train_exits(
     for module in modules.values():
         module.load(module.adapter())  # rounded as it is stored
     objective.eval()
-    measured = [cache.collate(held_out[at : at + BATCH]) for at in range(0, len(held_out), BATCH)]
-    with accelerator.autocast():
-        agreed = agreement(objective, measured, accelerator.device)
-        plain = agreement(plain_exits(model, exits.layers, tokens), measured, accelerator.device)
+    maps = {layer: found for layer, found in vectors.exit_maps.items() if layer in exits.layers}
+
+    def share(compared: ExitAdapters) -> dict[int, float]:
+        batches = (cache.collate(held_out[at : at + BATCH]) for at in range(0, len(held_out), BATCH))
+        with accelerator.autocast():
+            return agreement(compared.to(accelerator.device), batches, accelerator.device)
+
+    agreed, plain = share(objective), share(untrained_exits(model, exits.layers, tokens))
+    ridge = share(untrained_exits(model, tuple(maps), tokens, maps)) if maps else {}
     rows = sum(item.rows.stop - item.rows.start for item in held_out)
     statistics = [
-        _with_adapter(given, layer, exits, rows=rows, agreement=agreed[layer], plain=plain[layer])
+        ExitStatistics(
+            layer=layer,
+            tokens=rows,
+            plain_agreement=plain[layer],
+            ridge_agreement=ridge.get(layer),
+            adapter=exits.kind,
+            adapter_agreement=agreed[layer],
+            adapter_vocab=exits.vocabulary,
+        )
         for layer in exits.layers
     ]
     path = given.write(folder, statistics, {n: m.adapter() for n, m in modules.items()}, counts)
@@ -134,15 +150,20 @@ def _start(module: ExitAdapterModule, exit_map: Any) -> None:
             module.map.copy_(torch.from_numpy(np.array(exit_map, np.float32)))
 
 
-def plain_exits(model: PreTrainedModel, layers: Sequence[int], tokens: Tensor | None) -> ExitAdapters:
-    """The exits through the model's own norm and head, to compare with."""
+def untrained_exits(
+    model: PreTrainedModel, layers: Sequence[int], tokens: Tensor | None, maps: Mapping[int, Float32] | None = None
+) -> ExitAdapters:
+    """The exits through the model's own norm, or their calibrated `maps`, and its head: to compare with."""
     from edgeskip.calibration.exit_adapter import ExitAdapterModule
     from edgeskip.training.exit_objective import ExitAdapters
 
-    return ExitAdapters(model, {layer: ExitAdapterModule(model, "map", like=0) for layer in layers}, tokens).eval()
+    modules = {layer: ExitAdapterModule(model, "map", like=0) for layer in layers}
+    for layer, exit_map in (maps or {}).items():
+        _start(modules[layer], exit_map)
+    return ExitAdapters(model, modules, tokens).eval()
 
 
-def agreement(objective: ExitAdapters, batches: list[dict[str, Tensor]], device: Any) -> dict[int, float]:
+def agreement(objective: ExitAdapters, batches: Iterable[dict[str, Tensor]], device: Any) -> dict[int, float]:
     """Exit layer → share of the rows on which its likeliest token, of those a draft knows, is the teacher's."""
     import torch
 
@@ -156,15 +177,3 @@ def agreement(objective: ExitAdapters, batches: list[dict[str, Tensor]], device:
             for layer in agreed:
                 agreed[layer] += int((objective.logits(moved, layer).argmax(dim=-1) == wanted).sum())
     return {int(layer): count / max(total, 1) for layer, count in agreed.items()}
-
-
-def _with_adapter(
-    given: TrainedProfile, layer: int, exits: ExitPolicy, *, rows: int, agreement: float, plain: float
-) -> ExitStatistics:
-    """The statistics of an exit, with the adapter's; those of its calibration stay."""
-    kind: AdapterKind = exits.kind
-    trained = {"adapter": kind, "adapter_agreement": agreement, "adapter_vocab": exits.vocabulary}
-    before = next((found for found in given.profile.exits if found.layer == layer), None)
-    if before is not None:
-        return before.model_copy(update=trained)
-    return ExitStatistics(layer=layer, tokens=rows, plain_agreement=plain, **trained)  # type: ignore[arg-type]

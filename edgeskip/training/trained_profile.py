@@ -74,7 +74,7 @@ class TrainedProfile:
 
         path = self._path(folder)
         healed = with_lora(self.source, lora, reference=str(path), name=self.profile.model.name)
-        record, packed = pack_vectors(self.vectors, path)
+        record, packed = pack_vectors(replace(self.vectors, exit_maps={}, exit_adapters={}), path)
         changed = {
             "model": model_at(healed.record(), path),
             "vectors": record,

@@ -23,7 +23,7 @@ from edgeskip.training.examples import Example
 from edgeskip.training.exit_cache import ExitCache
 from edgeskip.training.loop import Report
 from edgeskip.training.policy import ExitPolicy, Optimisation
-from edgeskip.training.train_exits import agreement, plain_exits, train_exits
+from edgeskip.training.train_exits import agreement, train_exits, untrained_exits
 from edgeskip.training.trained_profile import open_profile
 
 EXAMPLES = [Example((5, 6, 7), (8, 9)), Example((), (3, 4, 5)), Example((9,), (2, 2, 2, 2, 1))]
@@ -125,11 +125,11 @@ def made_batch() -> dict[str, torch.Tensor]:
 def test_trimmed_targets_by_hand(model: Any) -> None:
     """A head of tokens 2 and 7 (rows 0 and 1): 0.5 and 0.1 become 5/6 and 1/6, and 2's 0.2 becomes 1. Without 2 and
     9, the second row has no target at all."""
-    objective = plain_exits(model, [1], torch.tensor([2, 7]))
+    objective = untrained_exits(model, [1], torch.tensor([2, 7]))
     columns, probabilities = objective.targets(made_batch())
     assert columns.tolist() == [[0, -1, 1], [-1, 0, -1]]
     torch.testing.assert_close(probabilities, torch.tensor([[5 / 6, 0, 1 / 6], [0, 1, 0]]))
-    columns, probabilities = plain_exits(model, [1], torch.tensor([5, 7])).targets(made_batch())
+    columns, probabilities = untrained_exits(model, [1], torch.tensor([5, 7])).targets(made_batch())
     torch.testing.assert_close(probabilities, torch.tensor([[0, 0.75, 0.25], [0, 0, 0]]))
 
 
@@ -137,7 +137,7 @@ def test_trimmed_targets_by_hand(model: Any) -> None:
 def test_the_loss_by_hand(model: Any, tokens: list[int] | None) -> None:
     """−Σ p log q over the rows that have a target, by transformers' own norm and head."""
     batch = made_batch()
-    objective = plain_exits(model, [1], None if tokens is None else torch.tensor(tokens))
+    objective = untrained_exits(model, [1], None if tokens is None else torch.tensor(tokens))
     found = objective(batch, 0)
     logits = model.lm_head(model.model.norm(batch["states-1"][batch["rows"]]))
     q = torch.log_softmax(logits if tokens is None else logits[:, tokens], -1)
@@ -154,9 +154,9 @@ def test_agreement_by_hand(model: Any) -> None:
     batch = made_batch()
     logits = model.lm_head(model.model.norm(batch["states-1"][batch["rows"]]))
     batch["top"] = torch.stack([logits[0].topk(3).indices, logits[1].topk(3).indices.flip(0)])
-    assert agreement(plain_exits(model, [1], None), [batch, batch], "cpu") == {1: 0.5}
+    assert agreement(untrained_exits(model, [1], None), [batch, batch], "cpu") == {1: 0.5}
     others = [n for n in range(320) if n != int(logits[0].argmax())]
-    trimmed = plain_exits(model, [1], torch.tensor(others))
+    trimmed = untrained_exits(model, [1], torch.tensor(others))
     assert agreement(trimmed, [batch], "cpu") == {1: 0.0}
 
 
