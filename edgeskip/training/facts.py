@@ -8,7 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.exporters.provenance import now, software_versions
+from edgeskip.files import sha256_of
 from edgeskip.machine import this_machine
+from edgeskip.training.examples import split_reference
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -22,10 +24,13 @@ if TYPE_CHECKING:
 def settings_of(
     source: ModelSource, data: Data, policy: Optimisation, accelerator: Accelerator, **more: Any
 ) -> dict[str, Any]:
-    """Everything that decides what a run learns, as JSON holds it. `save_every` does not."""
+    """Everything that decides what a run learns, as JSON holds it: the bytes of the data too. `save_every` does not."""
+    references = (*data.sources, *data.validation, *data.generation.prompts)
+    paths = [split_reference(reference)[0] for reference in references]
     found = {
         "model": source.fingerprint,
         "data": dataclasses.asdict(data),
+        "files": {str(path): sha256_of(path) for path in paths if path.is_file()},
         "optimisation": {k: v for k, v in dataclasses.asdict(policy).items() if k != "save_every"},
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
