@@ -1,6 +1,6 @@
 """The LayerSkip recipe on a toy: one small model trained from scratch with the recipe and without it, compared.
 
-    python tools/train_toy.py                     6 blocks, 400 steps of each
+    python tools/train_toy.py                     6 blocks, 1200 steps of each
     python tools/train_toy.py --steps 40          a glimpse
 
 Both start from the same random weights and see the same bytes of TEXT in the same order, through edgeskip.training's
@@ -52,8 +52,8 @@ class Result:
 
 def train_toy(
     text: Annotated[Path, typer.Option(help="UTF-8 text, 200 kB at least.")] = DATA / "state_union_1945-2006.txt",
-    steps: Annotated[int, typer.Option(help="Of 16 windows of 128 bytes.")] = 400,
-    hidden: Annotated[int, typer.Option(help="Width of the residual stream, a multiple of 32.")] = 128,
+    steps: Annotated[int, typer.Option(help="Of 16 windows of 128 bytes.")] = 1200,
+    hidden: Annotated[int, typer.Option(help="Width of the residual stream, a multiple of 32.")] = 64,
     p_max: Annotated[float, typer.Option(help="The recipe's layer dropout.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
@@ -118,7 +118,7 @@ def trained(
             print(f"{name} {report.step}/{steps}  {losses}", file=sys.stderr)
 
     model = toy(hidden, seed)
-    policy = Optimisation(2e-3, 16, steps=steps, warmup=min(20, steps // 4), seed=seed, save_every=steps)
+    policy = Optimisation(3e-3, 16, steps=steps, warmup=min(20, steps // 4), seed=seed, save_every=steps)
     batches: Batches[Example] = Batches(learned, policy.batch_size, seed, collate)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
