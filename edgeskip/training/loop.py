@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +41,16 @@ Advance = Callable[[str, int, int], None]
 def accelerator_for(dtype: str) -> Accelerator:
     """What runs the steps. `dtype`: float32, bfloat16 (autocast), or auto: bfloat16 where the hardware computes in it.
 
-    EdgeSkipError for another one.
+    EdgeSkipError for another one, and where a package of the extra `train` is missing.
     """
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
     except ImportError:
         raise MissingExtraError("accelerate", "train") from None
+    for package in ("peft", "matplotlib"):  # needed at the end: better missed now than after hours
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "train")
     if dtype not in ("auto", "float32", "bfloat16"):
         raise EdgeSkipError(f"--dtype {dtype} is unknown: choose auto, float32 or bfloat16")
     narrow = dtype == "bfloat16" or (dtype == "auto" and has_bfloat16())

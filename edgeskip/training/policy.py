@@ -107,6 +107,8 @@ class Recipe:
             raise EdgeSkipError(f"--curriculum {self.curriculum} is unknown: choose {', '.join(get_args(Curriculum))}")
         if self.weighting not in get_args(Weighting):
             raise EdgeSkipError(f"--exit-weights {self.weighting} is unknown: choose {', '.join(get_args(Weighting))}")
+        if self.weighting == "paper" and self.exits == (1,):
+            raise EdgeSkipError("--exits 1 has weight 0 in the paper's formula: add --exit-weights equal")
         if self.interval < 1:
             raise EdgeSkipError("--interval must be positive")
 

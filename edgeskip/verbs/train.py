@@ -205,8 +205,14 @@ def _progress_bars() -> Iterator[tuple[Progress, Advance]]:
                 tasks[name] = bars.add_task(description, total=total)
             bars.update(tasks[name], completed=done, description=description)
 
+        said: dict[str, int] = {}
+
         def advance(what: str, done: int, total: int) -> None:
             draw(what, what, done, total)
+            tenth = 10 * done // total
+            if first and not console.is_terminal and tenth > said.get(what, 0):
+                said[what] = tenth
+                console.print(f"{what}: {done:,} of {total:,}", highlight=False, soft_wrap=True)
 
         def progress(report: Report) -> None:
             seen.update(report.losses)

@@ -32,6 +32,7 @@ def out(tmp_path: Path) -> Path:
     ("options", "told"),
     [
         ("--method distil", "--method distil is unknown: choose layerskip, exit-adapter, heal"),
+        ("--method layerskip --exits 1", "--exits 1 has weight 0 in the paper's formula: add --exit-weights equal"),
         ("--method layerskip --exits 1,two", "--exits 1,two: give numbers of blocks"),
         ("--method layerskip --exits 4", "exit layer 4 is not possible: the model has 4 blocks"),
         ("--method layerskip --exits 0", "exit layer 0 is not possible"),
