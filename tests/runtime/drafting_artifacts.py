@@ -25,6 +25,7 @@ Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
 NOTHING = np.zeros(0, np.int64)
 FP32 = WeightFormat("fp32")
+EXIT_LAYER = 1
 
 
 def early_exit_artifact(

@@ -13,13 +13,11 @@ for folder in (TOOLS, TOOLS / "peers" / "workers", Path(__file__).parents[1] / "
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
-EXIT_LAYER = 1
-
 
 @pytest.fixture(scope="session")
 def tiny_early_exit(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Artifact of the tiny Llama that drafts with its first block and its own head; read only."""
-    from drafting_artifacts import early_exit_artifact
+    from drafting_artifacts import EXIT_LAYER, early_exit_artifact
 
     from edgeskip.exporters.families.source import open_model
     from edgeskip.exporters.onnx.sidecars import write_sidecars

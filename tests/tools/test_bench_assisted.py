@@ -11,7 +11,7 @@ import numpy as np
 import peers.assisted
 import pytest
 from bench_assisted import PEER, Side, Turn, as_markdown, rows_of, targets_of
-from conftest import EXIT_LAYER
+from drafting_artifacts import EXIT_LAYER
 from peers.assisted import Deliveries, by_edgeskip, by_transformers
 
 from edgeskip.errors import EdgeSkipError

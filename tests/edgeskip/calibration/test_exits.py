@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Cli
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
@@ -22,6 +22,7 @@ from edgeskip.exporters.families.source import open_model
 from edgeskip.profile import Profile, Vectors, read_vectors, write_profile
 
 Array = NDArray[np.float64]
+Cli = Callable[..., Any]
 SETTINGS = Settings(tokens=1280, context=128, decode_tokens=0, exits=(1, 3))
 
 
