@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from edgeskip.errors import EdgeSkipError
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from torch import Tensor
 
 Item = TypeVar("Item")
@@ -48,6 +49,11 @@ class Batches(Generic[Item]):
         chosen = self._order[1][place]
         mine = chosen[rank::processes] or chosen[:1]
         return self._collate([self._items[index] for index in mine])
+
+    def shares(self, accelerator: Accelerator) -> Callable[[int], dict[str, Tensor]]:
+        """`batch` as this process of `accelerator` asks for it."""
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        return lambda step: self.batch(step, rank, processes)
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         draw = random.Random(f"{self._seed} {epoch}")

@@ -43,12 +43,16 @@ class Generation:
 
 @dataclass(frozen=True)
 class Examples:
-    """What a run learns from and what it is measured on, by one encoder; `files` say where it comes from."""
+    """What a run learns from and what it is measured on, by one encoder; `files` say where it comes from.
+
+    `too_long`: file → how many of its pairs did not fit and are in neither.
+    """
 
     encoder: Encoder
     learned: list[Example]
     held_out: list[Example]
     files: tuple[CorpusFile, ...]
+    too_long: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -95,14 +99,16 @@ class Data:
         encoder = Encoder(source)
         context = min(self.context, source.decoder.config.max_positions)
         files = [name for name in self.sources if name != SELF]
-        learned, corpus = read_examples(files, encoder, context) if files else ([], ())
-        held, measured = read_examples(self.validation, encoder, context) if self.validation else ([], ())
+        too_long: dict[str, int] = {}
+        read = partial(read_examples, encoder=encoder, context=context, too_long=too_long.__setitem__)
+        learned, corpus = read(files) if files else ([], ())
+        held, measured = read(self.validation) if self.validation else ([], ())
         if not held and SELF not in self.sources:
             _refuse_one(learned)
         if accelerator.is_main_process:
             texts = (*files, *self.validation, *self.generation.prompts)
-            read = [Path(source.reference), source.path, *map(Path, inputs), *(split_reference(t)[0] for t in texts)]
-            open_folder(folder, settings, overwrite=overwrite, inputs=[path for path in read if path.exists()])
+            kept = [Path(source.reference), source.path, *map(Path, inputs), *(split_reference(t)[0] for t in texts)]
+            open_folder(folder, settings, overwrite=overwrite, inputs=[path for path in kept if path.exists()])
         accelerator.wait_for_everyone()
         if SELF in self.sources:
             file = folder / SELF_FILE
@@ -117,12 +123,12 @@ class Data:
                     advance=partial(advance, "answers"),
                 )
             accelerator.wait_for_everyone()
-            written, (record,) = read_examples([str(file)], encoder, context)
+            written, (record,) = read([str(file)])
             learned, corpus = learned + written, (*corpus, record)
         if not held:
             _refuse_one(learned)
             learned, held = split_off(learned, self.held_out, self.seed)
-        return Examples(encoder, learned, held, corpus + measured)
+        return Examples(encoder, learned, held, corpus + measured, too_long)
 
 
 def _refuse_one(examples: Sequence[Example]) -> None:

@@ -7,8 +7,9 @@ import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,20 @@ class Encoder:
         return tuple(self.tokenizer.encode(rendered, add_special_tokens=False))
 
     def pair(self, prompt: str, response: str) -> Example:
-        """A message and its answer, which ends with the model's own end token."""
+        """A message and its answer, which ends as the chat template ends it; without one, with the model's first end
+        token."""
         ids = tuple(self.tokenizer.encode(response, add_special_tokens=False))
-        return Example(self.prompt(prompt), ids + self.ends[:1])
+        return Example(self.prompt(prompt), ids + self._closing)
+
+    @cached_property
+    def _closing(self) -> tuple[int, ...]:
+        """The end token after an answer: of several that a model has, the one its template uses."""
+        if self.template is None:
+            return self.ends[:1]
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        rendered = self.template.render(turns, add_generation_prompt=False)
+        ids = self.tokenizer.encode(rendered, add_special_tokens=False)
+        return tuple(token for token in reversed(ids) if token in self.ends)[:1] or self.ends[:1]
 
     def windows(self, text: str, context: int) -> Iterator[Example]:
         """A text's windows of at most `context` tokens; a last one of fewer than 2 is left out."""
@@ -96,13 +108,17 @@ def split_reference(reference: str) -> tuple[Path, tuple[str, ...]]:
 
 
 def read_examples(
-    references: Sequence[str], encoder: Encoder, context: int
+    references: Sequence[str],
+    encoder: Encoder,
+    context: int,
+    too_long: Callable[[str, int], None] = lambda name, count: None,
 ) -> tuple[list[Example], tuple[CorpusFile, ...]]:
     """The examples of files `FILE`, `FILE#FIELD` or `FILE#PROMPT,RESPONSE`, and what the files are.
 
     .jsonl, .tsv and .csv hold records: of prompt and response, where two fields are named or found (prompt and
     response, prompt and completion, question and answer), else of text. Other files are one text each. Texts are cut
-    into windows of `context` tokens, and a pair that is longer is left out. EdgeSkipError for a file that is missing,
+    into windows of `context` tokens, and a pair that is longer is left out: `too_long` is told the file's name and how
+    many such it had. EdgeSkipError for a file that is missing,
     damaged or without the fields, and where no example is left.
     """
     examples: list[Example] = []
@@ -111,8 +127,10 @@ def read_examples(
         path, fields = split_reference(reference)
         data = _bytes(path)
         files.append(CorpusFile(name=path.name, sha256=hashlib.sha256(data).hexdigest()))
-        found = _examples(path, data, fields, encoder, context)
-        examples += [example for example in found if example.learned and len(example) <= context]
+        found = [example for example in _examples(path, data, fields, encoder, context) if example.learned]
+        examples += [example for example in found if len(example) <= context]
+        if longer := sum(len(example) > context for example in found):
+            too_long(path.name, longer)
     if not examples:
         raise EdgeSkipError(
             f"{', '.join(references)}: no example fits into {context} tokens: raise --context or check the file"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.exporters.provenance import now, software_versions
@@ -58,7 +59,11 @@ def card_of(
         "base": {"source": source.reference, "name": source.name, "fingerprint": source.fingerprint},
         "settings": settings,
         "files": [file.model_dump() for file in examples.files],
-        "examples": {"learned": len(examples.learned), "held_out": len(examples.held_out)},
+        "examples": {
+            "learned": len(examples.learned),
+            "held_out": len(examples.held_out),
+            "too_long": examples.too_long,
+        },
         "steps": steps,
         "losses": {part: sum(values) / len(values) for part, values in last.items()},
         "machine": {
@@ -71,3 +76,24 @@ def card_of(
         "versions": software_versions("torch", "transformers", "accelerate", "peft"),
         "created": now(),
     }
+
+
+def in_words(card: Mapping[str, Any]) -> str:
+    """What a finished run has reached on the examples held out, and what it did not use: a line each, for a person."""
+    found = card["held_out"]
+    lines = [
+        f"{name}: {count} too long for --context, left out" for name, count in card["examples"]["too_long"].items()
+    ]
+    if "healed_perplexity" in found:
+        lines.append(
+            f"perplexity of the {found['tokens']:,.0f} tokens held out: dense {found['dense_perplexity']:.2f}, "
+            f"skipped {found['skipped_perplexity']:.2f}, healed {found['healed_perplexity']:.2f}"
+        )
+    else:
+        lines.append(f"agreement with the last layer on {found['tokens']:,} tokens held out:")
+    for layer, exit in found.get("exits", {}).items():
+        before = f" (untrained {exit['plain_agreement']:.1%})" if "plain_agreement" in exit else ""
+        lines.append(f"  exit {layer}  {exit['agreement']:.1%}{before}")
+    if "accuracy" in found:
+        lines.append(f"last layer: {found['accuracy']:.1%} of them as the examples have them")
+    return "\n".join(lines)

@@ -50,6 +50,10 @@ class Optimisation:
         if self.decay not in get_args(Decay):
             raise EdgeSkipError(f"--decay {self.decay} is unknown: choose {', '.join(get_args(Decay))}")
 
+    def steps_for(self, per_epoch: int) -> int:
+        """How many steps that is, where an epoch has `per_epoch`; at least one."""
+        return self.steps or max(1, round(self.epochs * per_epoch))
+
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of `step`, counted from 0, of `steps`."""
         if step < self.warmup:

@@ -88,17 +88,9 @@ def train_exits(
         _start(module, vectors.exit_maps.get(layer) if exits.from_map else None)
     objective = ExitAdapters(model, modules, tokens)
     batches: Batches[Cached] = Batches(learned, policy.batch_size, policy.seed, cache.collate)
-    steps = policy.steps or max(1, round(policy.epochs * batches.per_epoch))
-    rank, processes = accelerator.process_index, accelerator.num_processes
+    steps = policy.steps_for(batches.per_epoch)
     table = train(
-        accelerator,
-        objective,
-        lambda step: batches.batch(step, rank, processes),
-        steps,
-        policy,
-        folder,
-        settings,
-        progress=progress,
+        accelerator, objective, batches.shares(accelerator), steps, policy, folder, settings, progress=progress
     )
     if not accelerator.is_main_process:
         return None

@@ -63,21 +63,12 @@ def train_heal(
     )
     collate = example_collator(examples.encoder)
     batches: Batches[Example] = Batches(examples.learned, policy.batch_size, policy.seed, collate)
-    steps = policy.steps or max(1, round(policy.epochs * batches.per_epoch))
+    steps = policy.steps_for(batches.per_epoch)
     model = load_torch_model(source, device=str(accelerator.device))
     adapted = with_lora(model, lora, seed=policy.seed, without=plan.skipped)
     objective = Healing(adapted, plan)
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    table = train(
-        accelerator,
-        objective,
-        lambda step: batches.batch(step, rank, processes),
-        steps,
-        policy,
-        folder,
-        settings,
-        progress=progress,
-    )
+    share = batches.shares(accelerator)
+    table = train(accelerator, objective, share, steps, policy, folder, settings, progress=progress)
     if not accelerator.is_main_process:
         return None
     trained = trained_lora(adapted)

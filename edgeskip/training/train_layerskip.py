@@ -50,23 +50,14 @@ def train_layerskip(
     examples = data.examples(source, folder, settings, accelerator, overwrite=overwrite, advance=advance)
     collate = example_collator(examples.encoder)
     batches = Batches(examples.learned, policy.batch_size, policy.seed, collate)
-    steps = policy.steps or max(1, round(policy.epochs * batches.per_epoch))
+    steps = policy.steps_for(batches.per_epoch)
     model = load_torch_model(source)
-    rank, processes = accelerator.process_index, accelerator.num_processes
     adapted = with_lora(model, lora, seed=policy.seed) if lora else None
     if lora is None:
         model.requires_grad_(True)
-    objective = LayerSkip(model, recipe, steps, seed=policy.seed, rank=rank)
-    table = train(
-        accelerator,
-        objective,
-        lambda step: batches.batch(step, rank, processes),
-        steps,
-        policy,
-        folder,
-        settings,
-        progress=progress,
-    )
+    objective = LayerSkip(model, recipe, steps, seed=policy.seed, rank=accelerator.process_index)
+    share = batches.shares(accelerator)
+    table = train(accelerator, objective, share, steps, policy, folder, settings, progress=progress)
     if not accelerator.is_main_process:
         return None
     trained = trained_lora(adapted) if adapted is not None else None

@@ -90,8 +90,8 @@ class TrainedProfile:
         return path.with_stem(f"{path.stem}-profile") if path.name in (RECORD, STARTED) else path
 
 
-def open_profile(reference: str) -> TrainedProfile:
-    """The profile a user named, a path or the name of a ready one, with its model.
+def open_profile(reference: str, model: str | None = None) -> TrainedProfile:
+    """The profile a user named, a path or the name of a ready one, with its model, or with `model` in its place.
 
     EdgeSkipError where it is no profile.
     """
@@ -106,6 +106,6 @@ def open_profile(reference: str) -> TrainedProfile:
             f"{reference} is no profile ({error}): this method trains a profile, make one with  edgeskip calibrate"
         ) from None
     profile = read_profile(path)
-    source = source_of(profile, path)
+    source = source_of(profile, path, model)
     check_weights(source, profile)
     return TrainedProfile(path, profile, read_vectors(profile, path), source)

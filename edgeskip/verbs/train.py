@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 if TYPE_CHECKING:
     from edgeskip.training.loop import Advance, Progress, Report
 
-# When an option that was given does something.
-_NEEDED = {
-    "--exits": "healing trains the blocks that the plan keeps",
-    "--lora": "an exit's adapter is a block or a map",
-    "--lora-early": "it is for --method layerskip with --lora",
-    "--draft-vocab": "it is for --method exit-adapter",
-    "--prompts": "it is for --data self",
+
+class _Run(TypedDict):
+    """What all methods take."""
+
+    dtype: str
+    overwrite: bool
+    progress: Progress
+    advance: Advance
+
+
+# Options of some methods only, by parameter.
+_METHODS = {
+    "model": ("exit-adapter", "heal"),
+    "exits": ("layerskip", "exit-adapter"),
+    "lora": ("layerskip", "heal"),
+    "lora_early": ("layerskip",),
+    "lora_scaling": ("layerskip", "heal"),
+    "p_max": ("layerskip",),
+    "e_scale": ("layerskip",),
+    "curriculum": ("layerskip",),
+    "interval": ("layerskip",),
+    "exit_weights": ("layerskip",),
+    "adapter": ("exit-adapter",),
+    "draft_vocab": ("exit-adapter",),
 }
 
 
 def train(
-    model: Annotated[
+    ctx: typer.Context,
+    start: Annotated[
         str,
         typer.Argument(help="layerskip: a model (name, folder, hub id, GGUF). exit-adapter, heal: a profile."),
     ],
@@ -37,6 +56,9 @@ def train(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; a broken-off run goes on there.")],
+    model: Annotated[
+        str | None, typer.Option(help="exit-adapter, heal: the model, where it is not where the profile says.")
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,7 +86,12 @@ def train(
     p_max: Annotated[float, typer.Option(help="layerskip: rate at which the last block is left out.")] = 0.1,
     e_scale: Annotated[float, typer.Option(help="layerskip: scale of the exits' losses.")] = 1.0,
     curriculum: Annotated[str, typer.Option(help="layerskip: rotational or gradual.")] = "rotational",
-    interval: Annotated[int, typer.Option(help="layerskip: every how manieth exit learns at a step (rotational).")] = 8,
+    interval: Annotated[
+        int | None,
+        typer.Option(
+            help="layerskip: every how manieth exit learns at a step (rotational).  [default: 8; 1 with --exits]"
+        ),
+    ] = None,
     exit_weights: Annotated[
         str, typer.Option(help="layerskip: paper (square of the depth) or equal (exits together as much as the last).")
     ] = "paper",
@@ -103,16 +130,8 @@ def train(
 
     if method not in METHODS:
         raise EdgeSkipError(f"--method {method} is unknown: choose {', '.join(METHODS)}")
-    needless = {
-        "--exits": exits is not None and method == "heal",
-        "--lora": lora is not None and method == "exit-adapter",
-        "--lora-early": lora_early is not None and (lora is None or method != "layerskip"),
-        "--draft-vocab": draft_vocab is not None and method != "exit-adapter",
-        "--prompts": bool(prompts) and "self" not in (data or ()),
-    }
-    for option, is_needless in needless.items():
-        if is_needless:
-            raise EdgeSkipError(f"{option} has no effect here (--method {method}): {_NEEDED[option]}")
+    given = {name for name in ctx.params if _is_given(ctx, name)}
+    _refuse_needless(given, method, writes="self" in (data or ()), rotates=curriculum == "rotational")
     layers = tuple(_layers(exits)) if exits is not None else ()
     low_rank = Lora(lora, lora_scaling, lora_early, max(layers, default=0)) if lora is not None else None
     usual = 2e-4 if method == "layerskip" and lora is None else 1e-3
@@ -121,59 +140,65 @@ def train(
     generation = Generation(tuple(prompts or ()), new_tokens, temperature=temperature)
     texts = Data(tuple(data or ()), context, tuple(validation or ()), held_out, generation, seed)
     with _progress_bars() as (progress, advance):
+        run: _Run = {"dtype": dtype, "overwrite": overwrite, "progress": progress, "advance": advance}
         if method == "layerskip":
             from edgeskip.exporters.families.source import open_model
             from edgeskip.training.train_layerskip import train_layerskip
 
-            recipe = Recipe(p_max, e_scale, curriculum, interval, layers, exit_weights)  # type: ignore[arg-type]
-            source = open_model(model)
-            card = train_layerskip(
-                source,
-                texts,
-                recipe,
-                policy,
-                low_rank,
-                output,
-                dtype=dtype,
-                overwrite=overwrite,
-                progress=progress,
-                advance=advance,
-            )
+            every = (1 if layers else 8) if interval is None else interval
+            recipe = Recipe(p_max, e_scale, curriculum, every, layers, exit_weights)  # type: ignore[arg-type]
+            source = open_model(start)
+            card = train_layerskip(source, texts, recipe, policy, low_rank, output, **run)
         elif method == "exit-adapter":
             from edgeskip.training.train_exits import train_exits
             from edgeskip.training.trained_profile import open_profile
 
             trained = ExitPolicy(layers, adapter, draft_vocab)  # type: ignore[arg-type]
-            given = open_profile(model)
-            card = train_exits(
-                given,
-                texts,
-                trained,
-                policy,
-                output,
-                dtype=dtype,
-                overwrite=overwrite,
-                progress=progress,
-                advance=advance,
-            )
+            card = train_exits(open_profile(start, model), texts, trained, policy, output, **run)
         else:
             from edgeskip.training.train_heal import train_heal
             from edgeskip.training.trained_profile import open_profile
 
             healing = low_rank or Lora(16, lora_scaling)
-            card = train_heal(
-                open_profile(model),
-                texts,
-                policy,
-                healing,
-                output,
-                dtype=dtype,
-                overwrite=overwrite,
-                progress=progress,
-                advance=advance,
-            )
+            card = train_heal(open_profile(start, model), texts, policy, healing, output, **run)
     if card is not None:
+        from edgeskip.training.facts import in_words
+
+        print(in_words(card), file=sys.stderr)
         print(output)
+
+
+def _refuse_needless(given: Set[str], method: str, *, writes: bool, rotates: bool) -> None:
+    """EdgeSkipError for the first of the parameters `given` that would do nothing.
+
+    `writes`: the model writes data itself; `rotates`: the curriculum is the rotational one.
+    """
+    from edgeskip.errors import EdgeSkipError
+
+    reasons = {
+        name: f"it is for --method {' and '.join(methods)}"
+        for name, methods in _METHODS.items()
+        if method not in methods
+    }
+    if not writes:
+        reasons |= dict.fromkeys(("prompts", "new_tokens", "temperature"), "it is for --data self")
+    if method == "layerskip" and "lora" not in given:
+        reasons |= dict.fromkeys(("lora_early", "lora_scaling"), "it is for --lora")
+    if not rotates:
+        reasons.setdefault("interval", "it is for --curriculum rotational")
+    if "steps" in given:
+        reasons["epochs"] = "--steps stands in its place"
+    if "validation" in given:
+        reasons["held_out"] = "--validation is measured on"
+    for name, reason in reasons.items():
+        if name in given:
+            option = f"--{name.replace('_', '-')}"
+            raise EdgeSkipError(f"{option} has no effect here (--method {method}): {reason}")
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _layers(text: str) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,35 @@ def test_a_pair_is_a_message_and_its_answer(encoder: Encoder, theirs: Any, tmp_p
     assert list(example.ids) == theirs.encode(whole.rstrip("\n"), add_special_tokens=False)
     assert example.response[-1] == theirs.eos_token_id
     assert example.learned == len(example.response)
+
+
+def test_an_answer_ends_as_the_template_ends_it(tiny_llama: Path, tmp_path: Path) -> None:
+    """Two end tokens, of which the template uses the second: as Llama 3's <|end_of_text|> and <|eot_id|>."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    first, second = theirs.eos_token_id, theirs.encode("!", add_special_tokens=False)[0]
+    theirs.chat_template = "{% for m in messages %}{{ m['content'] + '!' }}{% endfor %}"
+    theirs.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(settings | {"eos_token_id": [first, second]}))
+    encoder = Encoder(open_model(str(folder)))
+    assert set(encoder.ends) == {first, second}
+    assert encoder.ends[0] == first
+    assert encoder.pair("a", "b").response[-1] == second
+
+
+def test_pairs_that_do_not_fit_are_counted(encoder: Encoder, pairs_file: Path) -> None:
+    told: list[tuple[str, int]] = []
+    every = read(pairs_file, encoder, context=512)
+    found, _ = read_examples([str(pairs_file)], encoder, 30, lambda *what: told.append(what))
+    longer = sum(len(example) > 30 for example in every)
+    assert 0 < longer < len(every)
+    assert told == [("pairs.jsonl", longer)]
+    assert len(found) == len(every) - longer
 
 
 def test_a_text_is_cut_into_windows(encoder: Encoder, theirs: Any, text_file: Path) -> None:

@@ -93,7 +93,7 @@ def test_what_a_finished_run_leaves(whole: Path) -> None:
     assert len(last) == 6
     assert card["losses"]["last"] == pytest.approx(np.mean(last), rel=1e-5)
     assert last[-1] < last[0], "it learns"
-    assert card["examples"] == {"learned": 36, "held_out": 4}
+    assert card["examples"] == {"learned": 36, "held_out": 4, "too_long": {}}
     assert set(card["held_out"]["exits"]) == {"1", "2", "3"}
     assert card["files"][0]["name"] == "pairs.jsonl"
 
@@ -209,6 +209,8 @@ def test_a_killed_process_goes_on(tiny_llama: Path, pairs_file: Path, tmp_path: 
     assert last.returncode == 0, told
     assert out.strip() == str(broken)
     assert f"step {STEPS}/{STEPS}" in told
+    share = json.loads((broken / "train.json").read_text())["held_out"]["exits"]["2"]["agreement"]
+    assert f"exit 2  {share:.1%}\n" in told
     assert (broken / "losses.csv").read_bytes() == (whole / "losses.csv").read_bytes()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
