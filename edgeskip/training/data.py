@@ -26,18 +26,19 @@ SELF = "self"
 
 @dataclass(frozen=True)
 class Generation:
-    """How the model writes its own examples: `new_tokens` at most after each prompt, `batch` prompts at once.
+    """How the model writes its own examples: `new_tokens` at most after each prompt, `batch` prompts at once
+    (None: as many as their keys and values leave room for).
 
     `prompts`: files of them (`FILE#FIELD`), () = those that ship with EdgeSkip. `temperature` 0 = greedy.
     """
 
     prompts: tuple[str, ...] = ()
     new_tokens: int = 192
-    batch: int = 32
+    batch: int | None = None
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.new_tokens < 1 or self.batch < 1 or not 0 <= self.temperature < math.inf:
+        if self.new_tokens < 1 or self.batch == 0 or not 0 <= self.temperature < math.inf:
             raise EdgeSkipError("--new-tokens must be positive and --temperature must not be negative")
 
 

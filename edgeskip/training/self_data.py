@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from edgeskip.training.examples import Encoder
 
 SELF_FILE = "self.jsonl"
+CACHE_BYTES = 2 << 30
+MOST = 96
 
 
 def write_self_data(
@@ -39,7 +41,8 @@ def write_self_data(
     fitting.sort(key=lambda prompt: len(prompt[0]))
     if not fitting:
         raise EdgeSkipError(f"no prompt leaves room for an answer in {context} tokens: raise --context")
-    batches = [fitting[at : at + generation.batch] for at in range(0, len(fitting), generation.batch)]
+    size = generation.batch or batch_for(source, context)
+    batches = [fitting[at : at + size] for at in range(0, len(fitting), size)]
     done = _whole_records(file)
     total = len(fitting)
     if done >= total:
@@ -63,6 +66,14 @@ def write_self_data(
             out.flush()
             advance(written, total)
     return total
+
+
+def batch_for(source: ModelSource, context: int) -> int:
+    """How many answers of `context` tokens to write at once: what their keys and values, two bytes each, leave room
+    for in CACHE_BYTES. More than MOST gain little: a batch goes on until its last answer ends."""
+    config = source.decoder.config
+    answer = 2 * 2 * config.num_blocks * config.num_kv_heads * config.head_dim * context
+    return max(1, min(MOST, CACHE_BYTES // answer))
 
 
 def _prompts(encoder: Encoder, generation: Generation) -> list[tuple[tuple[int, ...], str]]:

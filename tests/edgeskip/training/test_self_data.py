@@ -15,7 +15,7 @@ from edgeskip.exporters.families.torch_model import load_torch_model
 from edgeskip.training import sampler
 from edgeskip.training.data import Generation
 from edgeskip.training.examples import Encoder
-from edgeskip.training.self_data import write_self_data
+from edgeskip.training.self_data import batch_for, write_self_data
 
 PROMPTS = ["Skip it.", "Measure what the tokens cost, and say so.", "fox", "Jumps over", "fox", " ", "A model reads."]
 NEW = 24
@@ -100,6 +100,14 @@ def test_an_answer_ends_with_an_end_token(encoder: Encoder) -> None:
     found._ends = [1, 7]
     assert found._until_end([4, 5, 7, 1, 1]) == [4, 5, 7]
     assert found._until_end([4, 5]) == [4, 5]
+
+
+def test_how_many_answers_at_once(tiny_llama: Path) -> None:
+    """By hand: 4 blocks of 2 heads of 16 numbers, keys and values of two bytes: 512 bytes a token."""
+    source = open_model(str(tiny_llama))
+    config = source.decoder.config
+    assert (config.num_blocks, config.num_kv_heads, config.head_dim) == (4, 2, 16)
+    assert [batch_for(source, context) for context in (512, 1 << 16, 1 << 23)] == [96, 64, 1]
 
 
 def test_prompts_that_leave_no_room(tiny_llama: Path, encoder: Encoder, prompts: str, tmp_path: Path) -> None:
