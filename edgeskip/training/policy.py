@@ -121,14 +121,14 @@ class Recipe:
 class ExitPolicy:
     """Which exits get an adapter of what `kind`.
 
-    `vocabulary`: tokens that the draft's head will know, None = all. `from_map`: start from the calibrated map where
-    the profile has one, else from the model's own norm.
+    `vocabulary`: tokens that the draft's head will know, None = all. `go_on`: start from the profile's trained adapter
+    of that kind, else its calibrated map, else the model's own norm; False = from the norm.
     """
 
     layers: tuple[int, ...]
     kind: AdapterKind = "block"
     vocabulary: int | None = None
-    from_map: bool = True
+    go_on: bool = True
 
     def __post_init__(self) -> None:
         if not self.layers:

@@ -48,7 +48,8 @@ def train_exits(
 
     The model is run over the examples once; training reads what that left in `folder`/cache. The profile's statistics
     get the agreement on the examples held out, its token counts become those of what the model predicts on the
-    others, and where the draft's vocabulary is trimmed, the adapters are for those tokens. A broken-off run goes on.
+    others, and where the draft's vocabulary is trimmed, the adapters are for those tokens. An adapter that the profile
+    has learns on from where it is (and may have seen what is held out now). A broken-off run goes on.
     Of several processes only the main one writes and returns. EdgeSkipError for an exit the model does not have.
     """
     import torch
@@ -67,7 +68,8 @@ def train_exits(
     if exits.vocabulary is not None:  # before hours of work, not after
         draft_vocabulary(np.zeros(config.vocab_size, np.int64), exits.vocabulary, end_tokens(source))
     accelerator = accelerator_for(dtype)
-    settings = settings_of(source, data, policy, accelerator, method="exit-adapter", exits=exits)
+    before = {"vectors": given.profile.vectors.sha256}
+    settings = settings_of(source, data, policy, accelerator, method="exit-adapter", exits=exits, **before)
     examples = data.examples(
         source, folder, settings, accelerator, overwrite=overwrite, inputs=[given.path], advance=advance
     )
@@ -85,7 +87,11 @@ def train_exits(
     torch.manual_seed(policy.seed)
     modules = {layer: ExitAdapterModule(model, exits.kind, like=layer) for layer in exits.layers}
     for layer, module in modules.items():
-        _start(module, vectors.exit_maps.get(layer) if exits.from_map else None)
+        trained = vectors.exit_adapters.get(layer) if exits.go_on else None
+        if trained is not None and trained.kind == exits.kind:
+            module.load(trained)
+        else:
+            _start(module, vectors.exit_maps.get(layer) if exits.go_on else None)
     objective = ExitAdapters(model, modules, tokens)
     batches: Batches[Cached] = Batches(learned, policy.batch_size, policy.seed, cache.collate)
     steps = policy.steps_for(batches.per_epoch)

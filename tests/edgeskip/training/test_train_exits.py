@@ -204,6 +204,28 @@ def test_it_starts_as_the_models_own_head(model: Any, profile: Path, pairs_file:
     assert found["agreement"] == pytest.approx(found["plain_agreement"], abs=0.02)
 
 
+@pytest.mark.parametrize("kind", ["map", "block"])
+def test_a_trained_exit_learns_on(kind: Any, profile: Path, pairs_file: Path, tmp_path: Path) -> None:
+    """Oracle: what the first run left; one more step at a rate of almost nothing changes none of it."""
+    first = run(profile, pairs_file, tmp_path / "first", ExitPolicy((1,), kind, 40), steps=20)
+    path = tmp_path / "first" / first["profile"]
+    policy = Optimisation(1e-12, 4, steps=1)
+    found = {}
+    for go_on in (True, False):
+        exits = ExitPolicy((1,), kind, 40, go_on)
+        folder = tmp_path / f"again-{go_on}"
+        data = Data((str(pairs_file),), 64, held_out=0.1)
+        card = train_exits(open_profile(str(path)), data, exits, policy, folder, dtype="float32")
+        assert card is not None
+        again = folder / card["profile"]
+        found[go_on] = read_vectors(read_profile(again), again).exit_adapters[1]
+    wanted = read_vectors(read_profile(path), path).exit_adapters[1]
+    np.testing.assert_allclose(found[True].map, wanted.map, atol=1e-6)
+    assert not np.allclose(found[False].map, wanted.map, atol=1e-3)
+    for name, array in wanted.block.items():
+        np.testing.assert_allclose(found[True].block[name], array, atol=1e-6)
+
+
 @pytest.mark.parametrize("stop", [1, 3, 6])
 def test_a_broken_off_run_goes_on(profile: Path, pairs_file: Path, tmp_path: Path, stop: int) -> None:
     exits = ExitPolicy((2,), "block", 40)
