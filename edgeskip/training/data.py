@@ -101,7 +101,11 @@ class Data:
         context = min(self.context, source.decoder.config.max_positions)
         files = [name for name in self.sources if name != SELF]
         too_long: dict[str, int] = {}
-        read = partial(read_examples, encoder=encoder, context=context, too_long=too_long.__setitem__)
+
+        def count(name: str, pairs: int) -> None:
+            too_long[name] = too_long.get(name, 0) + pairs
+
+        read = partial(read_examples, encoder=encoder, context=context, too_long=count)
         learned, corpus = read(files) if files else ([], ())
         held, measured = read(self.validation) if self.validation else ([], ())
         if not held and SELF not in self.sources:

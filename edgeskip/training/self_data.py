@@ -69,8 +69,11 @@ def write_self_data(
 
 
 def batch_for(source: ModelSource, context: int) -> int:
-    """How many answers of `context` tokens to write at once: what their keys and values, two bytes each, leave room
-    for in CACHE_BYTES. More than MOST gain little: a batch goes on until its last answer ends."""
+    """How many answers of `context` tokens to write at once: what their keys and values leave room for in CACHE_BYTES.
+
+    Two bytes each; where there is no bfloat16 it is twice that. More than MOST gain little: a batch goes on until its
+    last answer ends.
+    """
     config = source.decoder.config
     answer = 2 * 2 * config.num_blocks * config.num_kv_heads * config.head_dim * context
     return max(1, min(MOST, CACHE_BYTES // answer))

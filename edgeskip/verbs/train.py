@@ -131,7 +131,9 @@ def train(
     if method not in METHODS:
         raise EdgeSkipError(f"--method {method} is unknown: choose {', '.join(METHODS)}")
     given = {name for name in ctx.params if _is_given(ctx, name)}
-    _refuse_needless(given, method, writes="self" in (data or ()), rotates=curriculum == "rotational")
+    _refuse_needless(
+        given, method, writes="self" in (data or ()), rotates=curriculum == "rotational", learns=e_scale > 0
+    )
     layers = tuple(_layers(exits)) if exits is not None else ()
     low_rank = Lora(lora, lora_scaling, lora_early, max(layers, default=0)) if lora is not None else None
     usual = 2e-4 if method == "layerskip" and lora is None else 1e-3
@@ -168,10 +170,11 @@ def train(
         print(output)
 
 
-def _refuse_needless(given: Set[str], method: str, *, writes: bool, rotates: bool) -> None:
+def _refuse_needless(given: Set[str], method: str, *, writes: bool, rotates: bool, learns: bool) -> None:
     """EdgeSkipError for the first of the parameters `given` that would do nothing.
 
-    `writes`: the model writes data itself; `rotates`: the curriculum is the rotational one.
+    `writes`: the model writes data itself; `rotates`: the curriculum is the rotational one; `learns`: exits have a
+    loss.
     """
     from edgeskip.errors import EdgeSkipError
 
@@ -186,6 +189,9 @@ def _refuse_needless(given: Set[str], method: str, *, writes: bool, rotates: boo
         reasons |= dict.fromkeys(("lora_early", "lora_scaling"), "it is for --lora")
     if not rotates:
         reasons.setdefault("interval", "it is for --curriculum rotational")
+    if not learns:
+        for name in ("curriculum", "interval", "exit_weights"):
+            reasons.setdefault(name, "--e-scale 0 trains no exit")
     if "steps" in given:
         reasons["epochs"] = "--steps stands in its place"
     if "validation" in given:

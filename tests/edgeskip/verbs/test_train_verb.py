@@ -57,6 +57,7 @@ def out(tmp_path: Path) -> Path:
         ("--method layerskip --steps 1 --epochs 1", "--epochs has no effect here (--method layerskip): --steps stands"),
         ("--method layerskip --validation text.txt --held-out 0.1", "--held-out has no effect"),
         ("--method layerskip --curriculum gradual --interval 8", "--interval has no effect"),
+        ("--method layerskip --e-scale 0 --exit-weights equal", "--exit-weights has no effect"),
         ("--method heal --p-max 0.1", "--p-max has no effect"),
         ("--method exit-adapter --exits 2 --curriculum gradual", "--curriculum has no effect"),
         ("--method layerskip --prompts p.txt", "--prompts has no effect"),
