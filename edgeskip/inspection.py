@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import MANIFEST_NAME, Manifest, read_manifest
-from edgeskip.profile import Profile, locate_profile, read_adapter, read_profile, read_vectors
+from edgeskip.profile import Profile, locate_profile, read_adapter, read_profile
+from edgeskip.vectors import read_vectors
 
 if TYPE_CHECKING:
     from edgeskip.gguf_inspection import GgufReport

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.plan import Compensation, Plan, Skip
-from edgeskip.profile import Method, PlanRecord, Profile, Vectors
+from edgeskip.profile import FrontPoint, Method, PlanRecord, Profile
 from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
+from edgeskip.vectors import Vectors
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -77,8 +79,24 @@ def resolve(profile: Profile, vectors: Vectors | None) -> Plan:
     if profile.plan is None:
         return Plan(num_blocks)
     compensation = profile.plan.compensation
+    if profile.plan.scales is not None:
+        return fitted_plan(num_blocks, profile.plan, compensation, None if vectors is None else vectors.plan_bias)
     skips = (_skip(profile, vectors, sublayer, compensation) for sublayer in skipped_of(profile))
     return Plan(num_blocks, tuple(skips), compensation)
+
+
+def fitted_plan(
+    num_blocks: int, record: PlanRecord | FrontPoint, compensation: Compensation, bias: NDArray[np.float32] | None
+) -> Plan:
+    """The plan of a record with fitted scales; `bias` [skips, hidden_size] in its order, None unless affine."""
+    if compensation == "affine" and bias is None:
+        raise EdgeSkipError("a fitted affine plan needs the vectors file beside the profile: plan again")
+    rows = bias if bias is not None and compensation == "affine" else [None] * len(record.skip)
+    skips = [
+        Skip(parse_sublayer(name, num_blocks), scale, row)
+        for name, scale, row in zip(record.skip, record.scales or [], rows, strict=True)
+    ]
+    return Plan(num_blocks, tuple(sorted(skips, key=lambda skip: skip.sublayer)), compensation)
 
 
 def skipped_of(profile: Profile) -> list[Sublayer]:
@@ -122,6 +140,8 @@ def _pick(profile: Profile, method: Method, count: int, seed: int) -> list[Subla
         "random": lambda: random.Random(seed).sample(every, count),
         "dense": lambda: (),
     }
+    if method == "budget":
+        raise EdgeSkipError("the method 'budget' searches, which needs the model and text: edgeskip.search")
     if method not in picks:
         raise EdgeSkipError(f"the method {method!r} cannot choose by number: name the sublayers with --skip")
     picked = list(picks[method]())

@@ -10,25 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.exit_adapter import AdapterKind, ExitAdapter, is_adapter_array, narrowed, pack_adapters, read_adapters
+from edgeskip.exit_adapter import AdapterKind
 from edgeskip.files import replace_file
 from edgeskip.plan import Compensation
 from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
 
 PROFILE_VERSION = 1
 Phase = Literal["prefill", "decode"]
-_EXIT_MAP = re.compile(r"exit\.([1-9][0-9]*)\.map")
-Method = Literal["adaskip", "early-exit", "skipdecode", "unified", "least-similar", "random", "explicit", "dense"]
+Method = Literal[
+    "adaskip", "budget", "early-exit", "skipdecode", "unified", "least-similar", "random", "explicit", "dense"
+]
 
 
 class _Record(BaseModel):
@@ -144,7 +141,7 @@ class SpeculationRecord(_Record):
 
 
 class PlanRecord(_Record):
-    """The skip plan: names only; scales and biases follow from the statistics."""
+    """The skip plan. Scales and biases follow from the statistics, unless they were fitted to the plan itself."""
 
     method: Method
     compensation: Compensation
@@ -152,6 +149,45 @@ class PlanRecord(_Record):
     alpha: float | None = Field(default=None, description="Acceleration ratio α, where the plan was asked for by α")
     beta: float | None = Field(default=None, description="Least similarity among the skipped (decode threshold β)")
     seed: int | None = Field(default=None, description="Seed of a random plan")
+    scales: list[float] | None = Field(
+        default=None,
+        description="s of each skip, fitted on the stream that the skips before it leave (biases: the vectors file's "
+        "`plan.bias`); None = from the statistics",
+    )
+    window: int | None = Field(default=None, gt=0, description="P, decoded tokens that online skipping watches")
+    decode_skip: list[str] = Field(
+        default_factory=list,
+        description="FFNs skipped besides once P tokens are decoded, where the engine cannot choose them by request",
+    )
+
+
+class FrontPoint(_Record):
+    """A plan that no other of the search is better than in both quality and predicted time.
+
+    Quality is that of the skipped model on held-out text, times are predicted for the device of the search.
+    """
+
+    skip: list[str] = Field(description="Skipped sublayers in execution order")
+    scales: list[float] = Field(description="s of each; biases: the vectors file's `front.N.bias`, N from 0")
+    kl: float = Field(ge=0, description="mean KL(dense ‖ skipped) per token, nats")
+    perplexity_ratio: float = Field(gt=0, description="Perplexity over the dense model's, same text")
+    top1_agreement: float = Field(ge=0, le=1, description="Share of tokens predicted as by the dense model")
+    prefill_speedup: float = Field(gt=0, description="Predicted, dense time over skipped")
+    decode_speedup: float = Field(gt=0, description="Predicted, dense time over skipped")
+
+
+class FrontRecord(_Record):
+    """What `edgeskip plan --method budget` found; `points` by rising KL, the dense model not among them."""
+
+    points: list[FrontPoint]
+    compensation: Compensation
+    objective: Literal["kl", "perplexity"] = Field(description="What the search kept low")
+    corpus: list[CorpusFile]
+    tokens: int = Field(gt=0, description="Held-out tokens that the points' quality was measured on")
+    perplexity: float = Field(gt=0, description="The dense model's on them")
+    device: str = Field(description="What the times are of: a device profile's name, or the weights' bytes alone")
+    context: int = Field(ge=0, description="Tokens in the KV cache that decode times are of")
+    created: str = Field(description="UTC time, ISO 8601")
 
 
 class VectorsRecord(_Record):
@@ -160,7 +196,8 @@ class VectorsRecord(_Record):
     These are means of x and y over tokens weighted by 1/‖x‖², as the affine compensation is. `exit.E.map`
     [hidden_size, hidden_size] is the map of exit layer E, float16 where that holds it exactly, else float32;
     `token_counts` int32 [vocab_size] says how often the corpus has each token. `exit.E.adapter.*` are the weights of
-    a trained exit adapter (`edgeskip.exit_adapter`).
+    a trained exit adapter (`edgeskip.exit_adapter`). `plan.bias` and `front.N.bias` are float32 [skips, hidden_size],
+    the fitted biases of a plan.
     """
 
     file: str = Field(pattern=r"^[^/\\]+\.safetensors$", description="File name, in the profile's own folder")
@@ -179,23 +216,10 @@ class Profile(_Record):
     plan: PlanRecord | None = Field(default=None, description="None = dense")
     exits: list[ExitStatistics] = Field(default_factory=list, description="Early exits that were calibrated")
     speculation: SpeculationRecord | None = Field(default=None, description="None = no sweep yet")
+    front: FrontRecord | None = Field(default=None, description="None = no search yet")
 
     def statistics(self, sublayer: Sublayer) -> SublayerStatistics:
         return self.sublayers[sublayer.index]
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Weighted mean residual stream before and after each sublayer, float32 [2M, hidden_size] per phase."""
-
-    mean_in: dict[Phase, NDArray[np.float32]]
-    mean_out: dict[Phase, NDArray[np.float32]]
-    exit_maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    """Exit layer → A [hidden_size, hidden_size]: final normalised state ≈ A · RMS-normalised exit state (design §7)."""
-    exit_adapters: dict[int, ExitAdapter] = field(default_factory=dict)
-    """Exit layer → what `edgeskip train --method exit-adapter` trained for it."""
-    token_counts: NDArray[np.int64] | None = None
-    """How often the corpus has each token [vocab_size]; None where the profile was made before they were kept."""
 
 
 def locate_profile(reference: str | Path) -> Path:
@@ -237,69 +261,23 @@ def read_profile(path: Path) -> Profile:
     expected = [str(s) for s in sublayers_of(profile.model.num_blocks)]
     if [s.name for s in profile.sublayers] != expected:
         raise EdgeSkipError(f"{path}: 'sublayers' must list attn.0, ffn.0 … in order for {len(expected)} sublayers")
-    for name in profile.plan.skip if profile.plan else []:
-        parse_sublayer(name, profile.model.num_blocks)
+    _check_plans(profile, path)
     return profile
 
 
-def read_vectors(profile: Profile, path: Path) -> Vectors:
-    """The vectors beside the profile at `path`, checked against the hash and shapes the profile states.
-
-    A profile made before exits were calibrated has neither maps nor token counts. EdgeSkipError for a file that is
-    missing or another one, an array of another shape, and an exit of the profile without its map.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    file = path.parent / profile.vectors.file
-    data = _read_beside(file, path)
-    if hashlib.sha256(data).hexdigest() != profile.vectors.sha256:
-        raise EdgeSkipError(f"{file} does not match the sha256 in {path.name}: copy both files together or recalibrate")
-    try:
-        arrays = load(data)
-    except SafetensorError as error:
-        raise EdgeSkipError(f"{file} is not a safetensors file ({error}): calibrate again") from None
-    for name, array in arrays.items():
-        if is_adapter_array(name) and array.dtype in (np.float16, np.float32):
-            continue
-        dtypes, shape = _expected(name, profile.model)
-        if array.dtype not in dtypes or array.shape != shape:
-            raise EdgeSkipError(
-                f"{file}: {name} is {array.dtype}{list(array.shape)}, "
-                f"expected {dtypes[-1].__name__}{list(shape)}: calibrate again"
-            )
-    phases: tuple[Phase, ...] = ("prefill", "decode")
-    maps = {
-        int(match[1]): array.astype(np.float32)
-        for name, array in arrays.items()
-        if (match := _EXIT_MAP.fullmatch(name))
-    }
-    try:
-        adapters = read_adapters(arrays, profile.model.hidden_size)
-    except EdgeSkipError as error:
-        raise EdgeSkipError(f"{file}: {error}: train again") from None
-    for exit in profile.exits:
-        if exit.ridge_agreement is not None and exit.layer not in maps:
-            raise EdgeSkipError(f"{file} has no map for exit layer {exit.layer} of {path.name}: calibrate again")
-        if exit.adapter != (adapters[exit.layer].kind if exit.layer in adapters else None):
-            raise EdgeSkipError(f"{file} has another adapter for exit layer {exit.layer} than {path.name}: train again")
-    counts = arrays.get("token_counts")
-    return Vectors(
-        mean_in={p: arrays[f"{p}.mean_in"] for p in phases if f"{p}.mean_in" in arrays},
-        mean_out={p: arrays[f"{p}.mean_out"] for p in phases if f"{p}.mean_out" in arrays},
-        exit_maps=dict(sorted(maps.items())),
-        exit_adapters=adapters,
-        token_counts=None if counts is None else counts.astype(np.int64),
-    )
-
-
-def _expected(name: str, model: ModelRecord) -> tuple[tuple[type[np.generic], ...], tuple[int, ...]]:
-    """Types and shape of an array of the vectors file."""
-    if _EXIT_MAP.fullmatch(name):
-        return (np.float16, np.float32), (model.hidden_size, model.hidden_size)
-    if name == "token_counts":
-        return (np.int32,), (model.vocab_size,)
-    return (np.float32,), (2 * model.num_blocks, model.hidden_size)
+def _check_plans(profile: Profile, path: Path) -> None:
+    """EdgeSkipError for a plan with a sublayer that the model does not have, or as many scales as not skips."""
+    num_blocks = profile.model.num_blocks
+    plans: list[PlanRecord | FrontPoint] = [profile.plan] if profile.plan else []
+    plans += profile.front.points if profile.front else []
+    for plan in plans:
+        for name in plan.skip:
+            parse_sublayer(name, num_blocks)
+        if plan.scales is not None and len(plan.scales) != len(plan.skip):
+            raise EdgeSkipError(f"{path}: {len(plan.scales)} scales for {len(plan.skip)} skips: plan again")
+    for name in profile.plan.decode_skip if profile.plan else []:
+        if parse_sublayer(name, num_blocks).kind != "ffn":
+            raise EdgeSkipError(f"{path}: decode_skip {name} is no FFN: decoding may leave out FFNs only")
 
 
 def read_adapter(profile: Profile, path: Path) -> bytes | None:
@@ -311,13 +289,14 @@ def read_adapter(profile: Profile, path: Path) -> bytes | None:
     if record is None:
         return None
     file = path.parent / record.file
-    data = _read_beside(file, path)
+    data = read_beside(file, path)
     if hashlib.sha256(data).hexdigest() != record.sha256:
         raise EdgeSkipError(f"{file} does not match the sha256 in {path.name}: copy both files together or train again")
     return data
 
 
-def _read_beside(file: Path, path: Path) -> bytes:
+def read_beside(file: Path, path: Path) -> bytes:
+    """The bytes of a file that belongs beside the profile at `path`; EdgeSkipError where it is missing."""
     try:
         return file.read_bytes()
     except FileNotFoundError:
@@ -359,23 +338,6 @@ def refuse_output(path: Path, *, overwrite: bool) -> None:
         folder = folder.parent
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         raise EdgeSkipError(f"cannot write to {folder}: check its permissions or choose another -o")
-
-
-def pack_vectors(vectors: Vectors, path: Path) -> tuple[VectorsRecord, bytes]:
-    """The vectors file of the profile at `path`: the record the profile must carry, and the file's bytes."""
-    from safetensors.numpy import save
-
-    arrays: dict[str, NDArray[Any]] = {}
-    for phase, array in vectors.mean_in.items():
-        arrays[f"{phase}.mean_in"] = np.ascontiguousarray(array, dtype=np.float32)
-        arrays[f"{phase}.mean_out"] = np.ascontiguousarray(vectors.mean_out[phase], dtype=np.float32)
-    for layer, exit_map in vectors.exit_maps.items():
-        arrays[f"exit.{layer}.map"] = narrowed(exit_map)
-    arrays |= pack_adapters(vectors.exit_adapters)
-    if vectors.token_counts is not None:
-        arrays["token_counts"] = vectors.token_counts.astype(np.int32)
-    data = save(arrays)
-    return VectorsRecord(file=vectors_path(path).name, sha256=hashlib.sha256(data).hexdigest()), data
 
 
 def write_profile(

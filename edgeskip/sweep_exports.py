@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.profile import SpeculationRecord, read_vectors, write_profile
+from edgeskip.profile import SpeculationRecord, write_profile
 from edgeskip.profile_source import source_of
+from edgeskip.vectors import read_vectors
 
 if TYPE_CHECKING:
     from edgeskip.profile import Profile

@@ -15,7 +15,8 @@ from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.manifest import ExitHead
-    from edgeskip.profile import Profile, Vectors
+    from edgeskip.profile import Profile
+    from edgeskip.vectors import Vectors
 
 Float32 = NDArray[np.float32]
 ROWS_AT_ONCE = 4096  # of a head that is multiplied by a map, so that memory stays small

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from edgeskip.exporters.onnx.formats import WeightFormat
     from edgeskip.exporters.targets import DraftRequest
     from edgeskip.plan import Plan
-    from edgeskip.profile import Profile, Vectors
+    from edgeskip.profile import Profile
+    from edgeskip.vectors import Vectors
 
 Progress = Callable[[str], None]
 

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from edgeskip.exporters.targets import DraftRequest
     from edgeskip.manifest import VerificationRecord
     from edgeskip.plan import Plan
-    from edgeskip.profile import Profile, Vectors
+    from edgeskip.profile import Profile
+    from edgeskip.vectors import Vectors
 
 Progress = Callable[[str], None]
 

@@ -13,7 +13,8 @@ from random_profiles import random_profile
 
 from edgeskip.exit_adapter import AdapterKind, ExitAdapter
 from edgeskip.exporters.families.source import ModelSource
-from edgeskip.profile import ExitStatistics, Profile, Vectors
+from edgeskip.profile import ExitStatistics, Profile
+from edgeskip.vectors import Vectors
 
 
 def random_adapter(source: ModelSource, kind: AdapterKind, seed: int = 0) -> ExitAdapter:

@@ -15,12 +15,11 @@ from edgeskip.profile import (
     PlanRecord,
     Profile,
     SublayerStatistics,
-    Vectors,
     model_at,
-    pack_vectors,
     write_profile,
 )
 from edgeskip.sublayers import sublayers_of
+from edgeskip.vectors import Vectors, pack_vectors
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource

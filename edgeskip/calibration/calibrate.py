@@ -20,17 +20,9 @@ from edgeskip.calibration.settings import Settings
 from edgeskip.calibration.sharding import Shard, joined
 from edgeskip.calibration.sums import statistics_of, vectors_of
 from edgeskip.errors import EdgeSkipError
-from edgeskip.profile import (
-    CalibrationRecord,
-    ExitStatistics,
-    Phase,
-    Profile,
-    SublayerStatistics,
-    Vectors,
-    model_at,
-    pack_vectors,
-)
+from edgeskip.profile import CalibrationRecord, ExitStatistics, Phase, Profile, SublayerStatistics, model_at
 from edgeskip.sublayers import sublayers_of
+from edgeskip.vectors import Vectors, pack_vectors
 from edgeskip.version import __version__
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.profile import Phase, PhaseStatistics, Vectors
+from edgeskip.profile import Phase, PhaseStatistics
 from edgeskip.sublayers import sublayers_of
+from edgeskip.vectors import Vectors
 
 if TYPE_CHECKING:
     import torch

@@ -14,16 +14,14 @@ from edgeskip.exit_adapter import ExitAdapter
 from edgeskip.profile import (
     ExitStatistics,
     Profile,
-    Vectors,
     locate_profile,
     model_at,
-    pack_vectors,
     read_adapter,
     read_profile,
-    read_vectors,
     write_profile,
 )
 from edgeskip.training.run_folder import RECORD, STARTED
+from edgeskip.vectors import Vectors, pack_vectors, read_vectors
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.lora import Lora

@@ -73,8 +73,9 @@ def export(
     from edgeskip.exporters.gguf.formats import format_for
     from edgeskip.exporters.onnx.formats import weight_format
     from edgeskip.exporters.targets import draft_of, settled, targets_of
-    from edgeskip.profile import locate_profile, read_profile, read_vectors
+    from edgeskip.profile import locate_profile, read_profile
     from edgeskip.profile_source import source_of
+    from edgeskip.vectors import read_vectors
 
     targets = targets_of(target, precision)
     request = draft_of(draft, exit_layer, draft_vocab, targets)

@@ -37,16 +37,8 @@ def plan(
     from edgeskip.models.profiles import ready_profiles
     from edgeskip.plan import COMPENSATIONS
     from edgeskip.planner import METHODS, choose, resolve
-    from edgeskip.profile import (
-        locate_profile,
-        model_at,
-        pack_vectors,
-        read_adapter,
-        read_profile,
-        read_vectors,
-        refuse_output,
-        write_profile,
-    )
+    from edgeskip.profile import locate_profile, model_at, read_adapter, read_profile, refuse_output, write_profile
+    from edgeskip.vectors import pack_vectors, read_vectors
 
     if method not in METHODS:
         raise EdgeSkipError(f"--method {method} is unknown: choose one of {', '.join(METHODS)}")

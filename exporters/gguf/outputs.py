@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from edgeskip.exporters.gguf.formats import GgufFormat
     from edgeskip.exporters.targets import DraftRequest
     from edgeskip.plan import Plan
-    from edgeskip.profile import Profile, Vectors
+    from edgeskip.profile import Profile
+    from edgeskip.vectors import Vectors
 
 
 @dataclass(frozen=True)

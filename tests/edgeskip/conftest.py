@@ -21,11 +21,10 @@ from edgeskip.profile import (
     PlanRecord,
     Profile,
     SublayerStatistics,
-    Vectors,
-    pack_vectors,
     write_profile,
 )
 from edgeskip.sublayers import sublayers_of
+from edgeskip.vectors import Vectors, pack_vectors
 
 BLOCKS, HIDDEN = 4, 8
 

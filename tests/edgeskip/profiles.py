@@ -13,11 +13,10 @@ from edgeskip.profile import (
     PlanRecord,
     Profile,
     SublayerStatistics,
-    Vectors,
-    pack_vectors,
     write_profile,
 )
 from edgeskip.sublayers import sublayers_of
+from edgeskip.vectors import Vectors, pack_vectors
 
 HIDDEN_SIZE = 3
 # attn.0, ffn.0, attn.1, ffn.1, … of 4 blocks; ffn.1 and attn.3 tie.

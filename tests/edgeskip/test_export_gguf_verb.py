@@ -23,7 +23,8 @@ from tiny_gguf import Kind
 from tiny_models import tiny_checkpoint
 
 from edgeskip.exporters.families.source import open_model
-from edgeskip.profile import pack_vectors, write_profile
+from edgeskip.profile import write_profile
+from edgeskip.vectors import pack_vectors
 
 Cli = Callable[..., Any]
 UNWRITABLE = Path("/sys/kernel")  # refuses even root

@@ -23,13 +23,12 @@ from edgeskip.profile import (
     adapter_path,
     locate_profile,
     model_at,
-    pack_vectors,
     read_adapter,
     read_profile,
-    read_vectors,
     refuse_output,
     write_profile,
 )
+from edgeskip.vectors import pack_vectors, read_vectors
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from random_profiles import random_profile
 from edgeskip.exporters.export import ExportPolicy
 from edgeskip.exporters.families.source import ModelSource
 from edgeskip.exporters.targets import DraftRequest
-from edgeskip.profile import Profile, Vectors
+from edgeskip.profile import Profile
 from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
 from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+from edgeskip.vectors import Vectors
 
 CHECKED, UNCHECKED = ExportPolicy(), ExportPolicy(check=False)
 

@@ -29,7 +29,8 @@ from edgeskip.files import sha256_of
 from edgeskip.manifest import Manifest, read_manifest
 from edgeskip.plan import Plan
 from edgeskip.planner import resolve
-from edgeskip.profile import ExitStatistics, Profile, Vectors
+from edgeskip.profile import ExitStatistics, Profile
+from edgeskip.vectors import Vectors
 
 COMMON = {
     *("model.onnx", "model.onnx.data", "model-genai.onnx", "draft.onnx", "config.json", "generation_config.json"),

@@ -31,11 +31,12 @@ from edgeskip.exporters.gguf.formats import gguf_format
 from edgeskip.exporters.targets import DraftRequest
 from edgeskip.exporters.verify import compare
 from edgeskip.planner import resolve
-from edgeskip.profile import ExitStatistics, Profile, Vectors
+from edgeskip.profile import ExitStatistics, Profile
 from edgeskip.runtime.engines.interface import DraftingEngine
 from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
 from edgeskip.runtime.engines.llamacpp_split import SplitEngine
 from edgeskip.runtime.engines.pair import PairEngine
+from edgeskip.vectors import Vectors
 
 EXIT, SIZE = 2, 40
 EARLY, TRIMMED = DraftRequest("early-exit", (EXIT,)), DraftRequest("early-exit", (EXIT,), SIZE)

@@ -9,7 +9,8 @@ import pytest
 
 from edgeskip.models.profiles import ready_profiles
 from edgeskip.models.registry import READY_MODELS
-from edgeskip.profile import read_adapter, read_profile, read_vectors
+from edgeskip.profile import read_adapter, read_profile
+from edgeskip.vectors import read_vectors
 
 PROFILES = ready_profiles()
 TRAINED = sorted(set(PROFILES) - set(READY_MODELS))

@@ -20,7 +20,8 @@ from edgeskip.calibration.settings import Settings
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.planner import choose
-from edgeskip.profile import Profile, read_profile, read_vectors, write_profile
+from edgeskip.profile import Profile, read_profile, write_profile
+from edgeskip.vectors import read_vectors
 
 SETTINGS = Settings(tokens=384, context=128, decode_tokens=192)
 

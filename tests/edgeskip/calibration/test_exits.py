@@ -19,7 +19,8 @@ from edgeskip.calibration.exits import CHOOSE, FIT, HELD_OUT, HELD_OUT_TOKENS, L
 from edgeskip.calibration.settings import Settings, parse_exits
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.source import open_model
-from edgeskip.profile import Profile, Vectors, read_vectors, write_profile
+from edgeskip.profile import Profile, write_profile
+from edgeskip.vectors import Vectors, read_vectors
 
 Array = NDArray[np.float64]
 Cli = Callable[..., Any]

@@ -17,7 +17,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.source import open_model
 from edgeskip.exporters.families.torch_model import load_torch_model
 from edgeskip.planner import resolve
-from edgeskip.profile import read_profile, read_vectors
+from edgeskip.profile import read_profile
 from edgeskip.profile_source import source_of
 from edgeskip.training.data import Data
 from edgeskip.training.healing import Healing
@@ -26,6 +26,7 @@ from edgeskip.training.policy import Lora, Optimisation
 from edgeskip.training.record import read_losses
 from edgeskip.training.train_heal import train_heal
 from edgeskip.training.trained_profile import open_profile
+from edgeskip.vectors import read_vectors
 
 SKIP = ("attn.1", "ffn.2")
 IDS = torch.arange(3, 40)[None]

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from edgeskip.cli import app
 from edgeskip.errors import EdgeSkipError
 from edgeskip.planner import choose
-from edgeskip.profile import Profile, read_profile, read_vectors
+from edgeskip.profile import Profile, read_profile
+from edgeskip.vectors import read_vectors
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.models.profiles import ready_profile
 from edgeskip.plan import Plan
 from edgeskip.planner import resolve
-from edgeskip.profile import read_profile, read_vectors
+from edgeskip.profile import read_profile
+from edgeskip.vectors import read_vectors
 
 DATA = Path(os.environ.get("EDGESKIP_DATA") or Path(__file__).parents[4] / "shared" / "data")
 TEXT = DATA / "wikitext2_test.txt"
