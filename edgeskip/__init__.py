@@ -6,14 +6,16 @@ from edgeskip.version import __version__
 
 if TYPE_CHECKING:
     from edgeskip.runtime.generation import Generation
+    from edgeskip.runtime.online import Online
     from edgeskip.runtime.sampling import Sampling
     from edgeskip.runtime.session import Session, load
     from edgeskip.runtime.speculation.policy import Speculation
 
-__all__ = ["Generation", "Sampling", "Session", "Speculation", "__version__", "load"]
+__all__ = ["Generation", "Online", "Sampling", "Session", "Speculation", "__version__", "load"]
 
 _MODULES = {
     "Generation": "generation",
+    "Online": "online",
     "Sampling": "sampling",
     "Session": "session",
     "Speculation": "speculation.policy",

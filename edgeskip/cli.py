@@ -16,10 +16,12 @@ import typer
 from edgeskip.errors import EdgeSkipError
 from edgeskip.verbs.calibrate import calibrate
 from edgeskip.verbs.doctor import doctor
+from edgeskip.verbs.evaluate import eval_
 from edgeskip.verbs.export import export
 from edgeskip.verbs.fetch import fetch
 from edgeskip.verbs.inspect import inspect
 from edgeskip.verbs.plan import plan
+from edgeskip.verbs.profile_device import profile_device
 from edgeskip.verbs.run import run
 from edgeskip.verbs.schema import schema
 from edgeskip.verbs.sweep import sweep
@@ -36,8 +38,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="edgeskip VERB --help tells the options of a verb.",
 )
-for _verb in (fetch, train, calibrate, plan, schema, export, run, sweep, inspect, doctor):
+for _verb in (fetch, train, calibrate, profile_device, plan, schema, export, run, sweep, inspect, doctor):
     app.command()(_verb)
+app.command("eval")(eval_)  # a function of that name would hide Python's own
 
 
 def _print_version(wanted: bool) -> None:

@@ -92,7 +92,7 @@ def _find_onnxruntime(
 
 def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], machine: Machine) -> list[Finding]:
     findings: list[Finding] = []
-    for extra in (None, "export", "plot", "llamacpp"):
+    for extra in (None, "export", "plot", "eval", "llamacpp"):
         missing = [
             requirement
             for requirement in declared
@@ -115,6 +115,7 @@ def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], mac
         purpose = {
             "export": "calibrate and export need",
             "plot": "inspect --plot needs",
+            "eval": "eval needs",
             "llamacpp": "run FILE.gguf needs",
         }[extra]
         findings.append(Finding(f"{purpose} {names}", command, blocking=False))

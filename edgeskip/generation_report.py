@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgeskip.comparison import Comparison
     from edgeskip.manifest import PlanSummary
     from edgeskip.runtime.generation import Generation
+    from edgeskip.runtime.online import OnlineStats
     from edgeskip.runtime.speculation.statistics import SpeculationStats
     from edgeskip.runtime.stream import Piece
 
@@ -37,6 +38,7 @@ def summary(generation: Generation, plan: PlanSummary | None) -> Text:
         f"({stats.prefill_tokens_per_s:.0f} tokens/s)",
         f"{stats.generated_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s",
         *([speculation_facts(stats.speculation)] if stats.speculation else []),
+        *([online_facts(stats.online)] if stats.online else []),
         f"ended by {generation.finish_reason}",
     ]
     return Text.assemble((generation.label + skipped, "bold red" if lossy else "bold"), " | ", " | ".join(facts))
@@ -50,6 +52,20 @@ def speculation_facts(stats: SpeculationStats) -> str:
     return (
         f"{stats.rounds} rounds by {drafters} and {stats.plain_steps} plain steps, {stats.accepted} of "
         f"{stats.drafted} drafted tokens accepted ({stats.acceptance_rate:.0%}), {stats.speedup:.2f}× plain"
+    )
+
+
+def online_facts(stats: OnlineStats) -> str:
+    """What online skipping did, in words."""
+    if stats.threshold is None:
+        skipped = f", {len(stats.gated)} FFNs skipped in the {stats.gated_steps} after them" if stats.gated else ""
+        return f"{stats.watched_steps} of {stats.window} steps with every FFN{skipped}"
+    watched = f"watched {stats.watched_steps} of {stats.window} steps"
+    if not stats.gated:
+        return f"{watched}, no FFN skipped (β {stats.threshold:.4g})"
+    return (
+        f"{watched}, {len(stats.gated)} of {len(stats.similarity)} FFNs skipped in the {stats.gated_steps} after them "
+        f"(β {stats.threshold:.4g}): {', '.join(stats.gated)}"
     )
 
 
@@ -76,6 +92,8 @@ def side_by_side(comparison: Comparison, plain: list[Piece], other: list[Piece])
     ]
     if second.speculation is not None:
         rows += _speculation_rows(second.speculation)
+    if second.online is not None:
+        rows.append(("FFNs skipped, steps without", "", f"{len(second.online.gated)}, {second.online.gated_steps}"))
     for row in rows:
         figures.add_row(*row)
     return Group(texts, figures, Text(verdict(comparison)))
@@ -85,6 +103,8 @@ def verdict(comparison: Comparison) -> str:
     """Whether the two texts are the same, and if not, how near the tie was."""
     if comparison.other.strategy == "draft-only":
         return "the draft's own text, not verified: it is not what the whole model writes"
+    if comparison.other.strategy == "online":
+        return "without the FFNs that were skipped online: it is not what the whole model writes"
     if not comparison.greedy:
         return "drawn texts: they follow the same distribution and need not be the same"
     difference = comparison.difference

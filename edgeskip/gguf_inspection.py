@@ -17,8 +17,9 @@ from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
 class GgufReport:
     """A GGUF file of any origin; `manifest` is None where EdgeSkip did not write it, a fact the file lacks is None.
 
-    `tensor_types`: ggml type name -> number of tensors, most frequent first. `partner_found`, `draft_found` and
-    `draft_head_found`: whether the file that the manifest names so lies beside this one; None where it names none.
+    `tensor_types`: ggml type name -> number of tensors, most frequent first. `partner_found`, `draft_found`,
+    `draft_head_found` and `decode_found`: whether the file that the manifest names so lies beside this one; None where
+    it names none.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class GgufReport:
     partner_found: bool | None
     draft_found: bool | None = None
     draft_head_found: bool | None = None
+    decode_found: bool | None = None
     problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class GgufReport:
             "partner_found": self.partner_found,
             "draft_found": self.draft_found,
             "draft_head_found": self.draft_head_found,
+            "decode_found": self.decode_found,
             **({"label": None} if self.manifest is None else self.manifest.model_dump(mode="json")),
         }
 
@@ -104,6 +107,7 @@ def inspect_gguf(path: Path) -> GgufReport:
         partner_found=found("partner"),
         draft_found=found("draft"),
         draft_head_found=found("draft_head"),
+        decode_found=found("decode"),
     )
 
 

@@ -27,7 +27,8 @@ class GgufManifest(BaseModel):
     """What the file is, what it came from, what was checked.
 
     `part`: `first` holds blocks 0 … exit_layer-1 with the head (a draft model of its own), `rest` the blocks after
-    them, `partner` is the name of the other half's file, beside it. A whole file may name another, its `draft`.
+    them, `partner` is the name of the other half's file, beside it. A whole file may name another, its `draft`,
+    or `decode`, which skips more FFNs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
@@ -44,6 +45,11 @@ class GgufManifest(BaseModel):
     agreement: float | None = Field(
         default=None, description="first: share of held-out tokens that the head predicts as the full model"
     )
+    decode: str | None = Field(
+        default=None, description="whole: the file beside it that takes over, with this one's KV cache, while decoding"
+    )
+    decode_plan: PlanSummary | None = Field(default=None, description="whole with `decode`: what that file skips")
+    window: int | None = Field(default=None, gt=0, description="whole with `decode`: P, tokens decoded before that")
     draft_head: str | None = Field(
         default=None, description="first: the file beside it with the head over part of the vocabulary that drafts"
     )
@@ -56,6 +62,11 @@ class GgufManifest(BaseModel):
     created: str
     verification: VerificationRecord | None = Field(default=None, description="of a pair: of both halves together")
     draft_verification: VerificationRecord | None = Field(default=None, description="first: of the draft alone")
+
+    @property
+    def decode_skipped(self) -> tuple[str, ...]:
+        """What the file that takes over while decoding leaves out besides, in execution order."""
+        return tuple(name for name in (self.decode_plan.skip if self.decode_plan else ()) if name not in self.plan.skip)
 
     @property
     def pair_label(self) -> Label:
@@ -91,7 +102,7 @@ def read_gguf_manifest(metadata: Mapping[str, Any], file: str) -> GgufManifest |
     if not fields:
         return None
     try:
-        for name in ("model", "plan", "inputs", "versions", "verification", "draft_verification"):
+        for name in ("model", "plan", "decode_plan", "inputs", "versions", "verification", "draft_verification"):
             if name in fields:
                 fields[name] = json.loads(fields[name])
         return GgufManifest.model_validate(fields)

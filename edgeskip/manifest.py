@@ -84,6 +84,14 @@ class DraftRecord(_Record):
     )
 
 
+class OnlineRecord(_Record):
+    """How the artifact skips FFNs online: those that hardly change the stream in an answer's first tokens."""
+
+    window: int = Field(gt=0, description="P, decoded tokens of an answer that are watched before anything is skipped")
+    threshold: float = Field(ge=-1, le=1, description="β: an FFN at least this similar over the window is skipped")
+    ffns: list[str] = Field(min_length=1, description="FFNs with a gate, in execution order: ffn_skip 0 … G-1")
+
+
 class VerificationRecord(_Record):
     """What the check after export measured against the torch model under the same plan."""
 
@@ -110,6 +118,7 @@ class Manifest(_Record):
     graph: GraphRecord
     plan: PlanSummary
     draft: DraftRecord | None = Field(default=None, description="None = nothing to speculate with but n-grams")
+    online: OnlineRecord | None = Field(default=None, description="None = no gates: nothing is skipped online")
     inputs: dict[str, str] = Field(description="fingerprints of what the artifact was made from")
     files: dict[str, str] = Field(description="sha256 of every other file in the folder")
     versions: dict[str, str]

@@ -13,20 +13,30 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Compensation = Literal["none", "scale", "affine"]
+Compensation = Literal["none", "scale", "affine", "linear"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
+# What follows from a profile's statistics; the others are fitted to a plan as a whole.
+STATISTICAL: tuple[Compensation, ...] = ("none", "scale", "affine")
 Label = Literal["dense", "lossy-skip", "draft-only", "verified"]
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A skipped sublayer becomes `x ← scale·x + bias` on the residual stream (AdaSkip eq. 3; design §2)."""
+    """A skipped sublayer becomes `x ← scale·x + map·u + bias` on the residual stream (AdaSkip eq. 3; design §2, §4).
+
+    u is what the sublayer `source`, the last one kept before this, has added to the stream; nothing where that one is
+    left out too, by an engine for instance that skips more as it runs.
+    """
 
     sublayer: Sublayer
     scale: float = 1.0
     bias: NDArray[np.float32] | None = None  # [hidden_size]
+    map: NDArray[np.float32] | None = None  # [hidden_size, hidden_size]
+    source: Sublayer | None = None
 
     def __post_init__(self) -> None:
+        if (self.map is None) != (self.source is None) or (self.source is not None and self.source >= self.sublayer):
+            raise EdgeSkipError(f"{self.sublayer}: a map needs the sublayer before it whose update it reads")
         if not 0 < self.scale < math.inf:
             # RMSNorm(c·x) = RMSNorm(x) needs c > 0: the fold would be wrong (design §4).
             raise EdgeSkipError(f"{self.sublayer}: compensation scale {self.scale} is not positive and finite")

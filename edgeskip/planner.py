@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
-from typing import get_args
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.plan import Compensation, Plan, Skip
-from edgeskip.profile import FrontPoint, Method, PlanRecord, Profile
+from edgeskip.plan import STATISTICAL, Compensation, Plan, Skip
+from edgeskip.profile import Method, PlanRecord, Profile
 from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
 from edgeskip.vectors import Vectors
 
@@ -48,6 +48,8 @@ def choose(
     `skip` are `explicit`. EdgeSkipError where the request cannot be met.
     """
     num_blocks = profile.model.num_blocks
+    if compensation not in STATISTICAL:
+        raise EdgeSkipError(f"the compensation {compensation!r} is fitted to a plan: edgeskip.search fits it")
     if [alpha, skip_sublayers, skip].count(None) != 2:
         raise EdgeSkipError("say what to skip with exactly one of --alpha, --skip-sublayers and --skip")
     if skip is not None:
@@ -80,23 +82,41 @@ def resolve(profile: Profile, vectors: Vectors | None) -> Plan:
         return Plan(num_blocks)
     compensation = profile.plan.compensation
     if profile.plan.scales is not None:
-        return fitted_plan(num_blocks, profile.plan, compensation, None if vectors is None else vectors.plan_bias)
+        if vectors is None and compensation in ("affine", "linear"):
+            raise EdgeSkipError(f"a fitted {compensation} plan needs the vectors file beside the profile: plan again")
+        maps = None if vectors is None else vectors.plan_map
+        return fitted_plan(num_blocks, profile.plan, None if vectors is None else vectors.plan_bias, maps)
     skips = (_skip(profile, vectors, sublayer, compensation) for sublayer in skipped_of(profile))
     return Plan(num_blocks, tuple(skips), compensation)
 
 
 def fitted_plan(
-    num_blocks: int, record: PlanRecord | FrontPoint, compensation: Compensation, bias: NDArray[np.float32] | None
+    num_blocks: int,
+    record: PlanRecord,
+    biases: NDArray[np.float32] | None,
+    maps: NDArray[np.floating[Any]] | None,
 ) -> Plan:
-    """The plan of a record with fitted scales; `bias` [skips, hidden_size] in its order, None unless affine."""
-    if compensation == "affine" and bias is None:
-        raise EdgeSkipError("a fitted affine plan needs the vectors file beside the profile: plan again")
-    rows = bias if bias is not None and compensation == "affine" else [None] * len(record.skip)
-    skips = [
-        Skip(parse_sublayer(name, num_blocks), scale, row)
-        for name, scale, row in zip(record.skip, record.scales or [], rows, strict=True)
-    ]
-    return Plan(num_blocks, tuple(sorted(skips, key=lambda skip: skip.sublayer)), compensation)
+    """The plan of a record with fitted scales; `biases` [skips, d] and `maps` [skips, d, d] in its order or None."""
+    order = [parse_sublayer(name, num_blocks) for name in record.skip]
+    sources = sources_of(order, num_blocks)
+    skips = []
+    for row, (sublayer, scale) in enumerate(zip(order, record.scales or [], strict=True)):
+        source = sources[sublayer] if maps is not None else None
+        fitted_map = maps[row].astype(np.float32) if maps is not None and source is not None else None
+        skips.append(Skip(sublayer, scale, None if biases is None else biases[row], fitted_map, source))
+    return Plan(num_blocks, tuple(sorted(skips, key=lambda skip: skip.sublayer)), record.compensation)
+
+
+def sources_of(skipped: Collection[Sublayer], num_blocks: int) -> dict[Sublayer, Sublayer | None]:
+    """Of each skipped sublayer, the last one kept before it; None at the model's start."""
+    found: dict[Sublayer, Sublayer | None] = {}
+    last: Sublayer | None = None
+    for sublayer in sublayers_of(num_blocks):
+        if sublayer in skipped:
+            found[sublayer] = last
+        else:
+            last = sublayer
+    return found
 
 
 def skipped_of(profile: Profile) -> list[Sublayer]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -152,7 +152,7 @@ class PlanRecord(_Record):
     scales: list[float] | None = Field(
         default=None,
         description="s of each skip, fitted on the stream that the skips before it leave (biases: the vectors file's "
-        "`plan.bias`); None = from the statistics",
+        "`plan.bias` and `plan.map`); None = from the statistics",
     )
     window: int | None = Field(default=None, gt=0, description="P, decoded tokens that online skipping watches")
     decode_skip: list[str] = Field(
@@ -168,7 +168,6 @@ class FrontPoint(_Record):
     """
 
     skip: list[str] = Field(description="Skipped sublayers in execution order")
-    scales: list[float] = Field(description="s of each; biases: the vectors file's `front.N.bias`, N from 0")
     kl: float = Field(ge=0, description="mean KL(dense ‖ skipped) per token, nats")
     perplexity_ratio: float = Field(gt=0, description="Perplexity over the dense model's, same text")
     top1_agreement: float = Field(ge=0, le=1, description="Share of tokens predicted as by the dense model")
@@ -187,6 +186,7 @@ class FrontRecord(_Record):
     perplexity: float = Field(gt=0, description="The dense model's on them")
     device: str = Field(description="What the times are of: a device profile's name, or the weights' bytes alone")
     context: int = Field(ge=0, description="Tokens in the KV cache that decode times are of")
+    settings: dict[str, Any] = Field(description="What its losses depend on; fitting a point again needs the same")
     created: str = Field(description="UTC time, ISO 8601")
 
 
@@ -196,8 +196,8 @@ class VectorsRecord(_Record):
     These are means of x and y over tokens weighted by 1/‖x‖², as the affine compensation is. `exit.E.map`
     [hidden_size, hidden_size] is the map of exit layer E, float16 where that holds it exactly, else float32;
     `token_counts` int32 [vocab_size] says how often the corpus has each token. `exit.E.adapter.*` are the weights of
-    a trained exit adapter (`edgeskip.exit_adapter`). `plan.bias` and `front.N.bias` are float32 [skips, hidden_size],
-    the fitted biases of a plan.
+    a trained exit adapter (`edgeskip.exit_adapter`). `plan.bias` float32 [skips, hidden_size] and
+    `plan.map` [skips, hidden_size, hidden_size], float16 or float32, were fitted to the plan.
     """
 
     file: str = Field(pattern=r"^[^/\\]+\.safetensors$", description="File name, in the profile's own folder")
@@ -273,7 +273,7 @@ def _check_plans(profile: Profile, path: Path) -> None:
     for plan in plans:
         for name in plan.skip:
             parse_sublayer(name, num_blocks)
-        if plan.scales is not None and len(plan.scales) != len(plan.skip):
+        if isinstance(plan, PlanRecord) and plan.scales is not None and len(plan.scales) != len(plan.skip):
             raise EdgeSkipError(f"{path}: {len(plan.scales)} scales for {len(plan.skip)} skips: plan again")
     for name in profile.plan.decode_skip if profile.plan else []:
         if parse_sublayer(name, num_blocks).kind != "ffn":

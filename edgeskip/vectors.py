@@ -19,7 +19,6 @@ from edgeskip.exit_adapter import ExitAdapter, is_adapter_array, narrowed, pack_
 from edgeskip.profile import Phase, Profile, VectorsRecord, read_beside, vectors_path
 
 _EXIT_MAP = re.compile(r"exit\.([1-9][0-9]*)\.map")
-_FRONT_BIAS = re.compile(r"front\.(0|[1-9][0-9]*)\.bias")
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Vectors:
     """Exit layer → what `edgeskip train --method exit-adapter` trained for it."""
     plan_bias: NDArray[np.float32] | None = None
     """Fitted bias of each of the plan's skips [skips, hidden_size]; None where the plan is not fitted."""
-    front_bias: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    """Number of a point of the search's front → the biases of its skips."""
+    plan_map: NDArray[np.floating[Any]] | None = None
+    """Fitted map of each skip [skips, hidden_size, hidden_size]; None unless the compensation is linear."""
     token_counts: NDArray[np.int64] | None = None
     """How often the corpus has each token [vocab_size]; None where the profile was made before they were kept."""
 
@@ -81,7 +80,7 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
             raise EdgeSkipError(f"{file} has no map for exit layer {exit.layer} of {path.name}: calibrate again")
         if exit.adapter != (adapters[exit.layer].kind if exit.layer in adapters else None):
             raise EdgeSkipError(f"{file} has another adapter for exit layer {exit.layer} than {path.name}: train again")
-    _check_biases(profile, path, arrays)
+    _check_fit(profile, path, arrays)
     counts = arrays.get("token_counts")
     return Vectors(
         mean_in={p: arrays[f"{p}.mean_in"] for p in phases if f"{p}.mean_in" in arrays},
@@ -89,31 +88,30 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
         exit_maps=dict(sorted(maps.items())),
         exit_adapters=adapters,
         plan_bias=arrays.get("plan.bias"),
-        front_bias={int(match[1]): array for name, array in arrays.items() if (match := _FRONT_BIAS.fullmatch(name))},
+        plan_map=arrays.get("plan.map"),
         token_counts=None if counts is None else counts.astype(np.int64),
     )
 
 
-def _check_biases(profile: Profile, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """EdgeSkipError where a fitted affine plan has no biases."""
-    fits: dict[str, bool] = {}
-    if profile.plan is not None and profile.plan.scales is not None:
-        fits["plan.bias"] = profile.plan.compensation == "affine"
-    if profile.front is not None and profile.front.compensation == "affine":
-        fits |= {f"front.{number}.bias": True for number in range(len(profile.front.points))}
-    for name, wanted in fits.items():
-        if wanted and name not in arrays:
+def _check_fit(profile: Profile, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    """EdgeSkipError where a fitted plan has not the arrays that its compensation needs."""
+    plan = profile.plan
+    if plan is None or plan.scales is None:
+        return
+    needed = {"affine": ["plan.bias"], "linear": ["plan.bias", "plan.map"]}.get(plan.compensation, [])
+    for name in needed:
+        if name not in arrays:
             raise EdgeSkipError(f"{path.parent / profile.vectors.file} has no {name} of {path.name}: plan again")
 
 
 def _expected(name: str, profile: Profile) -> tuple[tuple[type[np.generic], ...], tuple[int, ...]]:
     """Types and shape of an array of the vectors file."""
     model = profile.model
-    front = _FRONT_BIAS.fullmatch(name)
-    if front and profile.front and int(front[1]) < len(profile.front.points):
-        return (np.float32,), (len(profile.front.points[int(front[1])].skip), model.hidden_size)
+    skips = len(profile.plan.skip) if profile.plan else 0
     if name == "plan.bias":
-        return (np.float32,), (len(profile.plan.skip) if profile.plan else 0, model.hidden_size)
+        return (np.float32,), (skips, model.hidden_size)
+    if name == "plan.map":
+        return (np.float16, np.float32), (skips, model.hidden_size, model.hidden_size)
     if _EXIT_MAP.fullmatch(name):
         return (np.float16, np.float32), (model.hidden_size, model.hidden_size)
     if name == "token_counts":
@@ -134,8 +132,8 @@ def pack_vectors(vectors: Vectors, path: Path) -> tuple[VectorsRecord, bytes]:
     arrays |= pack_adapters(vectors.exit_adapters)
     if vectors.plan_bias is not None:
         arrays["plan.bias"] = np.ascontiguousarray(vectors.plan_bias, dtype=np.float32)
-    for number, bias in vectors.front_bias.items():
-        arrays[f"front.{number}.bias"] = np.ascontiguousarray(bias, dtype=np.float32)
+    if vectors.plan_map is not None:
+        arrays["plan.map"] = narrowed(vectors.plan_map)
     if vectors.token_counts is not None:
         arrays["token_counts"] = vectors.token_counts.astype(np.int32)
     data = save(arrays)

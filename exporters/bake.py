@@ -2,26 +2,34 @@
 
 Every sublayer and the head reads the residual stream x through an RMSNorm, and RMSNorm(c·x) = RMSNorm(x) for c > 0.
 So the baked decoder carries y = x/S, S the product of the skipped scales so far: later output projections are divided
-by S, norms take eps/S², and a bias b joins the output bias of the sublayer before it as b/S. The result is exact and
-costs nothing at run time (design §4).
+by S, norms take eps/S², and a bias b joins the output bias of the sublayer before it as b/S. A map T of that sublayer's
+update u = W·h joins its output projection, W/S₀ + T·W/S. The result is exact and costs nothing at run time (design §4).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
+import numpy as np
+
 from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, Norm, Tensor, constant
+from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Float32, Linear, Norm, Tensor, constant
 from edgeskip.plan import Plan
+from edgeskip.sublayers import Sublayer
 
 
-def bake(decoder: Decoder, plan: Plan) -> Decoder:
-    """The decoder with `plan` applied; weights stay lazy. EdgeSkipError where the plan is for another shape."""
+def bake(decoder: Decoder, plan: Plan, *, shifts_apart: Collection[Sublayer] = ()) -> Decoder:
+    """The decoder with `plan` applied; weights stay lazy. EdgeSkipError where the plan is for another shape.
+
+    `shifts_apart`: what these FFNs would absorb stays beside them, as `shift`, for a graph that may leave them out.
+    """
     if plan.num_blocks != decoder.config.num_blocks:
         raise EdgeSkipError(
             f"the plan is for {plan.num_blocks} blocks, the model has {decoder.config.num_blocks}: use its own profile"
         )
     stream_scale = 1.0
+    by_name = {sublayer.sublayer: sublayer for sublayer in decoder.sublayers}
     kept: list[Attention | FeedForward] = []
     embedding_bias: Tensor | None = decoder.embedding_bias
     for sublayer in decoder.sublayers:
@@ -30,11 +38,15 @@ def bake(decoder: Decoder, plan: Plan) -> Decoder:
             kept.append(on_scaled_stream(sublayer, stream_scale))
             continue
         stream_scale *= skip.scale
+        source = skip.source
+        if skip.map is not None and source is not None and source not in plan.skipped:
+            # `u` is the original sublayer's, whatever skips before this one have made of what it writes.
+            kept[-1] = _with_map(kept[-1], by_name[source], skip.map / stream_scale)
         if skip.bias is None:
             continue
         bias = constant(f"{skip.sublayer}.bias", skip.bias).times(1 / stream_scale)
         if kept:
-            kept[-1] = _with_output_bias(kept[-1], bias)
+            kept[-1] = _with_output_bias(kept[-1], bias, apart=kept[-1].sublayer in shifts_apart)
         else:
             embedding_bias = bias.plus(embedding_bias)
     return replace(
@@ -62,8 +74,36 @@ def on_scaled_stream(sublayer: Attention | FeedForward, scale: float) -> Attenti
     return replace(sublayer, norm=norm, down=_divided(sublayer.down, scale))
 
 
-def _with_output_bias(sublayer: Attention | FeedForward, bias: Tensor) -> Attention | FeedForward:
+def _with_map(
+    kept: Attention | FeedForward, original: Attention | FeedForward | None, matrix: Float32
+) -> Attention | FeedForward:
+    """`kept` adding matrix·u to the stream as well, u what `original`, the same sublayer before baking, adds."""
+    if isinstance(kept, Attention) and isinstance(original, Attention):
+        return replace(kept, o=_added(kept.o, _mapped(original.o, matrix)))
+    assert isinstance(kept, FeedForward), "a map reads the last kept sublayer"
+    assert isinstance(original, FeedForward)
+    return replace(kept, down=_added(kept.down, _mapped(original.down, matrix)))
+
+
+def _mapped(linear: Linear, matrix: Float32) -> Linear:
+    """matrix·(weight·h + bias) as one projection."""
+
+    def product(tensor: Tensor) -> Tensor:
+        wide = matrix.astype(np.float64)
+        return Tensor(tensor.name, tensor.shape, lambda: (wide @ tensor.read()).astype(np.float32))
+
+    return Linear(product(linear.weight), product(linear.bias) if linear.bias else None)
+
+
+def _added(one: Linear, other: Linear) -> Linear:
+    bias = other.bias.plus(one.bias) if other.bias else one.bias
+    return Linear(one.weight.plus(other.weight), bias)
+
+
+def _with_output_bias(sublayer: Attention | FeedForward, bias: Tensor, *, apart: bool) -> Attention | FeedForward:
     """The same sublayer adding `bias` [d] to the stream as well."""
     if isinstance(sublayer, Attention):
         return replace(sublayer, o=Linear(sublayer.o.weight, bias.plus(sublayer.o.bias)))
+    if apart:
+        return replace(sublayer, shift=bias.plus(sublayer.shift))
     return replace(sublayer, down=Linear(sublayer.down.weight, bias.plus(sublayer.down.bias)))

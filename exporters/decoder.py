@@ -100,13 +100,17 @@ class Attention:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """SwiGLU with its norm: down(silu(gate(x)) · up(x)). gate and up [f, d], down [d, f]."""
+    """SwiGLU with its norm: down(silu(gate(x)) · up(x)). gate and up [f, d], down [d, f].
+
+    `shift` [d] is added to the stream after it, whether it runs or not; it appears only after baking for gates.
+    """
 
     block: int
     norm: Norm
     gate: Linear
     up: Linear
     down: Linear
+    shift: Tensor | None = None
 
     @property
     def sublayer(self) -> Sublayer:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.exporters.onnx.drafts import Exit
     from edgeskip.exporters.onnx.formats import WeightFormat
-    from edgeskip.exporters.targets import DraftRequest
+    from edgeskip.exporters.targets import DraftRequest, OnlineRequest
     from edgeskip.plan import Plan
     from edgeskip.profile import Profile
     from edgeskip.vectors import Vectors
@@ -76,15 +76,17 @@ def export_onnx(
     folder: Path,
     *,
     draft: DraftRequest | None = None,
+    online: OnlineRequest | None = None,
     policy: ExportPolicy = ExportPolicy(),
     progress: Progress = lambda _: None,
 ) -> Manifest:
     """Writes the artifact `folder` for the profile's plan (dense where it has none) and returns its manifest.
 
-    With a skip-plan `draft` (settled) the model is dense and the plan is what drafts. EdgeSkipError where the profile
-    is for other weights, `folder` may not be written, or the result does not match the torch model; then `folder` is
-    as it was.
+    With a skip-plan `draft` (settled) the model is dense and the plan is what drafts. `online`, without a draft only:
+    FFNs that the plan keeps may be skipped while it runs. EdgeSkipError where the profile is for other weights,
+    `folder` may not be written, or the result does not match the torch model; then `folder` is as it was.
     """
+    from edgeskip.exporters.online import gated_ffns, online_record
     from edgeskip.exporters.onnx.drafts import lower_early_exit, lower_skip_plan
     from edgeskip.exporters.onnx.lower import lower
     from edgeskip.exporters.onnx.sidecars import write_sidecars
@@ -93,9 +95,16 @@ def export_onnx(
     check_weights(source, profile)
     skipping, drafting = plan_summary(profile), resolve(profile, vectors)
     if draft and draft.kind == "skip-plan":
+        if profile.plan and profile.plan.compensation == "linear":
+            raise EdgeSkipError(
+                "--draft skip-plan cannot switch off a linear compensation, which is in the weights: plan with "
+                "--compensation affine"
+            )
         profile = profile.model_copy(update={"plan": None})
     plan = resolve(profile, vectors)
-    baked = bake(source.decoder, plan)
+    gates = online_record(online, profile, plan) if online else None
+    gated = gated_ffns(gates, plan.num_blocks)
+    baked = bake(source.decoder, plan, shifts_apart=gated)
     exits = _exits(source, baked, profile, vectors, draft) if draft else []
     with staged_folder(folder, overwrite=policy.overwrite) as staging:
         source.write_tokenizer(staging)
@@ -109,14 +118,15 @@ def export_onnx(
             graph = lower_skip_plan(baked, drafting, form, staging, progress=progress)
             record = DraftRecord(kind="skip-plan", plan=skipping)
         else:
-            graph = lower(baked, form, staging, progress=progress)
+            graph = lower(baked, form, staging, online=gated, progress=progress)
         write_sidecars(source, graph, staging, record)
         manifest = _manifest(source, profile, graph, staging, record)
+        manifest = manifest.model_copy(update={"online": gates})
         if policy.check:
             progress("check")
             # The engine reads the manifest, so a first one is there during the check.
             _write_manifest(manifest, staging)
-            manifest = _checked(source, plan, drafting, exits, manifest, staging, policy)
+            manifest = _checked(source, profile, plan, drafting, exits, manifest, staging, policy)
         _write_manifest(manifest, staging)
     return manifest
 
@@ -147,6 +157,7 @@ def _exits(
 
 def _checked(
     source: ModelSource,
+    profile: Profile,
     plan: Plan,
     drafting: Plan,
     exits: list[Exit],
@@ -154,9 +165,9 @@ def _checked(
     folder: Path,
     policy: ExportPolicy,
 ) -> Manifest:
-    """The manifest with what the check measured: the whole model under `plan`, and every draft.
+    """The manifest with what the check measured: the whole model under `plan`, and every draft or the gates.
 
-    A draft that fails and is allowed to counts as the whole's failure. EdgeSkipError where it is not allowed to.
+    Of these one that fails and is allowed to counts as the whole's failure. EdgeSkipError where it is not allowed to.
     """
     precision, draft = manifest.graph.precision, manifest.draft
     bound = BOUNDS[precision]
@@ -165,6 +176,12 @@ def _checked(
     if draft is None:
         record = verify(source, plan, folder, bound=bound, frugal=frugal).record
         require_match(record, policy)
+        if manifest.online is not None:
+            from edgeskip.exporters.online import check_gates
+
+            gated = check_gates(source, profile, plan, manifest.online, folder, bound=bound, frugal=frugal).record
+            require_match(gated, policy, "model with FFNs skipped online")
+            record = record.model_copy(update={"passed": record.passed and gated.passed})
         return manifest.model_copy(update={"verification": record})
     from edgeskip.exporters.draft_checks import check_exits, check_skip_plan
     from edgeskip.exporters.onnx.drafts import genai_graphs

@@ -23,6 +23,7 @@ from edgeskip.exporters.gguf.tensors import NamedTensor, named_tensors
 from edgeskip.exporters.gguf.widen import widen
 from edgeskip.exporters.gguf.write import patch_string, write_gguf
 from edgeskip.exporters.importance import HEAD_WEIGHT, Importance, importance_of
+from edgeskip.exporters.online import window_of
 from edgeskip.exporters.provenance import (
     check_weights,
     inputs_of,
@@ -39,7 +40,7 @@ from edgeskip.runtime.engines.llamacpp_library import llama
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.exporters.targets import DraftRequest
+    from edgeskip.exporters.targets import DraftRequest, OnlineRequest
     from edgeskip.manifest import VerificationRecord
     from edgeskip.plan import Plan
     from edgeskip.profile import Profile
@@ -82,6 +83,7 @@ def refuse_outputs(
     output: Path,
     *,
     draft: DraftRequest | None = None,
+    online: OnlineRequest | None = None,
     policy: ExportPolicy,
     folder: bool = False,
 ) -> None:
@@ -95,9 +97,10 @@ def refuse_outputs(
         check_quantiser()
     elif policy.check:
         llama()
-    _refuse_targets(source, output_paths(source, profile, form, output, draft), policy)
+    over = online is not None
+    _refuse_targets(source, output_paths(source, profile, form, output, draft, online=over), policy)
     check_weights(source, profile)
-    files, _ = outputs_of(source, profile, vectors, draft)
+    files, _ = outputs_of(source, profile, vectors, draft, online=over)
     if form.kind is None:
         for named in (named for file in files for named in named_tensors(file.decoder, file.layout)):
             if named.tensor.blocks is not None and len(named.tensor.shape) > 1:  # vectors become F32
@@ -112,20 +115,23 @@ def export_gguf(
     output: Path,
     *,
     draft: DraftRequest | None = None,
+    online: OnlineRequest | None = None,
     policy: ExportPolicy,
     progress: Progress = lambda _: None,
 ) -> list[GgufFile]:
     """Writes the file for the profile's plan (dense where it has none), or the two of a settled `draft`: the halves of
-    an early exit, or the dense model and the plan's, which drafts for it. Returns the GGUF files that were written.
+    an early exit, or the dense model and the plan's, which drafts for it. `online`, without a draft only: the plan's
+    and one without the FFNs of its decode set, which takes over after P tokens. Returns the GGUF files written.
 
     Where llama.cpp has no architecture for the first half's stub, the first part is written alone: a draft model.
     EdgeSkipError where the profile is for other weights, llama.cpp cannot hold the plan, an output may not be written
     or the result does not match the torch model; then nothing has changed.
     """
-    targets = output_paths(source, profile, form, output, draft)
+    over = online is not None
+    targets = output_paths(source, profile, form, output, draft, online=over)
     _refuse_targets(source, targets, policy)
     check_weights(source, profile)
-    files, cut = outputs_of(source, profile, vectors, draft)
+    files, cut = outputs_of(source, profile, vectors, draft, online=over)
     if len(files) == 1:
         targets = targets[:1]
     with staged_files(targets, overwrite=policy.overwrite) as staged:
@@ -134,6 +140,9 @@ def export_gguf(
         manifests = [
             _manifest(source, file, form, names, number, cut, head_sha256) for number, file in enumerate(files)
         ]
+        if online is not None:
+            over_there = {"decode": names[1], "decode_plan": manifests[1].plan, "window": window_of(online, profile)}
+            manifests[0] = manifests[0].model_copy(update={"draft": None, **over_there})
         _write_all(source, files, form, staged, manifests, cut, progress)
         if policy.check:
             progress("check")

@@ -1,4 +1,4 @@
-"""What `--target`, `--precision` and `--draft` ask for, one choice for each target."""
+"""What `--target`, `--precision`, `--draft` and `--online` ask for, one choice for each target."""
 
 from __future__ import annotations
 
@@ -128,3 +128,31 @@ def settled(request: DraftRequest, profile: Profile) -> DraftRequest:
     if request.vocabulary is not None and not 1 <= request.vocabulary <= tokens:
         raise EdgeSkipError(f"--draft-vocab {request.vocabulary} is not possible: the model has {tokens} tokens")
     return request
+
+
+@dataclass(frozen=True)
+class OnlineRequest:
+    """FFNs shall be skipped online; None = P and β as the profile's plan says, P = 20 where it says none."""
+
+    window: int | None = None
+    threshold: float | None = None
+
+
+def online_of(
+    online: bool, window: int | None, beta: float | None, draft: str | None, targets: Targets
+) -> OnlineRequest | None:
+    """`--online`, `--window` and `--beta` → OnlineRequest, None for no gates. EdgeSkipError where they do not fit."""
+    if not online:
+        for option, value in (("--window", window), ("--beta", beta)):
+            if value is not None:
+                raise EdgeSkipError(f"{option} {value} is of online skipping: add --online")
+        return None
+    if not targets.onnx and beta is not None:
+        raise EdgeSkipError(f"--beta {beta} is of --target onnx: llama.cpp skips the plan's decode set")
+    if draft is not None:
+        raise EdgeSkipError(f"--online and --draft {draft} do not go together: export an artifact for each")
+    if window is not None and window < 1:
+        raise EdgeSkipError(f"--window {window} is not possible: watch at least 1 token")
+    if beta is not None and not -1 <= beta <= 1:
+        raise EdgeSkipError(f"--beta {beta} is no similarity: give a number from -1 to 1")
+    return OnlineRequest(window, beta)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from edgeskip.exit_adapter import ExitAdapter
     from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.plan import Plan
+    from edgeskip.plan import Plan, Skip
 
 TOKENS = 256  # of the shipped text; fewer where the context is shorter
 LEAST_TOKENS = 16  # a comparison of fewer would say little
@@ -114,6 +114,7 @@ def verify(
     both: bool = False,
     graphs: Sequence[GraphRecord] = (),
     draft: DraftCheck | None = None,
+    gates: Sequence[Skip] = (),
     context_length: int | None = None,
 ) -> Measured:
     """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
@@ -121,7 +122,8 @@ def verify(
     `target` is an artifact folder or a GGUF; a GGUF must cut the text into the same tokens as well. `frugal` runs ONNX
     with less memory, slower; `alone` one graph of several: the first half of a pair without the rest, a folder's
     `model.onnx`. `both`: alone and as the drafting engine runs it. `draft`: one of its drafts. `graphs`: files of the
-    folder that give the same logits to other runtimes. What is measured is that of the worst.
+    folder that give the same logits to other runtimes. What is measured is that of the worst. `gates`: FFNs of an
+    online artifact that are left out, of which `plan` knows.
     `context_length`: the artifact's, tokens, where it is shorter than the model's. EdgeSkipError where the artifact
     does not even run, or its tokens differ.
     """
@@ -137,6 +139,8 @@ def verify(
         ways = [["--alone"], []] if both else [["--alone"] * alone]
         if draft is not None and draft.which is not None:
             ways = [["--draft", str(draft.which)]]
+        if gates:
+            ways = [["--gates", json.dumps({str(skip.sublayer): skip.scale for skip in gates})]]
         ways += [["--graph", graph.model_dump_json()] for graph in graphs]
         files = [logits.with_name(f"logits-{number}.npy") for number in range(len(ways))]
         for way, file in zip(ways, files, strict=True):

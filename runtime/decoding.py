@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgeskip.runtime.engines.interface import Engine
 from edgeskip.runtime.generation import FinishReason, Strategy
 from edgeskip.runtime.loops import History, decode, prefill
+from edgeskip.runtime.online import OnlineStats
 from edgeskip.runtime.sampling import Sampler
 from edgeskip.runtime.speculation.statistics import SpeculationStats
 
@@ -38,6 +39,9 @@ class Decoding(Protocol):
     def speculation(self, decode_s: float, decode_tokens_per_s: float) -> SpeculationStats | None:
         """What speculation did so far; None where there is none."""
 
+    def online(self) -> OnlineStats | None:
+        """What online skipping did so far; None where there is none."""
+
 
 class PlainDecoding:
     """Every token by the whole artifact, one a step."""
@@ -64,4 +68,7 @@ class PlainDecoding:
         return decode(self._engine, logits, history, sampler, max_tokens=max_tokens, end_tokens=end_tokens)
 
     def speculation(self, decode_s: float, decode_tokens_per_s: float) -> SpeculationStats | None:
+        return None
+
+    def online(self) -> OnlineStats | None:
         return None

@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args
 
 from edgeskip.plan import Label
 from edgeskip.runtime.engines.interface import EngineName
+from edgeskip.runtime.online import OnlineStats
 from edgeskip.runtime.speculation.statistics import SpeculationStats
 
 FinishReason = Literal["eos", "stop", "length", "interrupted"]
-Strategy = Literal["plain", "speculative", "draft-only"]
+Strategy = Literal["plain", "speculative", "draft-only", "online"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
@@ -32,6 +33,7 @@ class Stats:
     threads: int
     peak_rss_bytes: int | None  # of the process so far; None where the platform does not tell
     speculation: SpeculationStats | None = None  # None unless the strategy is speculative
+    online: OnlineStats | None = None  # None unless the strategy is online
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
-from edgeskip.manifest import DraftRecord, Manifest, PlanSummary, read_manifest
+from edgeskip.manifest import Manifest, PlanSummary, read_manifest
 from edgeskip.plan import Label
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template, token_text
 from edgeskip.runtime.engines.interface import Engine
@@ -58,7 +58,7 @@ def open_artifact(
 
 def _open_folder(folder: Path, provider: str, threads: int | None, *, frugal: bool, alone: bool) -> Opened:
     manifest = read_manifest(folder)
-    open_engine = _engine_for(None if alone else manifest.draft)
+    open_engine = _engine_for(manifest, alone=alone)
     tokenizer = TextTokenizer(folder)
     tokenizer_config = _read_json(folder / "tokenizer_config.json")
     return Opened(
@@ -71,22 +71,28 @@ def _open_folder(folder: Path, provider: str, threads: int | None, *, frugal: bo
     )
 
 
-def _engine_for(draft: DraftRecord | None) -> type[OnnxRuntimeEngine | OnnxRuntimeSplitEngine | OnnxRuntimeGatedEngine]:
-    """The engine for what the artifact has besides the whole model: the drafting ones decode plainly as well."""
+def _engine_for(
+    manifest: Manifest, *, alone: bool
+) -> type[OnnxRuntimeEngine | OnnxRuntimeSplitEngine | OnnxRuntimeGatedEngine]:
+    """The engine for what the artifact can do besides running the whole model: every one decodes plainly as well."""
     from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
     from edgeskip.runtime.engines.onnxruntime_gated import OnnxRuntimeGatedEngine
+    from edgeskip.runtime.engines.onnxruntime_online import OnnxRuntimeOnlineEngine
     from edgeskip.runtime.engines.onnxruntime_split import OnnxRuntimeSplitEngine
 
-    if draft is None:
+    draft = manifest.draft
+    if alone or (draft is None and manifest.online is None):
         return OnnxRuntimeEngine
+    if draft is None:
+        return OnnxRuntimeOnlineEngine
     return OnnxRuntimeSplitEngine if draft.kind == "early-exit" else OnnxRuntimeGatedEngine
 
 
 def _open_gguf(path: Path, provider: str, threads: int | None, *, alone: bool) -> Opened:
     """One file, or the first half of a pair with the rest beside it: both together are one model, unless `alone`.
 
-    A whole file that names another as its draft is opened with it, where that is there; without, it is itself. A file
-    that EdgeSkip did not write counts as `dense`: nothing of it was skipped by us.
+    A whole file that names another, to draft for it or take over while decoding, is opened with it, where that is
+    there; without, it is itself. A file that EdgeSkip did not write counts as `dense`: nothing of it was skipped by us.
     """
     from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
     from edgeskip.runtime.engines.llamacpp_model import LlamaModel
@@ -105,6 +111,8 @@ def _open_gguf(path: Path, provider: str, threads: int | None, *, alone: bool) -
             label = manifest.pair_label
         elif manifest.draft is not None:
             engine = _open_with_draft(model, manifest, threads)
+        elif manifest.decode is not None:
+            engine = _open_with_decode(model, manifest, threads)
     return Opened(
         engine=engine or LlamaCppEngine(model, threads=threads),
         tokenizer=tokenizer,
@@ -153,6 +161,27 @@ def _open_with_draft(whole: LlamaModel, manifest: GgufManifest, threads: int | N
         return LlamaCppEngine(model, threads=threads)
 
     return PairEngine(LlamaCppEngine(whole, threads=threads), open_draft)
+
+
+def _open_with_decode(first: LlamaModel, manifest: GgufManifest, threads: int | None) -> Engine | None:
+    """None where the file that takes over is not beside the first. It is loaded when a generation wants it."""
+    from edgeskip.runtime.engines.llamacpp_handover import LlamaCppHandoverEngine
+    from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+
+    file = _beside(first.path, "decode", manifest.decode)
+    if not file.is_file():
+        return None
+
+    def open_second() -> LlamaModel:
+        second = LlamaModel(file, first.provider)
+        found = read_gguf_manifest(second.metadata, str(file))
+        ours = (manifest.model, manifest.decode_plan, manifest.precision, manifest.inputs)
+        if found is None or (found.model, found.plan, found.precision, found.inputs) != ours:
+            second.close()
+            raise EdgeSkipError(f"{file} does not take over from {first.path}, it is another export's: export again")
+        return second
+
+    return LlamaCppHandoverEngine(first, open_second, threads=threads)
 
 
 def _beside(path: Path, key: str, name: str | None) -> Path:

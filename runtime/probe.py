@@ -5,13 +5,14 @@ last ones step by step, so that both ways through the KV cache are checked. Prin
 greedy continuation and their text, and with `--text FILE` the tokens that the artifact's own tokenizer gives it. Where
 the artifact drafts, the last tokens are drafted and verified at once. With `--draft N` the logits are those of its
 draft number N, each token a draft step of its own; with `--graph JSON`, a `GraphRecord`, those of another graph in the
-folder.
+folder; with `--gates JSON`, FFNs and their scales, those of an online artifact without these FFNs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.manifest import GraphRecord, read_manifest
-from edgeskip.runtime.engines.interface import DraftingEngine, Engine
+from edgeskip.runtime.engines.interface import DraftingEngine, Engine, OnlineEngine
 from edgeskip.runtime.opening import open_artifact
 from edgeskip.runtime.text import TextDecoder
 
@@ -36,13 +37,14 @@ def probe(
     alone: bool = False,
     draft: int | None = None,
     graph: GraphRecord | None = None,
+    gates: Mapping[str, float] | None = None,
     text: str | None = None,
 ) -> dict[str, object]:
     """Writes logits float32 [n, vocab_size] for the int64 [n] tokens; `generated` tokens and `text` of what follows.
 
     `alone` runs one graph of several: a pair's first half as the draft it is, a folder's `model.onnx`. `draft`: logits
-    [n, V'] of that draft, and nothing is generated. `graph`: another graph of the folder. `tokens`: the ids of
-    `text`, no special tokens added; only where `text` is given.
+    [n, V'] of that draft, and nothing is generated. `graph`: another graph of the folder. `gates`: scales of the FFNs
+    that are left out. `tokens`: the ids of `text`, no special tokens added; only where `text` is given.
     """
     tokens = np.load(tokens_file)
     if graph is not None:
@@ -50,6 +52,8 @@ def probe(
     opened = open_artifact(artifact, frugal=frugal, alone=alone)
     engine = opened.engine
     found: dict[str, object] = {}
+    if gates is not None:
+        _shut(cast(OnlineEngine, engine), gates)  # the export asks only where it made gates
     if draft is not None:
         # open_artifact opens an engine that drafts wherever an export was asked for one.
         np.save(logits_file, _draft_logits(cast(DraftingEngine, engine), tokens, draft))
@@ -65,6 +69,11 @@ def _engine_over(folder: Path, graph: GraphRecord, *, frugal: bool) -> Engine:
     from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(folder, read_manifest(folder).model_copy(update={"graph": graph}), frugal=frugal)
+
+
+def _shut(engine: OnlineEngine, gates: Mapping[str, float]) -> None:
+    skip = np.array([name in gates for name in engine.ffns])
+    engine.gate(skip, np.array([gates.get(name, 1.0) for name in engine.ffns], np.float32))
 
 
 def _write_logits(engine: Engine, tokens: NDArray[np.int64], logits_file: Path) -> list[int]:
@@ -108,6 +117,7 @@ if __name__ == "__main__":
     parser.add_argument("--alone", action="store_true", help="without the other half of a pair")
     parser.add_argument("--draft", type=int, help="number of the draft whose logits are wanted")
     parser.add_argument("--graph", help="record of a graph of the folder whose logits are wanted")
+    parser.add_argument("--gates", type=json.loads, help="scales of the FFNs that are left out")
     parser.add_argument("--text", type=Path, help="text to tokenise")
     arguments = parser.parse_args()
     text = None if arguments.text is None else arguments.text.read_bytes().decode("utf-8")
@@ -119,6 +129,7 @@ if __name__ == "__main__":
         alone=arguments.alone,
         draft=arguments.draft,
         graph=None if arguments.graph is None else GraphRecord.model_validate_json(arguments.graph),
+        gates=arguments.gates,
         text=text,
     )
     print(json.dumps(found))

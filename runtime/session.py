@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.gguf_manifest import GgufManifest
-from edgeskip.manifest import Manifest, PlanSummary
+from edgeskip.manifest import Manifest, OnlineRecord, PlanSummary
 from edgeskip.plan import Label
 from edgeskip.runtime.chat import Message
 from edgeskip.runtime.decoding import Decoding, PlainDecoding
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine
 from edgeskip.runtime.generation import STRATEGIES, Generation, Strategy
+from edgeskip.runtime.handover import HandoverEngine, handover_decoding
 from edgeskip.runtime.loops import PREFILL_CHUNK, check_prompt
+from edgeskip.runtime.online import Online
+from edgeskip.runtime.online_decoding import online_decoding
 from edgeskip.runtime.opening import open_artifact
 from edgeskip.runtime.sampling import Sampler, Sampling
 from edgeskip.runtime.speculation.policy import Speculation
@@ -27,6 +30,7 @@ from edgeskip.runtime.stream import TextStream
 Prompt = str | Sequence[Message] | Sequence[int] | NDArray[np.int64]
 GREEDY = Sampling()
 AUTO = Speculation()
+AS_EXPORTED = Online()
 
 
 def load(path: str | Path, *, provider: str = "cpu", threads: int | None = None) -> Session:
@@ -51,6 +55,8 @@ class Session:
         """What EdgeSkip wrote about the artifact; None for a GGUF file it did not write."""
         self.plan: PlanSummary | None = opened.plan
         """What was skipped; None where `manifest` is."""
+        self.online: OnlineRecord | None = opened.manifest.online if isinstance(opened.manifest, Manifest) else None
+        """How the artifact skips FFNs online; None where it has no gates."""
         self.label: Label = opened.label
         """What this artifact's output must be called. A GGUF file of others is `dense`: we skipped nothing of it."""
         self._engine: Engine | None = opened.engine
@@ -112,6 +118,7 @@ class Session:
         stop: str | Sequence[str] = (),
         strategy: Strategy | None = None,
         speculation: Speculation = AUTO,
+        online: Online = AS_EXPORTED,
     ) -> Generation:
         """Runs to the end and returns the whole generation; the parameters are those of `stream`."""
         stream = self.stream(
@@ -123,6 +130,7 @@ class Session:
             stop=stop,
             strategy=strategy,
             speculation=speculation,
+            online=online,
         )
         for _ in stream:
             pass
@@ -139,15 +147,17 @@ class Session:
         stop: str | Sequence[str] = (),
         strategy: Strategy | None = None,
         speculation: Speculation = AUTO,
+        online: Online = AS_EXPORTED,
     ) -> TextStream:
         """Yields text as it is generated; the stream's `generation` has the rest.
 
         `prompt`: text, messages (`[{"role": "user", "content": "…"}]`) or token ids. Text is one user message when
         the model has a chat template, unless `chat=False`. `max_tokens` None = until an end token or a full context.
         `strategy`: `plain`; `speculative`, which gives the same tokens (or, sampling, the same distribution) by
-        drafting and verifying as `speculation` says; `draft-only`, the draft's own tokens, lossy. None = speculative
-        where the artifact has a draft or `speculation` asks for something, else plain. The first speculative call of a
-        session measures what drafting costs here, a second at most, before the clock starts.
+        drafting and verifying as `speculation` says; `draft-only`, the draft's own tokens, lossy; `online`, which
+        leaves out FFNs as `online` says once it has watched a few tokens, lossy. None = speculative where the artifact
+        has a draft or `speculation` asks for something, online where it has gates, else plain. The first speculative
+        call of a session measures what drafting costs here, a second at most, before the clock starts.
         EdgeSkipError, before anything runs, for an empty prompt or one longer than the context, and where the
         artifact has not the draft that is asked for.
         """
@@ -156,7 +166,7 @@ class Session:
         engine = self.engine
         self._end_stream()
         sampler = Sampler(sampling)
-        decoding = self._decoding(strategy, speculation, sampler)
+        decoding = self._decoding(strategy, speculation, online, sampler)
         begin = time.perf_counter()
         tokens = self.encode(prompt, chat=chat, system=system)
         check_prompt(engine, tokens)
@@ -169,7 +179,7 @@ class Session:
             max_tokens=max_tokens,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             end_tokens=self.end_tokens,
-            label=self._label_of(decoding.strategy),
+            label=self._label_of(decoding.strategy, online),
             load_s=self.load_s,
             prepared_s=time.perf_counter() - begin,
         )
@@ -202,8 +212,20 @@ class Session:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _decoding(self, strategy: Strategy | None, speculation: Speculation, sampler: Sampler) -> Decoding:
-        chosen = strategy or ("speculative" if self._speculator.drafts or speculation != AUTO else "plain")
+    @property
+    def _goes_online(self) -> bool:
+        return self.online is not None or isinstance(self._engine, HandoverEngine)
+
+    @property
+    def default_strategy(self) -> Strategy:
+        """What an answer is decoded by where nothing is asked for."""
+        return "speculative" if self._speculator.drafts else "online" if self._goes_online else "plain"
+
+    def _decoding(
+        self, strategy: Strategy | None, speculation: Speculation, online: Online, sampler: Sampler
+    ) -> Decoding:
+        asked: Strategy | None = "speculative" if speculation != AUTO else "online" if online != AS_EXPORTED else None
+        chosen = strategy or asked or self.default_strategy
         match chosen:
             case "plain":
                 return PlainDecoding(self.engine)
@@ -211,12 +233,18 @@ class Session:
                 return self._speculator.decoding(speculation, sampler)
             case "draft-only":
                 return self._speculator.draft_only(speculation)
+            case "online":
+                if isinstance(self.manifest, GgufManifest):
+                    return handover_decoding(self.engine, online, self.manifest)
+                return online_decoding(self.engine, online, self.online)
         raise EdgeSkipError(f"strategy {chosen} is unknown: choose one of {', '.join(STRATEGIES)}")
 
-    def _label_of(self, strategy: Strategy) -> Label:
+    def _label_of(self, strategy: Strategy, online: Online) -> Label:
         """A lossy artifact's output stays lossy when it is verified: by the lossy model."""
         if strategy == "draft-only":
             return "draft-only"
+        if strategy == "online" and online.gate:
+            return "lossy-skip"
         return "verified" if strategy == "speculative" and self.label == "dense" else self.label
 
     def _encode_messages(self, messages: Sequence[Message], system: str | None) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,21 +111,23 @@ class TextStream(Iterator[Piece]):
                 threads=self._engine.threads,
                 peak_rss_bytes=peak_rss_bytes(),
                 speculation=self._decoding.speculation(decode_s, tokens_per_s),
+                online=self._decoding.online(),
             ),
             drafted=tuple(self._history.drafted),
         )
 
     def _run(self) -> Generator[Piece, None, None]:
-        for token in self._tokens():
-            if not self._ttft_s:
-                self._first_token_known()
-            shown = self._stops.push(self._decoder.push(token))
-            if shown:
-                self._text.append(shown)
-                yield Piece(shown, drafted=self._history.drafted[-1])
-            if self._stops.found:
-                self._finish_reason = "stop"
-                return
+        with closing(self._tokens()) as tokens:  # at once: decoding may have set up the engine for itself
+            for token in tokens:
+                if not self._ttft_s:
+                    self._first_token_known()
+                shown = self._stops.push(self._decoder.push(token))
+                if shown:
+                    self._text.append(shown)
+                    yield Piece(shown, drafted=self._history.drafted[-1])
+                if self._stops.found:
+                    self._finish_reason = "stop"
+                    return
         if not self._ttft_s:  # the first token was an end token
             self._first_token_known()
         held = self._stops.finish()
@@ -132,7 +135,7 @@ class TextStream(Iterator[Piece]):
             self._text.append(held)
             yield Piece(held, drafted=bool(self._history.drafted) and self._history.drafted[-1])
 
-    def _tokens(self) -> Iterator[int]:
+    def _tokens(self) -> Generator[int, None, None]:
         engine, prompt = self._engine, self._history.tokens
         engine.truncate(0)
         engine.reserve(min(engine.context_length, len(prompt) + (self._max_tokens or RESERVED_TOKENS)))

@@ -17,18 +17,24 @@ Array = NDArray[np.float64]
 
 
 def logits_of(decoder: Decoder, tokens: list[int], plan: Plan | None = None) -> Array:
-    """Logits [n, vocab_size] of all n positions; a sublayer that `plan` skips does x ← scale·x + bias instead."""
+    """Logits [n, vocab_size] of all n positions; a skipped sublayer does x ← scale·x + map·u + bias instead."""
     x = decoder.embedding.read()[tokens].astype(np.float64)
     if decoder.embedding_bias is not None:
         x = x + decoder.embedding_bias.read()
+    updates: dict[Any, Array] = {}
     for sublayer in decoder.sublayers:
         skip = plan.skip_for(sublayer.sublayer) if plan else None
         if skip is not None:
             x = skip.scale * x + (0.0 if skip.bias is None else skip.bias)
-        elif isinstance(sublayer, Attention):
-            x = x + _attention(decoder.config, sublayer, _norm(sublayer.norm, x))
+            if skip.map is not None and skip.source in updates:
+                x = x + updates[skip.source] @ skip.map.T.astype(np.float64)
+            continue
+        if isinstance(sublayer, Attention):
+            update = _attention(decoder.config, sublayer, _norm(sublayer.norm, x))
         else:
-            x = x + _feed_forward(sublayer, _norm(sublayer.norm, x))
+            update = _feed_forward(sublayer, _norm(sublayer.norm, x))
+        updates[sublayer.sublayer] = update
+        x = x + update
     head = decoder.head or Linear(decoder.embedding)
     return _linear(head, _norm(decoder.norm, x))
 

@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 from product import calibrated, exported, model_folder, planned
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.evaluation.perplexity import cut_windows, negative_log_likelihood
 from edgeskip.files import replace_file
 from edgeskip.gguf_manifest import GgufManifest
 from edgeskip.manifest import Manifest, Precision
-from edgeskip.plan import COMPENSATIONS, Compensation
+from edgeskip.plan import STATISTICAL, Compensation
 
 Logits = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
 """Token ids [n] → logits [n, vocab_size] of every position."""
@@ -121,7 +122,7 @@ def perplexity_table(
         valid = data / "wikitext2_valid.txt"
         profile = str(calibrated(model, folder / "wikitext2.json", corpus=[valid], tokens=calibration_tokens))
     for count in counts:
-        for compensation in COMPENSATIONS if count else COMPENSATIONS[:1]:
+        for compensation in STATISTICAL if count else STATISTICAL[:1]:
             for kind, of in targets.items():
                 name = f"{kind}-{of}-skip{count}-{compensation}" if count else f"{kind}-{of}-dense"
                 plan = planned(str(profile), folder / f"{name}.json", skip_sublayers=count, compensation=compensation)
@@ -157,10 +158,7 @@ def windows_of(artifact: Path, text: str, count: int, length: int) -> list[NDArr
 
     `artifact` has the tokenizer: a folder with tokenizer.json, or a GGUF file.
     """
-    ids = _encoded(artifact, text)
-    if len(ids) < count * length:
-        raise EdgeSkipError(f"the test text has {len(ids)} tokens, not {count} × {length}")
-    return [np.array(ids[i * length : (i + 1) * length], dtype=np.int64) for i in range(count)]
+    return cut_windows(_encoded(artifact, text), count, length)
 
 
 def _encoded(artifact: Path, text: str) -> Sequence[int]:
@@ -182,17 +180,6 @@ def delete_artifact(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def negative_log_likelihood(logits: NDArray[np.floating[Any]], tokens: NDArray[np.int64]) -> float:
-    """Sum in nats of −ln p(tokens[i+1] | tokens[: i+1]); logits [n, V] of tokens [n]. In float64, by slices of rows."""
-    total = 0.0
-    for start in range(0, len(tokens) - 1, 128):
-        rows = logits[start : min(start + 128, len(tokens) - 1)].astype(np.float64)
-        target = rows[np.arange(len(rows)), tokens[start + 1 : start + 1 + len(rows)]]
-        top = rows.max(axis=1)
-        total += float(np.sum(top + np.log(np.exp(rows - top[:, None]).sum(axis=1)) - target))
-    return total
 
 
 def perplexity(logits: Logits, batches: Sequence[NDArray[np.int64]]) -> tuple[float, int]:
@@ -298,9 +285,9 @@ def _grid(title: str, values: Mapping[tuple[int, str], float], digits: int) -> l
     """Lines of a table: a row for each number of sublayers, a column for each compensation; then an empty one."""
     if not values:
         return []
-    lines = [f"| {title} | {' | '.join(COMPENSATIONS)} |", "|---|---|---|---|"]
+    lines = [f"| {title} | {' | '.join(STATISTICAL)} |", "|---|---|---|---|"]
     for count in sorted({count for count, _ in values}):
-        cells = (f"{values[count, c]:.{digits}f}" if (count, c) in values else "" for c in COMPENSATIONS)
+        cells = (f"{values[count, c]:.{digits}f}" if (count, c) in values else "" for c in STATISTICAL)
         lines.append(f"| {count} | {' | '.join(cells)} |")
     return [*lines, ""]
 

@@ -53,6 +53,24 @@ def export(
         int | None,
         typer.Option(help="early-exit: the draft's head knows only this many tokens, the corpus' most frequent."),
     ] = None,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online",
+            help="onnx: FFNs can be skipped while it runs, those that do little for an answer. gguf: a second file, "
+            "without the plan's decode set, takes over while decoding.",
+        ),
+    ] = False,
+    window: Annotated[
+        int | None, typer.Option(help="online: tokens P that are decoded before that.  [default: the plan's, else 20]")
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            help="online, onnx: skip FFNs at least this similar, β; those calibrated far below it get no gate.  "
+            "[default: the plan's]"
+        ),
+    ] = None,
     block_size: Annotated[
         int, typer.Option(help="int4: weights per scale; 16, 32, 64 or 128 (fewer: more exact, larger, slower).")
     ] = 64,
@@ -72,13 +90,14 @@ def export(
     from edgeskip.exporters.export_gguf import export_gguf, refuse_outputs
     from edgeskip.exporters.gguf.formats import format_for
     from edgeskip.exporters.onnx.formats import weight_format
-    from edgeskip.exporters.targets import draft_of, settled, targets_of
+    from edgeskip.exporters.targets import draft_of, online_of, settled, targets_of
     from edgeskip.profile import locate_profile, read_profile
     from edgeskip.profile_source import source_of
     from edgeskip.vectors import read_vectors
 
     targets = targets_of(target, precision)
     request = draft_of(draft, exit_layer, draft_vocab, targets)
+    gates = online_of(online, window, beta, draft, targets)
     policy = ExportPolicy(overwrite, check, allow_mismatch)
     folder = output / "onnx" if targets.gguf and targets.onnx else output
     if targets.onnx:
@@ -107,6 +126,7 @@ def export(
             gguf_form,
             output,
             draft=request,
+            online=gates,
             policy=policy,
             folder=targets.onnx,
         )
@@ -115,7 +135,17 @@ def export(
             kept = 2 * read.model.num_blocks
         # Besides the sublayers: embedding, head, draft, check, and int4's importance.
         with _progress(kept + 3 + (request is not None) + form.quantised) as step:
-            manifest = export_onnx(source, read, vectors, form, folder, draft=request, policy=policy, progress=step)
+            manifest = export_onnx(
+                source,
+                read,
+                vectors,
+                form,
+                folder,
+                draft=request,
+                online=gates,
+                policy=policy,
+                progress=step,
+            )
         _show_folder(manifest, folder)
     if targets.gguf:
         # Besides the blocks: importance, quantising, check; a pair has a stub and is quantised twice.
@@ -127,6 +157,7 @@ def export(
                 gguf_form,
                 output,
                 draft=request,
+                online=gates,
                 policy=policy,
                 progress=step,
             )
@@ -164,6 +195,12 @@ def _show_folder(manifest: Manifest, folder: Path) -> None:
     )
     if manifest.draft is not None:
         _print(_drafts(manifest.draft, manifest.plan.num_blocks))
+    if manifest.online is not None:
+        gates = manifest.online
+        _print(
+            f"online: of {len(gates.ffns)} FFNs those are skipped that are at least {gates.threshold:.4f} similar over "
+            f"the first {gates.window} tokens of an answer"
+        )
     _print(_checked(manifest.verification))
 
 
@@ -196,6 +233,8 @@ def _show_files(files: list[GgufFile]) -> None:
     _print(_checked(first.verification))
     if first.draft_verification is not None:
         _print(f"its draft: {_checked(first.draft_verification)}")
+    if first.decode is not None:
+        _print(f"{first.decode} takes over after {first.window} tokens: {_checked(files[1].manifest.verification)}")
     if first.draft is not None:
         _print(f"its draft: {_checked(files[1].manifest.verification)}")
 

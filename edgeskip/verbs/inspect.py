@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from edgeskip.gguf_inspection import GgufReport
     from edgeskip.inspection import ArtifactReport, ProfileReport
-    from edgeskip.manifest import PlanSummary, VerificationRecord
+    from edgeskip.manifest import OnlineRecord, PlanSummary, VerificationRecord
     from edgeskip.profile import ModelRecord
 
 
@@ -68,6 +68,7 @@ def _print_profile(console: Console, report: ProfileReport) -> None:
     from rich.text import Text
 
     from edgeskip.draft_facts import exit_facts
+    from edgeskip.front_report import front_line
     from edgeskip.sublayers import KINDS, Sublayer
 
     profile, plan = report.profile, report.profile.plan
@@ -92,6 +93,10 @@ def _print_profile(console: Console, report: ProfileReport) -> None:
         facts["LoRA"] = f"{lora.file}, rank {ranks} on {lora.num_layers} linear layers, {_size(lora.size_bytes)}"
     if plan and plan.beta is not None:
         facts["threshold β"] = f"{plan.beta:.4f}"
+    if plan and plan.decode_skip:
+        facts["while decoding"] = f"{', '.join(plan.decode_skip)} besides, after P = {plan.window} tokens"
+    if profile.front is not None:
+        facts["front"] = front_line(profile.front)
     facts |= exit_facts(profile)
     _print_facts(console, facts)
 
@@ -133,6 +138,7 @@ def _print_artifact(console: Console, report: ArtifactReport) -> None:
         "skipped": _skipped(plan),
         "compensation": plan.compensation if plan.skip else "none",
         **draft_facts(manifest.draft),
+        **_online(manifest.online),
         "context": f"{graph.context_length} tokens",
         "size": _size(report.size_bytes),
         "verified": _verified(check),
@@ -170,6 +176,8 @@ def _print_gguf(console: Console, report: GgufReport) -> None:
             facts["partner"] = f"{_file(manifest.partner, report.partner_found)}; together {manifest.pair_label}"
         if manifest.draft is not None:
             facts["draft"] = f"{_file(manifest.draft, report.draft_found)}; for the same output, faster"
+        if manifest.decode is not None:
+            facts["decode"] = f"{_file(manifest.decode, report.decode_found)} takes over after {manifest.window} tokens"
         if manifest.head is not None:
             agreed = "" if manifest.agreement is None else f", agrees with the full model on {manifest.agreement:.1%}"
             facts["draft head"] = ("the model's own" if manifest.head == "plain" else HEADS[manifest.head]) + agreed
@@ -209,6 +217,13 @@ def _skipped(plan: PlanSummary) -> str:
     if not plan.skip:
         return "none"
     return f"{len(plan.skip)} of {2 * plan.num_blocks} sublayers ({plan.method}): {', '.join(plan.skip)}"
+
+
+def _online(record: OnlineRecord | None) -> dict[str, str]:
+    if record is None:
+        return {}
+    over = f"similarity ≥ {record.threshold:.4f} over the first {record.window} tokens"
+    return {"online": f"{len(record.ffns)} FFNs can be skipped while it runs: those of {over}"}
 
 
 def _verified(check: VerificationRecord | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,54 +23,221 @@ def plan(
     skip: Annotated[str | None, typer.Option(help="Sublayers to skip, by name: attn.25,ffn.3")] = None,
     method: Annotated[
         str,
-        typer.Option(help="adaskip, or to compare with: early-exit, skipdecode, unified, least-similar, random."),
+        typer.Option(
+            help="adaskip; budget: searches for what loses least; or to compare with: early-exit, skipdecode, "
+            "unified, least-similar, random."
+        ),
     ] = "adaskip",
     compensation: Annotated[
-        str, typer.Option(help="What replaces a skipped sublayer: none, scale (x·s) or affine (x·s + b).")
-    ] = "affine",
-    seed: Annotated[int, typer.Option(help="Of the method random.")] = 0,
+        str | None,
+        typer.Option(
+            help="What replaces a skipped sublayer: none, scale (x·s), affine (x·s + b), linear (x + T·u + b, u the "
+            "update before it; fitted to the plan).  [default: affine; budget: linear]"
+        ),
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Fit the compensation to this plan, on the stream that its skips leave.")
+    ] = False,
+    max_kl: Annotated[
+        float | None, typer.Option(help="budget: the fastest plan with KL(dense ‖ skipped) up to this, nats per token.")
+    ] = None,
+    max_ppl_increase: Annotated[
+        str | None, typer.Option(help="budget: the fastest plan with a perplexity higher by up to this: 10%.")
+    ] = None,
+    min_speedup: Annotated[
+        float | None, typer.Option(help="budget: the plan that loses least and decodes this many times as fast.")
+    ] = None,
+    point: Annotated[int | None, typer.Option(help="budget: this point of the front, from 1.")] = None,
+    device_profile: Annotated[
+        Path | None,
+        typer.Option(help="budget: what sublayers cost where it is to run (edgeskip profile-device)."),
+    ] = None,
+    context: Annotated[int, typer.Option(help="budget: tokens in the KV cache that decode times are of.")] = 512,
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option(help="budget, --fit: text or .jsonl file, repeatable.  [default: text that ships with EdgeSkip]"),
+    ] = None,
+    field: Annotated[str | None, typer.Option(help="Field of .jsonl records that holds the text.")] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="budget, --fit: tokens to fit to; 3/4 as many are measured on.",
+            show_default="8192; of the shipped text 3072",
+        ),
+    ] = None,
+    window_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="budget, --fit: tokens per window; more for long prompts.",
+            show_default="1024; of the shipped text 256",
+        ),
+    ] = None,
+    objective: Annotated[str, typer.Option(help="budget: what the search keeps low, kl or perplexity.")] = "kl",
+    max_skips: Annotated[int | None, typer.Option(help="budget: sublayers that the search skips at most.")] = None,
+    search_kl: Annotated[float, typer.Option(help="budget: KL at which the search ends, nats per token.")] = 1.0,
+    search: Annotated[
+        bool, typer.Option("--search", help="budget: search anew though the profile has a front.")
+    ] = False,
+    decode_set: Annotated[
+        bool, typer.Option(help="budget: choose FFNs besides that decoding may leave out, with P and β.")
+    ] = True,
+    plot: Annotated[Path | None, typer.Option(help="budget: draw the front into a .png, .svg or .pdf.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="budget, --fit: the model, where it is not where the profile says.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="budget, --fit: PyTorch device.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the method random; budget, --fit: draws the windows.")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the profile there instead of replacing it.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing profile at -o.")] = False,
 ) -> None:
-    """Choose the sublayers to skip, by a number, a ratio or names, and write that into the profile."""
+    """Choose the sublayers to skip, by a number, a ratio, names or a budget, and write that into the profile.
+
+    --method budget searches for a front of plans, which the profile keeps; a search that was cut short goes on.
+    """
+    from dataclasses import replace
+
+    from edgeskip.budget_planning import PlanningRequest, plan_by_budget, plan_fitted
     from edgeskip.errors import EdgeSkipError
     from edgeskip.models.profiles import ready_profiles
     from edgeskip.plan import COMPENSATIONS
     from edgeskip.planner import METHODS, choose, resolve
     from edgeskip.profile import locate_profile, model_at, read_adapter, read_profile, refuse_output, write_profile
+    from edgeskip.search.front import Budget, parse_share
     from edgeskip.vectors import pack_vectors, read_vectors
 
     if method not in METHODS:
         raise EdgeSkipError(f"--method {method} is unknown: choose one of {', '.join(METHODS)}")
-    if compensation not in COMPENSATIONS:
-        raise EdgeSkipError(f"--compensation {compensation} is unknown: choose one of {', '.join(COMPENSATIONS)}")
+    searching = method == "budget"
+    kind = compensation or ("linear" if searching else "affine")
+    if kind not in COMPENSATIONS:
+        raise EdgeSkipError(f"--compensation {kind} is unknown: choose one of {', '.join(COMPENSATIONS)}")
+    fitting = fit or kind == "linear"
+    _refuse_idle(
+        searching,
+        fitting,
+        budget={
+            "--max-kl": max_kl, "--max-ppl-increase": max_ppl_increase, "--min-speedup": min_speedup,
+            "--point": point, "--device-profile": device_profile, "--max-skips": max_skips, "--plot": plot,
+        },
+        fits={
+            "--corpus": corpus, "--field": field, "--model": model, "--tokens": tokens,
+            "--window-tokens": window_tokens,
+        },
+        named={"--alpha": alpha, "--skip": skip},
+    )  # fmt: skip
     path = locate_profile(profile)
     elsewhere = output is not None and output.resolve() != path.resolve()
     if not elsewhere and path in ready_profiles().values():
         raise EdgeSkipError(f"{profile} ships with EdgeSkip and is not changed: write a profile of your own with -o")
-    read = read_profile(path)
-    record = choose(
-        read,
-        method=method,
-        compensation=compensation,
-        alpha=alpha,
-        skip_sublayers=skip_sublayers,
-        skip=None if skip is None else [name for name in skip.split(",") if name.strip()],
-        seed=seed,
-    )
-    vectors = read_vectors(read, path)
-    planned = read.model_copy(update={"plan": record})
-    resolved = resolve(planned, vectors)
     if output is not None and elsewhere:
         refuse_output(output, overwrite=overwrite)
-        vectors_record, packed = pack_vectors(vectors, output)
-        moved = {"vectors": vectors_record, "model": model_at(read.model, output)}
-        write_profile(planned.model_copy(update=moved), output, packed, read_adapter(read, path))
+    read = read_profile(path)
+    target = output or path
+    vectors = read_vectors(read, path)
+    request = PlanningRequest(
+        corpus=tuple(corpus or ()), field=field, model=model, compensation=kind, objective=objective,
+        tokens=tokens, window_tokens=window_tokens,
+        max_skips=max_skips, search_kl=search_kl, search=search, device_profile=device_profile, context=context,
+        decode_set=decode_set, device=device, seed=seed, log=target.with_suffix(""),
+    )  # fmt: skip
+    decode = None
+    if searching:
+        budget = Budget(
+            max_kl, None if max_ppl_increase is None else parse_share(max_ppl_increase), min_speedup, skip_sublayers,
+            point,
+        )  # fmt: skip
+        with _progress() as progress:
+            read, fitted, decode = plan_by_budget(read, path, budget, request, progress)
     else:
-        write_profile(planned, path)
-    _show(planned, resolved, output or path)
+        record = choose(
+            read,
+            method=method,
+            compensation="affine" if fitting else kind,
+            alpha=alpha,
+            skip_sublayers=skip_sublayers,
+            skip=None if skip is None else [name for name in skip.split(",") if name.strip()],
+            seed=seed,
+        )
+        fitted = None
+        if fitting and record.skip:
+            with _progress() as progress:
+                record, fitted = plan_fitted(read, path, record, request, progress)
+        read = read.model_copy(update={"plan": record})
+    vectors = replace(
+        vectors, plan_bias=fitted.biases if fitted else None, plan_map=fitted.maps if fitted else None
+    )  # fmt: skip
+    vectors_record, packed = pack_vectors(vectors, target)
+    moved = {"vectors": vectors_record, "model": model_at(read.model, target)}
+    planned = read.model_copy(update=moved)
+    resolved = resolve(planned, vectors)
+    adapter = read_adapter(read, path) if elsewhere else None
+    write_profile(planned, target, packed, adapter)
+    if searching:
+        _show_front(planned, plot)
+    _show(planned, resolved, target)
+    if fitted is not None:
+        from edgeskip.front_report import decode_line, quality_line
+
+        _print(quality_line(fitted))
+        if searching:
+            _print(decode_line(decode))
+
+
+def _refuse_idle(
+    searching: bool,
+    fitting: bool,
+    *,
+    budget: dict[str, object],
+    fits: dict[str, object],
+    named: dict[str, object],
+) -> None:
+    """EdgeSkipError for an option that would do nothing."""
+    from edgeskip.errors import EdgeSkipError
+
+    for options, wanted, says in (
+        (budget, searching, "--method budget"),
+        (fits, searching or fitting, "--method budget or --fit"),
+        (named, not searching, "another method: budget chooses the sublayers itself"),
+    ):
+        for name, value in options.items():
+            if value is not None and not wanted:
+                raise EdgeSkipError(f"{name} is of {says}: add that, or leave it out")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """What is being done and how much of it, on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(name: str, done: int, total: int | None) -> None:
+            phase = name.partition(":")[0]
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(name, total=total)
+            bar.update(tasks[phase], description=name, completed=done, total=total)
+
+        yield progress
+
+
+def _show_front(profile: Profile, plot: Path | None) -> None:
+    from rich.console import Console
+
+    from edgeskip.front_report import front_table, plot_front
+
+    assert profile.front is not None
+    assert profile.plan is not None
+    chosen = next(n for n, found in enumerate(profile.front.points) if found.skip == profile.plan.skip)
+    Console(highlight=False).print(front_table(profile.front, chosen))
+    if plot is not None:
+        plot_front(profile, plot)
+        _print(f"{plot}: the front")
 
 
 def _show(profile: Profile, plan: Plan, path: Path) -> None:
@@ -89,8 +258,15 @@ def _show(profile: Profile, plan: Plan, path: Path) -> None:
         length = "–" if skip.bias is None else f"{float((skip.bias.astype(float) ** 2).sum()) ** 0.5:.3f}"
         table.add_row(str(skip.sublayer), f"{similarity:.4f}", f"{skip.scale:.4f}", length)
     console.print(table)
+    fitted = "fitted " if record.scales is not None else ""
     console.print(
         f"{path}: {record.method} skips {len(plan.skips)} of {2 * plan.num_blocks} sublayers, "
-        f"compensation {record.compensation}, β = {record.beta:.4f}",
+        f"{fitted}compensation {record.compensation}" + ("" if record.beta is None else f", β = {record.beta:.4f}"),
         soft_wrap=True,
     )
+
+
+def _print(line: str) -> None:
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, soft_wrap=True).print(line)

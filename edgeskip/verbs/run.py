@@ -44,8 +44,9 @@ def run(
     strategy: Annotated[
         str | None,
         typer.Option(
-            help="plain; speculative: the same text, drafted and verified; draft-only: the draft's own text, lossy.",
-            show_default="speculative where the artifact has a draft or an option below asks for it, else plain",
+            help="plain; speculative: the same text, drafted and verified; draft-only: the draft's own text, lossy; "
+            "online: leaves out the FFNs that do little for this answer, lossy.",
+            show_default="speculative or online where the artifact can or an option below asks for it, else plain",
         ),
     ] = None,
     drafter: Annotated[
@@ -68,16 +69,28 @@ def run(
     exit_layer: Annotated[
         int | None, typer.Option(help="Draft after this many blocks, where the artifact has several exits.")
     ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="online: tokens P that are watched first.", show_default="as exported")
+    ] = None,
+    beta: Annotated[
+        float | None,
+        typer.Option(
+            help="online: skip FFNs of at least this similarity, β. Lower than exported it reaches only FFNs with a "
+            "gate: those calibrated near the export's β.",
+            show_default="as exported",
+        ),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Run plain decoding too and show both, drafted tokens in colour.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
 ) -> None:
     """Generate text with an exported artifact."""
+    from edgeskip.runtime.online import Online
     from edgeskip.runtime.sampling import Sampling
     from edgeskip.runtime.session import load
 
-    _refuse_unused(strategy, drafter, num_speculations, draft_confidence, exit_layer)
+    _refuse_unused(strategy, drafter, num_speculations, draft_confidence, exit_layer, window, beta)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     speculation = _speculation(drafter, num_speculations, draft_confidence, exit_layer)
     text = _read_prompt(prompt, file)
@@ -91,6 +104,7 @@ def run(
             max_tokens=max_tokens,
             stop=stop or (),
             speculation=speculation,
+            online=Online(window, beta),
         )
         if compare:
             interrupted = _compare(session, start, strategy, sampling, as_json=json)
@@ -101,16 +115,24 @@ def run(
 
 
 def _refuse_unused(
-    strategy: str | None, drafter: str | None, num_speculations: str, confidence: float, exit_layer: int | None
+    strategy: str | None,
+    drafter: str | None,
+    num_speculations: str,
+    confidence: float,
+    exit_layer: int | None,
+    window: int | None,
+    beta: float | None,
 ) -> None:
     """EdgeSkipError where an option is given that the strategy does not look at."""
     from edgeskip.errors import EdgeSkipError
 
-    given = {"--drafter": drafter is not None, "--num-speculations": num_speculations != "auto"}
-    if strategy == "plain":
-        given |= {"--draft-confidence": confidence != 0, "--exit-layer": exit_layer is not None}
-    elif strategy != "draft-only":
-        return
+    rounds = {"--drafter": drafter is not None, "--num-speculations": num_speculations != "auto"}
+    drafts = {"--draft-confidence": confidence != 0, "--exit-layer": exit_layer is not None}
+    gates = {"--window": window is not None, "--beta": beta is not None}
+    if strategy is None and any(gates.values()):
+        strategy = "online"
+    unused = {"plain": rounds | drafts | gates, "speculative": gates, "draft-only": rounds | gates}
+    given = unused.get(strategy or "", rounds | drafts if strategy == "online" else {})
     for option in (option for option, is_given in given.items() if is_given):
         raise EdgeSkipError(f"{option} says nothing to --strategy {strategy}: leave one of the two out")
 
@@ -155,7 +177,7 @@ def _compare(
 
     if strategy == "plain":
         raise EdgeSkipError("--compare runs plain decoding anyway: give the other --strategy, or none")
-    chosen = strategy or "speculative"
+    chosen = strategy or ("online" if session.online else "speculative")
     start(strategy=chosen).close()  # measures what drafting costs, and refuses what the artifact cannot do, before
     console = Console(stderr=True, highlight=False)
     pieces: dict[str, list[Piece]] = {}

@@ -87,6 +87,39 @@ def lay_out(decoder: Decoder, *, trailing_stub: bool = False, architecture: str 
     )
 
 
+def lay_out_pair(decoder: Decoder, fewer: Decoder) -> tuple[Layout, Layout]:
+    """Layouts of `decoder` and of `fewer`, which is the same without some FFNs, whose KV caches are interchangeable:
+    the same number of blocks, attention at the same places, rotated alike.
+
+    An FFN that is gone leaves a stub, which only `deci` has. EdgeSkipError where llama.cpp cannot hold that.
+    """
+    own = _OWN[decoder.config.family]
+    try:
+        first = lay_out(decoder, architecture=None if own.interleaved else DECI)
+    except EdgeSkipError as error:
+        raise EdgeSkipError(f"{error}; or export without --online") from None
+    kept = {sublayer.sublayer: sublayer for sublayer in fewer.sublayers}
+    blocks: list[Block] = []
+    for block in first.blocks:
+        attention: Attention | FeedForward | Stub | None = block.attention
+        feed_forward: Attention | FeedForward | Stub = block.feed_forward
+        if isinstance(attention, Attention):
+            attention = kept[attention.sublayer]
+        elif attention is not None and not blocks:
+            attention = Stub(fewer.embedding_bias)
+        if isinstance(feed_forward, FeedForward):
+            feed_forward = kept.get(feed_forward.sublayer, Stub())
+        assert not isinstance(attention, FeedForward)
+        assert not isinstance(feed_forward, Attention)
+        blocks.append(Block(attention, feed_forward))
+    if (obstacle := _obstacle(fewer, blocks, _DECI)) is not None:
+        raise EdgeSkipError(
+            f"llama.cpp cannot leave out an FFN of {decoder.config.family} while decoding: 'deci', the architecture "
+            f"that could, has {obstacle}: export without --online"
+        )
+    return first, Layout(DECI, tuple(blocks), _DECI.interleaved)
+
+
 def _paired(decoder: Decoder) -> list[Block]:
     blocks: list[Block] = []
     pending: Attention | Stub | None = Stub(decoder.embedding_bias) if decoder.embedding_bias else None

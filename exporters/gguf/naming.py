@@ -26,3 +26,8 @@ def file_name(
 def head_file_name(first: str) -> str:
     """Name of the side file with the trimmed draft head of the first part called `first`."""
     return f"{first.removesuffix('.gguf')}-head.safetensors"
+
+
+def decode_file_name(whole: str) -> str:
+    """Name of the file that takes over from the one called `whole` while decoding."""
+    return f"{whole.removesuffix('.gguf')}-decode.gguf"

@@ -1,5 +1,5 @@
-"""Which files an export consists of: a model, the halves of an early exit, or a model and the skipped one that drafts
-for it. Names and decoders; nothing is written here."""
+"""Which files an export consists of: a model, the halves of an early exit, or a model and another beside it, that
+drafts for it or takes over while decoding. Names and decoders; nothing is written here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeskip.decode_plan import decode_plan, decode_profile
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exit_adapter import ExitAdapter
 from edgeskip.exporters.bake import bake
@@ -16,8 +17,8 @@ from edgeskip.exporters.decoder import Attention, Blocks, Decoder, FeedForward, 
 from edgeskip.exporters.draft_head import ChosenHead, DraftHead, chosen_head, draft_head, draft_tokens
 from edgeskip.exporters.exit_block import exit_block
 from edgeskip.exporters.gguf.blocks import FLOATS, encode
-from edgeskip.exporters.gguf.layout import Layout, lay_out
-from edgeskip.exporters.gguf.naming import file_name, head_file_name
+from edgeskip.exporters.gguf.layout import Layout, lay_out, lay_out_pair
+from edgeskip.exporters.gguf.naming import decode_file_name, file_name, head_file_name
 from edgeskip.exporters.gguf.parts import first_part, rest_part
 from edgeskip.exporters.provenance import plan_summary
 from edgeskip.exporters.split import check_exit_layer
@@ -72,13 +73,23 @@ class Output:
 
 
 def output_paths(
-    source: ModelSource, profile: Profile, form: GgufFormat, output: Path, draft: DraftRequest | None
+    source: ModelSource,
+    profile: Profile,
+    form: GgufFormat,
+    output: Path,
+    draft: DraftRequest | None,
+    *,
+    online: bool = False,
 ) -> list[Path]:
     """The files that an export to `output` writes: a name ending in .gguf, or a folder that gets the ecosystem's names.
 
     Of an early exit the first part, the rest and, where the head is trimmed, the file that holds it; with a skip-plan
-    the dense model and its draft. EdgeSkipError for a pair without a folder.
+    the dense model and its draft; `online`, the model and the one that takes over while decoding. EdgeSkipError for a
+    draft without a folder.
     """
+    if online:
+        (whole,) = output_paths(source, profile, form, output, None)
+        return [whole, whole.with_name(decode_file_name(whole.name))]
     if output.suffix.lower() == ".gguf" and not output.is_dir():
         if draft is not None:
             what = "an early exit" if draft.kind == "early-exit" else "a model with its draft"
@@ -98,12 +109,19 @@ def output_paths(
 
 
 def outputs_of(
-    source: ModelSource, profile: Profile, vectors: Vectors | None, draft: DraftRequest | None
+    source: ModelSource,
+    profile: Profile,
+    vectors: Vectors | None,
+    draft: DraftRequest | None,
+    *,
+    online: bool = False,
 ) -> tuple[list[Output], Exit | None]:
     """The GGUF files and, of a pair, its exit. EdgeSkipError where llama.cpp or the profile lacks something.
 
     Where llama.cpp has no architecture for the first half's stub, the first part is alone.
     """
+    if online:
+        return _with_decode(source, profile, vectors), None
     if draft is None:
         return [_whole(source, profile, vectors)], None
     if draft.kind == "skip-plan":
@@ -152,6 +170,16 @@ def _whole(source: ModelSource, profile: Profile, vectors: Vectors | None) -> Ou
     plan = resolve(profile, vectors)
     baked = bake(source.decoder, plan)
     return Output("whole", profile, plan, baked, lay_out(baked))
+
+
+def _with_decode(source: ModelSource, profile: Profile, vectors: Vectors | None) -> list[Output]:
+    plan, fewer = resolve(profile, vectors), decode_plan(profile, vectors)
+    baked, decoding = bake(source.decoder, plan), bake(source.decoder, fewer)
+    first, second = lay_out_pair(baked, decoding)
+    return [
+        Output("whole", profile, plan, baked, first),
+        Output("whole", decode_profile(profile), fewer, decoding, second),
+    ]
 
 
 def _dense(profile: Profile) -> Profile:

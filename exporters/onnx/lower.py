@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -11,21 +12,31 @@ from edgeskip.exporters.onnx.graph import GraphBuilder
 from edgeskip.exporters.onnx.segment import Progress, Segment, lower_segment
 from edgeskip.exporters.onnx.weights import WeightFile
 from edgeskip.manifest import GraphRecord
+from edgeskip.sublayers import Sublayer
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 
 
-def lower(decoder: Decoder, form: WeightFormat, folder: Path, *, progress: Progress = lambda _: None) -> GraphRecord:
+def lower(
+    decoder: Decoder,
+    form: WeightFormat,
+    folder: Path,
+    *,
+    online: Collection[Sublayer] = (),
+    progress: Progress = lambda _: None,
+) -> GraphRecord:
     """Writes the graph of `decoder` into `folder` and returns what an engine must know of it.
 
     Inputs: input_ids int64 [batch, n], attention_mask int64 [batch, total], past_key_values.N.{key,value}
     [batch, kv_heads, past, head_dim]; logits_to_keep int64 [1] is an optional override: the last k positions'
     logits, 0 = all. Outputs: logits [batch, k, V], present.N.{key,value}. N counts the kept attention sublayers.
+    `online`: these FFNs may be left out and are measured, through the optional inputs of `exporters.onnx.online`.
     `progress` is told the name of every sublayer as it is written.
     """
+    segment = Segment(decoder.sublayers, online=online)
     with WeightFile(folder, DATA_FILE) as weights:
-        caches = write_graph(weights, decoder, Segment(decoder.sublayers), form, folder / MODEL_FILE, progress)
+        caches = write_graph(weights, decoder, segment, form, folder / MODEL_FILE, progress)
     return graph_record(decoder, form, caches)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -10,10 +10,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, Norm
+from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, Norm, Tensor
 from edgeskip.exporters.draft_head import DraftHead
+from edgeskip.exporters.onnx.compensation import compensated
 from edgeskip.exporters.onnx.formats import WeightFormat, embedding, linear, stacked, tied_head, vector
 from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder, int64
+from edgeskip.exporters.onnx.online import FfnGates
 from edgeskip.plan import Skip
 from edgeskip.sublayers import Sublayer
 
@@ -33,6 +35,7 @@ class Segment:
     called. `widened`: the logits of a trimmed head are set out over the whole vocabulary. `every_position`: the graph
     says that it gives logits of each position, and does so unless asked otherwise; else those of the last one.
     `skips` are replaced by their compensation: always, or with `gated` where the optional input `skip` says so.
+    `online`: the FFNs that stand in a gate of their own (`FfnGates`).
     """
 
     sublayers: tuple[Attention | FeedForward, ...]
@@ -44,6 +47,7 @@ class Segment:
     every_position: bool = False
     skips: Mapping[Sublayer, Skip] = field(default_factory=dict)
     gated: bool = False
+    online: Collection[Sublayer] = ()
 
 
 def lower_segment(
@@ -93,6 +97,8 @@ class _Lowering:
         self.caches = self._rotary_caches() if any(a.rotary for a in attentions) else None
         if segment.gated:
             self.skip = graph.optional_input("skip", np.zeros(1, np.bool_))
+        gates = sum(s.sublayer in segment.online for s in segment.sublayers)
+        self.gates = FfnGates(graph, self.form, gates) if gates else None
         self.stream = self._start(source, progress)
         if not attentions and not segment.exit_states:
             self.stream = self._last_positions(self.stream, "embedding")
@@ -119,6 +125,8 @@ class _Lowering:
             shape: list[int | str] = ["batch", "sequence", config.hidden_size]
             graph.output(states or self.stream, "exit_states", self.form.activations, shape, first=True)
         graph.output(logits, "logits", self.form.activations, ["batch", rows, columns], first=True)
+        if self.gates is not None:
+            self.gates.measure()
         return self.cache
 
     def _computed(self) -> list[Attention | FeedForward]:
@@ -236,32 +244,8 @@ class _Lowering:
     def _compensated(
         self, sublayers: list[Attention | FeedForward], stream: ir.Value, update: ir.Value | None, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
-        """The stream and update that replace the sublayers; their sum is s·(stream + update + bias) + b."""
-        graph, name = self.graph, f"{sublayers[0].sublayer}.skip"
-        scale, shift = self._compensation(sublayers, name)
-        if update is None:
-            less = graph.constant(f"{name}.less", self.form.cast(np.array(scale - 1)))
-            moved = graph.op("Mul", [stream, less], f"{name}.update")
-            stream = graph.op("Identity", [stream], f"{name}.stream")
-        else:
-            factor = graph.constant(f"{name}.scale", self.form.cast(np.array(scale)))
-            moved = graph.op("Mul", [update, factor], f"{name}.update")
-            stream = graph.op("Mul", [stream, factor], f"{name}.stream")
-            if bias is not None:
-                moved = graph.op("Add", [moved, graph.op("Mul", [bias, factor], f"{name}.bias")], f"{name}.update/bias")
-        if shift is not None:
-            moved = graph.op("Add", [moved, shift], f"{name}.update/shift")
-        return stream, moved
-
-    def _compensation(self, sublayers: list[Attention | FeedForward], name: str) -> tuple[float, ir.Value | None]:
-        """s and b of all of them together: x ← s·x + b."""
-        scale, shift = 1.0, np.zeros(self.decoder.config.hidden_size)
-        for sublayer in sublayers:
-            skip = self.segment.skips[sublayer.sublayer]
-            scale, shift = scale * skip.scale, shift * skip.scale + (0 if skip.bias is None else skip.bias)
-        if not shift.any():
-            return scale, None
-        return scale, self.graph.weight(f"{name}.shift", lambda: self.form.cast(shift))
+        skips = [self.segment.skips[sublayer.sublayer] for sublayer in sublayers]
+        return compensated(self.graph, self.form, skips, stream, update, bias)
 
     def _lengths(self, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
         """seqlens_k int32 [batch] = total − 1 and total_sequence_length int32 [] of GroupQueryAttention."""
@@ -308,7 +292,10 @@ class _Lowering:
     def _project_out(self, x: ir.Value, weights: Linear, name: str) -> None:
         """The sublayer's output projection becomes the pending update, its bias the pending bias."""
         self.update = linear(self.graph, self.form, x, Linear(weights.weight), name, bits=self.bits)
-        self.bias = vector(self.graph, self.form, f"{name}.bias", weights.bias) if weights.bias else None
+        self.bias = self._bias(weights.bias, name)
+
+    def _bias(self, bias: Tensor | None, name: str) -> ir.Value | None:
+        return None if bias is None else vector(self.graph, self.form, f"{name}.bias", bias)
 
     def _last_positions(self, x: ir.Value, name: str) -> ir.Value:
         """[b, n, …] → the last `logits_to_keep` positions; nothing after the last attention mixes positions."""
@@ -394,10 +381,20 @@ class _Lowering:
         return graph.op("Reshape", [normed, flat], f"{name}/flat")
 
     def _feed_forward(self, sublayer: FeedForward, name: str) -> None:
-        graph, form = self.graph, self.form
         x = self._normalised(sublayer.norm, f"{name}.norm")
+        down = Linear(sublayer.down.weight)
+        if self.gates is None or sublayer.sublayer not in self.segment.online:
+            assert sublayer.shift is None, "a shift apart is for a gate"
+            self.update = self._swiglu(sublayer, x, down, name)
+            self.bias = self._bias(sublayer.down.bias, f"{name}.down")
+        else:  # left out, its own bias goes with it; what bakes into the stream after it stays
+            self.update = self.gates.gate(self.stream, lambda: self._swiglu(sublayer, x, sublayer.down, name), name)
+            self.bias = self._bias(sublayer.shift, f"{name}.shift")
+
+    def _swiglu(self, sublayer: FeedForward, x: ir.Value, down: Linear, name: str) -> ir.Value:
+        graph, form = self.graph, self.form
         gate = linear(graph, form, x, sublayer.gate, f"{name}.gate", bits=self.bits)
         up = linear(graph, form, x, sublayer.up, f"{name}.up", bits=self.bits)
         # QuickGelu(x; alpha=1) = x·sigmoid(x) = SiLU in one pass (contrib operator specification).
         gated = graph.op("QuickGelu", [gate], f"{name}.silu", domain=MICROSOFT, alpha=1.0)
-        self._project_out(graph.op("Mul", [gated, up], f"{name}.mul"), sublayer.down, f"{name}.down")
+        return linear(graph, form, graph.op("Mul", [gated, up], f"{name}.mul"), down, f"{name}.down", bits=self.bits)

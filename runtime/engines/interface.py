@@ -89,3 +89,22 @@ class DraftingEngine(Engine, Protocol):
         Logits [drafted + n, vocab_size] of all of them; afterwards `drafted` is 0. What the draft computed of a token
         is not computed again where the two share it. The returned array may be overwritten by the next call.
         """
+
+
+@runtime_checkable
+class OnlineEngine(Engine, Protocol):
+    """An engine whose G FFNs can be left out one by one while it runs, and watched meanwhile. At first none is."""
+
+    @property
+    def ffns(self) -> tuple[str, ...]:
+        """The FFNs' names in execution order, `ffn.0` …"""
+
+    def watch(self, wanted: bool) -> None:
+        """Whether the steps from now on measure what `importance` tells."""
+
+    def importance(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Cosine(x, y) [G] and ‖y‖/‖x‖ [G] of the last watched step's last token, x the stream before the FFN and y
+        after it. The next step overwrites the arrays."""
+
+    def gate(self, skip: NDArray[np.bool_], scale: NDArray[np.float32]) -> None:
+        """From the next step on, x ← scale·x in place of each FFN where `skip` [G] is true; all the others run."""

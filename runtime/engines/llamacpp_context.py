@@ -61,8 +61,7 @@ class LlamaContext:
         pointer = self._open(capacity)
         free = weakref.finalize(self, library.llama_free, pointer)
         if held is not None:
-            data = held.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-            if not library.llama_state_seq_set_data(pointer, data, len(held), 0):
+            if not _put_state(pointer, held):
                 free()
                 raise EdgeSkipError(f"llama.cpp cannot move the KV cache to a larger one: {failure()}")
             self._close_context()
@@ -91,6 +90,27 @@ class LlamaContext:
             chunk = states[start : start + BATCH]
             batch.embd = _pointer(chunk, ctypes.c_float)
             self._run(len(chunk), len(states) - start, logits)
+
+    def copy_to(self, other: LlamaContext) -> None:
+        """Makes the KV cache of `other`, over another model with attention in the same places, a copy of this one.
+
+        EdgeSkipError where llama.cpp finds that the two do not fit; `other` is then empty.
+        """
+        other.truncate(0)
+        if not self.length:
+            return
+        other.reserve(max(self.length, self._capacity))
+        if self._interrupted:
+            self._forget_uncounted()
+        forget_errors()
+        other._interrupted = True
+        if other._pointer is None or not _put_state(other._pointer, self._held_state()):
+            raise EdgeSkipError(
+                f"{other._model.path} cannot take over the KV cache of {self._model.path} ({failure()}): export both "
+                "again"
+            )
+        other.length = self.length
+        other._interrupted = False
 
     def truncate(self, length: int) -> None:
         """Forgets all but the first `length` tokens. EdgeSkipError where the model cannot (it has recurrent parts)."""
@@ -190,6 +210,12 @@ class LlamaContext:
         batch.seq_id = _pointer(self._sequences, ctypes.POINTER(ctypes.c_int32))
         batch.logits = _pointer(self._outputs, ctypes.c_int8)
         return batch
+
+
+def _put_state(context: int, state: NDArray[np.uint8]) -> bool:
+    """Whether the context took the sequence's state, which replaces what it held."""
+    data = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+    return bool(llama().llama_state_seq_set_data(context, data, len(state), 0))
 
 
 def _pointer(array: NDArray[Any], kind: Any) -> Any:

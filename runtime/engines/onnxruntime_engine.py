@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ class OnnxRuntimeEngine(OnnxRuntimeBase):
     `frugal` runs straight from the mapped weight file, slower: no second copy in the kernels' own layout.
     """
 
+    _switches: ClassVar[frozenset[str]] = frozenset()  # optional inputs that the graph must have
+
     def __init__(
         self,
         folder: Path,
@@ -33,7 +36,7 @@ class OnnxRuntimeEngine(OnnxRuntimeBase):
     ) -> None:
         settings = settings_of(provider, threads, frugal=frugal)
         super().__init__(manifest.graph, settings)
-        shape = shape_of(manifest.graph)
+        shape = shape_of(manifest.graph, switches=self._switches)
         self._runner = GraphRunner(open_session(folder, manifest, shape, settings), shape, settings.provider)
 
     @property

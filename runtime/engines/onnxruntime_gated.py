@@ -43,6 +43,8 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
         super().__init__(manifest.graph, settings)
         shape = shape_of(manifest.graph, switches=frozenset({SWITCH, "logits_to_keep"}))
         self._runner = GraphRunner(open_session(folder, manifest, shape, settings), shape, settings.provider)
+        self._skip = np.zeros(1, np.bool_)  # what the graph reads
+        self._runner.override(SWITCH, self._skip)
         self._verified = 0  # tokens at the start of the sequence that the whole model has run
         # By position: what was drafted is run again. Memory comes from the kernel as it is written.
         self._tokens = np.empty(self.context_length, np.int64)
@@ -79,7 +81,7 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
             raise ValueError(f"there is no draft {which}: the artifact has 1")
         self._check(tokens, 1)
         self._tokens[self.length : self.length + len(tokens)] = tokens
-        self._runner.set_switch(SWITCH, True)
+        self._skip[0] = True
         return self._runner.append_tokens(tokens, 1)
 
     def verify(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -108,7 +110,7 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
         """Runs the whole model over the drafted tokens and `tokens`; its logits of the last `kept` of them."""
         start, end = self._verified, self.length + len(tokens)
         self._tokens[self.length : end] = tokens
-        self._runner.set_switch(SWITCH, False)
+        self._skip[0] = False
         self._runner.truncate(start)  # at once: a run that is cut short leaves two models' states behind
         try:
             logits = self._runner.append_tokens(self._tokens[start:end], kept)

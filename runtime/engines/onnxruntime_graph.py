@@ -57,9 +57,7 @@ class GraphRunner:
         self._keep: NDArray[np.int64] | None = None
         if any(value.name == "logits_to_keep" for value in session.get_overridable_initializers()):
             self._keep = np.ones(1, np.int64)
-            self._add_switch("logits_to_keep", self._keep)
-        for name in shape.switches - {"logits_to_keep"}:
-            self._add_switch(name, np.zeros(1, np.bool_))
+            self.override("logits_to_keep", self._keep)
         self._bind_logits(1)  # the first output to be bound: `_allocated_logits` counts on that
 
     @property
@@ -87,9 +85,14 @@ class GraphRunner:
         self._mask = np.ones((1, capacity), np.int64)
         self._capacity = capacity
 
-    def set_switch(self, name: str, value: bool) -> None:
-        """Overrides the boolean initialiser `name` from the next run on."""
-        self._switches[name][0] = value
+    def override(self, name: str, value: NDArray[Any]) -> None:
+        """Every run reads the overridable initialiser `name` from `value`, which may be rewritten in place."""
+        self._switches[name] = value
+        self._bind_input(name, value)
+
+    def fill(self, name: str, array: NDArray[Any]) -> None:
+        """Every run that gives logits writes the output `name` into `array`, which has its shape."""
+        self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
     def append_tokens(self, tokens: NDArray[np.int64], kept: int, states: Rows | None = None) -> NDArray[np.float32]:
         """Appends tokens [n]; logits float32 [kept, columns] of the last `kept` positions, 0 = none.
@@ -178,10 +181,6 @@ class GraphRunner:
             self._bind_states()
             for name, buffer in self._cache.items():
                 self._bind_input(name, buffer)
-
-    def _add_switch(self, name: str, value: NDArray[Any]) -> None:
-        self._switches[name] = value
-        self._bind_input(name, value)
 
     def _bind_states(self) -> None:
         for binding in self._bindings():

@@ -24,6 +24,7 @@ class Settings:
     threads: int  # intra-op
     frugal: bool  # run straight from the mapped weight file, slower: no second copy in the kernels' own layout
     stop_spinning: bool = False  # worker threads go to sleep at the end of a run, for another session's to work
+    profile: Path | None = None  # the session times its nodes until its profiling is ended; begin of the file's name
 
 
 def settings_of(provider: str, threads: int | None, *, frugal: bool) -> Settings:
@@ -116,6 +117,9 @@ def _open(path: Path, settings: Settings) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
     if settings.stop_spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")
+    if settings.profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(settings.profile)
     providers = [provider.execution_provider]
     if provider.name != "cpu":
         providers.append("CPUExecutionProvider")  # shape arithmetic

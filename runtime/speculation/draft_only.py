@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeskip.runtime.engines.interface import DraftingEngine
 from edgeskip.runtime.generation import FinishReason, Strategy
 from edgeskip.runtime.loops import PREFILL_CHUNK, History, prefill
+from edgeskip.runtime.online import OnlineStats
 from edgeskip.runtime.sampling import Sampler
 from edgeskip.runtime.speculation.drafters import highest_probability
 from edgeskip.runtime.speculation.statistics import SpeculationStats
@@ -66,6 +67,9 @@ class DraftOnlyDecoding:
             logits = self._next(history.last)
 
     def speculation(self, decode_s: float, decode_tokens_per_s: float) -> SpeculationStats | None:
+        return None
+
+    def online(self) -> OnlineStats | None:
         return None
 
     def _next(self, last: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine
 from edgeskip.runtime.generation import FinishReason, Strategy
 from edgeskip.runtime.loops import History, prefill
+from edgeskip.runtime.online import OnlineStats
 from edgeskip.runtime.sampling import Sampler
 from edgeskip.runtime.speculation.controller import Arm, Controller
 from edgeskip.runtime.speculation.costs import Costs, measure_costs
@@ -150,3 +151,6 @@ class SpeculativeDecoding:
         enough = recorder.plain_steps >= FAIR_STEPS
         plain_s = recorder.plain_s / recorder.plain_steps if enough else self._controller.plain_s
         return recorder.stats(decode_s, decode_tokens_per_s, 1 / plain_s)
+
+    def online(self) -> OnlineStats | None:
+        return None

@@ -17,7 +17,7 @@ import edgeskip.inspection
 from edgeskip.errors import EdgeSkipError
 from edgeskip.version import __version__
 
-VERBS = ("fetch", "calibrate", "plan", "schema", "export", "run", "inspect", "doctor")
+VERBS = ("fetch", "calibrate", "profile-device", "plan", "schema", "export", "run", "eval", "inspect", "doctor")
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "pydantic", "rich", "tokenizers", "safetensors")
 
 

@@ -97,14 +97,15 @@ def test_a_gpu_that_onnxruntime_cannot_use(cli: Cli, install: Callable[..., None
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there does plain torch mean the CUDA build")
 def test_missing_extras_and_their_commands(cli: Cli, install: Callable[..., None]) -> None:
-    install(missing=("torch", "gguf", "matplotlib", "llama-cpp-python"))
+    install(missing=("torch", "gguf", "matplotlib", "rouge-score", "llama-cpp-python"))
     outcome = cli("doctor", "--json")
     assert outcome.code == 0  # the runtime alone works
-    export, plot, llamacpp = json.loads(outcome.out)["findings"]
+    export, plot, evaluation, llamacpp = json.loads(outcome.out)["findings"]
     assert "torch, gguf" in export["problem"]
     assert export["command"].endswith(" && pip install 'edgeskip[export]'")
     assert "/whl/cpu" in export["command"]  # no CUDA build where there is no GPU
     assert plot["command"] == "pip install 'edgeskip[plot]'"
+    assert evaluation["command"] == "pip install 'edgeskip[eval]'"
     assert llamacpp["problem"] == "run FILE.gguf needs llama-cpp-python, gguf"
     assert llamacpp["command"] == "pip install 'edgeskip[llamacpp]'"
 

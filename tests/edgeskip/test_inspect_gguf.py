@@ -119,6 +119,7 @@ def test_a_file_of_ours_as_json(cli: Cli, gguf_path: Callable[..., Path]) -> Non
         "partner_found": None,
         "draft_found": None,
         "draft_head_found": None,
+        "decode_found": None,
         **made.model_dump(mode="json"),
     }
     assert "exported with the check switched off" in " ".join(cli("inspect", path).out.split())

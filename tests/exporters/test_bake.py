@@ -16,6 +16,7 @@ from edgeskip.exporters.bake import bake
 from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, Tensor
 from edgeskip.exporters.families.source import open_model
 from edgeskip.plan import Plan, Skip
+from edgeskip.planner import sources_of
 from edgeskip.sublayers import parse_sublayer
 
 BLOCKS, HIDDEN = 4, 64
@@ -49,14 +50,19 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def plan(names: list[str], compensation: str, seed: int = 0) -> Plan:
     rng = np.random.default_rng(seed)
     skips = []
+    sources = sources_of([parse_sublayer(name, BLOCKS) for name in names], BLOCKS)
     for name in names:
         scale = 1.0 if compensation == "none" else float(rng.uniform(0.6, 1.6))
-        bias = rng.normal(scale=0.5, size=HIDDEN).astype(np.float32) if compensation == "affine" else None
-        skips.append(Skip(parse_sublayer(name, BLOCKS), scale, bias))
+        biased = compensation in ("affine", "linear")
+        bias = rng.normal(scale=0.5, size=HIDDEN).astype(np.float32) if biased else None
+        sublayer = parse_sublayer(name, BLOCKS)
+        source = sources[sublayer] if compensation == "linear" else None
+        matrix = rng.normal(scale=0.1, size=(HIDDEN, HIDDEN)).astype(np.float32) if source else None
+        skips.append(Skip(sublayer, scale, bias, matrix, source))
     return Plan(BLOCKS, tuple(skips))
 
 
-@pytest.mark.parametrize("compensation", ["none", "scale", "affine"])
+@pytest.mark.parametrize("compensation", ["none", "scale", "affine", "linear"])
 @pytest.mark.parametrize("case", CASES)
 def test_folding_is_exact(decoder: Decoder, case: str, compensation: str) -> None:
     """To float32's rounding of the folded weights: logits are of order 10."""
@@ -65,6 +71,14 @@ def test_folding_is_exact(decoder: Decoder, case: str, compensation: str) -> Non
     assert [s.sublayer for s in baked.sublayers] == list(chosen.kept)
     expected = logits_of(decoder, TOKENS, chosen)
     np.testing.assert_allclose(logits_of(baked, TOKENS), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_map_whose_source_is_left_out_too_does_nothing(decoder: Decoder) -> None:
+    """An engine that skips more than was planned: u of a sublayer that does not run is nothing."""
+    mapped = plan(["attn.2"], "linear").skips[0]
+    more = Plan(BLOCKS, (Skip(parse_sublayer("ffn.1", BLOCKS), 1.1), mapped))
+    bare = Plan(BLOCKS, (more.skips[0], Skip(mapped.sublayer, mapped.scale, mapped.bias)))
+    np.testing.assert_array_equal(logits_of(bake(decoder, more), TOKENS), logits_of(bake(decoder, bare), TOKENS))
 
 
 def test_eps_is_divided_by_the_square_of_the_scale(decoder: Decoder) -> None:

@@ -61,6 +61,22 @@ def test_affine_on_the_stream(name: str) -> None:
     torch.testing.assert_close(after, 1.25 * before + torch.from_numpy(bias), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "source"), [("attn.2", "ffn.1"), ("ffn.2", "attn.2"), ("ffn.2", "ffn.0")])
+def test_a_map_of_an_earlier_update(name: str, source: str) -> None:
+    """After = scale·before + map·u + bias; u = the stream after the source less the stream before it."""
+    model = tiny_model("llama")
+    rng = np.random.default_rng(0)
+    matrix, bias = (rng.normal(size=size).astype(np.float32) for size in ((64, 64), (64,)))
+    read = parse_sublayer(source, 4)
+    skip = Skip(parse_sublayer(name, 4), 1.25, bias, matrix, read)
+    with skipped(model, Plan(4, (skip,), "linear")), streams(model) as seen:
+        model(IDS)
+    update = seen[read.index + 1] - seen[read.index]
+    before, after = seen[skip.sublayer.index : skip.sublayer.index + 2]
+    expected = 1.25 * before + update @ torch.from_numpy(matrix).T + torch.from_numpy(bias)
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_last_sublayer_by_hand() -> None:
     """After the last sublayer come the final norm and the head alone."""
     model = tiny_model("llama")

@@ -1,0 +1,108 @@
+"""The front of a search: plans that no other beats in quality and time, and which of them a budget buys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.profile import FrontPoint, FrontRecord
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a user is ready to give, exactly one of them; `point` is a number of the front, from 1."""
+
+    max_kl: float | None = None
+    max_ppl_increase: float | None = None  # a share: 0.1 = 10 %
+    min_speedup: float | None = None  # of decoding
+    skip_sublayers: int | None = None
+    point: int | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.max_kl, self.max_ppl_increase, self.min_speedup, self.skip_sublayers, self.point)
+        if sum(value is not None for value in given) != 1:
+            raise EdgeSkipError(
+                "say what the plan may cost with exactly one of --max-kl, --max-ppl-increase, --min-speedup, "
+                "--skip-sublayers and --point"
+            )
+        if self.max_kl is not None and not self.max_kl > 0:
+            raise EdgeSkipError(f"--max-kl {self.max_kl} allows no skip: give nats per token, e.g. 0.05")
+        if self.max_ppl_increase is not None and not self.max_ppl_increase > 0:
+            raise EdgeSkipError("--max-ppl-increase allows no skip: give a share above 0, e.g. 10%")
+        if self.min_speedup is not None and not 1 < self.min_speedup < 100:
+            raise EdgeSkipError(f"--min-speedup {self.min_speedup} is no speed-up: give a factor above 1, e.g. 1.2")
+        if self.skip_sublayers is not None and self.skip_sublayers < 1:
+            raise EdgeSkipError("--skip-sublayers 0 is the dense model: leave --method budget out")
+
+
+def parse_share(text: str) -> float:
+    """`10%` or `0.1` → 0.1. EdgeSkipError for anything else."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise EdgeSkipError(f"--max-ppl-increase {text} is no share: write 10% or 0.1") from None
+
+
+def pick(front: FrontRecord, budget: Budget) -> int:
+    """Number, from 0, of the point that `budget` buys: the fastest decoder within it, or for a speed the one that
+    loses least. EdgeSkipError where the front has none, naming what it has.
+    """
+    points = front.points
+    if budget.point is not None:
+        if not 1 <= budget.point <= len(points):
+            raise EdgeSkipError(f"--point {budget.point}: the front has 1 … {len(points)}")
+        return budget.point - 1
+    if budget.max_kl is not None:
+        most = budget.max_kl
+        return _fastest(points, [p.kl <= most for p in points], f"KL ≤ {most:g}", f"{_least(points, 'kl'):.4g}")
+    if budget.max_ppl_increase is not None:
+        most = 1 + budget.max_ppl_increase
+        least = f"{_least(points, 'perplexity_ratio') - 1:.1%}"
+        fits = [p.perplexity_ratio <= most for p in points]
+        return _fastest(points, fits, f"a perplexity {budget.max_ppl_increase:.3g} higher", least)
+    if budget.skip_sublayers is not None:
+        fits = [len(p.skip) == budget.skip_sublayers for p in points]
+        wanted = f"{budget.skip_sublayers} skipped sublayers"
+        most_skips = f"{max(len(p.skip) for p in points)} at most"
+    else:
+        fits = [p.decode_speedup >= (budget.min_speedup or 0) for p in points]
+        wanted = f"a decode speed-up of {budget.min_speedup:g}"
+        most_skips = f"{max(p.decode_speedup for p in points):.3g} at most"
+    if not any(fits):
+        raise EdgeSkipError(f"no point of the front has {wanted} ({most_skips}): ask for less, or --search further")
+    return min((n for n, fit in enumerate(fits) if fit), key=lambda n: _loss(front, points[n]))
+
+
+def thinned(points: Sequence[FrontPoint], record_loss: str) -> list[FrontPoint]:
+    """The points that no other one beats: with as many skips or fewer in loss, or in loss and time. By rising KL."""
+
+    def loss(point: FrontPoint) -> float:
+        return point.kl if record_loss == "kl" else point.perplexity_ratio
+
+    def beaten(point: FrontPoint) -> bool:
+        others = [other for other in points if other is not point and loss(other) <= loss(point)]
+        slower = any(
+            other.decode_speedup >= point.decode_speedup
+            and (loss(other), -other.decode_speedup) < (loss(point), -point.decode_speedup)
+            for other in others
+        )
+        same = any(len(other.skip) == len(point.skip) and loss(other) < loss(point) for other in others)
+        return slower and same
+
+    return sorted((point for point in points if not beaten(point)), key=lambda point: point.kl)
+
+
+def _fastest(points: Sequence[FrontPoint], fits: Sequence[bool], wanted: str, least: str) -> int:
+    if not any(fits):
+        raise EdgeSkipError(f"no point of the front has {wanted}: the least is {least}; allow more")
+    return max((n for n, fit in enumerate(fits) if fit), key=lambda n: points[n].decode_speedup)
+
+
+def _least(points: Sequence[FrontPoint], name: str) -> float:
+    found: float = min(getattr(point, name) for point in points)
+    return found
+
+
+def _loss(front: FrontRecord, point: FrontPoint) -> float:
+    return point.kl if front.objective == "kl" else point.perplexity_ratio

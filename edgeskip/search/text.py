@@ -1,0 +1,54 @@
+"""The windows of a search: a corpus cut and shared out between fitting, comparing and reporting."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeskip.calibration.corpus import Corpus, cut, ids_of, start_tokens
+from edgeskip.errors import EdgeSkipError
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.search.policy import SearchPolicy
+
+Windows = list[list[int]]
+
+
+@dataclass(frozen=True)
+class SearchText:
+    """Token ids of windows of one length, drawn from all over the corpus; no window has two uses."""
+
+    fit: Windows
+    compare: Windows
+    report: Windows
+
+
+def search_text(source: ModelSource, corpus: Corpus, policy: SearchPolicy) -> SearchText:
+    """The windows that `policy` asks for. EdgeSkipError where the corpus has too few tokens."""
+    from tokenizers import Tokenizer
+
+    if corpus.continued:
+        raise EdgeSkipError("--corpus self is for calibrate: a search wants text, name files or leave --corpus out")
+    with tempfile.TemporaryDirectory() as folder:
+        source.write_tokenizer(Path(folder))
+        tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    if policy.context > source.decoder.config.max_positions:
+        raise EdgeSkipError(
+            f"--context {policy.context} is longer than the model's {source.decoder.config.max_positions} positions"
+        )
+    counts = policy.windows
+    wanted = sum(counts)
+    ids = ids_of(corpus, tokenizer)
+    found = cut(ids, start_tokens(tokenizer), context=policy.context, tokens=wanted * policy.context, seed=policy.seed)
+    if len(found) < wanted:
+        raise EdgeSkipError(
+            f"the corpus has {len(ids)} tokens and the search wants {wanted} windows of {policy.context}: add text "
+            "(--corpus), or give a smaller --context or fewer --fit-tokens"
+        )
+    random.Random(policy.seed).shuffle(found)
+    fit, compare = counts[0], counts[0] + counts[1]
+    return SearchText(found[:fit], found[fit:compare], found[compare:])

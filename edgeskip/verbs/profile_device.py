@@ -1,0 +1,81 @@
+"""`edgeskip profile-device`: measures what each sublayer of a dense artifact costs on this device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from edgeskip.device_profile import DeviceProfile, StepCost
+
+
+def profile_device(
+    artifact: Annotated[Path, typer.Argument(help="A dense artifact folder or .gguf file, exported without a draft.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The device profile to write, e.g. phone.json.")],
+    contexts: Annotated[
+        str, typer.Option(help="Decode behind so many tokens; lengths that the model does not hold are left out.")
+    ] = "0,512,2048",
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt that prefill is measured with.")] = 512,
+    rounds: Annotated[int, typer.Option(help="Rounds of measuring.")] = 4,
+    threads: Annotated[int | None, typer.Option(help="Threads.", show_default="physical cores")] = None,
+    provider: Annotated[str, typer.Option(help="Processor to run on; ONNX artifacts can be timed on the cpu.")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at -o.")] = False,
+) -> None:
+    """Measure what each sublayer costs on this device, for edgeskip plan to weigh. Wants a quiet machine."""
+    from edgeskip.device_measurement import measure_device, open_dense, settle
+    from edgeskip.device_profile import write_device_profile
+    from edgeskip.errors import EdgeSkipError
+    from edgeskip.files import refuse_file
+
+    names = [name.strip() for name in contexts.split(",")]
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        raise EdgeSkipError(f"--contexts {contexts} is no list of lengths: give some as in 0,512")
+    if output.suffix != ".json":
+        raise EdgeSkipError(f"{output} does not end in .json: name the device profile, e.g.  -o phone.json")
+    refuse_file(output, overwrite=overwrite)
+    opened = open_dense(artifact, provider=provider, threads=threads)
+    request = settle(opened, prompt, [int(name) for name in names], rounds)
+    with _progress(request.runs) as advance:
+        profile = measure_device(opened, request, advance)
+    write_device_profile(profile, output)
+    _show(profile, output)
+
+
+def _show(profile: DeviceProfile, path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    table = Table("ms", box=None)
+    for heading in ("step", "attention", "FFN", "rest"):
+        table.add_column(heading, justify="right")
+    rows: list[tuple[str, StepCost]] = [(f"prefill of {profile.prefill.tokens}", profile.prefill)]
+    rows += [(f"decode at {cost.context}", cost) for cost in profile.decode]
+    for label, cost in rows:
+        parts = (cost.total_s, sum(cost.sublayer_s[::2]), sum(cost.sublayer_s[1::2]), cost.base_s)
+        table.add_row(label, *(f"{1e3 * seconds:.2f}" for seconds in parts))
+    console.print(table)
+    console.print(f"{path}: {profile.model.name} on {profile.name}", soft_wrap=True)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("measuring"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, auto_refresh=False
+    ) as progress:
+        task = progress.add_task("measuring", total=total)
+
+        def advance() -> None:
+            progress.advance(task)
+            progress.refresh()  # here, between runs: a thread that draws would take a core from them
+
+        yield advance

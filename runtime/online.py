@@ -1,0 +1,40 @@
+"""Online skipping: what a user may choose, and what it did in one generation. Frozen data; the loop is a file of its
+own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeskip.errors import EdgeSkipError
+
+
+@dataclass(frozen=True)
+class Online:
+    """AdaSkip's decode phase (arXiv 2501.02336): the FFNs that hardly changed the stream in an answer's first tokens
+    are left out for the rest of it. None = as the artifact's manifest says."""
+
+    window: int | None = None
+    """P: decode steps that are watched, with every FFN running, before anything is left out."""
+    threshold: float | None = None
+    """β: an FFN whose mean similarity over the window is at least this is left out."""
+    gate: bool = True
+    """False = nothing is left out, and the whole generation is watched: for what one would want to know of it."""
+
+    def __post_init__(self) -> None:
+        if self.window is not None and self.window < 1:
+            raise EdgeSkipError(f"the window must be at least 1 token, not {self.window}")
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise EdgeSkipError(f"the threshold β is a similarity, from -1 to 1, not {self.threshold}")
+
+
+@dataclass(frozen=True)
+class OnlineStats:
+    """What was watched and left out. Steps are decode steps: one fewer than tokens, the prompt gives the first."""
+
+    window: int  # P
+    threshold: float | None  # β; None where an export chose what is left out
+    watched_steps: int
+    gated_steps: int  # run without the FFNs in `gated`
+    gated: tuple[str, ...]  # FFNs left out, in execution order
+    similarity: dict[str, float]  # of every FFN with a gate, mean over the watched steps; empty where there were none
+    scale: dict[str, float]  # mean norm ratio, by which the stream is multiplied in place of an FFN that is left out

@@ -1,0 +1,78 @@
+"""Which plan a budget buys. Oracle: fronts small enough to see the answer."""
+
+import pytest
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.profile import FrontPoint, FrontRecord
+from edgeskip.search.front import Budget, parse_share, pick, thinned
+
+
+def point(skips: int, kl: float, decode: float, ratio: float | None = None) -> FrontPoint:
+    return FrontPoint(
+        skip=[f"attn.{n}" for n in range(skips)], kl=kl, perplexity_ratio=ratio or 1 + kl, top1_agreement=0.9,
+        prefill_speedup=1.1, decode_speedup=decode,
+    )  # fmt: skip
+
+
+def front(*points: FrontPoint) -> FrontRecord:
+    return FrontRecord(
+        points=list(points), compensation="affine", objective="kl", corpus=[], tokens=8, perplexity=20.0, device="here",
+        context=0, settings={}, created="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+
+
+FRONT = front(point(1, 0.01, 1.01), point(2, 0.03, 1.10), point(3, 0.04, 1.08), point(4, 0.2, 1.3))
+
+
+@pytest.mark.parametrize(
+    ("budget", "number"),
+    [
+        (Budget(max_kl=0.05), 1),  # the fastest, not the one with most skips
+        (Budget(max_kl=0.01), 0),
+        (Budget(max_ppl_increase=0.5), 3),
+        (Budget(min_speedup=1.05), 1),
+        (Budget(skip_sublayers=3), 2),
+        (Budget(point=4), 3),
+    ],
+)
+def test_what_a_budget_buys(budget: Budget, number: int) -> None:
+    assert pick(FRONT, budget) == number
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        (Budget(max_kl=0.001), "the least is 0.01"),
+        (Budget(max_ppl_increase=0.001), "the least is 1.0%"),
+        (Budget(min_speedup=2), "1.3 at most"),
+        (Budget(skip_sublayers=9), "4 at most"),
+        (Budget(point=5), "1 … 4"),
+    ],
+)
+def test_what_the_front_does_not_have(budget: Budget, says: str) -> None:
+    with pytest.raises(EdgeSkipError, match=says):
+        pick(FRONT, budget)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"max_kl": 0.1, "point": 1}, {"max_kl": 0.0}, {"min_speedup": 0.9}, {"max_ppl_increase": 0.0},
+     {"skip_sublayers": 0}, {"max_kl": float("nan")}, {"min_speedup": float("inf")}],
+)  # fmt: skip
+def test_budgets_that_are_none(values: dict[str, float]) -> None:
+    with pytest.raises(EdgeSkipError):
+        Budget(**values)  # type: ignore[arg-type]
+
+
+def test_shares() -> None:
+    assert parse_share("10%") == pytest.approx(0.1)
+    assert parse_share("0.1") == pytest.approx(0.1)
+    with pytest.raises(EdgeSkipError, match="write 10%"):
+        parse_share("ten")
+
+
+def test_what_another_plan_beats_goes() -> None:
+    """Worse and slower than another goes, unless it is the best with as many skips."""
+    better, beaten = point(3, 0.05, 1.2), point(3, 0.06, 1.1)
+    best_of_two = point(2, 0.055, 1.15)
+    assert thinned([beaten, better, best_of_two], "kl") == [better, best_of_two]

@@ -1,0 +1,67 @@
+"""What `tools/frontier.py` measures and how it compares at one speed. Oracle: hand calculations."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from frontier import Setting, settings_of
+from frontier_report import as_markdown, perplexity_at, plot
+
+from edgeskip.errors import EdgeSkipError
+
+
+def row(method: str, wanted: str, perplexity: float, decode: float, **tasks: float) -> dict[str, Any]:
+    spread = {"median": decode, "low": decode - 0.01, "high": decode + 0.02}
+    found = {name: {"value": value, "interval": (value - 1, value + 1)} for name, value in tasks.items()}
+    return {
+        "method": method, "wanted": wanted, "skip": ["attn.1"] * int(float(wanted)), "prefill": spread,
+        "decode": spread, "perplexity": {"value": perplexity}, "tasks": found,
+    }  # fmt: skip
+
+
+RESULTS = [
+    row("dense", "0", 20.0, 1.0),
+    row("adaskip", "4", 40.0, 1.1, trec=30.0),
+    row("adaskip", "8", 80.0, 1.2),
+    row("unified", "8", 60.0, 1.1),
+    row("budget", "4", 25.0, 1.05),
+    row("budget", "1.20", 30.0, 1.25),
+]
+
+
+def test_between_two_plans_log_perplexity_is_linear() -> None:
+    assert perplexity_at(RESULTS, "adaskip", 1.1) == pytest.approx(40)
+    assert perplexity_at(RESULTS, "adaskip", 1.15) == pytest.approx(math.sqrt(40 * 80))
+    assert perplexity_at(RESULTS, "adaskip", 1.05) == pytest.approx(math.sqrt(20 * 40))  # dense is a plan too
+    assert perplexity_at(RESULTS, "adaskip", 1.3) is None
+
+
+def test_a_plan_that_is_slower_and_worse_counts_for_nothing() -> None:
+    worse = row("adaskip", "6", 500.0, 1.15)
+    assert perplexity_at([*RESULTS, worse], "adaskip", 1.15) == perplexity_at(RESULTS, "adaskip", 1.15)
+
+
+def test_tables() -> None:
+    text = as_markdown(RESULTS, ["4", "8"], [1.1, 1.5], "budget")
+    assert "| 4 | AdaSkip (scale) | 40.00 | 1.10× | 1.10× [1.09–1.12] | 30.0 [29.0–31.0] |" in text
+    mine = perplexity_at(RESULTS, "budget", 1.1)
+    assert mine is not None
+    assert f"| 1.10× | {mine:.1f} | 40.0 | 60.0 | {mine / 40:.2f} |" in text
+    assert "| 1.50× | – | – | – |  |" in text
+
+
+def test_what_is_measured() -> None:
+    settings = settings_of(["adaskip", "budget"], ["4"], ["20"], ["1.1"])
+    assert [setting.name for setting in settings] == ["dense-0", "adaskip-4", "budget-4", "budget-1.10", "adaskip-20"]
+    assert Setting("budget", "1.10").by_speed
+    assert not Setting("budget", "4").by_speed
+
+
+def test_the_figure(tmp_path: Path) -> None:
+    plot(RESULTS, tmp_path / "frontier.png", "tiny")
+    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(EdgeSkipError, match="a figure is one of"):
+        plot(RESULTS, tmp_path / "frontier.txt", "tiny")

@@ -1,0 +1,249 @@
+"""What skipping costs and gains, method by method: quality against *measured* speed-up, in one table and one figure.
+
+    python tools/frontier.py                        everything the README shows; hours, goes on where it was
+    python tools/frontier.py --rows 8 --speedups '' --tasks '' --methods adaskip,budget        a small part of it
+    python tools/frontier.py --report-only          table and figure from what is measured already
+
+Calibrates and searches on wikitext2_valid, tests on wikitext2_test and the tasks of `edgeskip eval`. AdaSkip and the
+other baselines skip what their rule says (scale compensation, as AdaSkip has it); ours is `plan --method budget` with
+the device profile of this machine: by number of sublayers, and by speed-up. Every artifact is exported, measured and
+deleted; speed in fresh processes that take turns with the dense artifact, ratios paired by round. All but dense are
+lossy-skip and are labelled so by the artifact itself.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from bench_peers import default_work
+from frontier_report import as_markdown, plot
+from peers.driver import run_afresh, take_turns, tell
+from peers.figures import ratios_of
+from peers.machine import describe
+from perplexity_table import delete_artifact
+from predict_check import contestant
+from product import edgeskip, exported, model_folder
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.evaluation.runner import evaluate
+from edgeskip.evaluation.summary import summarise
+from edgeskip.evaluation.task import Settings
+from edgeskip.files import replace_file
+from edgeskip.profile import read_profile
+from edgeskip.runtime.sublayer_times import random_tokens
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+BASELINES = ("adaskip", "early-exit", "skipdecode", "unified", "least-similar")
+OURS = "budget"
+PROMPT, NEW = 512, 64
+# What the search keeps: far beyond what anyone would use, so that fast plans are on the front too.
+SEARCH = ("--search-kl", "2.0", "--max-skips", "24")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One plan that is asked for; `wanted` a number of sublayers or, with a point, a predicted decode speed-up."""
+
+    method: str
+    wanted: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.wanted}"
+
+    @property
+    def by_speed(self) -> bool:
+        return "." in self.wanted
+
+
+def frontier(
+    model: Annotated[str, typer.Option(help="Ready model's name, Hugging Face folder or GGUF file.")] = (
+        "smollm2-135m-instruct"
+    ),
+    rows: Annotated[str, typer.Option(help="Numbers of sublayers to skip.")] = "4,8,12,16",
+    speedups: Annotated[str, typer.Option(help="Decode speed-ups to ask of ours, and to compare all at.")] = (
+        "1.10,1.20,1.30"
+    ),
+    more_rows: Annotated[
+        str, typer.Option(help="Further numbers for the baselines, so that they reach the speed-ups.")
+    ] = "20,24",
+    methods: Annotated[str, typer.Option(help="Baselines and budget.")] = ",".join((*BASELINES, OURS)),
+    tasks: Annotated[str, typer.Option(help="Tasks of edgeskip eval for the rows; empty = none.")] = (
+        "cnn_dailymail,trec"
+    ),
+    limit: Annotated[int, typer.Option(min=1, help="Samples of each task.")] = 10,
+    precision: Annotated[str, typer.Option(help="Of the exports.")] = "fp32",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of timing.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    data: Annotated[Path, typer.Option(help="Folder of the texts.")] = DATA,
+    work: Annotated[Path | None, typer.Option(help="Profiles and results are kept here.")] = None,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Measure nothing.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all results there.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure there (.png, .svg or .pdf).")] = None,
+) -> None:
+    """Measure the methods at the same numbers of sublayers and the same speed-ups; a table to stdout."""
+    folder = model_folder(model, work or default_work()) / f"frontier-{precision}"
+    chosen = methods.split(",")
+    if unknown := set(chosen) - {*BASELINES, OURS}:
+        raise EdgeSkipError(f"--methods {sorted(unknown)[0]}: choose from {', '.join((*BASELINES, OURS))}")
+    bench = Bench(model, precision, folder, data, threads, rounds)
+    speeds = [float(speed) for speed in _list(speedups)]
+    named = _list(tasks)
+    if not report_only:
+        bench.prepare()
+        for setting in settings_of(chosen, _list(rows), _list(more_rows), _list(speedups)):
+            bench.measure(setting, named if setting.wanted in _list(rows) else [], limit)
+    results = bench.results()
+    if not results:
+        raise EdgeSkipError(f"nothing is measured yet in {folder}: leave --report-only out")
+    if json_file:
+        report = {"model": model, "precision": precision, "machine": describe(), "results": results}
+        replace_file(json_file, (json.dumps(report, indent=1) + "\n").encode())
+    if figure:
+        plot(results, figure, model)
+    print(as_markdown(results, _list(rows), speeds, OURS))
+
+
+def settings_of(
+    methods: Sequence[str], rows: Sequence[str], more_rows: Sequence[str], speedups: Sequence[str]
+) -> list[Setting]:
+    """Dense, then row by row every method, then what makes them comparable by speed."""
+    found = [Setting("dense", "0")]
+    found += [Setting(method, row) for row in rows for method in methods]
+    found += [Setting(OURS, f"{float(speed):.2f}") for speed in speedups if OURS in methods]
+    found += [Setting(method, row) for row in more_rows for method in methods if method != OURS]
+    return found
+
+
+class Bench:
+    """One model on this machine; a result is a file, so what was measured is not measured again."""
+
+    def __init__(self, model: str, precision: str, folder: Path, data: Path, threads: int, rounds: int) -> None:
+        self._model, self._precision, self._folder = model, precision, folder
+        self._data, self._threads, self._rounds = data, threads, rounds
+        self._profile, self._device = folder / "wikitext2.json", folder / "device.json"
+        self._dense = folder / "dense"
+
+    def prepare(self) -> None:
+        """Calibrates, exports the dense artifact, profiles this device and searches, each where it is not done yet."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        valid = self._data / "wikitext2_valid.txt"
+        if not self._profile.exists():
+            edgeskip("calibrate", self._model, "-o", self._profile, "--corpus", valid)
+        if not (self._dense / "edgeskip.json").exists():
+            exported(self._model, self._profile, self._dense, precision=self._precision)
+        if not self._device.exists():
+            edgeskip("profile-device", self._dense, "-o", self._device, "--threads", str(self._threads))
+        if read_profile(self._profile).front is None:
+            self._plan("--point", "1", *SEARCH, "--no-decode-set")
+
+    def measure(self, setting: Setting, tasks: Sequence[str], limit: int) -> None:
+        """Perplexity, speed and tasks of one setting, as far as they are missing."""
+        path = self._folder / f"{setting.name}.result.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        missing = [task for task in tasks if found.get("tasks", {}).get(task, {}).get("limit") != limit]
+        if found and not missing:
+            return
+        tell(f"== {setting.name}")
+        artifact = self._artifact(setting)
+        if not found:
+            found = {"name": setting.name, "method": setting.method, "wanted": setting.wanted, "tasks": {}}
+            found |= self._facts(artifact) | self._speed(setting, artifact)
+            found["perplexity"] = asdict(self._summary(artifact, "perplexity", None))
+            _write(path, found)
+        for task in missing:
+            found["tasks"][task] = asdict(self._summary(artifact, task, limit)) | {"limit": limit}
+            _write(path, found)
+        if artifact != self._dense:
+            delete_artifact(artifact)
+
+    def results(self) -> list[dict[str, Any]]:
+        """Everything measured, dense first, by method and then by what was asked for."""
+        found = [json.loads(path.read_text()) for path in self._folder.glob("*.result.json")]
+        return sorted(
+            found, key=lambda r: (r["method"] != "dense", r["method"], "." in r["wanted"], float(r["wanted"]))
+        )
+
+    def _artifact(self, setting: Setting) -> Path:
+        if setting.method == "dense":
+            return self._dense
+        target = self._folder / f"{setting.name}.json"
+        wanted = ("--min-speedup" if setting.by_speed else "--skip-sublayers", setting.wanted)
+        if setting.method == OURS:
+            self._plan(*wanted, "--no-decode-set", "-o", target, "--overwrite")
+        else:
+            edgeskip(
+                *("plan", self._profile, "--method", setting.method, "--compensation", "scale", *wanted),
+                *("-o", target, "--overwrite"),
+            )
+        # Rounding is amplified by a model that is as good as destroyed: its check may fail, and the result says so.
+        return exported(
+            self._model, target, self._folder / setting.name, precision=self._precision,
+            arguments=[] if setting.method == OURS else ["--allow-mismatch"],
+        )  # fmt: skip
+
+    def _plan(self, *arguments: str | Path) -> None:
+        edgeskip(
+            *("plan", self._profile, "--method", "budget", "--device-profile", self._device),
+            *("--corpus", self._data / "wikitext2_valid.txt", "--model", self._model, *arguments),
+        )
+
+    def _facts(self, artifact: Path) -> dict[str, Any]:
+        from edgeskip.manifest import read_manifest
+
+        manifest = read_manifest(artifact)
+        plan = manifest.plan
+        checked = manifest.verification is not None and manifest.verification.passed
+        return {"label": manifest.label, "skip": plan.skip, "compensation": plan.compensation, "checked": checked}
+
+    def _speed(self, setting: Setting, artifact: Path) -> dict[str, Any]:
+        """Speed-ups over dense, medians and ranges over the rounds, and how busy the rest of the machine was."""
+        if setting.method == "dense":
+            one = {"median": 1.0, "low": 1.0, "high": 1.0}
+            return {"prefill": one, "decode": one, "others_cores": None}
+        size = read_profile(self._profile).model.vocab_size
+        prompt = [int(token) for token in random_tokens(PROMPT, size)]
+        cells = {
+            path.name: partial(
+                run_afresh, contestant(path), prompt=prompt, new_tokens=NEW, threads=self._threads,
+                logs=self._folder / "logs",
+            )
+            for path in (self._dense, artifact)
+        }  # fmt: skip
+        runs = take_turns(cells, rounds=self._rounds, warm_up=False)
+        ratios = ratios_of(runs[artifact.name], runs[self._dense.name])
+        busy = [run.others_cores for one in runs.values() for run in one if run.others_cores is not None]
+        return {
+            "prefill": asdict(ratios.prefill),
+            "decode": asdict(ratios.decode),
+            "others_cores": max(busy, default=None),
+        }
+
+    def _summary(self, artifact: Path, task: str, limit: int | None) -> Any:
+        settings = Settings(limit=limit, threads=self._threads)
+        return summarise(evaluate(artifact, [task], data=self._data, settings=settings))[0]
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    replace_file(path, (json.dumps(found, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    try:
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command()(frontier)
+        app()
+    except EdgeSkipError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
