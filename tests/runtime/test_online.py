@@ -67,10 +67,10 @@ def session(folder: Path) -> edgeskip.Session:
 
 
 def test_gates_of_those_near_the_threshold(tiny_llama: Path, tmp_path: Path) -> None:
-    """By hand: β 0.9 and a margin of 0.02; the decode phase counts where there is one, and the decode set always."""
+    """By hand: β 0.9 and a margin of 0.01; the decode phase counts where there is one, and the decode set always."""
     source = open_model(str(tiny_llama))
     profile, vectors = random_profile(source, tmp_path / "p.json", skip=("ffn.1",))
-    prefill = {"ffn.0": 0.881, "ffn.1": 0.99, "ffn.2": 0.99, "ffn.3": 0.879}
+    prefill = {"ffn.0": 0.891, "ffn.1": 0.99, "ffn.2": 0.99, "ffn.3": 0.889}
     assert profile.plan is not None
 
     def ffns(decode: dict[str, float], beta: float, decode_skip: list[str]) -> list[str]:
@@ -85,7 +85,7 @@ def test_gates_of_those_near_the_threshold(tiny_llama: Path, tmp_path: Path) -> 
     assert ffns({}, 0.9, ["ffn.3"]) == ["ffn.0", "ffn.2", "ffn.3"]
     assert ffns({}, 1.0, []) == ["ffn.2"]
     assert ffns({"ffn.2": 0.5}, 1.0, ["ffn.0"]) == ["ffn.0"]
-    with pytest.raises(EdgeSkipError, match=r"^--online .* ffn\.0 is the most similar, 0\.8810, .* lower --beta$"):
+    with pytest.raises(EdgeSkipError, match=r"^--online .* ffn\.0 is the most similar, 0\.8910, .* lower --beta$"):
         ffns({"ffn.2": 0.5}, 1.0, [])
 
 
