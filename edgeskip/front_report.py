@@ -31,7 +31,7 @@ def front_table(front: FrontRecord, chosen: int) -> Table:
         attention = sum(name.startswith("attn.") for name in point.skip)
         row = [
             str(number + 1), str(attention), str(len(point.skip) - attention), f"{point.kl:.4f}",
-            f"{point.perplexity_ratio - 1:+.1%}", f"{point.top1_agreement:.1%}",
+            f"{point.perplexity_ratio - 1:+.1%} ± {point.perplexity_error:.1%}", f"{point.top1_agreement:.1%}",
             f"{point.prefill_speedup:.2f}×", f"{point.decode_speedup:.2f}×",
         ]  # fmt: skip
         table.add_row(*(f"[bold]{cell}[/bold]" if number == chosen else cell for cell in row))
@@ -52,9 +52,10 @@ def front_line(front: FrontRecord) -> str:
 def quality_line(fitted: FittedPlan) -> str:
     """What a fitted plan costs, in words."""
     quality, dense = fitted.quality, fitted.dense
+    ratio, error = quality.over(dense)
     return (
         f"on {fitted.tokens} tokens that the fit did not see: KL {quality.kl:.4f} nats per token, top-1 "
-        f"{quality.top1:.1%}, perplexity {quality.perplexity:.2f} ({quality.perplexity / dense.perplexity - 1:+.1%}, "
+        f"{quality.top1:.1%}, perplexity {quality.perplexity:.2f} ({ratio - 1:+.1%} ± {error:.1%}, "
         f"dense {dense.perplexity:.2f})"
     )
 

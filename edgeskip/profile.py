@@ -170,6 +170,7 @@ class FrontPoint(_Record):
     skip: list[str] = Field(description="Skipped sublayers in execution order")
     kl: float = Field(ge=0, description="mean KL(dense ‖ skipped) per token, nats")
     perplexity_ratio: float = Field(gt=0, description="Perplexity over the dense model's, same text")
+    perplexity_error: float = Field(ge=0, description="Standard error of that, by how much windows of the text differ")
     top1_agreement: float = Field(ge=0, le=1, description="Share of tokens predicted as by the dense model")
     prefill_speedup: float = Field(gt=0, description="Predicted, dense time over skipped")
     decode_speedup: float = Field(gt=0, description="Predicted, dense time over skipped")

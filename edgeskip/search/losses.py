@@ -49,7 +49,8 @@ class QualityLog:
         self.known[skips] = quality
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"skip": sorted(skips), **asdict(quality)}) + "\n")
+                means = {name: value for name, value in asdict(quality).items() if name != "losses"}
+                file.write(json.dumps({"skip": sorted(skips), **means}) + "\n")
 
     def _take(self, line: str) -> bool:
         """Whether `line` is the record of a plan, which is then known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,15 +18,24 @@ MOST_KEPT = 2**27  # numbers: the dense model's logits are kept up to there, and
 
 @dataclass(frozen=True)
 class Quality:
-    """Means per token: `kl` = KL(dense ‖ skipped) and `loss` = −ln p(next token), in nats."""
+    """Means per token: `kl` = KL(dense ‖ skipped) and `loss` = −ln p(next token), in nats; `losses` of each window."""
 
     kl: float
     loss: float
     top1: float
+    losses: tuple[float, ...] = ()
 
     @property
     def perplexity(self) -> float:
         return math.exp(self.loss)
+
+    def over(self, dense: Quality) -> tuple[float, float]:
+        """Perplexity over the dense model's, and its standard error by how much windows differ in it (0 for one)."""
+        ratio = math.exp(self.loss - dense.loss)
+        differences = [ours - theirs for ours, theirs in zip(self.losses, dense.losses, strict=True)]
+        if len(differences) < 2:
+            return ratio, 0.0
+        return ratio, ratio * statistics.stdev(differences) / math.sqrt(len(differences))
 
 
 class QualityMeter:
@@ -49,16 +59,18 @@ class QualityMeter:
 
     def measure(self, stream: Tensor) -> Quality:
         """The quality of a stream [W, T, hidden_size] of all the runner's windows."""
-        kl = loss = 0.0
-        agreed = 0
+        kl, agreed = 0.0, 0
+        losses: list[float] = []
         pairs = zip(_parts(self._chosen(stream)), _parts(self._next), strict=True)
         for number, (part, tokens) in enumerate(pairs):
             expected = self._reference(number)
             found = self._runner.logits(part).log_softmax(dim=-1)
             kl += float((expected.exp() * (expected - found)).sum(dtype=expected.dtype))
-            loss -= float(found.gather(1, tokens[:, None]).double().sum())
+            losses += (-found.gather(1, tokens[:, None])[:, 0]).tolist()
             agreed += int((expected.argmax(dim=-1) == found.argmax(dim=-1)).sum())
-        return Quality(max(kl / self.tokens, 0.0), loss / self.tokens, agreed / self.tokens)
+        size = self.tokens // len(self._runner.windows[self._rows])  # tokens of a window
+        windows = tuple(statistics.fmean(losses[start : start + size]) for start in range(0, self.tokens, size))
+        return Quality(max(kl / self.tokens, 0.0), statistics.fmean(windows), agreed / self.tokens, windows)
 
     def _reference(self, number: int) -> Tensor:
         if self._kept is not None:

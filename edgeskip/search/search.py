@@ -101,11 +101,13 @@ class Searcher:
             progress("measuring on unseen text", number, len(found))
             fitted = self.fitted([self._sublayers[index] for index in sorted(plan)])
             prefill, decode = costs.speedups(fitted.skip)
+            ratio, error = fitted.quality.over(fitted.dense)
             points.append(
                 FrontPoint(
                     skip=[str(sublayer) for sublayer in fitted.skip],
                     kl=fitted.quality.kl,
-                    perplexity_ratio=fitted.quality.perplexity / fitted.dense.perplexity,
+                    perplexity_ratio=ratio,
+                    perplexity_error=error,
                     top1_agreement=fitted.quality.top1,
                     prefill_speedup=prefill,
                     decode_speedup=decode,

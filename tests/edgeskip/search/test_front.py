@@ -7,9 +7,10 @@ from edgeskip.profile import FrontPoint, FrontRecord
 from edgeskip.search.front import Budget, parse_share, pick, thinned
 
 
-def point(skips: int, kl: float, decode: float, ratio: float | None = None) -> FrontPoint:
+def point(skips: int, kl: float, decode: float, ratio: float | None = None, error: float = 0.0) -> FrontPoint:
     return FrontPoint(
-        skip=[f"attn.{n}" for n in range(skips)], kl=kl, perplexity_ratio=ratio or 1 + kl, top1_agreement=0.9,
+        skip=[f"attn.{n}" for n in range(skips)], kl=kl, perplexity_ratio=ratio or 1 + kl, perplexity_error=error,
+        top1_agreement=0.9,
         prefill_speedup=1.1, decode_speedup=decode,
     )  # fmt: skip
 
@@ -62,6 +63,14 @@ def test_what_the_front_does_not_have(budget: Budget, says: str) -> None:
 def test_budgets_that_are_none(values: dict[str, float]) -> None:
     with pytest.raises(EdgeSkipError):
         Budget(**values)  # type: ignore[arg-type]
+
+
+def test_a_standard_error_is_to_spare() -> None:
+    """10 % more that may as well be 12 is no 10 %."""
+    found = front(point(1, 0.1, 1.1, 1.07, 0.02), point(2, 0.2, 1.2, 1.09, 0.02))
+    assert pick(found, Budget(max_ppl_increase=0.1)) == 0
+    with pytest.raises(EdgeSkipError, match=r"the least is 9\.0%"):
+        pick(found, Budget(max_ppl_increase=0.08))
 
 
 def test_shares() -> None:
