@@ -41,7 +41,7 @@ from edgeskip.runtime.sublayer_times import random_tokens
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 BASELINES = ("adaskip", "early-exit", "skipdecode", "unified", "least-similar")
-OURS = "budget"
+OURS, AFFINE = "budget", "budget-affine"
 PROMPT, NEW = 512, 64
 # What the search keeps: far beyond what anyone would use, so that fast plans are on the front too.
 SEARCH = ("--search-kl", "2.0", "--max-skips", "24")
@@ -74,7 +74,9 @@ def frontier(
     more_rows: Annotated[
         str, typer.Option(help="Further numbers for the baselines, so that they reach the speed-ups.")
     ] = "20,24",
-    methods: Annotated[str, typer.Option(help="Baselines and budget.")] = ",".join((*BASELINES, OURS)),
+    methods: Annotated[
+        str, typer.Option(help="Baselines, budget, and budget-affine: its sublayers, affine.")
+    ] = ",".join((*BASELINES, OURS, AFFINE)),
     tasks: Annotated[str, typer.Option(help="Tasks of edgeskip eval for the rows; empty = none.")] = (
         "cnn_dailymail,trec"
     ),
@@ -91,8 +93,8 @@ def frontier(
     """Measure the methods at the same numbers of sublayers and the same speed-ups; a table to stdout."""
     folder = model_folder(model, work or default_work()) / f"frontier-{precision}"
     chosen = methods.split(",")
-    if unknown := set(chosen) - {*BASELINES, OURS}:
-        raise EdgeSkipError(f"--methods {sorted(unknown)[0]}: choose from {', '.join((*BASELINES, OURS))}")
+    if unknown := set(chosen) - {*BASELINES, OURS, AFFINE}:
+        raise EdgeSkipError(f"--methods {sorted(unknown)[0]}: choose from {', '.join((*BASELINES, OURS, AFFINE))}")
     bench = Bench(model, precision, folder, data, threads, rounds)
     speeds = [float(speed) for speed in _list(speedups)]
     named = _list(tasks)
@@ -108,7 +110,7 @@ def frontier(
         replace_file(json_file, (json.dumps(report, indent=1) + "\n").encode())
     if figure:
         plot(results, figure, model)
-    print(as_markdown(results, _list(rows), speeds, OURS))
+    print(as_markdown(results, _list(rows), speeds, (OURS, AFFINE)))
 
 
 def settings_of(
@@ -118,7 +120,7 @@ def settings_of(
     found = [Setting("dense", "0")]
     found += [Setting(method, row) for row in rows for method in methods]
     found += [Setting(OURS, f"{float(speed):.2f}") for speed in speedups if OURS in methods]
-    found += [Setting(method, row) for row in more_rows for method in methods if method != OURS]
+    found += [Setting(method, row) for row in more_rows for method in methods if method in BASELINES]
     return found
 
 
@@ -176,9 +178,18 @@ class Bench:
             return self._dense
         target = self._folder / f"{setting.name}.json"
         wanted = ("--min-speedup" if setting.by_speed else "--skip-sublayers", setting.wanted)
-        if setting.method == OURS:
+        if setting.method in (OURS, AFFINE):
+            target = self._folder / f"{OURS}-{setting.wanted}.json"
             self._plan(*wanted, "--no-decode-set", "-o", target, "--overwrite")
-        else:
+        if setting.method == AFFINE:
+            plan = read_profile(target).plan
+            skip = ",".join(plan.skip if plan else [])
+            source, target = target, self._folder / f"{setting.name}.json"
+            edgeskip(
+                *("plan", source, "--skip", skip, "--fit", "--compensation", "affine", "--model", self._model),
+                *("--corpus", self._data / "wikitext2_valid.txt", "-o", target, "--overwrite"),
+            )
+        elif setting.method != OURS:
             edgeskip(
                 *("plan", self._profile, "--method", setting.method, "--compensation", "scale", *wanted),
                 *("-o", target, "--overwrite"),
@@ -186,7 +197,7 @@ class Bench:
         # Rounding is amplified by a model that is as good as destroyed: its check may fail, and the result says so.
         return exported(
             self._model, target, self._folder / setting.name, precision=self._precision,
-            arguments=[] if setting.method == OURS else ["--allow-mismatch"],
+            arguments=["--allow-mismatch"] if setting.method in BASELINES else [],
         )  # fmt: skip
 
     def _plan(self, *arguments: str | Path) -> None:

@@ -15,6 +15,7 @@ from edgeskip.plot import FORMATS
 
 NAMES = {
     "budget": "EdgeSkip, budget (linear)",
+    "budget-affine": "the same sublayers, affine",
     "adaskip": "AdaSkip (scale)",
     "early-exit": "early exit",
     "skipdecode": "SkipDecode",
@@ -23,14 +24,15 @@ NAMES = {
 }
 # Okabe and Ito's colours; markers tell the methods apart without them.
 LOOK = {
-    "budget": ("#D55E00", "o"), "adaskip": ("#0072B2", "s"), "early-exit": ("#009E73", "^"),
+    "budget": ("#D55E00", "o"), "budget-affine": ("#56B4E9", "P"), "adaskip": ("#0072B2", "s"),
+    "early-exit": ("#009E73", "^"),
     "skipdecode": ("#CC79A7", "v"), "unified": ("#E69F00", "D"), "least-similar": ("#999999", "x"),
 }  # fmt: skip
 SHOWN_UP_TO = 1000.0  # of perplexity in the figure; beyond, a model says nothing
 Row = dict[str, Any]
 
 
-def as_markdown(results: Sequence[Row], rows: Sequence[str], speedups: Sequence[float], ours: str) -> str:
+def as_markdown(results: Sequence[Row], rows: Sequence[str], speedups: Sequence[float], ours: Sequence[str]) -> str:
     """Both tables; cells that were not measured are empty."""
     dense = next((row for row in results if row["method"] == "dense"), None)
     tasks = list(dict.fromkeys(task for row in results for task in row["tasks"]))
@@ -46,13 +48,13 @@ def as_markdown(results: Sequence[Row], rows: Sequence[str], speedups: Sequence[
                 lines.append(_line(wanted, NAMES[method], found, tasks))
     if not speedups:
         return "\n".join(lines)
-    others = [method for method in methods if method != ours]
+    others = [method for method in methods if method not in ours]
     lines += ["", "| decode speed-up, measured | " + " | ".join(NAMES[name] for name in methods) + " | ours / best |"]
     lines.append("|" + "---|" * (len(methods) + 2))
     for speed in speedups:
         found = {method: perplexity_at(results, method, speed) for method in methods}
         best = min((value for method in others if (value := found[method])), default=None)
-        mine = found.get(ours)
+        mine = found.get(ours[0])
         share = f"{mine / best:.2f}" if mine and best else ""
         cells = [f"{value:.1f}" if (value := found[method]) else "–" for method in methods]
         lines.append(f"| {speed:.2f}× | {' | '.join(cells)} | {share} |")

@@ -45,7 +45,7 @@ def test_a_plan_that_is_slower_and_worse_counts_for_nothing() -> None:
 
 
 def test_tables() -> None:
-    text = as_markdown(RESULTS, ["4", "8"], [1.1, 1.5], "budget")
+    text = as_markdown(RESULTS, ["4", "8"], [1.1, 1.5], ("budget", "budget-affine"))
     assert "| 4 | AdaSkip (scale) | 40.00 | 1.10× | 1.10× [1.09–1.12] | 30.0 [29.0–31.0] |" in text
     mine = perplexity_at(RESULTS, "budget", 1.1)
     assert mine is not None
@@ -54,8 +54,10 @@ def test_tables() -> None:
 
 
 def test_what_is_measured() -> None:
-    settings = settings_of(["adaskip", "budget"], ["4"], ["20"], ["1.1"])
-    assert [setting.name for setting in settings] == ["dense-0", "adaskip-4", "budget-4", "budget-1.10", "adaskip-20"]
+    settings = settings_of(["adaskip", "budget", "budget-affine"], ["4"], ["20"], ["1.1"])
+    assert [setting.name for setting in settings] == [
+        *("dense-0", "adaskip-4", "budget-4", "budget-affine-4", "budget-1.10", "adaskip-20"),
+    ]
     assert Setting("budget", "1.10").by_speed
     assert not Setting("budget", "4").by_speed
 
