@@ -13,7 +13,7 @@ from edgeskip.sublayers import parse_sublayer
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.search.costs import Costs
+    from edgeskip.search.costs import Costs, DeviceCosts
     from edgeskip.search.decode_set import DecodeSet
     from edgeskip.search.policy import SearchPolicy
     from edgeskip.search.search import FittedPlan, Progress, Searcher
@@ -29,16 +29,16 @@ class PlanningRequest:
     field: str | None
     model: str | None
     compensation: str
-    objective: str
+    objective: str | None
     tokens: int | None
     window_tokens: int | None
     max_skips: int | None
-    search_kl: float
+    search_kl: float | None
     search: bool
     device_profile: Path | None
-    context: int
+    context: int | None
     decode_set: bool
-    device: str
+    device: str | None
     seed: int
     log: Path
 
@@ -52,18 +52,19 @@ class PlanningRequest:
 
         # The shipped text has some 7,000 tokens.
         tokens, window = (8192, 1024) if self.corpus else (3072, 256)
-        tokens, window = self.tokens or tokens, self.window_tokens or min(window, max_positions)
+        tokens = tokens if self.tokens is None else self.tokens
+        window = min(window, max_positions) if self.window_tokens is None else self.window_tokens
         return SearchPolicy(
-            objective=self.objective,  # type: ignore[arg-type]
+            objective=self.objective or "kl",  # type: ignore[arg-type]
             compensation=self.compensation,  # type: ignore[arg-type]
             fit_tokens=tokens,
             search_tokens=max(tokens * 3 // 8, 2 * window),
             report_tokens=max(tokens * 3 // 4, 2 * window),
             context=window,
             max_skips=self.max_skips,
-            max_kl=self.search_kl,
+            max_kl=1.0 if self.search_kl is None else self.search_kl,
             seed=self.seed,
-            device=self.device,
+            device=self.device or "cpu",
         )
 
 
@@ -76,20 +77,20 @@ def plan_by_budget(
     text, where the budget is no KL): what that leaves room for is the decode set. EdgeSkipError where the front has no
     such point, and where the text or settings are not those of the front.
     """
-    request.policy(max_positions=1024)  # refuses what cannot be, before anything is read
+    policy = request.policy(max_positions=1024)  # refuses what cannot be, before anything is read
     front = None if request.search else profile.front
     if front is not None:
+        front = _as_asked(front, profile, request)
         number = pick(front, budget)  # before the model is loaded
     source = _source(profile, path, request)
-    costs = _costs(profile, source, request)
     searcher = _searcher(source, request)
     if front is None:
-        front = searcher.search(costs, request.log, progress)
+        front = searcher.search(_costs(profile, source, request), request.log, progress)
         if not front.points:
-            raise EdgeSkipError(f"every skip costs more than {request.search_kl:g} nats per token: raise --search-kl")
+            raise EdgeSkipError(f"every skip costs more than {policy.max_kl:g} nats per token: raise --search-kl")
         number = pick(front, budget)
     else:
-        _check_settings(front, searcher, costs, request)
+        _check_settings(front, searcher)
     point = front.points[number]
     num_blocks = profile.model.num_blocks
     fitted = searcher.fitted([parse_sublayer(name, num_blocks) for name in point.skip])
@@ -101,8 +102,13 @@ def plan_by_budget(
         progress("decode set", 0, None)
         chosen = searcher.decode_set(fitted, fitted.quality.kl if budget.max_kl is None else budget.max_kl)
     if chosen is not None and chosen.skip:
-        names = [str(sublayer) for sublayer in sorted(chosen.skip)]
-        decode = {"beta": chosen.threshold, "window": chosen.window, "decode_skip": names}
+        scales = dict(zip(chosen.skip, chosen.scales, strict=True))
+        decode = {
+            "beta": chosen.threshold,
+            "window": chosen.window,
+            "decode_skip": [str(sublayer) for sublayer in sorted(scales)],
+            "decode_scales": [scales[sublayer] for sublayer in sorted(scales)],
+        }
         record = record.model_copy(update=decode)
     return profile.model_copy(update={"front": front, "plan": record}), fitted, chosen
 
@@ -122,6 +128,11 @@ def _source(profile: Profile, path: Path, request: PlanningRequest) -> ModelSour
     from edgeskip.exporters.provenance import check_weights
     from edgeskip.profile_source import source_of
 
+    if profile.model.adapter is not None and profile.plan is not None and profile.plan.skip:
+        raise EdgeSkipError(
+            f"{path.name} is healed for its plan, so the model with all sublayers is no reference any more: plan the "
+            "profile it was made from"
+        )
     source = source_of(profile, path, request.model)
     check_weights(source, profile)
     return source
@@ -136,24 +147,49 @@ def _searcher(source: ModelSource, request: PlanningRequest) -> Searcher:
 
 
 def _costs(profile: Profile, source: ModelSource, request: PlanningRequest) -> Costs:
-    from edgeskip.search.costs import DeviceCosts, weight_costs
+    from edgeskip.search.costs import weight_costs
+
+    return _device_costs(profile, request) or weight_costs(source.decoder)
+
+
+def _device_costs(profile: Profile, request: PlanningRequest) -> DeviceCosts | None:
+    from edgeskip.search.costs import DeviceCosts
 
     if request.device_profile is None:
-        return weight_costs(source.decoder)
+        if request.context is not None:
+            raise EdgeSkipError(f"--context {request.context} says nothing without --device-profile: add it")
+        return None
     from edgeskip.device_profile import read_device_profile
 
     device = read_device_profile(request.device_profile)
     device.check_model(profile)
-    return DeviceCosts(device, request.context)
+    return DeviceCosts(device, 512 if request.context is None else request.context)
 
 
-def _check_settings(front: FrontRecord, searcher: Searcher, costs: Costs, request: PlanningRequest) -> None:
+def _as_asked(front: FrontRecord, profile: Profile, request: PlanningRequest) -> FrontRecord:
+    """The front with the times of the device that `request` names, if any. EdgeSkipError for options of a search."""
+    of_a_search = {
+        "--max-skips": request.max_skips is not None,
+        "--search-kl": request.search_kl is not None,
+        "--objective": request.objective not in (None, front.objective),
+    }
+    for option in (name for name, given in of_a_search.items() if given):
+        raise EdgeSkipError(f"{option} is of a search, and the profile has a front already: add --search")
+    costs = _device_costs(profile, request)
+    if costs is None:
+        return front
+    points = []
+    for point in front.points:
+        skip = [parse_sublayer(name, profile.model.num_blocks) for name in point.skip]
+        prefill, decode = costs.speedups(skip)
+        points.append(point.model_copy(update={"prefill_speedup": prefill, "decode_speedup": decode}))
+    return front.model_copy(update={"points": points, "device": costs.name, "context": costs.context})
+
+
+def _check_settings(front: FrontRecord, searcher: Searcher) -> None:
     """EdgeSkipError where a point of `front`, fitted again, would not be what the front says."""
-    again = "give what it was searched with, or add --search"
-    if request.device_profile is not None and costs.name != front.device:
-        raise EdgeSkipError(f"the profile's front has times of {front.device}, not of {costs.name}: {again}")
-    if request.objective != front.objective:
-        raise EdgeSkipError(f"the profile's front was searched for {front.objective}: {again}")
     for name, value in searcher.settings.items():
         if front.settings.get(name) != value:
-            raise EdgeSkipError(f"the profile's front was searched with another {name}: {again}")
+            raise EdgeSkipError(
+                f"the profile's front was searched with another {name}: give what it was searched with, or add --search"
+            )

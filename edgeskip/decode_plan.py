@@ -16,8 +16,9 @@ from edgeskip.vectors import Vectors
 def decode_plan(profile: Profile, vectors: Vectors | None) -> Plan:
     """The profile's plan, resolved, with the FFNs of `decode_skip` skipped too.
 
-    These are scaled as decoding has it (as the prompt, where decoding was not calibrated), without a bias: biases are
-    means over text, and decoding's are known less well. A plan without compensation has none here either.
+    These are scaled as the planner measured it with the plan, else as decoding has it by the statistics (as the prompt,
+    where decoding was not calibrated), without a bias: biases are means over text, and decoding's are known less well.
+    A plan without compensation has none here either, unless it was measured so.
     EdgeSkipError where the profile names no FFN that its plan keeps.
     """
     plan = resolve(profile, vectors)
@@ -27,8 +28,15 @@ def decode_plan(profile: Profile, vectors: Vectors | None) -> Plan:
             "the profile's plan skips no FFN besides while decoding (decode_skip is empty): plan with a decode set, or "
             "export without --online"
         )
-    bare = bool(plan.skips) and plan.compensation == "none"
-    skips = [Skip(s) if bare else Skip(s, _scale(profile, s)) for s in added]
+    record = profile.plan
+    assert record is not None  # it names what is skipped
+    if record.decode_scales is not None:
+        scales = dict(zip(record.decode_skip, record.decode_scales, strict=True))
+        skips = [Skip(s, scales[str(s)]) for s in added]
+    elif plan.skips and plan.compensation == "none":
+        skips = [Skip(s) for s in added]
+    else:
+        skips = [Skip(s, _scale(profile, s)) for s in added]
     return replace(
         plan,
         skips=tuple(sorted((*plan.skips, *skips), key=lambda skip: skip.sublayer)),
@@ -61,6 +69,7 @@ def decode_profile(profile: Profile) -> Profile:
             "compensation": profile.plan.compensation if profile.plan.skip else "scale",
             "scales": None,
             "decode_skip": [],
+            "decode_scales": None,
         }
     )
     return profile.model_copy(update={"plan": record})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,15 +75,19 @@ def decode_line(found: DecodeSet | None) -> str:
     )
 
 
-def plot_front(profile: Profile, path: Path) -> None:
-    """Writes the figure to `path`; its suffix (.png, .svg or .pdf) chooses the format."""
+def check_figure(path: Path) -> None:
+    """EdgeSkipError where no figure can be written to `path`; call it before the work, not after."""
     if path.suffix.lower() not in FORMATS:
         raise EdgeSkipError(f"--plot {path}: a figure is one of {', '.join(FORMATS)}: name such a file")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("matplotlib", "plot") from error
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "plot")
+
+
+def plot_front(profile: Profile, path: Path) -> None:
+    """Writes the figure to `path`; its suffix (.png, .svg or .pdf) chooses the format."""
+    check_figure(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     front = profile.front
     assert front is not None

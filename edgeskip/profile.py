@@ -159,10 +159,13 @@ class PlanRecord(_Record):
         default_factory=list,
         description="FFNs skipped besides once P tokens are decoded, where the engine cannot choose them by request",
     )
+    decode_scales: list[float] | None = Field(
+        default=None, description="s of each of them, on the plan's stream; None = decoding's scale by the statistics"
+    )
 
 
 class FrontPoint(_Record):
-    """A plan that no other of the search is better than in both quality and predicted time.
+    """A plan that no other of the search beats in quality and predicted time, or in quality with as many skips.
 
     Quality is that of the skipped model on held-out text, times are predicted for the device of the search.
     """
@@ -276,6 +279,10 @@ def _check_plans(profile: Profile, path: Path) -> None:
             parse_sublayer(name, num_blocks)
         if isinstance(plan, PlanRecord) and plan.scales is not None and len(plan.scales) != len(plan.skip):
             raise EdgeSkipError(f"{path}: {len(plan.scales)} scales for {len(plan.skip)} skips: plan again")
+    if profile.plan and profile.plan.decode_scales is not None:
+        given, named = len(profile.plan.decode_scales), len(profile.plan.decode_skip)
+        if given != named:
+            raise EdgeSkipError(f"{path}: {given} scales for a decode set of {named}: plan again")
     for name in profile.plan.decode_skip if profile.plan else []:
         if parse_sublayer(name, num_blocks).kind != "ffn":
             raise EdgeSkipError(f"{path}: decode_skip {name} is no FFN: decoding may leave out FFNs only")

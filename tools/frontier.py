@@ -151,12 +151,15 @@ class Bench:
         path = self._folder / f"{setting.name}.result.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         missing = [task for task in tasks if found.get("tasks", {}).get(task, {}).get("limit") != limit]
+        if found and found["made"] != self._made(setting):
+            found, missing = {}, list(tasks)
         if found and not missing:
             return
         tell(f"== {setting.name}")
         artifact = self._artifact(setting)
         if not found:
             found = {"name": setting.name, "method": setting.method, "wanted": setting.wanted, "tasks": {}}
+            found["made"] = self._made(setting)
             found |= self._facts(artifact) | self._speed(setting, artifact)
             found["perplexity"] = asdict(self._summary(artifact, "perplexity", None))
             _write(path, found)
@@ -205,6 +208,12 @@ class Bench:
             *("plan", self._profile, "--method", "budget", "--device-profile", self._device),
             *("--corpus", self._data / "wikitext2_valid.txt", "--model", self._model, *arguments),
         )
+
+    def _made(self, setting: Setting) -> list[Any]:
+        """What a result rests on: of another calibration, front or number of threads it is measured again."""
+        profile = read_profile(self._profile)
+        front = profile.front if setting.method in (OURS, AFFINE) else None
+        return [profile.calibration.created, front.created if front else None, self._threads, self._rounds]
 
     def _facts(self, artifact: Path) -> dict[str, Any]:
         from edgeskip.manifest import read_manifest

@@ -29,11 +29,15 @@ NEAR = 0.02  # of the hit rate with the most tokens: a shorter window that is as
 
 @dataclass(frozen=True)
 class DecodeSet:
-    """`skip` by falling similarity, FFNs at or above `threshold` on these continuations; `window` tokens are enough to
-    tell them (`hit_rates`: share of the whole continuation's set that the first P tokens find). `kl_plan` and `kl` are
-    of the continuations without and with them; `curve` KL by number of FFNs left out, from 0."""
+    """`skip` by falling similarity, FFNs at or above `threshold` on these continuations, and the `scales` in their place.
+
+    `window` tokens are enough to tell them (`hit_rates`: how well the first P tokens find the whole continuation's
+    set). `kl_plan` and `kl` are of the continuations without and with them; `curve` KL by number of FFNs left out, from
+    0.
+    """
 
     skip: tuple[Sublayer, ...]
+    scales: tuple[float, ...]
     threshold: float | None
     window: int
     hit_rates: dict[int, float]
@@ -74,6 +78,7 @@ def choose_decode_set(
     names = sublayers_of(runner.num_sublayers // 2)
     return DecodeSet(
         skip=tuple(names[index] for index in chosen),
+        scales=tuple(late[index] for index in chosen),
         threshold=threshold,
         window=_enough(rates),
         hit_rates=rates,

@@ -1,4 +1,5 @@
-"""The front of a search: plans that no other beats in quality and time, and which of them a budget buys."""
+"""The front of a search: plans that no other beats in quality and time, or in quality with as many skips; and which of
+them a budget buys."""
 
 from __future__ import annotations
 
@@ -39,7 +40,10 @@ class Budget:
 def parse_share(text: str) -> float:
     """`10%` or `0.1` → 0.1. EdgeSkipError for anything else."""
     try:
-        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        if share >= 1 and not text.endswith("%"):
+            raise ValueError(text)
+        return share
     except ValueError:
         raise EdgeSkipError(f"--max-ppl-increase {text} is no share: write 10% or 0.1") from None
 
@@ -62,7 +66,8 @@ def pick(front: FrontRecord, budget: Budget) -> int:
         high = [p.perplexity_ratio + p.perplexity_error for p in points]
         least = f"{min(high) - 1:.1%}"
         fits = [ratio <= most for ratio in high]
-        return _fastest(points, fits, f"a perplexity {budget.max_ppl_increase:.3g} higher", least)
+        wanted = f"a perplexity up to {budget.max_ppl_increase:.1%} higher, a standard error included"
+        return _fastest(points, fits, wanted, least)
     if budget.skip_sublayers is not None:
         fits = [len(p.skip) == budget.skip_sublayers for p in points]
         wanted = f"{budget.skip_sublayers} skipped sublayers"

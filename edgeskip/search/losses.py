@@ -38,11 +38,13 @@ class QualityLog:
         header = json.dumps({"edgeskip-search": 1, **settings}, sort_keys=True)
         digest = hashlib.sha256(header.encode()).hexdigest()[:8]
         self.path = stem.with_name(f"{stem.name}.search-{digest}.jsonl")
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        lines = text.splitlines()
         if lines and lines[0] != header:
             raise EdgeSkipError(f"{self.path} is not the log of this search: move it away")
         whole = [line for line in lines[1:] if self._take(line)]
-        if not lines or len(whole) < len(lines) - 1:  # the last line is torn where a search was killed
+        # The last line is torn where a search was killed, or lacks its end.
+        if not text.endswith("\n") or len(whole) < len(lines) - 1:
             replace_file(self.path, "".join(f"{line}\n" for line in [header, *whole]).encode())
 
     def add(self, skips: Skips, quality: Quality) -> None:

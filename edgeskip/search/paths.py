@@ -42,7 +42,8 @@ def greedy_path(
                 break
             progress(plan | {candidate})
             found = _loss(losses.quality(plan | {candidate}), policy)
-            cost = (found - loss) / saved(plan, candidate)
+            change, worth = found - loss, saved(plan, candidate)
+            cost = change / worth if change > 0 else change * worth
             promised[candidate] = cost if math.isfinite(cost) else math.inf
             if cost < best:
                 best, chosen = cost, candidate

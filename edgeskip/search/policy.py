@@ -43,11 +43,12 @@ class SearchPolicy:
                 f"--compensation {self.compensation} is unknown: choose one of {', '.join(COMPENSATIONS)}"
             )
         if self.context < 16:
-            raise EdgeSkipError(f"--context {self.context} is too short to search on: give at least 16")
-        for name in _TOKENS:
-            if getattr(self, name) < 2 * self.context:
-                option = f"--{name.replace('_', '-')}"
-                raise EdgeSkipError(f"{option} must be at least two windows of {self.context} tokens")
+            raise EdgeSkipError(f"--window-tokens {self.context} is too short to search on: give at least 16")
+        if min(getattr(self, name) for name in _TOKENS) < 2 * self.context:
+            raise EdgeSkipError(
+                f"--tokens {self.fit_tokens} is fewer than two windows of {self.context}: give more, or fewer "
+                "--window-tokens"
+            )
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise EdgeSkipError(f"--dtype {self.dtype} is unknown: choose auto, float32 or bfloat16")
         if self.max_skips is not None and self.max_skips < 1:
@@ -63,11 +64,10 @@ class SearchPolicy:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the quality of a plan depends on: a search that goes on must have the same."""
+        """What the quality of a plan depends on, besides the model, the text and what it is multiplied in."""
         return {
             "compensation": self.compensation,
             **{name: getattr(self, name) for name in _TOKENS},
             "context": self.context,
             "seed": self.seed,
-            "dtype": self.dtype,
         }

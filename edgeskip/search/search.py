@@ -65,13 +65,19 @@ class Searcher:
         self._model = load_torch_model(source, dtype=_dtype(policy.dtype), device=policy.device)
         self._ends = end_tokens_of(source)
         self._sublayers = sublayers_of(source.decoder.config.num_blocks)
-        self._settings = {"model": source.fingerprint, "corpus": [file.sha256 for file in corpus.files]}
+        self._settings = {
+            "model": source.fingerprint,
+            "corpus": [file.sha256 for file in corpus.files],
+            "field": corpus.field,
+            "device": self._model.device.type,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+        }
         self._reporter: _Reporter | None = None
 
     @property
     def settings(self) -> dict[str, object]:
         """What the quality of a plan depends on."""
-        return {**self._settings, **self._policy.settings}
+        return {**self._policy.settings, **self._settings}
 
     def search(self, costs: Costs, log: Path | None, progress: Progress = lambda *_: None) -> FrontRecord:
         """Follows two greedy paths, by loss and by loss over time saved, and measures their plans on unseen text.

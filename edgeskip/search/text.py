@@ -36,10 +36,9 @@ def search_text(source: ModelSource, corpus: Corpus, policy: SearchPolicy) -> Se
     with tempfile.TemporaryDirectory() as folder:
         source.write_tokenizer(Path(folder))
         tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
-    if policy.context > source.decoder.config.max_positions:
-        raise EdgeSkipError(
-            f"--context {policy.context} is longer than the model's {source.decoder.config.max_positions} positions"
-        )
+    positions = source.decoder.config.max_positions
+    if policy.context > positions:
+        raise EdgeSkipError(f"--window-tokens {policy.context} is longer than the model's {positions} positions")
     counts = policy.windows
     wanted = sum(counts)
     ids = ids_of(corpus, tokenizer)
@@ -47,7 +46,7 @@ def search_text(source: ModelSource, corpus: Corpus, policy: SearchPolicy) -> Se
     if len(found) < wanted:
         raise EdgeSkipError(
             f"the corpus has {len(ids)} tokens and the search wants {wanted} windows of {policy.context}: add text "
-            "(--corpus), or give a smaller --context or fewer --fit-tokens"
+            "(--corpus), or give fewer --tokens or --window-tokens"
         )
     random.Random(policy.seed).shuffle(found)
     fit, compare = counts[0], counts[0] + counts[1]

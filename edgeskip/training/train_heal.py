@@ -40,7 +40,7 @@ def train_heal(
     """Trains a LoRA on the sublayers that the profile's plan keeps, towards the dense model's predictions, and writes
     the profile with it to `folder`.
 
-    The plan's scales and biases stay those the profile's statistics say, which are of the model before. A broken-off
+    The plan's scales, biases and maps stay the profile's, which are of the model before. A broken-off
     run goes on. Of several processes only the main one writes and returns. EdgeSkipError where the profile has no
     plan.
     """
@@ -55,7 +55,11 @@ def train_heal(
     if not plan.skips:
         raise EdgeSkipError(f"{given.path} skips nothing, so there is nothing to heal: make a plan with  edgeskip plan")
     accelerator = accelerator_for(dtype)
-    skips = {"compensation": plan.compensation, "skip": [str(skip.sublayer) for skip in plan.skips]}
+    skips = {
+        "compensation": plan.compensation,
+        "skip": [str(skip.sublayer) for skip in plan.skips],
+        "scales": [skip.scale for skip in plan.skips],
+    }
     more = {"plan": skips, "vectors": given.profile.vectors.sha256, "lora": lora}
     settings = settings_of(source, data, policy, accelerator, method="heal", **more)
     examples = data.examples(

@@ -66,7 +66,7 @@ class TrainedProfile:
     def write_healed(self, folder: Path, lora: Lora) -> Path:
         """Writes the profile with `lora`, after its own if it has one; its path, in `folder`.
 
-        Exits and sweeps were measured without it and are left out.
+        Exits, sweeps, the front and what decoding may leave out were measured without it and are left out.
         """
         from edgeskip.exporters.families.source import with_lora
 
@@ -78,7 +78,13 @@ class TrainedProfile:
             "vectors": record,
             "exits": [],
             "speculation": None,
+            "front": None,
         }
+        plan = self.profile.plan
+        if plan is not None and plan.decode_skip:
+            changed["plan"] = plan.model_copy(
+                update={"decode_skip": [], "decode_scales": None, "window": None, "beta": None}
+            )
         write_profile(self.profile.model_copy(update=changed), path, packed, healed.stored_lora)
         return path
 

@@ -42,7 +42,10 @@ def plan(
         float | None, typer.Option(help="budget: the fastest plan with KL(dense ‖ skipped) up to this, nats per token.")
     ] = None,
     max_ppl_increase: Annotated[
-        str | None, typer.Option(help="budget: the fastest plan with a perplexity higher by up to this: 10%.")
+        str | None,
+        typer.Option(
+            help="budget: the fastest plan with a perplexity higher by up to this, a standard error to spare: 10%."
+        ),
     ] = None,
     min_speedup: Annotated[
         float | None, typer.Option(help="budget: the plan that loses least and decodes this many times as fast.")
@@ -52,7 +55,10 @@ def plan(
         Path | None,
         typer.Option(help="budget: what sublayers cost where it is to run (edgeskip profile-device)."),
     ] = None,
-    context: Annotated[int, typer.Option(help="budget: tokens in the KV cache that decode times are of.")] = 512,
+    context: Annotated[
+        int | None,
+        typer.Option(help="budget: tokens in the KV cache that the device's times are of.", show_default="512"),
+    ] = None,
     corpus: Annotated[
         list[str] | None,
         typer.Option(help="budget, --fit: text or .jsonl file, repeatable.  [default: text that ships with EdgeSkip]"),
@@ -72,9 +78,13 @@ def plan(
             show_default="1024; of the shipped text 256",
         ),
     ] = None,
-    objective: Annotated[str, typer.Option(help="budget: what the search keeps low, kl or perplexity.")] = "kl",
+    objective: Annotated[
+        str | None, typer.Option(help="budget: what the search keeps low, kl or perplexity.", show_default="kl")
+    ] = None,
     max_skips: Annotated[int | None, typer.Option(help="budget: sublayers that the search skips at most.")] = None,
-    search_kl: Annotated[float, typer.Option(help="budget: KL at which the search ends, nats per token.")] = 1.0,
+    search_kl: Annotated[
+        float | None, typer.Option(help="budget: KL at which the search ends, nats per token.", show_default="1")
+    ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="budget: search anew though the profile has a front.")
     ] = False,
@@ -85,7 +95,7 @@ def plan(
     model: Annotated[
         str | None, typer.Option(help="budget, --fit: the model, where it is not where the profile says.")
     ] = None,
-    device: Annotated[str, typer.Option(help="budget, --fit: PyTorch device.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="budget, --fit: PyTorch device.", show_default="cpu")] = None,
     seed: Annotated[int, typer.Option(help="Of the method random; budget, --fit: draws the windows.")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the profile there instead of replacing it.")
@@ -100,6 +110,7 @@ def plan(
 
     from edgeskip.budget_planning import PlanningRequest, plan_by_budget, plan_fitted
     from edgeskip.errors import EdgeSkipError
+    from edgeskip.front_report import check_figure
     from edgeskip.models.profiles import ready_profiles
     from edgeskip.plan import COMPENSATIONS
     from edgeskip.planner import METHODS, choose, resolve
@@ -120,13 +131,17 @@ def plan(
         budget={
             "--max-kl": max_kl, "--max-ppl-increase": max_ppl_increase, "--min-speedup": min_speedup,
             "--point": point, "--device-profile": device_profile, "--max-skips": max_skips, "--plot": plot,
+            "--objective": objective, "--search-kl": search_kl, "--search": search or None, "--context": context,
+            "--no-decode-set": None if decode_set else True,
         },
         fits={
             "--corpus": corpus, "--field": field, "--model": model, "--tokens": tokens,
-            "--window-tokens": window_tokens,
+            "--window-tokens": window_tokens, "--device": device,
         },
-        named={"--alpha": alpha, "--skip": skip},
+        named={"--alpha": alpha, "--skip": skip, "--fit": fit or None},
     )  # fmt: skip
+    if plot is not None:
+        check_figure(plot)
     path = locate_profile(profile)
     elsewhere = output is not None and output.resolve() != path.resolve()
     if not elsewhere and path in ready_profiles().values():
@@ -181,7 +196,7 @@ def plan(
         from edgeskip.front_report import decode_line, quality_line
 
         _print(quality_line(fitted))
-        if searching:
+        if searching and decode_set:
             _print(decode_line(decode))
 
 

@@ -47,6 +47,7 @@ def test_kl_of_late_skips_is_the_whole_models(tmp_path: Path) -> None:
         other = model(texts).logits[:, PROMPT:-1].double().log_softmax(-1)
     kl = float((dense.exp() * (dense - other)).sum(-1).mean())
     assert found.curve[1] == pytest.approx(kl, rel=1e-3)
+    assert found.scales[0] == pytest.approx(ratio[order[0]], rel=1e-4)
 
 
 def test_a_budget_ends_the_set(tmp_path: Path) -> None:

@@ -125,10 +125,21 @@ def test_logs_of_other_settings_stay_and_a_file_that_is_no_log_is_not_touched(tm
     assert other.known == {}
     assert QualityLog(tmp_path / "x", {"seed": 0}).known == {frozenset({1, 3}): Quality(0.5, 1.0, 0.9)}
     assert other.path is not None
+    assert one.path is not None
+    one.path.write_text(one.path.read_text().removesuffix("\n"))  # killed between a record and its end
+    again = QualityLog(tmp_path / "x", {"seed": 0})
+    again.add(frozenset({2}), Quality(0.7, 1.0, 0.8))
+    assert len(QualityLog(tmp_path / "x", {"seed": 0}).known) == 2
     other.path.write_text("my notes\n")
     with pytest.raises(EdgeSkipError, match="not the log of this search"):
         QualityLog(tmp_path / "x", {"seed": 1})
     assert other.path.read_text() == "my notes\n"
+
+
+def test_another_field_of_the_corpus_is_another_search(tmp_path: Path) -> None:
+    source = source_of(tmp_path)
+    settings = [Searcher(source, Corpus((TEXT,), (), field), POLICY).settings for field in ("question", "answer")]
+    assert settings[0] != settings[1]
 
 
 def test_points_have_the_costs_of_their_skips(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from edgeskip.profile import read_profile
 from edgeskip.vectors import read_vectors
 
 TEXT = " ".join(f"Sentence {n} tells of {n * 7 % 13} foxes and {n * n % 31} dogs that jump." for n in range(300))
-SMALL = ("--tokens", "256", "--window-tokens", "32", "--max-skips", "3", "--search-kl", "100")
+WINDOWS = ("--tokens", "256", "--window-tokens", "32")
+LIMITS = ("--max-skips", "3", "--search-kl", "100")
+SMALL = (*WINDOWS, *LIMITS)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,11 @@ def plan(folder: Path, *arguments: str) -> str:
     return invoke("plan", str(folder / "tiny.json"), "--corpus", str(folder / "text.txt"), *SMALL, *arguments)
 
 
+def pick(folder: Path, *arguments: str) -> str:
+    text = ("--corpus", str(folder / "text.txt"), *WINDOWS)
+    return invoke("plan", str(folder / "tiny.json"), *text, "--method", "budget", *arguments)
+
+
 def test_a_search_and_what_is_picked_from_it(folder: Path, calibrated: Path) -> None:
     path = folder / "tiny.json"
     said = plan(folder, "--method", "budget", "--skip-sublayers", "3", "--plot", str(folder / "front.png"))
@@ -65,8 +72,10 @@ def test_a_search_and_what_is_picked_from_it(folder: Path, calibrated: Path) -> 
     assert vectors.plan_map is not None
     assert vectors.plan_map.shape == (3, 64, 64)
 
-    # Another budget takes a point of the front that is there, without searching.
-    plan(folder, "--method", "budget", "--point", "1", "--no-decode-set")
+    # Another budget takes a point of the front that is there, without searching; limits of a search say nothing to it.
+    pick(folder, "--point", "1", "--no-decode-set")
+    with pytest.raises(EdgeSkipError, match="--max-skips is of a search"):
+        plan(folder, "--method", "budget", "--point", "1")
     again = read_profile(path)
     assert again.front == profile.front
     assert again.plan is not None
@@ -80,7 +89,7 @@ def test_a_search_and_what_is_picked_from_it(folder: Path, calibrated: Path) -> 
     assert read_vectors(plain, path).plan_map is None
 
     for number, arguments in enumerate((("--point", "1"), ("--skip-sublayers", "3"))):
-        plan(folder, "--method", "budget", *arguments)
+        pick(folder, *arguments)
         out = folder / f"out{number}"
         invoke("export", "--profile", str(path), "--model", str(calibrated / "tiny"), "-o", str(out))
         record = read_manifest(out).verification
@@ -140,6 +149,12 @@ def test_an_exit_next_to_a_map(folder: Path, calibrated: Path) -> None:
         (("--method", "budget", "--max-kl", "0.1", "--objective", "speed"), "choose kl or perplexity"),
         (("--method", "budget", "--max-kl", "0.1", "--device-profile", "no.json"), "no device profile at no.json"),
         (("--method", "budget", "--max-kl", "1e-9"), "the least is"),
+        (("--method", "budget", "--max-kl", "1", "--fit"), "--fit is of another method"),
+        (("--method", "budget", "--max-kl", "1", "--context", "9"), "without --device-profile"),
+        (("--method", "budget", "--max-ppl-increase", "10"), "write 10%"),
+        (("--method", "budget", "--max-kl", "1", "--plot", "x.jpg"), "a figure is one of"),
+        (("--skip-sublayers", "2", "--objective", "kl"), "--objective is of --method budget"),
+        (("--skip-sublayers", "2", "--device", "cpu"), "--device is of --method budget or --fit"),
     ],
 )
 def test_bad_input_leaves_the_profile_alone(folder: Path, arguments: tuple[str, ...], says: str) -> None:
@@ -158,7 +173,7 @@ def test_another_corpus_than_the_fronts_is_refused(folder: Path) -> None:
     (folder / "other.txt").write_text(TEXT.replace("foxes", "hares"))
     with pytest.raises(EdgeSkipError, match="another corpus"):
         invoke(
-            "plan", str(folder / "tiny.json"), "--corpus", str(folder / "other.txt"), *SMALL, "--method", "budget",
+            "plan", str(folder / "tiny.json"), "--corpus", str(folder / "other.txt"), *WINDOWS, "--method", "budget",
             "--point", "1",
         )  # fmt: skip
 
