@@ -29,7 +29,7 @@ NEAR = 0.02  # of the hit rate with the most tokens: a shorter window that is as
 
 @dataclass(frozen=True)
 class DecodeSet:
-    """`skip` by falling similarity, FFNs at or above `threshold` on these continuations, and the `scales` in their place.
+    """`skip` by falling similarity, FFNs at or above `threshold` on these continuations; `scales` in their place.
 
     `window` tokens are enough to tell them (`hit_rates`: how well the first P tokens find the whole continuation's
     set). `kl_plan` and `kl` are of the continuations without and with them; `curve` KL by number of FFNs left out, from
