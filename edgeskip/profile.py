@@ -147,7 +147,9 @@ class PlanRecord(_Record):
     compensation: Compensation
     skip: list[str] = Field(description="Skipped sublayers in execution order")
     alpha: float | None = Field(default=None, description="Acceleration ratio α, where the plan was asked for by α")
-    beta: float | None = Field(default=None, description="Least similarity among the skipped (decode threshold β)")
+    beta: float | None = Field(
+        default=None, description="Decode threshold β: the planner's, else the least similarity among the skipped"
+    )
     seed: int | None = Field(default=None, description="Seed of a random plan")
     scales: list[float] | None = Field(
         default=None,

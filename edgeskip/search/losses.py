@@ -33,6 +33,8 @@ class QualityLog:
     def __init__(self, stem: Path | None, settings: dict[str, Any]) -> None:
         self.path: Path | None = None
         self.known: dict[Skips, Quality] = {}
+        self.reported: dict[Skips, dict[str, float]] = {}
+        """What was measured on the text to report on, by the names of a front's point."""
         if stem is None:
             return
         header = json.dumps({"edgeskip-search": 1, **settings}, sort_keys=True)
@@ -54,11 +56,20 @@ class QualityLog:
                 means = {name: value for name, value in asdict(quality).items() if name != "losses"}
                 file.write(json.dumps({"skip": sorted(skips), **means}) + "\n")
 
+    def report(self, skips: Skips, found: dict[str, float]) -> None:
+        self.reported[skips] = found
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"skip": sorted(skips), "reported": found}) + "\n")
+
     def _take(self, line: str) -> bool:
         """Whether `line` is the record of a plan, which is then known."""
         try:
             record = json.loads(line)
             skips = frozenset(record.pop("skip"))
+            if "reported" in record:
+                self.reported[skips] = dict(record["reported"])
+                return True
             self.known[skips] = Quality(**record)
         except (ValueError, TypeError, KeyError, AttributeError):
             return False

@@ -91,7 +91,8 @@ class Searcher:
         with torch.inference_mode():
             windows = self._tensor(self._text.fit[:fit_windows] + self._text.compare)
             runner = SublayerRunner(self._model, windows)
-            losses = Losses(runner, fit_windows, policy.compensation, QualityLog(log, self.settings))
+            known = QualityLog(log, self.settings)
+            losses = Losses(runner, fit_windows, policy.compensation, known)
             for name, saved in (("by loss", lambda plan, index: 1.0), ("by loss and time", self._saved(costs))):
                 measured = 0
 
@@ -105,20 +106,13 @@ class Searcher:
         points = []
         for number, plan in enumerate(sorted(found, key=lambda plan: (len(plan), sorted(plan)))):
             progress("measuring on unseen text", number, len(found))
-            fitted = self.fitted([self._sublayers[index] for index in sorted(plan)])
-            prefill, decode = costs.speedups(fitted.skip)
-            ratio, error = fitted.quality.over(fitted.dense)
-            points.append(
-                FrontPoint(
-                    skip=[str(sublayer) for sublayer in fitted.skip],
-                    kl=fitted.quality.kl,
-                    perplexity_ratio=ratio,
-                    perplexity_error=error,
-                    top1_agreement=fitted.quality.top1,
-                    prefill_speedup=prefill,
-                    decode_speedup=decode,
-                )
-            )
+            skip = [self._sublayers[index] for index in sorted(plan)]
+            if plan not in known.reported:
+                known.report(plan, self._report(skip))
+            prefill, decode = costs.speedups(skip)
+            names = [str(sublayer) for sublayer in skip]
+            speeds = {"prefill_speedup": prefill, "decode_speedup": decode}
+            points.append(FrontPoint(skip=names, **speeds, **known.reported[plan]))
         progress("measuring on unseen text", len(found), len(found))
         reporter = self._reporting()
         return FrontRecord(
@@ -133,6 +127,17 @@ class Searcher:
             settings=self.settings,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+    def _report(self, skip: Sequence[Sublayer]) -> dict[str, float]:
+        """The quality of a plan as a front's point names it."""
+        fitted = self.fitted(skip)
+        ratio, error = fitted.quality.over(fitted.dense)
+        return {
+            "kl": fitted.quality.kl,
+            "perplexity_ratio": ratio,
+            "perplexity_error": error,
+            "top1_agreement": fitted.quality.top1,
+        }
 
     def fitted(self, skip: Sequence[Sublayer]) -> FittedPlan:
         """The plan that skips these, its compensation fitted to `fit_tokens`, its quality on `report_tokens`."""
