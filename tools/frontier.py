@@ -7,25 +7,28 @@
 Calibrates and searches on wikitext2_valid, tests on wikitext2_test and the tasks of `edgeskip eval`. AdaSkip and the
 other baselines skip what their rule says (scale compensation, as AdaSkip has it); ours is `plan --method budget` with
 the device profile of this machine: by number of sublayers, and by speed-up. Every artifact is exported, measured and
-deleted; speed in fresh processes that take turns with the dense artifact, ratios paired by round. All but dense are
+deleted; speed in pairs of fresh processes, the dense artifact and this one, that generate in turns. All but dense are
 lossy-skip and are labelled so by the artifact itself.
+
+Both processes of a pair have their weights in huge pages (peers/huge_pages.py).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from bench_peers import default_work
 from frontier_report import as_markdown, plot
-from peers.driver import run_afresh, take_turns, tell
-from peers.figures import ratios_of
+from peers.driver import Worker, race, tell
+from peers.figures import Spread, ratios_of
+from peers.huge_pages import with_huge_pages
 from peers.machine import describe
 from perplexity_table import delete_artifact
 from predict_check import contestant
@@ -43,6 +46,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 BASELINES = ("adaskip", "early-exit", "skipdecode", "unified", "least-similar")
 OURS, AFFINE = "budget", "budget-affine"
 PROMPT, NEW = 512, 64
+TURNS = 6  # generations of each process of a pair
 # What the search keeps: far beyond what anyone would use, so that fast plans are on the front too.
 SEARCH = ("--search-kl", "2.0", "--max-skips", "24")
 
@@ -82,7 +86,7 @@ def frontier(
     ),
     limit: Annotated[int, typer.Option(min=1, help="Samples of each task.")] = 10,
     precision: Annotated[str, typer.Option(help="Of the exports.")] = "fp32",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of timing.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help=f"Pairs of processes, each {TURNS} turns.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
     data: Annotated[Path, typer.Option(help="Folder of the texts.")] = DATA,
     work: Annotated[Path | None, typer.Option(help="Profiles and results are kept here.")] = None,
@@ -151,7 +155,7 @@ class Bench:
         path = self._folder / f"{setting.name}.result.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         missing = [task for task in tasks if found.get("tasks", {}).get(task, {}).get("limit") != limit]
-        if found and found["made"] != self._made(setting):
+        if found and found.get("made") != self._made(setting):
             found, missing = {}, list(tasks)
         if found and not missing:
             return
@@ -224,25 +228,33 @@ class Bench:
         return {"label": manifest.label, "skip": plan.skip, "compensation": plan.compensation, "checked": checked}
 
     def _speed(self, setting: Setting, artifact: Path) -> dict[str, Any]:
-        """Speed-ups over dense, medians and ranges over the rounds, and how busy the rest of the machine was."""
+        """Speed-ups over dense: of each pair the median over its turns; of the pairs median and range. And how busy the
+        rest of the machine was at worst."""
         if setting.method == "dense":
             one = {"median": 1.0, "low": 1.0, "high": 1.0}
             return {"prefill": one, "decode": one, "others_cores": None}
         size = read_profile(self._profile).model.vocab_size
         prompt = [int(token) for token in random_tokens(PROMPT, size)]
-        cells = {
-            path.name: partial(
-                run_afresh, contestant(path), prompt=prompt, new_tokens=NEW, threads=self._threads,
-                logs=self._folder / "logs",
-            )
-            for path in (self._dense, artifact)
-        }  # fmt: skip
-        runs = take_turns(cells, rounds=self._rounds, warm_up=False)
-        ratios = ratios_of(runs[artifact.name], runs[self._dense.name])
-        busy = [run.others_cores for one in runs.values() for run in one if run.others_cores is not None]
+        os.sync()  # the export is still being written to disk otherwise
+        prefill, decode, busy = [], [], []
+        for number in range(self._rounds):
+            workers: list[Worker] = []
+            try:
+                for path in (self._dense, artifact) if number % 2 else (artifact, self._dense):
+                    capacity, logs = PROMPT + NEW, self._folder / "logs"
+                    workers.append(Worker.start(contestant(path), threads=self._threads, capacity=capacity, logs=logs))
+                runs = race(workers, prompt, NEW, rounds=TURNS, report=lambda line: None)
+            finally:
+                for worker in workers:
+                    worker.stop()
+            ratios = ratios_of(runs[artifact.name], runs[self._dense.name])
+            prefill.append(ratios.prefill.median)
+            decode.append(ratios.decode.median)
+            busy += [run.others_cores for one in runs.values() for run in one if run.others_cores is not None]
+            tell(f"   pair {number + 1}: prefill {prefill[-1]:.3f}, decode {decode[-1]:.3f}")
         return {
-            "prefill": asdict(ratios.prefill),
-            "decode": asdict(ratios.decode),
+            "prefill": asdict(Spread.of(prefill)),
+            "decode": asdict(Spread.of(decode)),
             "others_cores": max(busy, default=None),
         }
 
@@ -260,6 +272,7 @@ def _write(path: Path, found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    with_huge_pages()
     try:
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command()(frontier)

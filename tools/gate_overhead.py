@@ -5,8 +5,8 @@
     python tools/gate_overhead.py static online --json gates.json
 
 Every figure is taken in a process of its own that loads, warms up and runs (several open models slow each other), in
-turns whose order is rotated; ratios are paired by round, in which a machine's drift cancels. The bound is on their
-medians. Wants a quiet machine.
+turns whose order is rotated, its weights in huge pages (peers/huge_pages.py); ratios are paired by round, in which a
+machine's drift cancels. The bound is on their medians. Wants a quiet machine.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 import typer
 from peers.driver import tell
 from peers.figures import Spread
+from peers.huge_pages import with_huge_pages
 from peers.machine import cpu_time, describe
 
 from edgeskip.errors import EdgeSkipError
@@ -190,6 +191,7 @@ def as_markdown(rows: list[Row], setting: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    with_huge_pages()
     try:
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command()(gate_overhead)

@@ -42,3 +42,24 @@ def prompt_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     monkeypatch.setenv("EDGESKIP_DATA", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_online(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense artifact with gates whose answers have no end token; read only."""
+    from random_profiles import random_profile
+
+    from edgeskip.exporters.export import ExportPolicy, export_onnx
+    from edgeskip.exporters.families.source import open_model
+    from edgeskip.exporters.onnx.formats import weight_format
+    from edgeskip.exporters.targets import OnlineRequest
+
+    source, folder = open_model(str(tiny_llama)), tmp_path_factory.mktemp("online")
+    profile, vectors = random_profile(source, folder / "p.json")
+    policy, request = ExportPolicy(check=False), OnlineRequest(4, 0.8)
+    export_onnx(source, profile, vectors, weight_format("fp32"), folder / "on", policy=policy, online=request)
+    for name in ("generation_config.json", "config.json"):
+        (folder / "on" / name).write_text("{}", encoding="utf-8")
+    config = folder / "on" / "tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": None}), encoding="utf-8")
+    return folder / "on"
