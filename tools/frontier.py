@@ -10,7 +10,8 @@ the device profile of this machine: by number of sublayers, and by speed-up. Eve
 deleted; speed in pairs of fresh processes, the dense artifact and this one, that generate in turns. All but dense are
 lossy-skip and are labelled so by the artifact itself.
 
-Both processes of a pair have their weights in huge pages (peers/huge_pages.py).
+Both processes of a pair ask for huge pages (peers/huge_pages.py). What was measured in another way than this run would
+(threads, rounds, search, text, machine's settings …) is measured again, and left out of the report.
 """
 
 from __future__ import annotations
@@ -18,35 +19,39 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from bench_peers import default_work
-from frontier_report import as_markdown, plot
-from peers.driver import Worker, race, tell
-from peers.figures import Spread, ratios_of
+from frontier_report import as_markdown, check_figure, plot
+from hit_rates import numbers
+from peers.driver import Run, Worker, race, tell
 from peers.huge_pages import with_huge_pages
 from peers.machine import describe
-from perplexity_table import delete_artifact
+from perplexity_table import DATA, delete_artifact
 from predict_check import contestant
-from product import edgeskip, exported, model_folder
+from product import edgeskip, exported, model_folder, planned
 
+from edgeskip.device_profile import read_device_profile
 from edgeskip.errors import EdgeSkipError
 from edgeskip.evaluation.runner import evaluate
 from edgeskip.evaluation.summary import summarise
 from edgeskip.evaluation.task import Settings
-from edgeskip.files import replace_file
+from edgeskip.evaluation.tasks import tasks_named
+from edgeskip.files import replace_file, sha256_of
+from edgeskip.machine import this_machine
+from edgeskip.manifest import read_manifest
 from edgeskip.profile import read_profile
-from edgeskip.runtime.sublayer_times import random_tokens
+from edgeskip.runtime.sublayer_times import QUARTILE, random_tokens
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 BASELINES = ("adaskip", "early-exit", "skipdecode", "unified", "least-similar")
 OURS, AFFINE = "budget", "budget-affine"
-PROMPT, NEW = 512, 64
-TURNS = 6  # generations of each process of a pair
+PROMPT, NEW = 512, 48
+TURNS = 10  # generations of each process of a pair
 # What the search keeps: far beyond what anyone would use, so that fast plans are on the front too.
 SEARCH = ("--search-kl", "2.0", "--max-skips", "24")
 
@@ -86,7 +91,7 @@ def frontier(
     ),
     limit: Annotated[int, typer.Option(min=1, help="Samples of each task.")] = 10,
     precision: Annotated[str, typer.Option(help="Of the exports.")] = "fp32",
-    rounds: Annotated[int, typer.Option(min=1, help=f"Pairs of processes, each {TURNS} turns.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help=f"Pairs of processes, each {TURNS} turns.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
     data: Annotated[Path, typer.Option(help="Folder of the texts.")] = DATA,
     work: Annotated[Path | None, typer.Option(help="Profiles and results are kept here.")] = None,
@@ -99,14 +104,24 @@ def frontier(
     chosen = methods.split(",")
     if unknown := set(chosen) - {*BASELINES, OURS, AFFINE}:
         raise EdgeSkipError(f"--methods {sorted(unknown)[0]}: choose from {', '.join((*BASELINES, OURS, AFFINE))}")
-    bench = Bench(model, precision, folder, data, threads, rounds)
-    speeds = [float(speed) for speed in _list(speedups)]
+    speeds = numbers("--speedups", speedups, float, 1) if speedups else []
+    for option, text in (("--rows", rows), ("--more-rows", more_rows)):
+        numbers(option, text or "1", int, 1)
     named = _list(tasks)
+    tasks_named(named or ["perplexity"])
+    if figure:
+        check_figure(figure)
+    bench = Bench(model, precision, folder, data, threads, rounds)
+    failed = []
     if not report_only:
         bench.prepare()
         for setting in settings_of(chosen, _list(rows), _list(more_rows), _list(speedups)):
-            bench.measure(setting, named if setting.wanted in _list(rows) else [], limit)
-    results = bench.results()
+            try:
+                bench.measure(setting, named if setting.wanted in ("0", *_list(rows)) else [], limit)
+            except EdgeSkipError as error:
+                failed.append(f"{setting.name} is left out: {error}")
+                tell(failed[-1])
+    results = bench.results(limit)
     if not results:
         raise EdgeSkipError(f"nothing is measured yet in {folder}: leave --report-only out")
     if json_file:
@@ -115,6 +130,9 @@ def frontier(
     if figure:
         plot(results, figure, model)
     print(as_markdown(results, _list(rows), speeds, (OURS, AFFINE)))
+    if failed:
+        print("\n".join(failed), file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def settings_of(
@@ -134,7 +152,7 @@ class Bench:
     def __init__(self, model: str, precision: str, folder: Path, data: Path, threads: int, rounds: int) -> None:
         self._model, self._precision, self._folder = model, precision, folder
         self._data, self._threads, self._rounds = data, threads, rounds
-        self._profile, self._device = folder / "wikitext2.json", folder / "device.json"
+        self._profile, self._device = folder / "wikitext2.json", folder / f"device-{threads}.json"
         self._dense = folder / "dense"
 
     def prepare(self) -> None:
@@ -144,7 +162,12 @@ class Bench:
         if not self._profile.exists():
             edgeskip("calibrate", self._model, "-o", self._profile, "--corpus", valid)
         if not (self._dense / "edgeskip.json").exists():
-            exported(self._model, self._profile, self._dense, precision=self._precision)
+            plan = planned(
+                self._profile, self._folder / "dense.json", skip_sublayers=0
+            )  # the search leaves one of its own
+            exported(self._model, plan, self._dense, precision=self._precision)
+        if read_manifest(self._dense).plan.skip:
+            raise EdgeSkipError(f"{self._dense} is not dense: delete it")
         if not self._device.exists():
             edgeskip("profile-device", self._dense, "-o", self._device, "--threads", str(self._threads))
         if read_profile(self._profile).front is None:
@@ -154,16 +177,16 @@ class Bench:
         """Perplexity, speed and tasks of one setting, as far as they are missing."""
         path = self._folder / f"{setting.name}.result.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        if found.get("made") != self._made(setting.method):
+            found = {}
         missing = [task for task in tasks if found.get("tasks", {}).get(task, {}).get("limit") != limit]
-        if found and found.get("made") != self._made(setting):
-            found, missing = {}, list(tasks)
         if found and not missing:
             return
         tell(f"== {setting.name}")
         artifact = self._artifact(setting)
         if not found:
             found = {"name": setting.name, "method": setting.method, "wanted": setting.wanted, "tasks": {}}
-            found["made"] = self._made(setting)
+            found["made"] = self._made(setting.method)
             found |= self._facts(artifact) | self._speed(setting, artifact)
             found["perplexity"] = asdict(self._summary(artifact, "perplexity", None))
             _write(path, found)
@@ -173,9 +196,16 @@ class Bench:
         if artifact != self._dense:
             delete_artifact(artifact)
 
-    def results(self) -> list[dict[str, Any]]:
-        """Everything measured, dense first, by method and then by what was asked for."""
-        found = [json.loads(path.read_text()) for path in self._folder.glob("*.result.json")]
+    def results(self, limit: int) -> list[dict[str, Any]]:
+        """Everything measured as this run would, dense first, by method and then by what was asked for."""
+        found = []
+        for path in self._folder.glob("*.result.json"):
+            result = json.loads(path.read_text())
+            if result.get("made") != self._made(result["method"]):
+                tell(f"{path.name} was measured in another way: left out")
+                continue
+            result["tasks"] = {name: task for name, task in result["tasks"].items() if task["limit"] == limit}
+            found.append(result)
         return sorted(
             found, key=lambda r: (r["method"] != "dense", r["method"], "." in r["wanted"], float(r["wanted"]))
         )
@@ -213,54 +243,74 @@ class Bench:
             *("--corpus", self._data / "wikitext2_valid.txt", "--model", self._model, *arguments),
         )
 
-    def _made(self, setting: Setting) -> list[Any]:
-        """What a result rests on: of another calibration, front or number of threads it is measured again."""
+    def _made(self, method: str) -> dict[str, Any]:
+        """What a result rests on: where any of it is another, it is measured again."""
         profile = read_profile(self._profile)
-        front = profile.front if setting.method in (OURS, AFFINE) else None
-        return [profile.calibration.created, front.created if front else None, self._threads, self._rounds]
+        front = profile.front if method in (OURS, AFFINE) else None
+        return {
+            "calibration": profile.calibration.created,
+            "front": front.created if front else None,
+            "device": read_device_profile(self._device).created if front else None,
+            "test": sha256_of(self._data / "wikitext2_test.txt"),
+            "timing": [self._threads, self._rounds, TURNS, PROMPT, NEW],
+            "processor": this_machine().processor,
+            "memory": os.environ.get("GLIBC_TUNABLES"),
+        }
 
     def _facts(self, artifact: Path) -> dict[str, Any]:
-        from edgeskip.manifest import read_manifest
-
         manifest = read_manifest(artifact)
         plan = manifest.plan
         checked = manifest.verification is not None and manifest.verification.passed
         return {"label": manifest.label, "skip": plan.skip, "compensation": plan.compensation, "checked": checked}
 
     def _speed(self, setting: Setting, artifact: Path) -> dict[str, Any]:
-        """Speed-ups over dense: of each pair the median over its turns; of the pairs median and range. And how busy the
-        rest of the machine was at worst."""
+        """Speed-ups over dense, medians and quartiles over all turns; every turn's seconds; how busy the rest of the
+        machine was at worst. The two of a turn follow on each other, as a machine's speed changes within seconds.
+        """
         if setting.method == "dense":
             one = {"median": 1.0, "low": 1.0, "high": 1.0}
-            return {"prefill": one, "decode": one, "others_cores": None}
+            return {"prefill": one, "decode": one, "turns": [], "others_cores": None}
         size = read_profile(self._profile).model.vocab_size
         prompt = [int(token) for token in random_tokens(PROMPT, size)]
         os.sync()  # the export is still being written to disk otherwise
-        prefill, decode, busy = [], [], []
+        turns, busy = [], []
         for number in range(self._rounds):
             workers: list[Worker] = []
             try:
                 for path in (self._dense, artifact) if number % 2 else (artifact, self._dense):
                     capacity, logs = PROMPT + NEW, self._folder / "logs"
                     workers.append(Worker.start(contestant(path), threads=self._threads, capacity=capacity, logs=logs))
-                runs = race(workers, prompt, NEW, rounds=TURNS, report=lambda line: None)
+                runs = race(workers, prompt, NEW, rounds=TURNS, pause_s=0.1, report=lambda line: None)
             finally:
                 for worker in workers:
                     worker.stop()
-            ratios = ratios_of(runs[artifact.name], runs[self._dense.name])
-            prefill.append(ratios.prefill.median)
-            decode.append(ratios.decode.median)
+            pair = zip(runs[self._dense.name], runs[artifact.name], strict=True)
+            turns += [{"dense": _seconds(dense), "own": _seconds(own)} for dense, own in pair]
             busy += [run.others_cores for one in runs.values() for run in one if run.others_cores is not None]
-            tell(f"   pair {number + 1}: prefill {prefill[-1]:.3f}, decode {decode[-1]:.3f}")
+            ratios = [speedup(turns[-TURNS:], at) for at in (0, 1)]
+            tell("   pair {}: prefill {:.3f}, decode {:.3f}".format(number + 1, *(one["median"] for one in ratios)))
         return {
-            "prefill": asdict(Spread.of(prefill)),
-            "decode": asdict(Spread.of(decode)),
+            "prefill": speedup(turns, 0),
+            "decode": speedup(turns, 1),
+            "turns": turns,
             "others_cores": max(busy, default=None),
         }
 
     def _summary(self, artifact: Path, task: str, limit: int | None) -> Any:
         settings = Settings(limit=limit, threads=self._threads)
         return summarise(evaluate(artifact, [task], data=self._data, settings=settings))[0]
+
+
+def speedup(turns: Sequence[Mapping[str, Sequence[float]]], at: int) -> dict[str, float]:
+    """Median and quartiles of dense over own seconds, turn by turn; `at` 0 of a prompt, 1 of a token."""
+    ratios = [turn["dense"][at] / turn["own"][at] for turn in turns]
+    low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+    return {"median": median, "low": low, "high": high}
+
+
+def _seconds(run: Run) -> tuple[float, float]:
+    """Of the prompt, and of a token: the lower quartile."""
+    return run.prefill_s, float(np.quantile(run.token_s, QUARTILE))
 
 
 def _list(text: str) -> list[str]:

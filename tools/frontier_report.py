@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -83,16 +84,20 @@ def perplexity_at(results: Sequence[Row], method: str, speed: float) -> float | 
     return None
 
 
-def plot(results: Sequence[Row], path: Path, title: str) -> None:
-    """Perplexity (log) against measured decode speed-up, a line for each method, bars for the range over rounds."""
+def check_figure(path: Path) -> None:
+    """EdgeSkipError where no figure could be written there; before long work."""
     if path.suffix.lower() not in FORMATS:
         raise EdgeSkipError(f"--figure {path}: a figure is one of {', '.join(FORMATS)}: name such a file")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, NullFormatter
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("matplotlib", "plot") from error
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "plot")
+
+
+def plot(results: Sequence[Row], path: Path, title: str) -> None:
+    """Perplexity (log) against measured decode speed-up, a line for each method, bars for the quartiles over turns."""
+    check_figure(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     figure = Figure(figsize=(8.4, 5.2), dpi=160, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)

@@ -5,7 +5,7 @@
     python tools/gate_overhead.py static online --json gates.json
 
 Every figure is taken in a process of its own that loads, warms up and runs (several open models slow each other), in
-turns whose order is rotated, its weights in huge pages (peers/huge_pages.py); ratios are paired by round, in which a
+turns whose order is rotated, huge pages asked for (peers/huge_pages.py); ratios are paired by round, in which a
 machine's drift cancels. The bound is on their medians. Wants a quiet machine.
 """
 

@@ -3,42 +3,57 @@
     python tools/online_gain.py STATIC ONLINE --task gov_report --limit 10 --output FOLDER
     python tools/online_gain.py DENSE STATIC ONLINE --task gov_report --limit 10 --output FOLDER
 
-Every artifact answers each prompt of a task of `edgeskip eval`, in turn; artifacts with gates online, others plainly.
-Speed-ups are of tokens per second while decoding, the watched steps among them, paired by prompt with the first
-artifact. Goes on where it was: records are kept in --output, as `edgeskip eval` keeps them.
+Every artifact answers each prompt of a task of `edgeskip eval`, in turn, each in a process of its own that stays; those
+with gates online, the others plainly. Speed-ups are of tokens per second while decoding, the watched steps among them,
+paired by prompt with the first artifact. Goes on where it was with --output; a prompt that an artifact lacks is
+answered by all again, so that pairs stay pairs.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
+import os
 import statistics
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from peers.driver import tell
 from peers.huge_pages import with_huge_pages
 from peers.machine import describe
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.evaluation.answers import answer, prompt_room
+from edgeskip.evaluation.answers import answer
 from edgeskip.evaluation.bootstrap import interval
-from edgeskip.evaluation.runner import artifact_name, open_logs, prepare
+from edgeskip.evaluation.log import RecordLog
+from edgeskip.evaluation.runner import artifact_name, identity, prepare
 from edgeskip.evaluation.summary import Interval, Result, Summary, summarise
-from edgeskip.evaluation.task import Settings, Task
-from edgeskip.files import replace_file
+from edgeskip.evaluation.task import Record, Sample, Settings, Task
+from edgeskip.evaluation.tasks import TASKS
+from edgeskip.files import refuse_file, replace_file
 from edgeskip.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from edgeskip.runtime.session import Session
+
+OPEN: list[Session] = []  # the one session of a worker process
 
 
 @dataclass(frozen=True)
 class Gain:
-    """One artifact's answers: `speedup` the mean over prompts of its tokens per second over the first artifact's."""
+    """One artifact's answers: `speedup` the geometric mean of its tokens per second over the first artifact's, over the
+    `pairs` of answers with more than one token."""
 
     summary: Summary
+    pairs: int
     speedup: float
     speedup_interval: Interval | None  # 95 %
     gated: tuple[int, float, int] | None  # FFNs left out of an answer: least, median, most; None without gates
@@ -57,6 +72,8 @@ def online_gain(
 ) -> None:
     """Compare online with plain decoding on a task; a table to stdout."""
     settings = Settings(limit=limit, max_new_tokens=tokens, max_prompt_tokens=prompt_tokens, threads=threads)
+    if json_file:
+        refuse_file(json_file, overwrite=True)
     results = answered(artifacts, task, data, settings, output)
     gains = gains_of(results)
     if json_file:
@@ -69,26 +86,30 @@ def answered(
     artifacts: Sequence[Path], task: str, data: Path | None, settings: Settings, output: Path | None
 ) -> list[Result]:
     """Every artifact's records, prompt by prompt in an order that is rotated."""
-    from edgeskip.runtime.session import load
-
     names = [artifact_name(path) for path in artifacts]
     if len(set(names)) < len(names):
         raise EdgeSkipError("two artifacts have one name: rename one, so that the table can tell them apart")
-    (work,) = works = prepare([task], data, settings)
+    (work,) = prepare([task], data, settings)
     if not isinstance(work.task, Task):
         raise EdgeSkipError(f"--task {task} generates nothing: choose one that does, e.g. gov_report")
     online = replace(settings, strategy="online")
     each = [online if read_manifest(path).online else settings for path in artifacts]
-    logs = [open_logs(path, works, one, output, overwrite=False)[0] for path, one in zip(artifacts, each, strict=True)]
+    about = {
+        **{"artifacts": [identity(path) for path in artifacts], "task": task, "protocol": work.task.protocol},
+        **{"data": dict(work.data), "max_new_tokens": settings.max_new_tokens, "threads": settings.threads},
+        **{"max_prompt_tokens": settings.max_prompt_tokens, "glibc_tunables": os.environ.get("GLIBC_TUNABLES")},
+    }
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+    logs = [RecordLog(output / f"gain-{task}-{name}.jsonl" if output else None, about) for name in names]
     with ExitStack() as stack:
-        sessions = [stack.enter_context(load(path, threads=settings.threads)) for path in artifacts]
-        for session in sessions:
-            prompt_room(session.context_length, work.task, settings)
+        spawn = multiprocessing.get_context("spawn")
+        workers = [stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for _ in artifacts]
         for number, sample in enumerate(work.samples):
-            for turn in range(len(artifacts)):
-                at = (turn + number) % len(artifacts)
-                if sample.id not in logs[at].records:
-                    logs[at].add(answer(sessions[at], work.task, sample, each[at]))
+            if any(sample.id not in log.records for log in logs):
+                for turn in range(len(artifacts)):
+                    at = (turn + number) % len(artifacts)
+                    logs[at].add(workers[at].submit(_answer, artifacts[at], task, sample, each[at]).result())
             tell(f"{task}: {number + 1} of {len(work.samples)}")
     return [
         Result(work.task, name, tuple(log.records[sample.id] for sample in work.samples))
@@ -110,8 +131,9 @@ def gains_of(results: Sequence[Result]) -> list[Gain]:
         gains.append(
             Gain(
                 summary=summaries[result.artifact],
-                speedup=statistics.fmean(ratios),
-                speedup_interval=interval(ratios, of=lambda mean: mean),
+                pairs=len(ratios),
+                speedup=math.exp(statistics.fmean(map(math.log, ratios))),
+                speedup_interval=interval([math.log(ratio) for ratio in ratios], of=np.exp),
                 gated=(min(gated), statistics.median(gated), max(gated)) if gated else None,
             )
         )
@@ -133,9 +155,24 @@ def as_markdown(gains: Sequence[Gain]) -> str:
         lines.append(
             f"| {summary.artifact} | {summary.label} | {summary.value:.2f}{_span(summary.interval, '.2f')} "
             f"| {difference} | {gated} | {summary.decode_tokens_per_s or 0:.1f} "
-            f"| {gain.speedup:.3f}×{_span(gain.speedup_interval, '.3f')} |"
+            f"| {gain.speedup:.3f}×{_span(gain.speedup_interval, '.3f')}{_of(gain)} |"
         )
     return "\n".join(lines)
+
+
+def _of(gain: Gain) -> str:
+    return f" ({gain.pairs} of them)" if gain.pairs < gain.summary.samples else ""
+
+
+def _answer(artifact: Path, task: str, sample: Sample, settings: Settings) -> Record:
+    """Runs in a worker process, which opens its artifact with its first answer."""
+    from edgeskip.runtime.session import load
+
+    named = TASKS[task]
+    assert isinstance(named, Task)
+    if not OPEN:
+        OPEN.append(load(artifact, threads=settings.threads))
+    return answer(OPEN[0], named, sample, settings)
 
 
 def _span(interval: Interval | None, form: str) -> str:

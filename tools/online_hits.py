@@ -72,7 +72,7 @@ def online(
     artifact: Annotated[Path, typer.Argument(help="An artifact with gates: edgeskip export --online.")],
     data: Annotated[Path, typer.Option(help="File of a generating task of edgeskip eval.")] = Path(GOV_REPORT.files[0]),
     limit: Annotated[int, typer.Option(min=1, help="Requests, in eval's order.")] = 10,
-    tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 256,
+    tokens: Annotated[int | None, typer.Option(min=2, help="Most tokens of an answer.  [default: the task's]")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(min=2, help="Most of a prompt's, cut in its middle.")] = None,
     windows: Annotated[str, typer.Option(help="Decode steps watched, P, by comma.")] = "5,10,20,40,80",
     beta: Annotated[str | None, typer.Option(help="Thresholds β, by comma.  [default: the artifact's]")] = None,
@@ -88,6 +88,8 @@ def online(
     steps = numbers("--windows", windows, int, 1)
     sizes = numbers("--counts", counts, int, 1)
     thresholds = None if beta is None else numbers("--beta", beta, float, -1)
+    if thresholds and thresholds[-1] > 1:
+        raise EdgeSkipError(f"--beta {beta}: a similarity is at most 1")
     task, path = task_of(data)
     samples = drawn(task.read([path]), limit)
     settings = Settings(max_new_tokens=tokens, max_prompt_tokens=prompt_tokens)
@@ -123,9 +125,11 @@ def online(
 
 
 def task_of(data: Path) -> tuple[Task, Path]:
-    """The task of `edgeskip eval` that reads a file of this name alone, and where the file is."""
+    """The task of `edgeskip eval` that reads a file of this name alone, and where the file is. Tasks whose answers end
+    at a stop string are left out: steps beyond it are no part of an answer."""
     path = located(data, DATA)
-    tasks = {task.files[0]: task for task in TASKS.values() if isinstance(task, Task) and len(task.files) == 1}
+    named = [task for task in TASKS.values() if isinstance(task, Task)]
+    tasks = {task.files[0]: task for task in named if len(task.files) == 1 and not task.stop}
     if path.name not in tasks:
         raise EdgeSkipError(f"--data {data} is of no task of edgeskip eval: choose {', '.join(tasks)}")
     return tasks[path.name], path

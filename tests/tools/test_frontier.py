@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from frontier import Setting, settings_of
+from frontier import Bench, Setting, frontier, settings_of, speedup
 from frontier_report import as_markdown, perplexity_at, plot
 
 from edgeskip.errors import EdgeSkipError
@@ -67,3 +68,82 @@ def test_the_figure(tmp_path: Path) -> None:
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(EdgeSkipError, match="a figure is one of"):
         plot(RESULTS, tmp_path / "frontier.txt", "tiny")
+
+
+def test_speedup_pairs_turns() -> None:
+    """Ratios 1, 2, 3, 4, 5 of prompts and 1/2 of tokens: numpy's linear quantiles."""
+    turns = [{"dense": (float(n), 1.0), "own": (1.0, 2.0)} for n in (3, 1, 2, 5, 4)]
+    assert speedup(turns, 0) == {"median": 3.0, "low": 2.0, "high": 4.0}
+    assert speedup(turns, 1) == {"median": 0.5, "low": 0.5, "high": 0.5}
+
+
+class Counting(Bench):
+    """Measures nothing, and says what it was asked to."""
+
+    made: Any = None
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("tiny", "fp32", folder, folder, 1, 1)
+        self.asked: list[str] = []
+
+    def _made(self, method: str) -> dict[str, Any]:
+        return {"threads": self.made, "front": method == "budget"}
+
+    def _artifact(self, setting: Setting) -> Path:
+        return self._dense
+
+    def _facts(self, artifact: Path) -> dict[str, Any]:
+        return {}
+
+    def _speed(self, setting: Setting, artifact: Path) -> dict[str, Any]:
+        self.asked.append(f"{setting.name} speed")
+        return {"decode": 1.0}
+
+    def _summary(self, artifact: Path, task: str, limit: int | None) -> Any:
+        self.asked.append(f"{task} {limit}")
+        return Score(float(limit or 0))
+
+
+@dataclass(frozen=True)
+class Score:
+    value: float
+
+
+def test_measures_what_is_missing_and_reports_no_other(tmp_path: Path) -> None:
+    setting = Setting("adaskip", "4")
+    bench = Counting(tmp_path)
+    for _ in range(2):
+        bench.measure(setting, ["trec"], 5)
+    assert bench.asked == ["adaskip-4 speed", "perplexity None", "trec 5"]
+    bench.measure(setting, ["trec"], 6)
+    assert bench.asked[3:] == ["trec 6"]
+    assert [row["tasks"]["trec"]["value"] for row in bench.results(6)] == [6.0]
+    assert bench.results(5)[0]["tasks"] == {}
+    bench.made = 2
+    assert bench.results(6) == []
+    bench.measure(setting, ["trec"], 6)
+    assert bench.asked[4:] == ["adaskip-4 speed", "perplexity None", "trec 6"]
+    assert len(bench.results(6)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"speedups": "fast"}, "--speedups 'fast': give numbers"),
+        ({"rows": "0,4"}, "--rows 0,4: give numbers of at least 1"),
+        ({"tasks": "chess"}, "chess"),
+        ({"methods": "luck"}, "--methods luck: choose from"),
+        ({"figure": Path("frontier.txt")}, "a figure is one of"),
+    ],
+)
+def test_refuses_before_it_measures(
+    options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frontier.model_folder", lambda model, work: work)
+    everything: dict[str, Any] = {
+        **{"rows": "4", "speedups": "1.1", "more_rows": "", "methods": "adaskip", "tasks": "", "work": tmp_path},
+        **options,
+    }
+    with pytest.raises(EdgeSkipError, match=message):
+        frontier(**everything)
+    assert list(tmp_path.iterdir()) == []

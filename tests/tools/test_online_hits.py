@@ -90,6 +90,7 @@ def test_online_refuses(tiny_online: Path, data: Path, tmp_path: Path, tiny_earl
         ({"windows": "0,3"}, "--windows 0,3: give numbers of at least 1"),
         ({"windows": "few"}, "--windows 'few': give numbers"),
         ({"beta": "nan"}, "--beta nan"),
+        ({"beta": "1.5"}, "a similarity is at most 1"),
     ):
         with pytest.raises(EdgeSkipError, match=message):
             run(tiny_online, data, log, 1, **{"beta": None, **options})

@@ -1,4 +1,4 @@
-"""Memory in large pages for what is timed: without them a process keeps the decode speed that its pages happen to give.
+"""Asks for memory in large pages where things are timed: without, a process keeps the speed that its pages give it.
 
 Measured on 2 cores of an AMD EPYC, SmolLM2-135M in fp32 by ONNX Runtime: 8.2 ms a token in nearly every process with
 2 MiB pages; 11 to 18 ms with 4 KiB ones, another figure in each process.

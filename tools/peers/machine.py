@@ -11,8 +11,9 @@ from edgeskip.machine import this_machine
 
 
 def describe() -> dict[str, Any]:
-    """The machine, and its load average over 1, 5 and 15 minutes."""
-    return {**asdict(this_machine()), "load_average": list(os.getloadavg())}
+    """The machine, its load average over 1, 5 and 15 minutes, and how the C library was told to take memory."""
+    allocation = os.environ.get("GLIBC_TUNABLES")
+    return {**asdict(this_machine()), "load_average": list(os.getloadavg()), "glibc_tunables": allocation}
 
 
 @dataclass(frozen=True)
