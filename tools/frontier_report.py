@@ -29,7 +29,7 @@ LOOK = {
     "early-exit": ("#009E73", "^"),
     "skipdecode": ("#CC79A7", "v"), "unified": ("#E69F00", "D"), "least-similar": ("#999999", "x"),
 }  # fmt: skip
-SHOWN_UP_TO = 1000.0  # of perplexity in the figure; beyond, a model says nothing
+SHOWN_UP_TO = 1000.0  # of perplexity in the figure; beyond, a model says nothing, and tables give its order
 Row = dict[str, Any]
 
 
@@ -57,7 +57,7 @@ def as_markdown(results: Sequence[Row], rows: Sequence[str], speedups: Sequence[
         best = min((value for method in others if (value := found[method])), default=None)
         mine = found.get(ours[0])
         share = f"{mine / best:.2f}" if mine and best else ""
-        cells = [f"{value:.1f}" if (value := found[method]) else "–" for method in methods]
+        cells = [_perplexity(value, 1) if (value := found[method]) else "–" for method in methods]
         lines.append(f"| {speed:.2f}× | {' | '.join(cells)} | {share} |")
     return "\n".join(lines)
 
@@ -136,6 +136,10 @@ def plot(results: Sequence[Row], path: Path, title: str) -> None:
     replace_file(path, data.getvalue())
 
 
+def _perplexity(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if value < SHOWN_UP_TO else f"{value:.0e}"
+
+
 def _find(results: Sequence[Row], method: str, wanted: str) -> Row | None:
     return next((row for row in results if (row["method"], row["wanted"]) == (method, wanted)), None)
 
@@ -143,7 +147,7 @@ def _find(results: Sequence[Row], method: str, wanted: str) -> Row | None:
 def _line(wanted: str, name: str, row: Row, tasks: Sequence[str]) -> str:
     decode = row["decode"]
     speed = f"{decode['median']:.2f}× [{decode['low']:.2f}–{decode['high']:.2f}]"
-    cells = [wanted, name, f"{row['perplexity']['value']:.2f}", f"{row['prefill']['median']:.2f}×", speed]
+    cells = [wanted, name, _perplexity(row["perplexity"]["value"], 2), f"{row['prefill']['median']:.2f}×", speed]
     for task in tasks:
         found = row["tasks"].get(task)
         interval = found and found["interval"]

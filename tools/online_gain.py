@@ -3,8 +3,8 @@
     python tools/online_gain.py STATIC ONLINE --task gov_report --limit 10 --output FOLDER
     python tools/online_gain.py DENSE STATIC ONLINE --task gov_report --limit 10 --output FOLDER
 
-Every artifact answers each prompt of a task of `edgeskip eval`, in turn, each in a process of its own that stays; those
-with gates online, the others plainly. Speed-ups are of tokens per second while decoding, the watched steps among them,
+Every artifact answers each prompt of a task of `edgeskip eval`, in turn and in a fresh process each time; those with
+gates online, the others plainly. Speed-ups are of tokens per second while decoding, the watched steps among them,
 paired by prompt with the first artifact. Goes on where it was with --output; a prompt that an artifact lacks is
 answered by all again, so that pairs stay pairs.
 """
@@ -19,10 +19,9 @@ import statistics
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -40,11 +39,6 @@ from edgeskip.evaluation.task import Record, Sample, Settings, Task
 from edgeskip.evaluation.tasks import TASKS
 from edgeskip.files import refuse_file, replace_file
 from edgeskip.manifest import read_manifest
-
-if TYPE_CHECKING:
-    from edgeskip.runtime.session import Session
-
-OPEN: list[Session] = []  # the one session of a worker process
 
 
 @dataclass(frozen=True)
@@ -102,15 +96,13 @@ def answered(
     if output:
         output.mkdir(parents=True, exist_ok=True)
     logs = [RecordLog(output / f"gain-{task}-{name}.jsonl" if output else None, about) for name in names]
-    with ExitStack() as stack:
-        spawn = multiprocessing.get_context("spawn")
-        workers = [stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for _ in artifacts]
-        for number, sample in enumerate(work.samples):
-            if any(sample.id not in log.records for log in logs):
-                for turn in range(len(artifacts)):
-                    at = (turn + number) % len(artifacts)
-                    logs[at].add(workers[at].submit(_answer, artifacts[at], task, sample, each[at]).result())
-            tell(f"{task}: {number + 1} of {len(work.samples)}")
+    for number, sample in enumerate(work.samples):
+        if any(sample.id not in log.records for log in logs):
+            for turn in range(len(artifacts)):
+                at = (turn + number) % len(artifacts)
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                    logs[at].add(process.submit(_answer, artifacts[at], task, sample, each[at]).result())
+        tell(f"{task}: {number + 1} of {len(work.samples)}")
     return [
         Result(work.task, name, tuple(log.records[sample.id] for sample in work.samples))
         for name, log in zip(names, logs, strict=True)
@@ -165,14 +157,13 @@ def _of(gain: Gain) -> str:
 
 
 def _answer(artifact: Path, task: str, sample: Sample, settings: Settings) -> Record:
-    """Runs in a worker process, which opens its artifact with its first answer."""
+    """Runs in a process of its own: one that stays would keep the speed that its memory happens to give it."""
     from edgeskip.runtime.session import load
 
     named = TASKS[task]
     assert isinstance(named, Task)
-    if not OPEN:
-        OPEN.append(load(artifact, threads=settings.threads))
-    return answer(OPEN[0], named, sample, settings)
+    with load(artifact, threads=settings.threads) as session:
+        return answer(session, named, sample, settings)
 
 
 def _span(interval: Interval | None, form: str) -> str:
