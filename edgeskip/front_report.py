@@ -55,7 +55,8 @@ def quality_line(fitted: FittedPlan) -> str:
     quality, dense = fitted.quality, fitted.dense
     ratio, error = quality.over(dense)
     return (
-        f"on {fitted.tokens} tokens that the fit did not see: KL {quality.kl:.4f} nats per token, top-1 "
+        f"on {fitted.tokens} tokens, in windows of {fitted.window}, that the fit did not see: "
+        f"KL {quality.kl:.4f} nats per token, top-1 "
         f"{quality.top1:.1%}, perplexity {quality.perplexity:.2f} ({ratio - 1:+.1%} ± {error:.1%}, "
         f"dense {dense.perplexity:.2f})"
     )

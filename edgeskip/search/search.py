@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int | None], None]
 @dataclass(frozen=True)
 class FittedPlan:
     """`scales` [n] and `biases` float32 [n, d] of the sublayers `skip`, `maps` float32 [n, d, d] where the compensation
-    is linear; `quality` and the dense model's on the text to report on, of which `tokens` count."""
+    is linear; `quality` and the dense model's on the text to report on: `tokens` that count, in windows of `window`."""
 
     skip: tuple[Sublayer, ...]
     scales: list[float]
@@ -52,6 +52,7 @@ class FittedPlan:
     quality: Quality
     dense: Quality
     tokens: int
+    window: int
 
 
 class Searcher:
@@ -229,6 +230,7 @@ class _Reporter:
             quality=quality,
             dense=self.dense,
             tokens=self.tokens,
+            window=x.shape[1],
         )
 
 
