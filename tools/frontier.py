@@ -162,10 +162,9 @@ class Bench:
         if not self._profile.exists():
             edgeskip("calibrate", self._model, "-o", self._profile, "--corpus", valid)
         if not (self._dense / "edgeskip.json").exists():
-            plan = planned(
-                self._profile, self._folder / "dense.json", skip_sublayers=0
-            )  # the search leaves one of its own
-            exported(self._model, plan, self._dense, precision=self._precision)
+            # Not the profile itself: the search leaves a plan in it.
+            without = planned(self._profile, self._folder / "dense.json", skip_sublayers=0)
+            exported(self._model, without, self._dense, precision=self._precision)
         if read_manifest(self._dense).plan.skip:
             raise EdgeSkipError(f"{self._dense} is not dense: delete it")
         if not self._device.exists():

@@ -1,7 +1,7 @@
 """Asks for memory in large pages where things are timed: processes of one artifact then run more nearly alike.
 
 Measured on 2 cores of an AMD EPYC, SmolLM2-135M in fp32 by ONNX Runtime, five processes each: 7.9 to 8.3 ms a token
-with 2 MiB pages, 8.0 to 9.0 with 4 KiB ones; much further apart where neighbours used the host's memory.
+with 2 MiB pages, 8.0 to 9.0 with 4 KiB ones, on a quiet machine.
 """
 
 from __future__ import annotations
