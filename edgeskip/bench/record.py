@@ -1,0 +1,228 @@
+"""What a benchmark writes down, line by line: who ran what where, and how long it took. Data only.
+
+A run is a JSONL file of these records in the order they came; every line is one of them, told apart by `kind`.
+Seconds, bytes and joules; nothing is averaged here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgeskip.manifest import PlanSummary
+from edgeskip.plan import Label
+
+FORMAT = "edgeskip-bench-1"
+Strategy = Literal["plain", "self-speculative", "speculative", "online"]
+DeviceKind = Literal["local", "ssh", "adb", "browser"]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Settings(_Record):
+    """What was asked for; the same for every cell of a run."""
+
+    prompt_tokens: list[int] = Field(description="-p: lengths of the prompts of random tokens; one row pp each")
+    new_tokens: list[int] = Field(description="-n: tokens decoded one by one; one row tg each")
+    depths: list[int] = Field(description="-d: tokens in the KV cache before either")
+    rounds: int = Field(ge=1, description="-r: times that every cell runs, each in a fresh process")
+    prompts: list[str] = Field(description="Names of the real prompts that are answered; [] = no serving figures")
+    max_tokens: int = Field(ge=1, description="Most tokens of an answer")
+    seed: int = 0
+    baselines: list[str] = Field(
+        default_factory=list,
+        description="Targets that ratios are to: the first of the row's engine, else the first; [] = the first of each "
+        "engine",
+    )
+
+
+class RunHeader(_Record):
+    """First line of a run."""
+
+    kind: Literal["run"] = "run"
+    format: Literal["edgeskip-bench-1"] = "edgeskip-bench-1"
+    version: str = Field(description="of EdgeSkip")
+    created: str
+    command: str = Field(default="", description="The command line")
+    settings: Settings
+
+
+class Work(_Record):
+    """What the model's arithmetic needs, counted from the files: the roofline's numerators."""
+
+    weight_bytes: float = Field(ge=0, description="Read by every decode step: each matrix once, embedding rows not")
+    kv_bytes_per_token: float = Field(ge=0, description="Keys and values of one position, in the engine's type")
+    matmul_flops: float = Field(ge=0, description="Of one token through every matrix but the head's")
+    head_flops: float = Field(ge=0, description="Of one token's logits")
+    attention_flops: float = Field(ge=0, description="Of one query on one position, all kept layers together")
+
+
+class Quality(_Record):
+    """What an artifact loses, measured on a text with the engine itself: every position of every window."""
+
+    text: str = Field(description="File name")
+    tokens: int
+    window: int
+    perplexity: float
+    reference: str | None = Field(default=None, description="Target that KL and top-1 are against")
+    kl_divergence: float | None = Field(default=None, description="mean KL(reference ‖ this) per token, nats")
+    top1_agreement: float | None = None
+
+
+class Target(_Record):
+    """One artifact: a folder or a .gguf file."""
+
+    kind: Literal["target"] = "target"
+    name: str
+    path: str
+    engine: Literal["onnxruntime", "llama.cpp"]
+    size_bytes: int = Field(description="of all its files")
+    sha256: str = Field(description="of its manifest, or of the .gguf file: tells artifacts apart")
+    label: Label
+    model: str | None
+    precision: str | None
+    plan: PlanSummary | None
+    strategies: list[Strategy] = Field(description="What it can be decoded by")
+    work: Work | None = Field(default=None, description="None where it cannot be counted")
+    quality: Quality | None = None
+
+
+class Roofline(_Record):
+    """What the machine gives: the roofline's denominators."""
+
+    provider: str
+    threads: int
+    bytes_per_s: float | None
+    flops_per_s: float | None
+    how: str = Field(description="How both were measured, in words")
+
+
+class Device(_Record):
+    """Where cells ran."""
+
+    kind: Literal["device"] = "device"
+    id: str = Field(min_length=1, max_length=200)
+    type: DeviceKind
+    name: str = Field(max_length=500, description="For tables: the processor, the phone's model, the GPU")
+    facts: dict[str, Any] = Field(default_factory=dict, description="What the system says of itself")
+    versions: dict[str, str] = Field(default_factory=dict)
+    rooflines: list[Roofline] = Field(default_factory=list)
+    emulated: str | None = Field(default=None, description="Not the device itself, e.g. '4x CPU throttling'")
+
+
+class Cell(_Record):
+    """One configuration of one target on one device; each round of it is a process of its own."""
+
+    target: str
+    device: str
+    provider: str = Field(description="As asked for: cpu, cuda, openvino, web (WASM), webgpu")
+    threads: int = Field(ge=1)
+    strategy: Strategy
+
+    @property
+    def title(self) -> str:
+        return f"{self.target} {self.provider} {self.strategy} t{self.threads} on {self.device}"
+
+
+class TestTime(_Record):
+    """One repetition of a synthetic test on random tokens, as llama-bench has them."""
+
+    test: Literal["pp", "tg"]
+    tokens: int = Field(ge=1)
+    depth: int = Field(ge=0)
+    seconds: Seconds
+
+
+class Speculated(_Record):
+    """What drafting did in one answer."""
+
+    rounds: int
+    plain_steps: int
+    drafted: int
+    accepted: int
+    draft_s: Seconds
+    verify_s: Seconds
+    plain_s: Seconds
+
+
+class Answer(_Record):
+    """One real prompt answered greedily."""
+
+    prompt: str = Field(max_length=200)
+    prompt_tokens: int = Field(ge=1)
+    prepare_s: Seconds = Field(default=0.0, description="Chat template and tokenizer, within ttft_s")
+    prefill_s: Seconds
+    ttft_s: Seconds = Field(description="From the request to the first token")
+    gaps_s: list[Seconds] = Field(
+        max_length=100_000, description="Between one token and the next, as they are given out: 0 within a draft"
+    )
+    tokens: list[int] = Field(max_length=100_000)
+    finish_reason: str = Field(max_length=40)
+    runtime_s: Seconds | None = Field(default=None, description="Of the decoding, inside the inference runtime")
+    speculation: Speculated | None = None
+    skipped_online: int | None = Field(default=None, description="FFNs left out, where the strategy is online")
+
+
+class Ran(_Record):
+    """What really ran."""
+
+    engine: Literal["onnxruntime", "llama.cpp", "onnxruntime-web"]
+    version: str = Field(max_length=100)
+    provider: str = Field(max_length=100, description="that ran; another than asked for only where that was allowed")
+    nodes: dict[str, int] = Field(default_factory=dict, description="Nodes by provider; {} where it is not told")
+    threads: int
+
+
+class Conditions(_Record):
+    """What else the machine did meanwhile."""
+
+    others_cores: float | None = Field(default=None, description="Cores that everything else kept busy")
+    pulse: list[float] = Field(
+        default_factory=list, description="Speed of a fixed piece of work before and after, runs per second"
+    )
+    clock_mhz: list[float] = Field(default_factory=list, description="Mean core clock before and after")
+    temperature_c: list[float] = Field(default_factory=list, description="Hottest zone before and after")
+    throttle_events: int | None = Field(default=None, description="The kernel's count of thermal throttling, new ones")
+    load_average: float | None = None
+
+
+class Energy(_Record):
+    """Joules of the whole measured part, loading not included."""
+
+    joules: float = Field(ge=0)
+    source: str = Field(max_length=100, description="RAPL package, NVML, battery")
+
+
+class Sample(_Record):
+    """One round of one cell: one process."""
+
+    kind: Literal["sample"] = "sample"
+    cell: Cell
+    round: int = Field(ge=0)
+    created: str = Field(max_length=60)
+    ran: Ran
+    load_s: Seconds
+    peak_rss_bytes: int | None = Field(default=None, ge=0)
+    device_peak_bytes: int | None = Field(default=None, ge=0)
+    tests: list[TestTime] = Field(default_factory=list, max_length=10_000)
+    answers: list[Answer] = Field(default_factory=list, max_length=1_000)
+    conditions: Conditions = Conditions()
+    energy: Energy | None = None
+    notes: list[str] = Field(default_factory=list, max_length=20)
+
+
+class Failure(_Record):
+    """A round that did not come to an end; the cell is not tried again in this run."""
+
+    kind: Literal["failure"] = "failure"
+    cell: Cell
+    round: int
+    created: str
+    message: str = Field(max_length=2000)
+
+
+Line = RunHeader | Target | Device | Sample | Failure

@@ -1,0 +1,123 @@
+"""The file of a run: JSONL, appended to and flushed to disk record by record, so that nothing measured is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edgeskip.bench.record import FORMAT, Device, Failure, Line, RunHeader, Sample, Target
+from edgeskip.errors import EdgeSkipError
+
+_LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
+
+
+@dataclass
+class Run:
+    """What a run has measured so far; targets and devices by name and id, in the order they came."""
+
+    header: RunHeader
+    targets: dict[str, Target] = field(default_factory=dict)
+    devices: dict[str, Device] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, line: Target | Device | Sample | Failure) -> None:
+        """A target or device of the same name takes the place of the one before."""
+        match line:
+            case Target():
+                self.targets[line.name] = line
+            case Device():
+                self.devices[line.id] = line
+            case Sample():
+                self.samples.append(line)
+            case Failure():
+                self.failures.append(line)
+
+    @property
+    def lines(self) -> list[Line]:
+        return [self.header, *self.targets.values(), *self.devices.values(), *self.samples, *self.failures]
+
+
+class RunLog:
+    """Adds records to `run` and, where there is a path, to the file."""
+
+    def __init__(self, header: RunHeader, path: Path | None) -> None:
+        """Makes the file. EdgeSkipError where there is something at `path` already."""
+        self.run = Run(header)
+        self._path = path
+        if path is not None:
+            if path.exists():
+                raise EdgeSkipError(f"{path} exists: choose another file, earlier results are not written over")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._append(header)
+
+    def add(self, line: Target | Device | Sample | Failure) -> None:
+        self.run.add(line)
+        if self._path is not None:
+            self._append(line)
+
+    def _append(self, line: Line) -> None:
+        assert self._path is not None
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line.model_dump_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_run(path: Path) -> Run:
+    """Reads a run: the JSONL file, or what `bench -o json` or `jsonl` printed. EdgeSkipError says what is wrong.
+
+    A last line that was cut off in the middle is left out: a run may have been killed as it wrote.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise EdgeSkipError(
+            f"{path} is no benchmark run (not UTF-8 text): give a file that edgeskip bench wrote"
+        ) from None
+    try:
+        lines = _json_lines(text)
+        header = RunHeader.model_validate(lines[0] if lines else {})
+        run = Run(header)
+        for line in lines[1:]:
+            record = _LINE.validate_python(line)
+            if isinstance(record, RunHeader):
+                raise EdgeSkipError(f"{path} holds two runs: give them as two files")
+            run.add(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise EdgeSkipError(
+            f"{path} is no benchmark run ({where}: {first['msg']}): give a file that edgeskip bench wrote"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise EdgeSkipError(f"{path} is no benchmark run ({error}): give a file that edgeskip bench wrote") from None
+    return run
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """The run as one JSON object; `read_run` takes it back."""
+    return {"format": FORMAT, "lines": [line.model_dump(mode="json") for line in run.lines]}
+
+
+def _json_lines(text: str) -> list[Any]:
+    stripped = text.strip()
+    if "\n" not in stripped or stripped.startswith("{\n"):
+        whole = json.loads(stripped)
+        if isinstance(whole, dict) and whole.get("format") == FORMAT and isinstance(whole.get("lines"), list):
+            return list(whole["lines"])
+    lines = stripped.split("\n")
+    found = []
+    for number, line in enumerate(lines):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            if number and number == len(lines) - 1 and not text.endswith("\n"):
+                break
+            raise
+    return found
