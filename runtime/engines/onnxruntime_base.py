@@ -23,6 +23,11 @@ class OnnxRuntimeBase:
         return self._settings.provider.name
 
     @property
+    def nodes(self) -> dict[str, int]:
+        """Nodes of all graphs by the provider that runs them; {} on the CPU, where all are its own."""
+        raise NotImplementedError
+
+    @property
     def threads(self) -> int:
         return self._settings.threads
 

@@ -47,6 +47,10 @@ class OnnxRuntimeEngine(OnnxRuntimeBase):
     def run_s(self) -> float:
         return self._runner.run_s
 
+    @property
+    def nodes(self) -> dict[str, int]:
+        return self._runner.nodes
+
     def reserve(self, tokens: int) -> None:
         self._runner.reserve(tokens)
 

@@ -58,6 +58,10 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
         return self._runner.run_s
 
     @property
+    def nodes(self) -> dict[str, int]:
+        return self._runner.nodes
+
+    @property
     def drafts(self) -> int:
         return 1
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.limits import check_truncation, grown_capacity
-from edgeskip.runtime.engines.onnxruntime_session import GraphShape, first_line
+from edgeskip.runtime.engines.onnxruntime_session import GraphShape, first_line, switches_of
 from edgeskip.runtime.engines.onnxruntime_states import Rows
-from edgeskip.runtime.engines.providers import Provider
+from edgeskip.runtime.engines.providers import Provider, nodes_by_provider
 
 _LARGE_RUN = 64  # positions; smaller runs keep their scratch memory, which the next one needs again
 NO_LOGITS = -(2**31)  # logits_to_keep: the slice starts past the end, so the head computes zero rows
@@ -55,7 +55,7 @@ class GraphRunner:
         self._logits32: NDArray[np.float32] = np.asarray(self._logits, np.float32)
         self._no_logits = np.empty((0, shape.columns), np.float32)
         self._keep: NDArray[np.int64] | None = None
-        if any(value.name == "logits_to_keep" for value in session.get_overridable_initializers()):
+        if "logits_to_keep" in switches_of(session):
             self._keep = np.ones(1, np.int64)
             self.override("logits_to_keep", self._keep)
         self._bind_logits(1)  # the first output to be bound: `_allocated_logits` counts on that
@@ -69,6 +69,11 @@ class GraphRunner:
     def run_s(self) -> float:
         """Seconds spent inside ONNX Runtime."""
         return self._run_s
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """Nodes of the graph by the provider that runs them; {} where ONNX Runtime was not asked to tell."""
+        return {} if self._provider.name == "cpu" else nodes_by_provider(self._session)
 
     def reserve(self, tokens: int) -> None:
         """Makes room for `tokens` tokens in all; EdgeSkipError where the context does not hold them."""

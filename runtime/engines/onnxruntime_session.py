@@ -12,8 +12,12 @@ from edgeskip.files import sha256_of
 from edgeskip.manifest import GraphRecord, Manifest
 from edgeskip.runtime.engines.limits import threads_or_default
 from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider
+from edgeskip.runtime.engines.required_inputs import with_required_inputs
 
 _TENSORS = {"float32": "tensor(float)", "float16": "tensor(float16)"}
+
+# Inputs of our graphs that a run may leave out: other runtimes know nothing of them.
+SWITCHES = frozenset({"logits_to_keep", "skip", "ffn_skip", "ffn_scale", "ffn_watch"})
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,16 @@ def open_session(folder: Path, manifest: Manifest, shape: GraphShape, settings: 
     """ONNX Runtime's session over `folder/shape.file`; EdgeSkipError where it is damaged or has another shape."""
     path = folder / shape.file
     check_file(path, manifest.files.get(shape.file))
+    _check_version(manifest)
     session = _open(path, settings)
     _check_shape(session, shape)
     return session
+
+
+def switches_of(session: Any) -> set[str]:
+    """Those of `SWITCHES` that the session's graph has, optional or not."""
+    values = [*session.get_overridable_initializers(), *session.get_inputs()]
+    return {value.name for value in values} & SWITCHES
 
 
 def check_file(path: Path, sha256: str | None) -> None:
@@ -120,20 +131,55 @@ def _open(path: Path, settings: Settings) -> Any:
     if settings.profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(settings.profile)
-    providers = [provider.execution_provider]
+    providers: list[Any] | None = [(provider.execution_provider, provider.options(threads))]
     if provider.name != "cpu":
         providers.append("CPUExecutionProvider")  # shape arithmetic
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider.plugin:
+        options.add_provider_for_devices(list(provider.plugin), provider.options(threads))
+        providers = None  # the options name them; the CPU's is there anyway
+    model: str | bytes = str(path)
+    if provider.compiles:
+        model = with_required_inputs(path.read_bytes(), SWITCHES)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's own classes share no base but Exception
-        raise EdgeSkipError(f"onnxruntime cannot load {path}: {first_line(error)}: export again") from error
+        if provider.name == "cpu":
+            raise EdgeSkipError(f"onnxruntime cannot load {path}: {first_line(error)}: export again") from error
+        why = first_line(error)
+        # Providers tell their own files and functions first, what is wrong last.
+        why = why if len(why) < 300 else f"… {why[-300:]}"
+        raise EdgeSkipError(
+            f"the provider {provider.name!r} cannot load {path}: {why}: it may lack what the graph needs, "
+            "pass --provider cpu"
+        ) from error
     check_provider(session, provider)
     return session
 
 
+def _check_version(manifest: Manifest) -> None:
+    """EdgeSkipError where this onnxruntime reads the artifact's int4 embedding wrongly.
+
+    Two 4-bit zero points share a byte. Where a row has an odd number of blocks, GatherBlockQuantized before 1.27 takes
+    those of another row (onnxruntime pull request 26506), and the text is nonsense.
+    """
+    import onnxruntime
+    from packaging.version import Version
+
+    quantisation = manifest.graph.quantisation
+    if quantisation.get("head_bits") != 4 or quantisation.get("symmetric"):
+        return
+    blocks = manifest.model.hidden_size // int(quantisation.get("block_size", 1))
+    if blocks % 2 and Version(onnxruntime.__version__) < Version("1.27"):
+        raise EdgeSkipError(
+            f"onnxruntime {onnxruntime.__version__} reads this artifact's int4 embedding wrongly: "
+            "install onnxruntime 1.27 or newer, or export with  --block-size 32"
+        )
+
+
 def _check_shape(session: Any, shape: GraphShape) -> None:
-    inputs = {value.name: value for value in session.get_inputs()}
+    inputs = {value.name: value for value in session.get_inputs() if value.name not in SWITCHES}
     outputs = {value.name: value for value in session.get_outputs()}
     caches = [value for name, value in inputs.items() if name.startswith("past_key_values.")]
     source = "hidden_states" if shape.states_in else "input_ids"
@@ -153,7 +199,7 @@ def _check_shape(session: Any, shape: GraphShape) -> None:
         )
         and logits is not None
         and (logits.shape[-1], logits.type) == (shape.columns, _TENSORS[shape.logits_dtype])
-        and shape.switches <= {value.name for value in session.get_overridable_initializers()}
+        and shape.switches <= switches_of(session)
     )
     if not fits:
         raise EdgeSkipError(f"{shape.file} has other inputs and outputs than its manifest describes: export again")

@@ -7,6 +7,7 @@ all of them together are the whole model.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,10 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
     @property
     def run_s(self) -> float:
         return sum(graph.run_s for graph in self._graphs)
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        return dict(sum((Counter(graph.nodes) for graph in self._graphs), Counter()))
 
     @property
     def drafts(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.engines.plugin_providers import plugin_devices
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -18,40 +20,76 @@ class Provider:
     name: str
     execution_provider: str
     device: str = "cpu"  # device type of the KV cache; "cpu" also for accelerators that take host memory
+    threads_option: str | None = None  # its own option for the number of threads; None = it has none
+    device_option: str | None = None  # its own option for the kind of device; None = it has one kind
+    compiles: bool = True  # it takes the values of optional inputs for constants
+    device_type: str | None = None  # cpu, gpu or npu, where a provider of several kinds was asked for one
+    plugin: tuple[Any, ...] = ()  # ONNX Runtime's devices of a plugin; () = built into ONNX Runtime
+
+    def options(self, threads: int) -> dict[str, str]:
+        """The provider's own options, as ONNX Runtime takes them."""
+        found = {}
+        if self.threads_option and self.device_type in (None, "cpu"):
+            found[self.threads_option] = str(threads)
+        if self.device_option and not self.plugin:
+            found[self.device_option] = (self.device_type or "cpu").upper()
+        return found
 
 
 PROVIDERS = {
     provider.name: provider
     for provider in (
-        Provider("cpu", "CPUExecutionProvider"),
-        Provider("cuda", "CUDAExecutionProvider", device="cuda"),
+        Provider("cpu", "CPUExecutionProvider", compiles=False),
+        Provider("cuda", "CUDAExecutionProvider", device="cuda", compiles=False),
         Provider("migraphx", "MIGraphXExecutionProvider"),
         Provider("dml", "DmlExecutionProvider"),
         Provider("coreml", "CoreMLExecutionProvider"),
         Provider("nnapi", "NnapiExecutionProvider"),
         Provider("qnn", "QNNExecutionProvider"),
-        Provider("xnnpack", "XnnpackExecutionProvider"),
-        Provider("openvino", "OpenVINOExecutionProvider"),
+        Provider("xnnpack", "XnnpackExecutionProvider", threads_option="intra_op_num_threads"),
+        Provider(
+            "openvino",
+            "OpenVINOExecutionProvider",
+            threads_option="num_of_threads",
+            device_option="device_type",
+        ),
         Provider("webgpu", "WebGpuExecutionProvider"),
     )
 }
+_INSTEAD = {"cuda": "onnxruntime-gpu", "dml": "onnxruntime-directml", "qnn": "onnxruntime-qnn"}
+_PLUGINS = {"openvino": "onnxruntime-ep-openvino", "webgpu": "onnxruntime-ep-webgpu"}
 
 
 def find_provider(name: str) -> Provider:
-    """The provider called `name`, if the installed onnxruntime has it; EdgeSkipError lists those it has."""
+    """The provider called `name`, if the installed onnxruntime or a plugin of it has it; EdgeSkipError lists those.
+
+    A provider for several kinds of device takes one after a colon, `openvino:gpu`; without, the CPU.
+    """
     import onnxruntime
 
     installed = onnxruntime.get_available_providers()
+    base, _, device_type = name.lower().partition(":")
     usable = ", ".join(p.name for p in PROVIDERS.values() if p.execution_provider in installed)
-    provider = PROVIDERS.get(name.lower())
+    provider = PROVIDERS.get(base)
     if provider is None:
         raise EdgeSkipError(f"unknown provider {name!r}: available here: {usable}")
-    if provider.execution_provider not in installed:
-        hint = ": pip install onnxruntime-gpu in place of onnxruntime" if provider.name == "cuda" else ""
-        raise EdgeSkipError(
-            f"this onnxruntime was built without the provider {provider.name!r} (available here: {usable}){hint}"
-        )
-    return provider
+    if device_type:
+        if provider.device_option is None or device_type not in ("cpu", "gpu", "npu"):
+            raise EdgeSkipError(f"unknown provider {name!r}: only openvino has kinds of device, cpu, gpu and npu")
+        provider = replace(provider, name=name.lower(), device_type=device_type)
+    if provider.execution_provider in installed:
+        return provider
+    devices = plugin_devices(base, provider.execution_provider, provider.device_type)
+    if devices:
+        return replace(provider, plugin=devices)
+    hint = ""
+    if base in _INSTEAD:
+        hint = f": pip install {_INSTEAD[base]} in place of onnxruntime"
+    elif base in _PLUGINS:
+        hint = f": pip install {_PLUGINS[base]}"
+    raise EdgeSkipError(
+        f"this onnxruntime was built without the provider {provider.name!r} (available here: {usable}){hint}"
+    )
 
 
 def check_provider(session: onnxruntime.InferenceSession, provider: Provider) -> None:
@@ -64,9 +102,22 @@ def check_provider(session: onnxruntime.InferenceSession, provider: Provider) ->
         )
     if provider.name == "cpu":
         return
-    subgraphs: list[Any] = getattr(session, "get_provider_graph_assignment_info", list)()
-    if subgraphs and all(subgraph.ep_name != provider.execution_provider for subgraph in subgraphs):
+    nodes = nodes_by_provider(session)
+    if nodes and not nodes.get(provider.name.partition(":")[0]):
         raise EdgeSkipError(
             f"the provider {provider.name!r} can run no part of this graph, all of it would run on the CPU: "
             "pass --provider cpu"
         )
+
+
+def nodes_by_provider(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    """Nodes of the graph by the provider that runs them, by our name for it; {} where ONNX Runtime does not tell.
+
+    It tells what the session's options asked it to record, as ours do for every provider but the CPU's.
+    """
+    names = {provider.execution_provider: provider.name for provider in PROVIDERS.values()}
+    counts: Counter[str] = Counter()
+    subgraphs: list[Any] = getattr(session, "get_provider_graph_assignment_info", list)()
+    for subgraph in subgraphs:
+        counts[names.get(subgraph.ep_name, subgraph.ep_name)] += len(subgraph.get_nodes())
+    return dict(counts)
