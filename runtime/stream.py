@@ -68,6 +68,7 @@ class TextStream(Iterator[Piece]):
         self._active_s = prepared_s
         self._resumed = 0.0
         self._prefill_s = self._ttft_s = self._run_s_before_decode = 0.0
+        self._arrivals: list[float] = []
         self._pieces = self._run()
 
     def __next__(self) -> Piece:
@@ -80,6 +81,11 @@ class TextStream(Iterator[Piece]):
     def close(self) -> None:
         """Ends the generation where it is; `generation.finish_reason` stays "interrupted" unless it had ended."""
         self._pieces.close()
+
+    @property
+    def arrivals_s(self) -> tuple[float, ...]:
+        """Seconds from the request to each token; those of one accepted draft arrive together."""
+        return tuple(self._arrivals)
 
     @property
     def generation(self) -> Generation:
@@ -121,6 +127,7 @@ class TextStream(Iterator[Piece]):
             for token in tokens:
                 if not self._ttft_s:
                     self._first_token_known()
+                self._arrivals.append(self._active_s + time.perf_counter() - self._resumed)
                 shown = self._stops.push(self._decoder.push(token))
                 if shown:
                     self._text.append(shown)

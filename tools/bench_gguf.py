@@ -25,10 +25,9 @@ import typer
 from bench_peers import LICENSE, default_work
 from peers.driver import Contestant, Run, run_afresh, take_turns
 from peers.gguf_report import Entry, as_json, as_markdown, rows_of, targets_of
-from peers.gguf_work import gguf_work_of
 from peers.llama_bench import llama_bench as run_llama_bench
 from peers.machine import describe
-from peers.work_left import prediction
+from peers.work_left import prediction, work_of
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.gguf_header import read_gguf_header
@@ -96,7 +95,7 @@ def gguf_entries(
     files: Sequence[Path], runner: Callable[[Path], Callable[[], Run]], prompt: int, new: int, *, prefix: str = ""
 ) -> list[Entry]:
     """An entry for each file, those after the first with what their work predicts against it."""
-    works = [gguf_work_of(file, prompt_tokens=prompt, new_tokens=new) for file in files]
+    works = [work_of(file, prompt_tokens=prompt, new_tokens=new) for file in files]
     entries = [Entry(prefix + files[0].stem, label_of(files[0]), runner(files[0]))]
     for file, work in zip(files[1:], works[1:], strict=True):
         predicted = prediction(work, works[0])

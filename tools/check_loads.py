@@ -23,7 +23,7 @@ from peers.environments import environment
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import read_manifest
 
-TEXT = Path(__file__).with_name("demo_text.txt")
+TEXT = Path(__file__).parents[1] / "edgeskip" / "bench" / "quality.txt"
 
 
 def check_loads(

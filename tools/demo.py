@@ -2,8 +2,8 @@
 
 Every step before the table is the `edgeskip` command, printed as it is run; the last of them is an artifact that drafts
 for itself, answering plainly and speculatively. The table is measured with the Python API: speed in turns, so that a
-busy moment of the machine hits all artifacts alike, and quality on `demo_text.txt`, a text written for this purpose
-that nothing was calibrated on.
+busy moment of the machine hits all artifacts alike, and quality on `edgeskip/bench/quality.txt`, a text written for
+this purpose that nothing was calibrated on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MODEL = "smollm2-135m-instruct"
 SKIPPED = 8  # sublayers
 EXIT_LAYER, DRAFT_TOKENS = 4, 8192  # of the artifact that drafts for itself
 PROMPT = "Why is the sky blue? Answer in two sentences."
-TEXT = Path(__file__).with_name("demo_text.txt")
+TEXT = Path(__file__).parents[1] / "edgeskip" / "bench" / "quality.txt"
 PROMPT_TOKENS, NEW_TOKENS, QUALITY_TOKENS, ROUNDS = 512, 64, 1024, 3
 
 

@@ -32,7 +32,8 @@ POLICIES = {
     "temperature": edgeskip.Sampling(temperature=0.8, seed=1),
     "greedy, repetition penalty": edgeskip.Sampling(repetition_penalty=1.1),
 }
-TEXT = Path(__file__).with_name("demo_text.txt")  # as the prompt: after real text, real distributions
+# As the prompt: after real text, real distributions.
+TEXT = Path(__file__).parents[1] / "edgeskip" / "bench" / "quality.txt"
 REPEATS = 200
 
 

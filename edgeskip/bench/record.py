@@ -191,7 +191,7 @@ class Conditions(_Record):
 
 
 class Energy(_Record):
-    """Joules of the whole measured part, loading not included."""
+    """Joules while the answers were made, by the whole machine or what `source` names."""
 
     joules: float = Field(ge=0)
     source: str = Field(max_length=100, description="RAPL package, NVML, battery")

@@ -94,7 +94,7 @@ def test_json_holds_every_run() -> None:
 
 def test_files_after_the_first_are_predicted_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
     works = {"a.gguf": Work(100.0, 10.0, 50.0), "b.gguf": Work(80.0, 9.0, 30.0)}
-    monkeypatch.setattr(bench_gguf, "gguf_work_of", lambda file, **_: works[file.name])
+    monkeypatch.setattr(bench_gguf, "work_of", lambda file, **_: works[file.name])
     monkeypatch.setattr(bench_gguf, "label_of", lambda file: "dense")
     first, second = gguf_entries([Path("a.gguf"), Path("b.gguf")], lambda file: lambda: run(1, 1), 4, 3, prefix="x ")
     assert (first.name, first.baseline, first.prediction) == ("x a", None, None)

@@ -8,9 +8,9 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from peers.gguf_work import attention_of, gguf_work_of
-from peers.work_left import prediction
+from peers.work_left import prediction, work_of
 
+from edgeskip.bench.work import attention_of
 from edgeskip.errors import EdgeSkipError
 
 WIDTH, VOCABULARY, HEAD, HIDDEN = 32, 100, 8, 64
@@ -51,7 +51,7 @@ def write(path: Path, *, heads: list[int], kv_heads: list[int], ffn: list[int], 
 
 
 def work(path: Path) -> Any:
-    return gguf_work_of(path, prompt_tokens=PROMPT, new_tokens=NEW)
+    return work_of(path, prompt_tokens=PROMPT, new_tokens=NEW)
 
 
 def test_work_of_a_tied_file(tmp_path: Path) -> None:
