@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.verbs.bench import bench
 from edgeskip.verbs.calibrate import calibrate
 from edgeskip.verbs.doctor import doctor
 from edgeskip.verbs.evaluate import eval_
@@ -38,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="edgeskip VERB --help tells the options of a verb.",
 )
-for _verb in (fetch, train, calibrate, profile_device, plan, schema, export, run, sweep, inspect, doctor):
+for _verb in (fetch, train, calibrate, profile_device, plan, schema, export, run, bench, sweep, inspect, doctor):
     app.command()(_verb)
 app.command("eval")(eval_)  # a function of that name would hide Python's own
 

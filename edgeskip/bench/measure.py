@@ -45,10 +45,11 @@ def measure(request: Request, progress: Callable[[str], None]) -> Sample:
     with _opened(request, notes) as session:
         engine = session.engine
         _warm_up(session, request, progress)
+        progress("measuring")  # who shows it is done before the watch below has looked
         watch = Watch()
-        tests = [_time(engine, test, request.seed, progress) for test in request.tests]
+        tests = [_time(engine, test, request.seed) for test in request.tests]
         meter = Meter(cell.provider)
-        answers = [_answer(session, prompt, cell, request.max_tokens, progress) for prompt in request.prompts]
+        answers = [_answer(session, prompt, cell, request.max_tokens) for prompt in request.prompts]
         energy = meter.energy() if answers else None
         return Sample(
             cell=cell,
@@ -97,9 +98,8 @@ def _warm_up(session: Session, request: Request, progress: Callable[[str], None]
         session.generate(prompt.text, max_tokens=_WARM_TOKENS, strategy=strategy, speculation=speculation)
 
 
-def _time(engine: Engine, test: Test, seed: int, progress: Callable[[str], None]) -> TestTime:
+def _time(engine: Engine, test: Test, seed: int) -> TestTime:
     """As llama-bench: random tokens, logits of the last position only, the depth's own prefill not counted."""
-    progress(test.name)
     total = test.depth + test.tokens
     if total > engine.context_length:
         raise EdgeSkipError(
@@ -122,9 +122,8 @@ def _time(engine: Engine, test: Test, seed: int, progress: Callable[[str], None]
     return TestTime(test=test.test, tokens=test.tokens, depth=test.depth, seconds=seconds)
 
 
-def _answer(session: Session, prompt: Prompt, cell: Cell, max_tokens: int, progress: Callable[[str], None]) -> Answer:
+def _answer(session: Session, prompt: Prompt, cell: Cell, max_tokens: int) -> Answer:
     """Greedy; with the chat template where the model has one."""
-    progress(f"answering {prompt.name}")
     strategy, speculation = _DECODED_BY[cell.strategy]
     begin = time.perf_counter()
     stream = session.stream(prompt.text, max_tokens=max_tokens, strategy=strategy, speculation=speculation)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from edgeskip.bench.intervals import Ratio, paired_ratio
-from edgeskip.bench.record import Answer, Cell, Roofline, Sample, TestTime, Work
+from edgeskip.bench.record import Answer, Cell, Roofline, Sample, Target, TestTime, Work
 from edgeskip.bench.request import Test
 from edgeskip.bench.run_file import Run
 from edgeskip.plan import Label
@@ -69,13 +69,17 @@ def rows_of(run: Run) -> list[Row]:
 
 def baseline_of(run: Run, cell: Cell) -> Cell | None:
     """The cell whose ratio to itself is 1 for `cell`: same device, provider and threads, decoded plainly."""
-    targets = run.targets
-    named = [name for name in run.header.settings.baselines if name in targets] or list(targets)
-    if cell.target not in targets or not named:
+    found = baseline_of_targets(run.targets, cell.target, run.header.settings.baselines)
+    return None if found is None else cell.model_copy(update={"target": found.name, "strategy": "plain"})
+
+
+def baseline_of_targets(targets: Mapping[str, Target], name: str, baselines: Sequence[str]) -> Target | None:
+    """The first of the named baselines with the same engine, else the first; with none named, the engine's first."""
+    named = [one for one in baselines if one in targets] or list(targets)
+    if name not in targets or not named:
         return None
-    engine = targets[cell.target].engine
-    name = next((name for name in named if targets[name].engine == engine), named[0])
-    return cell.model_copy(update={"target": name, "strategy": "plain"})
+    engine = targets[name].engine
+    return targets[next((one for one in named if targets[one].engine == engine), named[0])]
 
 
 def _rows_of_cell(run: Run, cell: Cell, samples: Sequence[Sample]) -> list[Row]:

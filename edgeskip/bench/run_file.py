@@ -49,7 +49,7 @@ class RunLog:
     def __init__(self, header: RunHeader, path: Path | None) -> None:
         """Makes the file. EdgeSkipError where there is something at `path` already."""
         self.run = Run(header)
-        self._path = path
+        self.path = path
         if path is not None:
             if path.exists():
                 raise EdgeSkipError(f"{path} exists: choose another file, earlier results are not written over")
@@ -58,12 +58,12 @@ class RunLog:
 
     def add(self, line: Target | Device | Sample | Failure) -> None:
         self.run.add(line)
-        if self._path is not None:
+        if self.path is not None:
             self._append(line)
 
     def _append(self, line: Line) -> None:
-        assert self._path is not None
-        with self._path.open("a", encoding="utf-8") as file:
+        assert self.path is not None
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(line.model_dump_json() + "\n")
             file.flush()
             os.fsync(file.fileno())

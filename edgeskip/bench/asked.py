@@ -1,0 +1,126 @@
+"""What a user asked a benchmark for, read from the words of the command line and checked before anything runs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgeskip.bench.cells import Grid, check_baselines, distinct, parse_grid, parse_lengths
+from edgeskip.bench.prompts import read_prompts
+from edgeskip.bench.record import RunHeader, Settings, Target
+from edgeskip.bench.schedule import Work, tests_of
+from edgeskip.bench.survey import survey
+from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.engines.threads import default_threads
+from edgeskip.version import __version__
+
+
+@dataclass(frozen=True)
+class Words:
+    """As they were typed."""
+
+    targets: Sequence[str]
+    prompt_tokens: str
+    new_tokens: str
+    depths: str
+    threads: str | None
+    provider: str
+    strategy: str
+    prompts: Path | None
+    num_prompts: int
+    max_tokens: int
+    rounds: int
+    baselines: Sequence[str]
+    allow_fallback: bool
+    pythons: Sequence[str]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """As they are meant."""
+
+    targets: tuple[Target, ...]
+    grid: Grid
+    work: Work
+    header: RunHeader
+    pythons: dict[str, Path]
+
+    @property
+    def settings(self) -> Settings:
+        return self.header.settings
+
+
+def read_asked(words: Words) -> Asked:
+    """EdgeSkipError for the first thing that makes no sense; the targets are looked at, nothing of them is run."""
+    prompt_tokens = parse_lengths(words.prompt_tokens, "-p", least=0)
+    new_tokens = parse_lengths(words.new_tokens, "-n", least=0)
+    depths = parse_lengths(words.depths, "-d", least=0)
+    threads = parse_lengths(words.threads, "-t", least=1) if words.threads else [default_threads()]
+    grid = parse_grid(words.provider, threads, words.strategy)
+    pythons = _pythons(words.pythons, grid)
+    prompts = read_prompts(words.prompts, words.num_prompts) if words.num_prompts else []
+    targets = tuple(_surveyed(word) for word in words.targets)
+    distinct(target.name for target in targets)
+    check_baselines(targets, words.baselines)
+    created = datetime.now(UTC)
+    settings = Settings(
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        depths=depths,
+        rounds=words.rounds,
+        prompts=[prompt.name for prompt in prompts],
+        max_tokens=words.max_tokens,
+        seed=words.seed,
+        baselines=list(words.baselines),
+    )
+    return Asked(
+        targets=targets,
+        grid=grid,
+        work=Work(
+            tests=tests_of(prompt_tokens, new_tokens, depths),
+            prompts=tuple(prompts),
+            max_tokens=words.max_tokens,
+            seed=words.seed,
+            allow_fallback=words.allow_fallback,
+        ),
+        header=RunHeader(
+            version=__version__,
+            created=created.isoformat(timespec="seconds"),
+            command=shlex.join(["edgeskip", *sys.argv[1:]]),
+            settings=settings,
+        ),
+        pythons=pythons,
+    )
+
+
+def default_log(header: RunHeader) -> Path:
+    """A name that tells when, in the current folder."""
+    moment = datetime.fromisoformat(header.created)
+    return Path(f"edgeskip-bench-{moment:%Y%m%d-%H%M%S}.jsonl")
+
+
+def _surveyed(word: str) -> Target:
+    """PATH, or NAME=PATH where there is no file of that whole name."""
+    name, equals, path = word.partition("=")
+    if equals and name and not Path(word).exists():
+        return survey(Path(path), name)
+    return survey(Path(word))
+
+
+def _pythons(words: Sequence[str], grid: Grid) -> dict[str, Path]:
+    found = {}
+    for word in words:
+        provider, _, path = word.partition("=")
+        if not path or provider not in grid.providers:
+            raise EdgeSkipError(
+                f"--python {word} is not PROVIDER=PATH with one of the providers asked for ({', '.join(grid.providers)})"
+            )
+        if not Path(path).is_file():
+            raise EdgeSkipError(f"--python {word}: there is no {path}: give a Python interpreter")
+        found[provider] = Path(path).absolute()  # not resolved: a virtual environment's is a link
+    return found

@@ -1,0 +1,126 @@
+"""`edgeskip bench`: measures artifacts on every processor asked for, here and on other devices, as one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def bench(
+    targets: Annotated[
+        list[str], typer.Argument(help="Artifact folders and .gguf files; NAME=PATH names one.", metavar="TARGET…")
+    ],
+    prompt_tokens: Annotated[
+        str, typer.Option("--n-prompt", "-p", help="Tokens of the random prompts; 0 = none.", metavar="N,…")
+    ] = "512",
+    new_tokens: Annotated[
+        str, typer.Option("--n-gen", "-n", help="Tokens decoded one by one; 0 = none.", metavar="N,…")
+    ] = "128",
+    depths: Annotated[
+        str, typer.Option("--n-depth", "-d", help="Tokens in the KV cache before either.", metavar="N,…")
+    ] = "0",
+    rounds: Annotated[
+        int, typer.Option("--repetitions", "-r", min=1, help="Rounds; in each, every cell runs in a fresh process.")
+    ] = 5,
+    threads: Annotated[
+        str | None, typer.Option("--threads", "-t", help="Threads.", metavar="N,…", show_default="physical cores")
+    ] = None,
+    provider: Annotated[
+        str,
+        typer.Option(
+            help="Processors: cpu, cuda, openvino, … as `run` takes them; web, web:gpu: in a browser here.",
+            metavar="NAME,…",
+        ),
+    ] = "cpu",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="plain, self-speculative (the artifact's own draft), speculative (that and n-grams), online.",
+            metavar="NAME,…",
+        ),
+    ] = "plain",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Real prompts: JSONL with `prompt` or `turns`, or one a line.", show_default="six that ship"),
+    ] = None,
+    num_prompts: Annotated[int, typer.Option(min=0, help="So many of them; 0 = no serving figures.")] = 3,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 128,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="Target that ratios are to; repeat for one per engine.", show_default="each engine's first"),
+    ] = None,
+    quality: Annotated[
+        Path | None, typer.Option(help="Text to measure each target's loss on.", show_default="one that ships")
+    ] = None,
+    no_quality: Annotated[bool, typer.Option("--no-quality", help="Leave the loss unmeasured.")] = False,
+    output: Annotated[str, typer.Option("--output", "-o", help="Print as md, json, jsonl or csv.")] = "md",
+    log: Annotated[
+        Path | None,
+        typer.Option(help="JSONL file that every measurement goes to.", show_default="edgeskip-bench-TIME.jsonl"),
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the page of `edgeskip report` too, here.")] = None,
+    allow_fallback: Annotated[
+        bool, typer.Option("--allow-fallback", help="Run on the CPU where a provider cannot; the rows say so.")
+    ] = False,
+    python: Annotated[
+        list[str] | None,
+        typer.Option(help="Interpreter for a provider whose onnxruntime is another build.", metavar="PROVIDER=PATH"),
+    ] = None,
+    no_local: Annotated[bool, typer.Option("--no-local", help="Measure on the other devices only.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the random tokens.")] = 0,
+) -> None:
+    """Measure speed, memory and loss: synthetic tests as llama-bench has them, and real prompts answered."""
+    from contextlib import ExitStack
+
+    from edgeskip.bench.asked import Words, default_log, read_asked
+    from edgeskip.bench.places import Elsewhere, open_places
+    from edgeskip.bench.presenting import FORMATS, display, print_run
+    from edgeskip.bench.quality import TEXT
+    from edgeskip.bench.run_bench import jobs_of, measure_losses, run_bench
+    from edgeskip.bench.run_file import RunLog
+    from edgeskip.errors import EdgeSkipError
+
+    if output not in FORMATS:
+        raise EdgeSkipError(f"-o {output} is unknown: choose from {', '.join(FORMATS)}")
+    if no_quality and quality is not None:
+        raise EdgeSkipError("--quality and --no-quality contradict each other: leave one out")
+    words = Words(
+        targets=targets,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        depths=depths,
+        threads=threads,
+        provider=provider,
+        strategy=strategy,
+        prompts=prompts,
+        num_prompts=num_prompts,
+        max_tokens=max_tokens,
+        rounds=rounds,
+        baselines=baseline or [],
+        allow_fallback=allow_fallback,
+        pythons=python or [],
+        seed=seed,
+    )
+    asked = read_asked(words)
+    elsewhere = Elsewhere(local=not no_local)
+    interrupted = False
+    with ExitStack() as stack, display() as shown:
+        listener = shown.listener()
+        jobs = jobs_of(asked, open_places(asked, elsewhere, stack, listener.state), listener)
+        kept = RunLog(asked.header, log or default_log(asked.header))
+        for target in asked.targets:
+            kept.add(target)
+        try:
+            if not no_quality:
+                measure_losses(asked, quality or TEXT, kept, listener)
+            run_bench(asked, jobs, kept, listener)
+        except KeyboardInterrupt:
+            interrupted = True
+    print_run(kept.run, output)
+    shown.note(f"every measurement is in {kept.path}" + (": interrupted" if interrupted else ""))
+    if interrupted:
+        raise typer.Exit(130)
+    if kept.run.failures:
+        raise typer.Exit(1)
