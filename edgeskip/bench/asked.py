@@ -117,9 +117,8 @@ def _pythons(words: Sequence[str], grid: Grid) -> dict[str, Path]:
     for word in words:
         provider, _, path = word.partition("=")
         if not path or provider not in grid.providers:
-            raise EdgeSkipError(
-                f"--python {word} is not PROVIDER=PATH with one of the providers asked for ({', '.join(grid.providers)})"
-            )
+            asked = ", ".join(grid.providers)
+            raise EdgeSkipError(f"--python {word} is not PROVIDER=PATH with one of the providers asked for ({asked})")
         if not Path(path).is_file():
             raise EdgeSkipError(f"--python {word}: there is no {path}: give a Python interpreter")
         found[provider] = Path(path).absolute()  # not resolved: a virtual environment's is a link

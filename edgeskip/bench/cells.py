@@ -67,8 +67,8 @@ def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[C
     for provider in grid.providers:
         if not any(cell.provider == provider for cell in cells):
             raise EdgeSkipError(
-                f"no target can run on the provider {provider!r} as asked: GGUF files run on the CPU and what llama.cpp "
-                "was built for, artifact folders on all others; a browser does not skip online"
+                f"no target can run on the provider {provider!r} as asked: GGUF files run on the CPU and what "
+                "llama.cpp was built for, artifact folders on all others; a browser does not skip online"
             )
     for strategy in grid.strategies:
         if not any(cell.strategy == strategy for cell in cells):

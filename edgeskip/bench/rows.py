@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from edgeskip.bench.intervals import Ratio, paired_ratio
-from edgeskip.bench.record import Answer, Cell, Roofline, Sample, Target, TestTime, Work
+from edgeskip.bench.record import Answer, Cell, Roofline, Sample, Strategy, Target, TestTime, Work
 from edgeskip.bench.request import Test
 from edgeskip.bench.run_file import Run
 from edgeskip.plan import Label
@@ -92,7 +92,8 @@ def _rows_of_cell(run: Run, cell: Cell, samples: Sequence[Sample]) -> list[Row]:
         if not kept:
             return []
         numbers, measured = zip(*kept, strict=True)
-        return [Row(cell, last.engine, provider_text(samples), target.label, measure, unit, higher, numbers, measured)]
+        label = label_of(target.label, cell.strategy)
+        return [Row(cell, last.engine, provider_text(samples), label, measure, unit, higher, numbers, measured)]
 
     found: list[Row] = []
     roof = roofline_for(run, cell)
@@ -118,6 +119,13 @@ def _serving_rows(samples: Sequence[Sample], row: object) -> list[Row]:
         found += row(f"ITL p{percent}", "ms", [_ms(_gap_percentile(some, percent)) for some in answers])
     found += row(ACCEPTANCE, "%", [_acceptance(some) for some in answers], higher=True)
     return found
+
+
+def label_of(label: Label, strategy: Strategy) -> Label:
+    """What a target's output must be called when it is decoded so: verified drafts of a lossy model stay lossy."""
+    if strategy == "online":
+        return "lossy-skip"
+    return "verified" if strategy != "plain" and label == "dense" else label
 
 
 def provider_text(samples: Sequence[Sample]) -> str:
