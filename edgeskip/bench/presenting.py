@@ -68,8 +68,8 @@ def print_run(run: Run, form: str) -> None:
         case "json":
             print(json.dumps(as_json(run), ensure_ascii=False))
         case "jsonl":
-            for line in run.lines:
-                print(line.model_dump_json())
+            for record in run.lines:
+                print(record.model_dump_json())
         case "csv":
             print(as_csv(run, rows), end="")
         case _:

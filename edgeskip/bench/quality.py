@@ -75,7 +75,7 @@ def measure_quality(request: QualityRequest, progress: Callable[[str], None]) ->
 
 def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Log-softmax of logits float32 [n, vocab_size], by row."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    shifted: NDArray[np.float32] = logits - logits.max(axis=1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted
 

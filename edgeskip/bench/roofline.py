@@ -96,7 +96,7 @@ def _best(work: Callable[[], object]) -> float:
     return min(found)
 
 
-def _matmul_model(dtype: type[np.floating]) -> bytes:  # type: ignore[type-arg]
+def _matmul_model(dtype: type[np.floating]) -> bytes:
     """A ModelProto with one node, C = A·B; the onnx package is not part of the runtime.
 
     Numbers are the fields of onnx.proto3, in protocol buffers' wire format.

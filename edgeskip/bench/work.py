@@ -67,10 +67,10 @@ def _of_folder(folder: Path) -> Work:
 
 def _nodes(graph: Any) -> list[Any]:
     """The graph's nodes; of an `If` those of the branch with more of them, the one that computes."""
-    found = []
+    found: list[Any] = []
     for node in graph.node:
-        branches = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
-        found += max((_nodes(branch) for branch in branches), key=len) if branches else [node]
+        branches: list[list[Any]] = [_nodes(a.g) for a in node.attribute if a.HasField("g")]
+        found += max(branches, key=len) if branches else [node]
     return found
 
 

@@ -131,19 +131,19 @@ def _open(path: Path, settings: Settings) -> Any:
     if settings.profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(settings.profile)
-    providers: list[Any] | None = [(provider.execution_provider, provider.options(threads))]
+    providers: list[Any] = [(provider.execution_provider, provider.options(threads))]
     if provider.name != "cpu":
         providers.append("CPUExecutionProvider")  # shape arithmetic
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider.plugin:
         options.add_provider_for_devices(list(provider.plugin), provider.options(threads))
-        providers = None  # the options name them; the CPU's is there anyway
+        providers = []  # the options name them; the CPU's is there anyway
     model: str | bytes = str(path)
     if provider.compiles:
         model = with_required_inputs(path.read_bytes(), SWITCHES)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
+        session = onnxruntime.InferenceSession(model, options, providers=providers or None, enable_fallback=0)
     except Exception as error:  # onnxruntime's own classes share no base but Exception
         if provider.name == "cpu":
             raise EdgeSkipError(f"onnxruntime cannot load {path}: {first_line(error)}: export again") from error
