@@ -54,9 +54,10 @@ def call(
             process.stdin.close()
         last = None
         while (line := _next(lines, silence_s)) is not None:
-            last = _parsed(line) or last
-            if progress is not None and last is not None and last.get("kind") == "progress":
-                progress(str(last.get("message", "")))
+            found = _parsed(line)
+            last = found or last
+            if progress is not None and found is not None and found.get("kind") == "progress":
+                progress(str(found.get("message", "")))
         process.wait(timeout=30)
     except (queue.Empty, subprocess.TimeoutExpired):
         raise EdgeSkipError(

@@ -6,7 +6,7 @@ Seconds, bytes and joules; nothing is averaged here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -131,6 +131,8 @@ class Cell(_Record):
 class TestTime(_Record):
     """One repetition of a synthetic test on random tokens, as llama-bench has them."""
 
+    __test__: ClassVar[bool] = False  # not one of pytest's
+
     test: Literal["pp", "tg"]
     tokens: int = Field(ge=1)
     depth: int = Field(ge=0)
@@ -205,7 +207,7 @@ class Sample(_Record):
     round: int = Field(ge=0)
     created: str = Field(max_length=60)
     ran: Ran
-    load_s: Seconds
+    load_s: Seconds | None = Field(description="None where the engine does not tell it")
     peak_rss_bytes: int | None = Field(default=None, ge=0)
     device_peak_bytes: int | None = Field(default=None, ge=0)
     tests: list[TestTime] = Field(default_factory=list, max_length=10_000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,8 @@ class Test(BaseModel):
     """A test on random tokens: `tokens` as one prompt (pp) or one by one (tg), with `depth` tokens before them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    __test__: ClassVar[bool] = False  # not one of pytest's
 
     test: Literal["pp", "tg"]
     tokens: int = Field(ge=1)

@@ -1,0 +1,38 @@
+"""What a processor gives. Oracle: the onnx package for the model that is multiplied with; loose physical bounds else."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from edgeskip.bench import roofline
+from edgeskip.bench.roofline import measure_roofline
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_model_is_a_matmul(dtype: type[np.floating]) -> None:
+    model = onnx.load_from_string(roofline._matmul_model(dtype))
+    onnx.checker.check_model(model, full_check=True)
+    (node,) = model.graph.node
+    assert (node.op_type, list(node.input), list(node.output)) == ("MatMul", ["A", "B"], ["C"])
+    (shape,) = {tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in model.graph.input}
+    assert shape == (roofline._SIDE, roofline._SIDE)
+
+
+def test_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between 100 MB/s and 10 TB/s, 0.1 and 100,000 GFLOP/s."""
+    monkeypatch.setattr(roofline, "_READ_BYTES", 1 << 20)
+    monkeypatch.setattr(roofline, "_SIDE", 256)
+    found = measure_roofline("cpu", 1)
+    assert found.bytes_per_s is not None
+    assert found.flops_per_s is not None
+    assert 1e8 < found.bytes_per_s < 1e13
+    assert 1e8 < found.flops_per_s < 1e14
+    assert "sdot over 1 MiB a thread" in found.how
+
+
+def test_an_accelerator_that_is_not_there_is_not_guessed() -> None:
+    found = measure_roofline("coreml", 1)
+    assert (found.bytes_per_s, found.flops_per_s) == (None, None)
+    assert "built without the provider 'coreml'" in found.how
