@@ -71,7 +71,7 @@ def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[C
                 "llama.cpp was built for, artifact folders on all others; a browser does not skip online"
             )
     for strategy in grid.strategies:
-        if not any(cell.strategy == strategy for cell in cells):
+        if not any(strategy in target.strategies for target in targets):
             raise EdgeSkipError(f"no target can be decoded by {strategy}: {_HOW.get(strategy, 'leave it out')}")
     return cells, _left_out(targets, grid)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeskip.bench.asked import Asked
-from edgeskip.bench.cells import WEB
+from edgeskip.bench.cells import WEB, Grid
 from edgeskip.bench.local import LocalLauncher
 from edgeskip.bench.run_bench import SILENCE_S, Place
 from edgeskip.errors import EdgeSkipError
@@ -16,29 +16,92 @@ from edgeskip.errors import EdgeSkipError
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Devices besides this machine's own processors."""
+    """Devices besides this machine's own processors, and how they are reached."""
 
     local: bool = True  # this machine too
-    browser: Path | None = None  # to run `web` in; None = the one that is found
-    throttle: float | None = None  # of that browser: a phone-like device
+    browser: str | None = None  # to run `web` in; None = the one that is found
+    throttle: float | None = None  # that browser's processor so many times slower: a phone-like device
+    web_packages: Path | None = None  # the page's npm archives; None = npm brings them
+    remotes: tuple[str, ...] = ()  # user@host
+    remote_python: str | None = None
+    remote_cache: str | None = None
+    identity: Path | None = None
+    ssh_options: tuple[str, ...] = ()
+    adb: bool = False
+    adb_serial: str | None = None
+    llama_bench: Path | None = None
+
+    def check(self) -> None:
+        """EdgeSkipError for options that miss what they belong to."""
+        if self.adb and self.llama_bench is None:
+            raise EdgeSkipError(
+                "--adb runs llama.cpp's llama-bench on the phone: name one for Android, --llama-bench FILE"
+            )
+        if not self.adb and (self.adb_serial or self.llama_bench):
+            raise EdgeSkipError("--adb-serial and --llama-bench are for a phone: add --adb")
+        if not self.remotes and (self.remote_python or self.remote_cache or self.identity or self.ssh_options):
+            raise EdgeSkipError("--remote-python, --remote-cache, --identity and --ssh-option need --remote USER@HOST")
+        if self.throttle is not None and not 1 <= self.throttle <= 100:
+            raise EdgeSkipError(f"--throttle {self.throttle:g} is no slowing down: give a number from 1 to 100, e.g. 4")
 
 
 def open_places(asked: Asked, elsewhere: Elsewhere, stack: ExitStack, tell: Callable[[str], None]) -> list[Place]:
     """Starts what is needed and asks each device what it is; `stack` closes it all. EdgeSkipError where one fails."""
     places = []
-    native = tuple(name for name in asked.grid.providers if name not in WEB)
-    if elsewhere.local and native:
+    web = tuple(name for name in asked.grid.providers if name in WEB)
+    grid = replace(asked.grid, providers=tuple(name for name in asked.grid.providers if name not in WEB))
+    rooflines = [(provider, threads) for provider in grid.providers for threads in grid.threads]
+    if elsewhere.local and grid.providers:
         tell("measuring what this machine gives")
-        grid = replace(asked.grid, providers=native)
-        wanted = [(provider, threads) for provider in native for threads in grid.threads]
-        launcher = LocalLauncher(wanted, pythons=asked.pythons, silence_s=SILENCE_S)
-        places.append(Place(launcher, grid))
-    if len(native) < len(asked.grid.providers):
-        places.append(_browser(asked, elsewhere, stack, tell))
+        places.append(Place(LocalLauncher(rooflines, pythons=asked.pythons, silence_s=SILENCE_S), grid))
+    for destination in elsewhere.remotes if grid.providers else ():
+        places.append(_remote(destination, elsewhere, grid, rooflines, stack, tell))
+    if elsewhere.adb:
+        places.append(_phone(elsewhere, replace(grid, providers=("cpu",), strategies=("plain",)), stack, tell))
+    if web:
+        strategies = tuple(name for name in asked.grid.strategies if name != "online")
+        providers = tuple("webgpu" if name == "web:gpu" else name for name in web)
+        places.append(_browser(elsewhere, replace(grid, providers=providers, strategies=strategies), stack, tell))
     if not places:
         raise EdgeSkipError("--no-local leaves no device: name one, e.g. with --remote user@host")
     return places
 
 
-def _browser(asked: Asked, elsewhere: Elsewhere, stack: ExitStack, tell: Callable[[str], None]) -> Place:
-    raise NotImplementedError
+def _remote(
+    destination: str,
+    elsewhere: Elsewhere,
+    grid: Grid,
+    rooflines: list[tuple[str, int]],
+    stack: ExitStack,
+    tell: Callable[[str], None],
+) -> Place:
+    from edgeskip.bench.remote.connection import SshOptions
+    from edgeskip.bench.remote.ssh_launcher import RemoteSettings, SshLauncher
+
+    settings = RemoteSettings(
+        ssh=SshOptions(identity=elsewhere.identity, options=elsewhere.ssh_options),
+        python=elsewhere.remote_python,
+        cache=elsewhere.remote_cache,
+        rooflines=tuple(rooflines),
+    )
+    launcher = SshLauncher(destination, settings, tell)
+    stack.callback(launcher.close)
+    return Place(launcher, grid)
+
+
+def _phone(elsewhere: Elsewhere, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> Place:
+    from edgeskip.bench.android.adb_launcher import AdbLauncher, AndroidSettings
+
+    assert elsewhere.llama_bench is not None
+    launcher = AdbLauncher(AndroidSettings(elsewhere.llama_bench, serial=elsewhere.adb_serial), tell)
+    stack.callback(launcher.close)
+    return Place(launcher, grid)
+
+
+def _browser(elsewhere: Elsewhere, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> Place:
+    from edgeskip.bench.web.browser_launcher import BrowserLauncher
+
+    tell("starting the browser")
+    launcher = BrowserLauncher(browser=elsewhere.browser, throttle=elsewhere.throttle, packages=elsewhere.web_packages)
+    stack.callback(launcher.close)
+    return Place(launcher, grid)

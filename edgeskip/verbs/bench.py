@@ -68,6 +68,35 @@ def bench(
         list[str] | None,
         typer.Option(help="Interpreter for a provider whose onnxruntime is another build.", metavar="PROVIDER=PATH"),
     ] = None,
+    remote: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure there too, over ssh: a board or server with Python; repeatable.", metavar="USER@HOST"
+        ),
+    ] = None,
+    remote_python: Annotated[
+        str | None,
+        typer.Option(help="Interpreter there that has what EdgeSkip needs.", show_default="an environment made there"),
+    ] = None,
+    remote_cache: Annotated[
+        str | None, typer.Option(help="Folder there for artifacts.", show_default="~/.cache/edgeskip/bench")
+    ] = None,
+    identity: Annotated[Path | None, typer.Option(help="Private key for ssh.")] = None,
+    ssh_option: Annotated[list[str] | None, typer.Option(help="As ssh's -o; repeatable.", metavar="KEY=VALUE")] = None,
+    adb: Annotated[bool, typer.Option("--adb", help="Measure GGUF files on an Android phone too.")] = False,
+    adb_serial: Annotated[str | None, typer.Option(help="Which phone, as `adb devices` names it.")] = None,
+    llama_bench: Annotated[
+        Path | None, typer.Option(help="llama.cpp's llama-bench, built for Android, to run there.")
+    ] = None,
+    browser: Annotated[
+        str | None, typer.Option(help="Browser for the providers web and web:gpu.", show_default="the one found")
+    ] = None,
+    throttle: Annotated[
+        float | None, typer.Option(help="That browser so many times slower, as in a phone; rows say so.")
+    ] = None,
+    web_packages: Annotated[
+        Path | None, typer.Option(help="Folder with the page's npm archives.", show_default="npm brings them")
+    ] = None,
     no_local: Annotated[bool, typer.Option("--no-local", help="Measure on the other devices only.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random tokens.")] = 0,
 ) -> None:
@@ -104,7 +133,21 @@ def bench(
         seed=seed,
     )
     asked = read_asked(words)
-    elsewhere = Elsewhere(local=not no_local)
+    elsewhere = Elsewhere(
+        local=not no_local,
+        browser=browser,
+        throttle=throttle,
+        web_packages=web_packages,
+        remotes=tuple(remote or ()),
+        remote_python=remote_python,
+        remote_cache=remote_cache,
+        identity=identity,
+        ssh_options=tuple(ssh_option or ()),
+        adb=adb,
+        adb_serial=adb_serial,
+        llama_bench=llama_bench,
+    )
+    elsewhere.check()
     interrupted = False
     with ExitStack() as stack, display() as shown:
         listener = shown.listener()

@@ -214,3 +214,9 @@ def test_a_log_of_cells_is_json(tmp_path: Path) -> None:
     cell = Cell(target="a|b", device="d", provider="cpu", threads=1, strategy="plain")
     assert json.loads(cell.model_dump_json())["target"] == "a|b"
     assert cell.title == "a|b cpu plain t1 on d"
+
+
+def test_a_phone_runs_llama_cpp_only() -> None:
+    cells, said = cells_of([DENSE, GGUF], Grid(("cpu",), (4,), ("plain",), engine="llama.cpp"), "phone")
+    assert short(cells) == ["g cpu 4 plain"]
+    assert said == ["dense is left out where only llama.cpp runs"]

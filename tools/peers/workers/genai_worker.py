@@ -1,8 +1,9 @@
-"""Benchmark worker: onnxruntime-genai's Generator on a folder its own model builder wrote."""
+"""Benchmark worker: onnxruntime-genai's Generator on a folder that it can load, on the CPU or what PROVIDER names."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from protocol import Record, Start, Step, serve
@@ -20,6 +21,9 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
     overlay = {"model": {"eos_token_id": configured["vocab_size"] - 1, **parts}}
     search = {"max_length": capacity, "do_sample": False, "past_present_share_buffer": True}
     config = og.Config(folder)
+    if provider := os.environ.get("PROVIDER"):
+        config.clear_providers()
+        config.append_provider(provider)
     config.overlay(json.dumps(overlay))
     model = og.Model(config)
     record.settings.update(overlay=overlay, search=search)
