@@ -24,6 +24,7 @@ class Grid:
     providers: tuple[str, ...]
     threads: tuple[int, ...]
     strategies: tuple[Strategy, ...]
+    engine: str | None = None  # the only one there is on the device; None = both
 
 
 def parse_grid(providers: str, threads: Sequence[int], strategies: str) -> Grid:
@@ -59,7 +60,7 @@ def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[C
         Cell(target=target.name, device=device, provider=provider, threads=threads, strategy=strategy)
         for target in targets
         for provider in grid.providers
-        if _takes(target, provider)
+        if _takes(target, provider) and grid.engine in (None, target.engine)
         for threads in grid.threads
         for strategy in grid.strategies
         if strategy in target.strategies and (provider not in WEB or strategy != "online")
@@ -108,6 +109,9 @@ _HOW = {
 def _left_out(targets: Sequence[Target], grid: Grid) -> list[str]:
     found = []
     for target in targets:
+        if grid.engine not in (None, target.engine):
+            found.append(f"{target.name} is left out where only {grid.engine} runs")
+            continue
         without = [provider for provider in grid.providers if not _takes(target, provider)]
         if without:
             found.append(f"{target.name} is left out on {', '.join(without)}: {target.engine} has no such provider")

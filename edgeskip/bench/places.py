@@ -54,10 +54,11 @@ def open_places(asked: Asked, elsewhere: Elsewhere, stack: ExitStack, tell: Call
     if elsewhere.local and grid.providers:
         tell("measuring what this machine gives")
         places.append(Place(LocalLauncher(rooflines, pythons=asked.pythons, silence_s=SILENCE_S), grid))
-    for destination in elsewhere.remotes if grid.providers else ():
-        places.append(_remote(destination, elsewhere, grid, rooflines, stack, tell))
+    destinations = elsewhere.remotes if grid.providers else ()
+    places += [_remote(one, elsewhere, grid, rooflines, stack, tell) for one in destinations]
     if elsewhere.adb:
-        places.append(_phone(elsewhere, replace(grid, providers=("cpu",), strategies=("plain",)), stack, tell))
+        phone = Grid(("cpu",), grid.threads, ("plain",), engine="llama.cpp")
+        places.append(_phone(elsewhere, phone, stack, tell))
     if web:
         strategies = tuple(name for name in asked.grid.strategies if name != "online")
         providers = tuple("webgpu" if name == "web:gpu" else name for name in web)
