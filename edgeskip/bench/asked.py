@@ -46,6 +46,7 @@ class Asked:
 
     targets: tuple[Target, ...]
     grid: Grid
+    threads_given: bool
     work: Work
     header: RunHeader
     pythons: dict[str, Path]
@@ -81,6 +82,7 @@ def read_asked(words: Words) -> Asked:
     return Asked(
         targets=targets,
         grid=grid,
+        threads_given=words.threads is not None,
         work=Work(
             tests=tests_of(prompt_tokens, new_tokens, depths),
             prompts=tuple(prompts),

@@ -46,9 +46,6 @@ class Display:
     def recorded(self, line: Sample | Failure) -> None:
         if isinstance(line, Failure):
             self.note(f"{line.cell.title} failed and is left out from here on: {line.message}")
-        else:
-            for note in line.notes if line.round == 0 else ():
-                self.note(f"{line.cell.title}: {note}")
 
 
 @contextmanager

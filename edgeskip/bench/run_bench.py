@@ -53,7 +53,7 @@ def jobs_of(asked: Asked, places: Sequence[Place], listener: Listener) -> list[J
             for name in dict.fromkeys(cell.target for cell in cells)
         }
         jobs += [Job(cell, place.launcher, brought[cell.target]) for cell in cells]
-    if not jobs:
+    if places and not jobs:
         raise EdgeSkipError("nothing is left to measure: ask for prompts, or for -p or -n with the strategy plain")
     return jobs
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from edgeskip.bench.launcher import Launcher
 from edgeskip.bench.record import Cell, Failure, Sample
 from edgeskip.bench.request import Prompt, Request, Test
 from edgeskip.errors import EdgeSkipError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,13 @@ class Work:
     seed: int
     allow_fallback: bool = False
 
-    def request(self, job: Job, round: int) -> Request:
+    def request(self, cell: Cell, path: str, round: int) -> Request:
+        """One round of `cell`, its artifact at `path` where it runs."""
         return Request(
-            path=job.path,
-            cell=job.cell,
+            path=path,
+            cell=cell,
             round=round,
-            tests=list(self.tests) if job.cell.strategy == "plain" else [],
+            tests=list(self.tests) if cell.strategy == "plain" else [],
             prompts=list(self.prompts),
             max_tokens=self.max_tokens,
             seed=self.seed,
@@ -48,9 +52,9 @@ class Work:
         return bool(self.prompts) or (bool(self.tests) and cell.strategy == "plain")
 
 
-def in_order(jobs: Sequence[Job], round: int) -> list[Job]:
+def in_order(cells: Sequence[T], round: int) -> list[T]:
     """Every other round runs backwards: what the machine does over a round then favours no cell."""
-    return list(jobs) if round % 2 == 0 else list(reversed(jobs))
+    return list(cells) if round % 2 == 0 else list(reversed(cells))
 
 
 def run_rounds(
@@ -77,7 +81,7 @@ def run_rounds(
 
             tell("starting")
             try:
-                record(job.launcher.run(work.request(job, round), tell))
+                record(job.launcher.run(work.request(job.cell, job.path, round), tell))
             except EdgeSkipError as error:
                 failed.add(job.cell)
                 record(_failure(job.cell, round, str(error)))

@@ -81,10 +81,18 @@ def warnings_of(run: Run) -> list[str]:
     found = []
     for sample in run.samples:
         found += [f"{sample.cell.title}, round {sample.round + 1}: {what}" for what in _doubts(sample)]
-    notes = dict.fromkeys((sample.cell.title, note) for sample in run.samples for note in sample.notes)
-    found += [f"{title}: {note}" for title, note in notes]
+    notes: dict[str, list[str]] = {}  # what was noted -> of which cells
+    for sample in run.samples:
+        for note in sample.notes:
+            if sample.cell.title not in notes.setdefault(note, []):
+                notes[note].append(sample.cell.title)
+    found += [f"{cells[0]}{_and_others(len(cells) - 1)}: {note}" for note, cells in notes.items()]
     found += [f"{failure.cell.title} failed: {failure.message}" for failure in run.failures]
     return found
+
+
+def _and_others(count: int) -> str:
+    return f" and {count} more cell{'s' if count > 1 else ''}" if count else ""
 
 
 def _doubts(sample: Sample) -> list[str]:

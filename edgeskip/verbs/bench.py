@@ -97,6 +97,21 @@ def bench(
     web_packages: Annotated[
         Path | None, typer.Option(help="Folder with the page's npm archives.", show_default="npm brings them")
     ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Then serve a page that measures whatever phone opens it.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 = any that is free.")] = 0,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Serve until so many devices are done.", show_default="until Ctrl-C")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Your own for https, PEM.", show_default="a self-signed one")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="No https: browsers give the page one thread and no WebGPU.")
+    ] = False,
     no_local: Annotated[bool, typer.Option("--no-local", help="Measure on the other devices only.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random tokens.")] = 0,
 ) -> None:
@@ -104,12 +119,16 @@ def bench(
     from contextlib import ExitStack
 
     from edgeskip.bench.asked import Words, default_log, read_asked
+    from edgeskip.bench.phones import Serving, serve_phones
     from edgeskip.bench.places import Elsewhere, open_places
     from edgeskip.bench.presenting import FORMATS, display, print_run
     from edgeskip.bench.quality import TEXT
+    from edgeskip.bench.report.drawing import need_matplotlib
+    from edgeskip.bench.report.page import write_report
     from edgeskip.bench.run_bench import jobs_of, measure_losses, run_bench
     from edgeskip.bench.run_file import RunLog
     from edgeskip.errors import EdgeSkipError
+    from edgeskip.files import refuse_file
 
     if output not in FORMATS:
         raise EdgeSkipError(f"-o {output} is unknown: choose from {', '.join(FORMATS)}")
@@ -133,6 +152,9 @@ def bench(
         seed=seed,
     )
     asked = read_asked(words)
+    if report is not None:
+        need_matplotlib()
+        refuse_file(report, overwrite=False)
     elsewhere = Elsewhere(
         local=not no_local,
         browser=browser,
@@ -148,10 +170,16 @@ def bench(
         llama_bench=llama_bench,
     )
     elsewhere.check()
+    serving = Serving(host, port, devices, certificate, key, plain_http, web_packages) if serve else None
+    if serving is not None:
+        serving.check(asked)
     interrupted = False
     with ExitStack() as stack, display() as shown:
         listener = shown.listener()
-        jobs = jobs_of(asked, open_places(asked, elsewhere, stack, listener.state), listener)
+        places = open_places(asked, elsewhere, stack, listener.state)
+        if not places and serving is None:
+            raise EdgeSkipError("--no-local leaves no device: name one, e.g. with --remote user@host, or --serve")
+        jobs = jobs_of(asked, places, listener)
         kept = RunLog(asked.header, log or default_log(asked.header))
         for target in asked.targets:
             kept.add(target)
@@ -159,10 +187,15 @@ def bench(
             if not no_quality:
                 measure_losses(asked, quality or TEXT, kept, listener)
             run_bench(asked, jobs, kept, listener)
+            if serving is not None:
+                serve_phones(asked, serving, kept, listener.note)
         except KeyboardInterrupt:
             interrupted = True
     print_run(kept.run, output)
     shown.note(f"every measurement is in {kept.path}" + (": interrupted" if interrupted else ""))
+    if report is not None and kept.run.samples:
+        write_report([kept.path], report, png_folder=None, overwrite=True)
+        shown.note(f"the report is {report}")
     if interrupted:
         raise typer.Exit(130)
     if kept.run.failures:

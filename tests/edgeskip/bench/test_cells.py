@@ -169,7 +169,7 @@ def test_only_plain_cells_run_random_tokens() -> None:
     test = Test(test="pp", tokens=1, depth=0)
     work = Work((test,), (), 8, 0)
     cell = Cell(target="a", device="d", provider="cpu", threads=1, strategy="self-speculative")
-    assert work.request(Job(cell, FakeLauncher(), "/a"), 0).tests == []
+    assert work.request(cell, "/a", 0).tests == []
     assert not work.asks_of(cell)
     assert work.asks_of(cell.model_copy(update={"strategy": "plain"}))
 
