@@ -60,10 +60,10 @@ def _open_folder(folder: Path, provider: str, threads: int | None, *, frugal: bo
     manifest = read_manifest(folder)
     open_engine = _engine_for(manifest, alone=alone)
     tokenizer = TextTokenizer(folder)
-    tokenizer_config = _read_json(folder / "tokenizer_config.json")
+    tokenizer_config = read_json(folder / "tokenizer_config.json")
     return Opened(
         chat_template=read_chat_template(folder, tokenizer_config),
-        end_tokens=_end_tokens(folder, tokenizer_config, tokenizer),
+        end_tokens=end_tokens_of(folder, tokenizer_config, tokenizer),
         engine=open_engine(folder, manifest, provider=provider, threads=threads, frugal=frugal),
         tokenizer=tokenizer,
         label=manifest.label,
@@ -201,7 +201,7 @@ def _check_pair(path: Path, first: GgufManifest, rest_path: Path, rest: GgufMani
         raise EdgeSkipError(f"{rest_path} is not the second half of {path}: export the pair again")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of the model's folder; {} where there is no such file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -214,11 +214,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _end_tokens(folder: Path, tokenizer_config: dict[str, Any], tokenizer: TextTokenizer) -> frozenset[int]:
+def end_tokens_of(folder: Path, tokenizer_config: dict[str, Any], tokenizer: TextTokenizer) -> frozenset[int]:
     """Every token that ends a text, by generation_config.json, config.json or the tokenizer: models disagree."""
     ends: set[int] = set()
     for name in ("generation_config.json", "config.json"):
-        entry = _read_json(folder / name).get("eos_token_id")
+        entry = read_json(folder / name).get("eos_token_id")
         ends.update(token for token in (entry if isinstance(entry, list) else [entry]) if isinstance(token, int))
     eos = token_text(tokenizer_config.get("eos_token"))
     if eos is not None and (token := tokenizer.token_id(eos)) is not None:

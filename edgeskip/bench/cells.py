@@ -14,6 +14,7 @@ from edgeskip.runtime.engines.providers import PROVIDERS
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 WEB = ("web", "web:gpu")
 """Providers of a browser here: WASM on the CPU, WebGPU."""
+WEB_STRATEGIES: tuple[Strategy, ...] = ("plain", "self-speculative")
 _LLAMA_CPP = ("cpu", "cuda", "metal", "vulkan", "rocm", "sycl", "opencl", "cann", "musa")
 
 
@@ -63,13 +64,13 @@ def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[C
         if _takes(target, provider) and grid.engine in (None, target.engine)
         for threads in grid.threads
         for strategy in grid.strategies
-        if strategy in target.strategies and (provider not in WEB or strategy != "online")
+        if strategy in target.strategies
     ]
     for provider in grid.providers:
         if not any(cell.provider == provider for cell in cells):
             raise EdgeSkipError(
                 f"no target can run on the provider {provider!r} as asked: GGUF files run on the CPU and what "
-                "llama.cpp was built for, artifact folders on all others; a browser does not skip online"
+                "llama.cpp was built for, artifact folders on all others"
             )
     for strategy in grid.strategies:
         if not any(strategy in target.strategies for target in targets):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeskip.bench.asked import Asked
-from edgeskip.bench.cells import Grid, cells_of
+from edgeskip.bench.cells import WEB_STRATEGIES, Grid, cells_of
 from edgeskip.bench.record import Device, Target
 from edgeskip.bench.request import Request
 from edgeskip.bench.run_file import RunLog
@@ -34,6 +34,8 @@ class Serving:
     def check(self, asked: Asked) -> None:
         """EdgeSkipError, before anything is measured, for what would stop serving afterwards."""
         servable(asked)
+        if not set(asked.grid.strategies) & set(WEB_STRATEGIES):
+            raise EdgeSkipError(f"a browser decodes by {' or '.join(WEB_STRATEGIES)}: add one of these to --strategy")
         if (self.certificate is None) != (self.key is None):
             raise EdgeSkipError("--certificate and --key belong together: give both or neither")
         try:
@@ -81,7 +83,7 @@ def requests_for(asked: Asked, device: Device) -> list[Request]:
     grid = Grid(
         providers=PROVIDERS if device.facts.get("webgpu") else PROVIDERS[:1],
         threads=threads or (min(MOST_THREADS, most),),
-        strategies=tuple(name for name in asked.grid.strategies if name != "online"),
+        strategies=tuple(name for name in asked.grid.strategies if name in WEB_STRATEGIES),
         engine="onnxruntime",
     )
     cells, _ = cells_of(servable(asked), grid, device.id)

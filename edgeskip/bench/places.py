@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeskip.bench.asked import Asked
-from edgeskip.bench.cells import WEB, Grid
+from edgeskip.bench.cells import WEB, WEB_STRATEGIES, Grid
 from edgeskip.bench.local import LocalLauncher
 from edgeskip.bench.run_bench import SILENCE_S, Place
 from edgeskip.errors import EdgeSkipError
@@ -60,7 +60,9 @@ def open_places(asked: Asked, elsewhere: Elsewhere, stack: ExitStack, tell: Call
         phone = Grid(("cpu",), grid.threads, ("plain",), engine="llama.cpp")
         places.append(_phone(elsewhere, phone, stack, tell))
     if web:
-        strategies = tuple(name for name in asked.grid.strategies if name != "online")
+        strategies = tuple(name for name in asked.grid.strategies if name in WEB_STRATEGIES)
+        if not strategies:
+            raise EdgeSkipError(f"a browser decodes by {' or '.join(WEB_STRATEGIES)}: add one of these to --strategy")
         providers = tuple("webgpu" if name == "web:gpu" else name for name in web)
         places.append(_browser(elsewhere, replace(grid, providers=providers, strategies=strategies), stack, tell))
     return places

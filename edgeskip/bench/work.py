@@ -70,7 +70,7 @@ def _nodes(graph: Any) -> list[Any]:
     found: list[Any] = []
     for node in graph.node:
         branches: list[list[Any]] = [_nodes(a.g) for a in node.attribute if a.HasField("g")]
-        found += max(branches, key=len) if branches else [node]
+        found += max(branches, key=lambda nodes: len(nodes)) if branches else [node]
     return found
 
 

@@ -180,7 +180,8 @@ def bench(
         if not places and serving is None:
             raise EdgeSkipError("--no-local leaves no device: name one, e.g. with --remote user@host, or --serve")
         jobs = jobs_of(asked, places, listener)
-        kept = RunLog(asked.header, log or default_log(asked.header))
+        path = log or default_log(asked.header)
+        kept = RunLog(asked.header, path)
         for target in asked.targets:
             kept.add(target)
         try:
@@ -192,9 +193,9 @@ def bench(
         except KeyboardInterrupt:
             interrupted = True
     print_run(kept.run, output)
-    shown.note(f"every measurement is in {kept.path}" + (": interrupted" if interrupted else ""))
+    shown.note(f"every measurement is in {path}" + (": interrupted" if interrupted else ""))
     if report is not None and kept.run.samples:
-        write_report([kept.path], report, png_folder=None, overwrite=True)
+        write_report([path], report, png_folder=None, overwrite=True)
         shown.note(f"the report is {report}")
     if interrupted:
         raise typer.Exit(130)
