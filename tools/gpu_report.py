@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -49,6 +50,7 @@ class Parity:
     """How far a provider's predictions are from the CPU's, in float32, over the same tokens."""
 
     artifact: str
+    provider: str
     tokens: int
     max_abs_logit_difference: float
     kl_divergence: float  # mean KL(CPU fp32 ‖ this) per token, nats
@@ -99,7 +101,10 @@ def gpu_report(
         "versions": _versions(),
         "model": model,
         "precision": precision,
-        "parity": [asdict(parity_of(reference, path, provider)) for path in targets.values()],
+        "parity": [
+            asdict(parity_of(reference, path, variant)) for variant in _variants(provider) for path in targets.values()
+        ],
+        "same_tokens_replayed": same_tokens(targets["dense"], _variants(provider), num_prompts, new_tokens),
         "lossless": asdict(lossless_on(targets["self-speculative"], provider, num_prompts, new_tokens)),
     }
     tell("edgeskip bench")
@@ -140,11 +145,26 @@ def parity_of(reference: Path, artifact: Path, provider: str) -> Parity:
     ours, theirs = log_probabilities(logits[1]), log_probabilities(logits[0])
     return Parity(
         artifact=artifact.name,
+        provider=provider,
         tokens=len(tokens),
         max_abs_logit_difference=float(np.abs(logits[1] - logits[0]).max()),
         kl_divergence=max(0.0, float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())),
         top1_agreement=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
     )
+
+
+def same_tokens(artifact: Path, providers: Sequence[str], num_prompts: int, new_tokens: int) -> bool | None:
+    """Whether greedy answers are the same on all of them; None where there is one."""
+    made = []
+    for provider in providers:
+        with load(artifact, provider=provider) as session:
+            made.append(
+                [
+                    session.generate(prompt.text, max_tokens=new_tokens, strategy="plain").tokens
+                    for prompt in read_prompts(None, num_prompts)
+                ]
+            )
+    return None if len(made) < 2 else all(one == made[0] for one in made)
 
 
 def lossless_on(artifact: Path, provider: str, num_prompts: int, new_tokens: int) -> Lossless:
@@ -171,7 +191,16 @@ def bench(
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *(sys.executable, "-m", "edgeskip", "bench", *(f"{name}={path}" for name, path in targets.items())),
-            *("--provider", provider, "--strategy", "plain,self-speculative", "--threads", "1", "-r", str(rounds)),
+            *(
+                "--provider",
+                ",".join(_variants(provider)),
+                "--strategy",
+                "plain,self-speculative",
+                "--threads",
+                "1",
+                "-r",
+                str(rounds),
+            ),
             *("-p", str(prompt), "-n", str(new), "-d", f"0,{prompt},{depth}", "--num-prompts", str(num_prompts)),
             *("--max-tokens", str(new), "-o", "json", "--log", f"{folder}/log.jsonl"),
         ]
@@ -211,6 +240,10 @@ def peers_of(
                 continue
             found[contestant.name] = [{**_figures(run, prompt), "settings": worker.loaded["settings"]} for run in runs]
     return found
+
+
+def _variants(provider: str) -> tuple[str, ...]:
+    return (provider, "cuda:graphs") if provider == "cuda" else (provider,)
 
 
 def _figures(run: Run, prompt: int) -> dict[str, float]:

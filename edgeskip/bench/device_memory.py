@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 class DeviceMemory:
-    """Counts from its making; for `cuda` by NVML, for others nothing is told."""
+    """Counts from its making; for CUDA by NVML, for others nothing is told."""
 
     def __init__(self, provider: str) -> None:
-        self._before = _used() if provider == "cuda" else None
+        self._before = _used() if provider.startswith("cuda") else None
 
     def taken(self) -> int | None:
         """Bytes of device 0 in use more than before: ONNX Runtime gives back nothing while a session lives, so near

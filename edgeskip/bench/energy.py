@@ -42,7 +42,7 @@ class Meter:
 def counters(provider: str, root: Path = _ROOT) -> list[Counter]:
     """The processor's packages, and for `cuda` the GPU's counter; a battery's only where there are none of these."""
     found = _rapl(root)
-    if provider == "cuda":
+    if provider.startswith("cuda"):
         found += _nvml()
     return found or _battery(root)
 

@@ -36,7 +36,7 @@ def measure_roofline(provider: str, threads: int) -> Roofline:
 
 
 def _bandwidth(provider: str, threads: int) -> tuple[float | None, str]:
-    if provider == "cuda":
+    if provider.startswith("cuda"):
         from edgeskip.bench.roofline_cuda import device_bandwidth
 
         return device_bandwidth(_REPEATS)
@@ -60,7 +60,7 @@ def _arithmetic(provider: str, threads: int) -> tuple[float | None, str]:
 
     try:
         # In a browser the same cores do the work; how near it comes to them is what is asked for.
-        found = find_provider("cpu" if provider == "web" else provider)
+        found = find_provider("cpu" if provider == "web" else provider.removesuffix(":graphs"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.limits import check_truncation, grown_capacity
+from edgeskip.runtime.engines.onnxruntime_captured import CapturedSteps
 from edgeskip.runtime.engines.onnxruntime_session import GraphShape, first_line, switches_of
 from edgeskip.runtime.engines.onnxruntime_states import Rows
 from edgeskip.runtime.engines.providers import Provider, nodes_by_provider
@@ -40,6 +41,9 @@ class GraphRunner:
         # A chain's sessions run in turn and have scratch memory of their own: after a prefill the ones before the last
         # give theirs back, so that it does not add up.
         self._frugally = _giving_back() if shape.states_out and provider.name == "cpu" else None
+        self._captured = None
+        if provider.captures and not shape.states_in and not shape.states_out:
+            self._captured = CapturedSteps(session, shape, provider)
         self._length = 0
         self._capacity = 0
         self._run_s = 0.0
@@ -89,6 +93,8 @@ class GraphRunner:
                     self._grow_on_device(past, present, capacity)
         self._mask = np.ones((1, capacity), np.int64)
         self._capacity = capacity
+        if self._captured is not None:
+            self._captured.renew(self._cache, capacity)
 
     def override(self, name: str, value: NDArray[Any]) -> None:
         """Every run reads the overridable initialiser `name` from `value`, which may be rewritten in place."""
@@ -126,16 +132,23 @@ class GraphRunner:
     def close(self) -> None:
         """Frees the graph's memory; nothing else may be called afterwards."""
         self._cache.clear()
-        del self._binding, self._silent, self._session
+        del self._binding, self._silent, self._session, self._captured
 
     def _run(self, count: int, kept: int, states: Rows | None) -> NDArray[np.float32]:
         total = self._length + count
         self.reserve(total)
-        binding = self._bind_run(total, kept, states)
+        captured = self._captured if self._length and self._captured and self._captured.takes(count, kept) else None
+        binding = None if captured else self._bind_run(total, kept, states)
+        options = self._frugally if count >= _LARGE_RUN else None
+        if self._captured is not None:
+            options = self._captured.uncaptured
 
         begin = time.perf_counter()
         try:
-            self._session.run_with_iobinding(binding, self._frugally if count >= _LARGE_RUN else None)
+            if captured is not None:
+                self._logits[...] = captured.run(self._ids[0], total)
+            else:
+                self._session.run_with_iobinding(binding, options)
         except Exception as error:
             if re.search(r"memory|allocat", str(error), re.IGNORECASE):
                 raise EdgeSkipError(

@@ -21,8 +21,10 @@ class Provider:
     execution_provider: str
     device: str = "cpu"  # device type of the KV cache; "cpu" also for accelerators that take host memory
     threads_option: str | None = None  # its own option for the number of threads; None = it has none
+    kinds: tuple[str, ...] = ()  # what may follow its name after a colon
     device_option: str | None = None  # its own option for the kind of device; None = it has one kind
     compiles: bool = True  # it takes the values of optional inputs for constants
+    captures: bool = False  # decode steps are recorded once and replayed
     device_type: str | None = None  # cpu, gpu or npu, where a provider of several kinds was asked for one
     plugin: tuple[Any, ...] = ()  # ONNX Runtime's devices of a plugin; () = built into ONNX Runtime
 
@@ -33,6 +35,8 @@ class Provider:
             found[self.threads_option] = str(threads)
         if self.device_option and not self.plugin:
             found[self.device_option] = (self.device_type or "cpu").upper()
+        if self.captures:
+            found["enable_cuda_graph"] = "1"
         return found
 
 
@@ -40,7 +44,7 @@ PROVIDERS = {
     provider.name: provider
     for provider in (
         Provider("cpu", "CPUExecutionProvider", compiles=False),
-        Provider("cuda", "CUDAExecutionProvider", device="cuda", compiles=False),
+        Provider("cuda", "CUDAExecutionProvider", device="cuda", compiles=False, kinds=("graphs",)),
         Provider("migraphx", "MIGraphXExecutionProvider"),
         Provider("dml", "DmlExecutionProvider"),
         Provider("coreml", "CoreMLExecutionProvider"),
@@ -51,6 +55,7 @@ PROVIDERS = {
             "openvino",
             "OpenVINOExecutionProvider",
             threads_option="num_of_threads",
+            kinds=("cpu", "gpu", "npu"),
             device_option="device_type",
         ),
         Provider("webgpu", "WebGpuExecutionProvider"),
@@ -63,7 +68,8 @@ _PLUGINS = {"openvino": "onnxruntime-ep-openvino", "webgpu": "onnxruntime-ep-web
 def find_provider(name: str) -> Provider:
     """The provider called `name`, if the installed onnxruntime or a plugin of it has it; EdgeSkipError lists those.
 
-    A provider for several kinds of device takes one after a colon, `openvino:gpu`; without, the CPU.
+    A provider for several kinds of device takes one after a colon, `openvino:gpu`; without, the CPU. `cuda:graphs`
+    replays decode steps as CUDA graphs.
     """
     import onnxruntime
 
@@ -74,9 +80,12 @@ def find_provider(name: str) -> Provider:
     if provider is None:
         raise EdgeSkipError(f"unknown provider {name!r}: available here: {usable}")
     if device_type:
-        if provider.device_option is None or device_type not in ("cpu", "gpu", "npu"):
-            raise EdgeSkipError(f"unknown provider {name!r}: only openvino has kinds of device, cpu, gpu and npu")
-        provider = replace(provider, name=name.lower(), device_type=device_type)
+        if device_type not in provider.kinds:
+            kinds = [f"{one.name}:{kind}" for one in PROVIDERS.values() for kind in one.kinds]
+            raise EdgeSkipError(f"unknown provider {name!r}: what may follow a colon is {', '.join(kinds)}")
+        captures = device_type == "graphs"
+        device_type = "" if captures else device_type
+        provider = replace(provider, name=name.lower(), device_type=device_type or None, captures=captures)
     if provider.execution_provider in installed:
         return provider
     devices = plugin_devices(base, provider.execution_provider, provider.device_type)

@@ -88,8 +88,8 @@ def test_built_in_openvino_is_told_its_device_and_threads(monkeypatch: pytest.Mo
     ("name", "words"),
     [
         ("tpu", "unknown provider 'tpu': available here: cpu"),
-        ("cuda:gpu", "only openvino has kinds of device"),
-        ("openvino:tpu", "cpu, gpu and npu"),
+        ("cuda:gpu", "what may follow a colon is cuda:graphs, openvino:cpu, openvino:gpu, openvino:npu"),
+        ("openvino:tpu", "openvino:cpu"),
         ("webgpu", "pip install onnxruntime-ep-webgpu"),
         ("qnn", "pip install onnxruntime-qnn in place of onnxruntime"),
         ("coreml", "built without the provider 'coreml'"),
