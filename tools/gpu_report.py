@@ -189,21 +189,11 @@ def bench(
 ) -> dict[str, Any]:
     """`edgeskip bench`'s run as JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "edgeskip", "bench", *(f"{name}={path}" for name, path in targets.items())),
-            *(
-                "--provider",
-                ",".join(_variants(provider)),
-                "--strategy",
-                "plain,self-speculative",
-                "--threads",
-                "1",
-                "-r",
-                str(rounds),
-            ),
-            *("-p", str(prompt), "-n", str(new), "-d", f"0,{prompt},{depth}", "--num-prompts", str(num_prompts)),
-            *("--max-tokens", str(new), "-o", "json", "--log", f"{folder}/log.jsonl"),
-        ]
+        command = [sys.executable, "-m", "edgeskip", "bench", *(f"{name}={path}" for name, path in targets.items())]
+        command += ["--provider", ",".join(_variants(provider)), "--strategy", "plain,self-speculative"]
+        command += ["--threads", "1", "-r", str(rounds), "-p", str(prompt), "-n", str(new)]
+        command += ["-d", f"0,{prompt},{depth}", "--num-prompts", str(num_prompts), "--max-tokens", str(new)]
+        command += ["-o", "json", "--log", f"{folder}/log.jsonl"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 1):  # 1: a cell failed, and the run says which
         raise EdgeSkipError("edgeskip bench failed: its own words are above")

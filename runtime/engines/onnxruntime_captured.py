@@ -57,7 +57,7 @@ class CapturedSteps:
         self._mask = self._on_device(self._host_mask)
 
     def run(self, tokens: NDArray[np.int64], total: int) -> NDArray[Any]:
-        """Appends tokens [n], so that the cache holds `total`; logits [1, 1, columns] of the last, of the graph's type."""
+        """Appends tokens [n], so that the cache holds `total`; logits [1, 1, columns] of the last."""
         width = self._widths.get(len(tokens)) or self._bound(len(tokens))
         width.tokens.update_inplace(np.ascontiguousarray(tokens[None]))
         self._host_mask[0, :total], self._host_mask[0, total:] = 1, 0
