@@ -10,15 +10,15 @@ import time
 _BYTES = 512 << 20
 
 
-def device_bandwidth(repeats: int) -> tuple[float | None, str]:
-    """Bytes a second of device 0, the best of `repeats` times, and how that was measured; None where it cannot be."""
+def device_bandwidth(seconds: float) -> tuple[float | None, str]:
+    """Bytes a second of device 0, the best within `seconds`, and how that was measured; None where it cannot be."""
     try:
-        return _copy_rate(repeats), f"copy of {_BYTES >> 20} MiB within the device, read and write counted"
+        return _copy_rate(seconds), f"copy of {_BYTES >> 20} MiB within the device, read and write counted"
     except (OSError, AttributeError, RuntimeError) as error:
         return None, f"not measured ({error})"[:300]
 
 
-def _copy_rate(repeats: int) -> float:
+def _copy_rate(seconds: float) -> float:
     """https://docs.nvidia.com/cuda/cuda-driver-api: the primary context of device 0, two buffers, cuMemcpyDtoD."""
     cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
 
@@ -36,13 +36,14 @@ def _copy_rate(repeats: int) -> float:
         call("cuCtxSetCurrent", context)
         for buffer in buffers:
             call("cuMemAlloc_v2", ctypes.byref(buffer), ctypes.c_size_t(_BYTES))
-        times = []
-        for _ in range(repeats + 1):
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(times) < 3 or time.perf_counter() < end:
             begin = time.perf_counter()
             call("cuMemcpyDtoD_v2", buffers[0], buffers[1], ctypes.c_size_t(_BYTES))
             call("cuCtxSynchronize")
             times.append(time.perf_counter() - begin)
-        return 2 * _BYTES / min(times[1:])
+        return 2 * _BYTES / min(times)
     finally:
         for buffer in buffers:
             if buffer.value:

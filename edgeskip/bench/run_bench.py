@@ -10,6 +10,7 @@ from pathlib import Path
 from edgeskip.bench.asked import Asked
 from edgeskip.bench.cells import Grid, cells_of, reference_of
 from edgeskip.bench.launcher import Launcher
+from edgeskip.bench.local import LocalLauncher
 from edgeskip.bench.process import CHILD, call
 from edgeskip.bench.quality import QualityRequest
 from edgeskip.bench.record import Cell, Failure, Quality, Sample
@@ -68,6 +69,10 @@ def run_bench(asked: Asked, jobs: Sequence[Job], log: RunLog, listener: Listener
         listener.recorded(line)
 
     run_rounds(jobs, asked.work, asked.settings.rounds, record, listener.at)
+    for launcher in {id(job.launcher): job.launcher for job in jobs}.values():
+        if isinstance(launcher, LocalLauncher):
+            listener.state("measuring again what this machine gives")
+            log.add(launcher.device_again())
 
 
 def measure_losses(asked: Asked, text: Path, log: RunLog, listener: Listener) -> None:
