@@ -41,7 +41,7 @@ from edgeskip.runtime.session import Session, load
 from edgeskip.runtime.speculation.policy import Speculation
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-SKIPPED, EXIT_LAYER, DRAFT_TOKENS = 8, 4, 8192
+SKIPPED, EXIT_LAYER = 8, 4
 PARITY_TOKENS = 512
 
 
@@ -80,6 +80,7 @@ def gpu_report(
     depth: Annotated[int, typer.Option("-d", min=1)] = 2048,
     num_prompts: Annotated[int, typer.Option(min=1, max=6)] = 3,
     calibration_tokens: Annotated[int, typer.Option(min=1)] = 16384,
+    draft_tokens: Annotated[int, typer.Option(min=1, help="Tokens that the draft's head knows.")] = 8192,
     peers: Annotated[bool, typer.Option(help="Measure transformers and onnxruntime-genai too.")] = True,
     work: Annotated[Path | None, typer.Option(help="Artifacts are kept here.", show_default="the user's cache")] = None,
     output: Annotated[Path | None, typer.Option("-o", show_default="docs/results/gpu-DEVICE.json")] = None,
@@ -91,7 +92,7 @@ def gpu_report(
     work = (work or default_work()).resolve()
     device = gpus[0].split(",")[0] if gpus else provider
     output = output or RESULTS / f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
-    reference, targets = artifacts_of(model, work, precision, calibration_tokens)
+    reference, targets = artifacts_of(model, work, precision, calibration_tokens, draft_tokens)
     tell("parity with the CPU in float32")
     result: dict[str, Any] = {
         "device": device,
@@ -116,7 +117,9 @@ def gpu_report(
     print(output)
 
 
-def artifacts_of(model: str, work: Path, precision: str, tokens: int) -> tuple[Path, dict[str, Path]]:
+def artifacts_of(
+    model: str, work: Path, precision: str, tokens: int, draft_tokens: int
+) -> tuple[Path, dict[str, Path]]:
     """The dense float32 export that everything is compared with, and those that are measured, by name."""
     folder = model_folder(model, work) / "gpu"
     profile = folder / "profile.json"
@@ -124,7 +127,7 @@ def artifacts_of(model: str, work: Path, precision: str, tokens: int) -> tuple[P
         calibrated(model, profile, tokens=tokens)
     dense = planned(profile, folder / "dense.json", skip_sublayers=0)
     skip = planned(profile, folder / "skip.json", skip_sublayers=SKIPPED)
-    draft = ["--draft", "early-exit", "--exit-layer", str(EXIT_LAYER), "--draft-vocab", str(DRAFT_TOKENS)]
+    draft = ["--draft", "early-exit", "--exit-layer", str(EXIT_LAYER), "--draft-vocab", str(draft_tokens)]
     reference = exported(model, dense, folder / "dense-fp32", precision="fp32")
     return reference, {
         "dense": exported(model, dense, folder / f"dense-{precision}", precision=precision),

@@ -67,11 +67,11 @@ def test_without_a_gpu_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path:
 @pytest.mark.slow
 def test_the_whole_of_it_on_the_cpu(tmp_path: Path) -> None:
     """A tiny checkpoint through calibration, export, parity, the lossless check, the bench and transformers."""
-    model = tiny_checkpoint("llama", tmp_path / "model")
+    model = tiny_checkpoint("llama", tmp_path / "model", num_hidden_layers=8)
     out = tmp_path / "out.json"
     command = [sys.executable, str(TOOLS / "gpu_report.py"), "--model", str(model), "--provider", "cpu"]
     command += ["--precision", "fp32", "-r", "1", "-p", "16", "-n", "8", "-d", "32", "--num-prompts", "1"]
-    command += ["--calibration-tokens", "512", "--work", str(tmp_path / "work"), "-o", str(out)]
+    command += ["--calibration-tokens", "512", "--draft-tokens", "64", "--work", str(tmp_path / "work"), "-o", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(out.read_text())
