@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -104,6 +105,14 @@ def test_a_fallback_says_so(cli: Cli, folders: list[Path]) -> None:
         (("--quality", "q.txt", "--no-quality"), "contradict each other"),
         (("--no-local",), "--no-local leaves no device"),
         (("--log", "taken.jsonl"), "taken.jsonl exists: choose another file"),
+        (("--adb",), "--llama-bench FILE"),
+        (("--adb-serial", "x"), "are for a phone: add --adb"),
+        (("--remote-python", "python3"), "need --remote USER@HOST"),
+        (("--provider", "web", "--throttle", "0.5"), "--throttle 0.5 is no slowing down"),
+        (("--provider", "web", "--strategy", "speculative"), "a browser decodes by plain or self-speculative"),
+        (("--serve", "--strategy", "speculative"), "a browser decodes by plain or self-speculative"),
+        (("--serve", "--certificate", "c.pem"), "--certificate and --key belong together"),
+        (("--serve", "--host", "999.1.1.1"), "cannot serve on 999.1.1.1"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -113,6 +122,49 @@ def test_bad_input_is_one_line(
     assert words in cli("bench", folders[0], *arguments).complaint()
     assert (tmp_path / "taken.jsonl").read_text() == "mine"
     assert [file.name for file in tmp_path.iterdir()] == ["taken.jsonl"]
+
+
+def test_a_port_in_use_is_said_before_anything_is_measured(cli: Cli, folders: list[Path], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        complaint = cli("bench", folders[0], "--serve", "--port", port).complaint()
+    assert complaint == (
+        f"cannot serve on 127.0.0.1 port {port} (Address already in use): choose another --host or --port"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_phone_is_asked_for_what_it_can(folders: list[Path]) -> None:
+    """Oracle: by hand, from what the page tells of itself."""
+    from edgeskip.bench.asked import Words, read_asked
+    from edgeskip.bench.phones import requests_for
+    from edgeskip.bench.record import Device
+
+    def asked(threads: str | None) -> Any:
+        words = Words(
+            targets=[str(folders[0])], prompt_tokens="8", new_tokens="4", depths="0", threads=threads, provider="cpu",
+            strategy="plain,speculative", prompts=None, num_prompts=1, max_tokens=4, rounds=2, baselines=[],
+            allow_fallback=False, pythons=[], seed=0,
+        )  # fmt: skip
+        return read_asked(words)
+
+    def device(**facts: Any) -> Device:
+        return Device(id="phone", type="browser", name="a phone", facts=facts)
+
+    def cells(asked_for: str | None, /, **facts: Any) -> list[tuple[str, int, str, int]]:
+        found = requests_for(asked(asked_for), device(**facts))
+        return [(r.cell.provider, r.cell.threads, r.cell.strategy, r.round) for r in found]
+
+    assert cells(None, threads=8, webgpu=None) == [("web", 4, "plain", 0), ("web", 4, "plain", 1)]
+    assert cells("1,2,16", threads=8) == [
+        ("web", 1, "plain", 0), ("web", 2, "plain", 0), ("web", 8, "plain", 0),
+        ("web", 8, "plain", 1), ("web", 2, "plain", 1), ("web", 1, "plain", 1),
+    ]  # fmt: skip
+    assert cells(None, threads=1, webgpu={"vendor": "arm"})[:2] == [("web", 1, "plain", 0), ("webgpu", 1, "plain", 0)]
+    assert cells(None)[0] == ("web", 1, "plain", 0)  # a page that says nothing
+    assert cells(None, threads="<b>")[0] == ("web", 1, "plain", 0)
 
 
 def test_two_of_one_name(cli: Cli, folders: list[Path]) -> None:
