@@ -16,6 +16,7 @@ import typer
 from edgeskip.errors import EdgeSkipError
 from edgeskip.verbs.bench import bench
 from edgeskip.verbs.calibrate import calibrate
+from edgeskip.verbs.compare import compare
 from edgeskip.verbs.doctor import doctor
 from edgeskip.verbs.evaluate import eval_
 from edgeskip.verbs.export import export
@@ -23,6 +24,7 @@ from edgeskip.verbs.fetch import fetch
 from edgeskip.verbs.inspect import inspect
 from edgeskip.verbs.plan import plan
 from edgeskip.verbs.profile_device import profile_device
+from edgeskip.verbs.report import report
 from edgeskip.verbs.run import run
 from edgeskip.verbs.schema import schema
 from edgeskip.verbs.sweep import sweep
@@ -39,7 +41,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="edgeskip VERB --help tells the options of a verb.",
 )
-for _verb in (fetch, train, calibrate, profile_device, plan, schema, export, run, bench, sweep, inspect, doctor):
+_VERBS = (fetch, train, calibrate, profile_device, plan, schema, export, run)
+for _verb in (*_VERBS, bench, report, compare, sweep, inspect, doctor):
     app.command()(_verb)
 app.command("eval")(eval_)  # a function of that name would hide Python's own
 

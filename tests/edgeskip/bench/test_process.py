@@ -1,4 +1,4 @@
-"""The process that measures, and all the ways it may end. Oracle: made-up children that do as the protocol says, or not."""
+"""The process that measures, and all the ways it may end. Oracle: made-up children that keep to the protocol or not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a processor gives. Oracle: the onnx package for the model that is multiplied with; loose physical bounds else."""
+"""What a processor gives. Oracle: the onnx package for the model that is multiplied with; else loose bounds."""
 
 from __future__ import annotations
 

@@ -1,0 +1,119 @@
+"""Where the time of an entry's answers goes, and what its drafting did: sums over all rounds, seconds in, ms out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from edgeskip.bench.record import Answer
+from edgeskip.bench.report.joined import Entry
+
+_AT_ONCE = 0.05  # of the mean gap: no step is that short, only what comes out of the same one
+
+
+@dataclass(frozen=True)
+class Share:
+    """One part of a time, in milliseconds."""
+
+    name: str
+    ms: float
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """What drafting did in all answers of an entry."""
+
+    rounds: int
+    plain_steps: int
+    drafted: int
+    accepted: int
+    at_least: tuple[float, ...]  # [k-1]: share of rounds that gave out k drafted tokens or more; () where not known
+
+    @property
+    def acceptance(self) -> float | None:
+        return self.accepted / self.drafted if self.drafted else None
+
+    @property
+    def accepted_per_round(self) -> float | None:
+        return self.accepted / self.rounds if self.rounds else None
+
+
+def answers_of(entry: Entry) -> list[Answer]:
+    return [answer for sample in entry.samples for answer in sample.answers]
+
+
+def first_token_parts(entry: Entry) -> list[Share]:
+    """The mean TTFT by what it is spent on; [] where no prompt was answered."""
+    answers = answers_of(entry)
+    if not answers:
+        return []
+    total, prepare, prefill = (
+        1e3 * sum(values) / len(answers)
+        for values in zip(*((a.ttft_s, a.prepare_s, a.prefill_s) for a in answers), strict=True)
+    )
+    return [
+        Share("template and tokenizer", prepare),
+        Share("prefill", prefill),
+        Share("rest", max(0.0, total - prepare - prefill)),
+    ]
+
+
+def decode_parts(entry: Entry) -> list[Share]:
+    """Milliseconds per token after the first by what they are spent on; [] where that is not known of all answers."""
+    answers = [answer for answer in answers_of(entry) if answer.gaps_s]
+    tokens = sum(len(answer.gaps_s) for answer in answers)
+    if not tokens:
+        return []
+    scale = 1e3 / tokens
+    total = scale * sum(sum(answer.gaps_s) for answer in answers)
+    speculated = [answer.speculation for answer in answers if answer.speculation is not None]
+    if len(speculated) == len(answers):
+        parts = [
+            Share("drafting", scale * sum(one.draft_s for one in speculated)),
+            Share("verifying", scale * sum(one.verify_s for one in speculated)),
+            Share("plain steps", scale * sum(one.plain_s for one in speculated)),
+        ]
+        return [*parts, Share("rest", max(0.0, total - sum(part.ms for part in parts)))]
+    inside = [answer.runtime_s for answer in answers if answer.runtime_s is not None]
+    if len(inside) < len(answers):
+        return []
+    runtime = scale * sum(inside)
+    return [Share("inference runtime", runtime), Share("rest", max(0.0, total - runtime))]
+
+
+def drafting_of(entry: Entry) -> Drafting | None:
+    """What drafting did; None where nothing was drafted or it is not told."""
+    answers = [answer for answer in answers_of(entry) if answer.speculation is not None]
+    told = [answer.speculation for answer in answers if answer.speculation is not None]
+    rounds, drafted = sum(one.rounds for one in told), sum(one.drafted for one in told)
+    if not told or not rounds + sum(one.plain_steps for one in told):
+        return None
+    accepted = sum(one.accepted for one in told)
+    return Drafting(
+        rounds, sum(one.plain_steps for one in told), drafted, accepted, _at_least(answers, rounds, accepted)
+    )
+
+
+def _at_least(answers: list[Answer], rounds: int, accepted: int) -> tuple[float, ...]:
+    """From the gaps: tokens that came with the one before them are drafted ones of its round.
+
+    () where that does not add up to what was accepted, but for a round at the end of each answer that was cut short:
+    the tokens were then not given out as they were decoded.
+    """
+    lengths: Counter[int] = Counter()
+    for answer in answers:
+        soon = _AT_ONCE * sum(answer.gaps_s) / max(1, len(answer.gaps_s))
+        length = 0
+        for gap in answer.gaps_s:
+            if gap > soon:
+                lengths[length] += 1
+                length = 0
+            else:
+                length += 1
+        lengths[length] += 1
+    most = max(lengths, default=0)
+    at_least = [sum(count for length, count in lengths.items() if length >= k) for k in range(1, most + 1)]
+    missing = accepted - sum(at_least)
+    if not rounds or not at_least or at_least[0] > rounds or not 0 <= missing <= most * len(answers):
+        return ()
+    return tuple(count / rounds for count in at_least)

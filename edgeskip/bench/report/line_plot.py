@@ -1,0 +1,62 @@
+"""Draws how many drafted tokens rounds gave out: a line for each entry over the position in the draft."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgeskip.bench.report.drawing import (
+    LINES,
+    MARKERS,
+    PAPER,
+    SERIES,
+    bare,
+    fitting,
+    is_narrow,
+    new_figure,
+    text_size,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST = 8  # lines that can be told apart; the table has them all
+
+Lines = Sequence[tuple[str, Sequence[float]]]
+
+
+def line_plot(lines: Lines, width: int) -> Figure:
+    """`lines`: names and, from the first position on, shares of rounds."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
+    narrow, size = is_narrow(width), text_size(width)
+    shown = lines[:MOST]
+    key = 18.0 * len(shown) + 10
+    tall, below, left = (230, 50, 52) if narrow else (260, 52, 62)
+    height = key + tall + below
+    figure = new_figure(width, height)
+    panel = figure.add_axes((left / width, below / height, (width - left - 12) / width, tall / height))
+    bare(panel, axis="both", width=width)
+    panel.spines["left"].set_visible(True)
+    handles = []
+    for at, (name, shares) in enumerate(shown):
+        look = {
+            "color": SERIES[at % len(SERIES)], "linestyle": LINES[at % len(LINES)],
+            "marker": MARKERS[at % len(MARKERS)],
+            "markersize": 7, "linewidth": 1.6, "markeredgecolor": PAPER, "markeredgewidth": 0.6,
+        }  # fmt: skip
+        panel.plot(range(1, len(shares) + 1), [100 * share for share in shares], **look)
+        handles.append(Line2D([], [], **look, label=fitting(name, width - 60, size)))
+    panel.set_ylim(0, 100)
+    longest = max(len(shares) for _, shares in shown)
+    panel.set_xlim(0.7, longest + 0.3)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.set_xlabel("drafted tokens accepted, at least", fontsize=size)
+    panel.set_ylabel("share of rounds, %", fontsize=size)
+    legend = figure.legend(
+        handles=handles, loc="upper left", ncols=1, frameon=False, fontsize=size, borderaxespad=0.2, handlelength=3
+    )
+    for text, handle in zip(legend.get_texts(), handles, strict=True):
+        text.set_text(str(handle.get_label()))  # matplotlib hides names that begin with _
+    return figure

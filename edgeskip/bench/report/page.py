@@ -1,0 +1,130 @@
+"""The page itself: sections into one HTML file that needs nothing else, figures into it or into PNGs besides."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeskip.bench.report.circumstances import (
+    conditions_section,
+    environment_section,
+    failures_section,
+    ran_section,
+)
+from edgeskip.bench.report.drawing import NARROW, VARIABLES, WIDE, need_matplotlib
+from edgeskip.bench.report.joined import Joined, read_joined
+from edgeskip.bench.report.latency import resources_section, serving_section, synthetic_section
+from edgeskip.bench.report.sections import Plot, Section
+from edgeskip.bench.report.spending import drafting_section, time_section
+from edgeskip.bench.report.summary import summary_of
+from edgeskip.bench.report.trade import targets_table, trade_section
+from edgeskip.bench.report.vector import Stylesheet, png, svg
+from edgeskip.bench.report.words import clean, counted, listed
+from edgeskip.files import refuse_file, replace_file, staged_files
+
+_LINKS = ("#0b57d0", "#8ab4f8")
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """One plot as two <svg> elements, safe to put into the page."""
+
+    narrow: str
+    wide: str
+
+
+def write_report(
+    runs: Sequence[Path], output: Path, *, png_folder: Path | None = None, overwrite: bool = False
+) -> list[Path]:
+    """Writes the page on these run files to `output`, its figures to `png_folder` too; the paths written.
+
+    EdgeSkipError where a run is none, a file exists that is not to be written over, or matplotlib is missing; nothing
+    is written then.
+    """
+    need_matplotlib()
+    refuse_file(output, overwrite=overwrite)
+    joined = read_joined(runs)
+    sections = sections_of(joined)
+    plots = [plot for section in sections for plot in section.plots]
+    pictures = [] if png_folder is None else [png_folder / f"{plot.name}.png" for plot in plots]
+    for picture in pictures:
+        refuse_file(picture, overwrite=overwrite)
+    page = html(joined, sections)
+    if pictures:
+        with staged_files(pictures, overwrite=overwrite) as staged:
+            for path, plot in zip(staged, plots, strict=True):
+                path.write_bytes(png(plot.draw, WIDE, plot.title, plot.description))
+    replace_file(output, page.encode())
+    return [output, *pictures]
+
+
+def sections_of(joined: Joined) -> list[Section]:
+    """All that there is something to say in."""
+    targets = Section("targets", "Targets", tables=[targets_table(joined)])
+    found = [
+        serving_section(joined),
+        synthetic_section(joined),
+        trade_section(joined),
+        drafting_section(joined),
+        time_section(joined),
+        resources_section(joined),
+        targets,
+        ran_section(joined) if joined.entries else None,
+        conditions_section(joined) if joined.entries else None,
+        failures_section(joined),
+        environment_section(joined),
+    ]
+    return [section for section in found if section is not None]
+
+
+def html(joined: Joined, sections: Sequence[Section]) -> str:
+    """The page. Every text is escaped; only what this package draws is put in as it is."""
+    import jinja2
+    from markupsafe import Markup
+
+    sheet = Stylesheet()
+    drawings = {
+        plot.name: _Drawing(*(Markup(text) for text in _both(plot, sheet)))
+        for section in sections
+        for plot in section.plots
+    }
+    folder = Path(__file__).parent
+    style = "\n".join([_variables(), (folder / "page.css").read_text(encoding="utf-8"), sheet.css])
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return template.render(
+        title="EdgeSkip benchmark",
+        subtitle=_subtitle(joined),
+        summary=summary_of(joined),
+        sections=sections,
+        drawings=drawings,
+        style=Markup(style),
+        style_hash=f"sha256-{digest}",
+    )
+
+
+def _both(plot: Plot, sheet: Stylesheet) -> tuple[str, str]:
+    title, words = plot.title, plot.description
+    return (
+        svg(plot.draw, NARROW, f"{plot.name}-n-", title, words, sheet),
+        svg(plot.draw, WIDE, f"{plot.name}-w-", title, words, sheet),
+    )
+
+
+def _subtitle(joined: Joined) -> str:
+    runs = [f"{part.label} of {clean(part.run.header.created, 40)}" for part in joined.parts]
+    on = f"On {listed(joined.device_names)}. " if joined.device_names else ""
+    return f"{on}From {counted(len(runs), 'run')}: {'; '.join(runs)}. Ratios and rooflines are within each run."
+
+
+def _variables() -> str:
+    light = ";".join(f"--{name}:{value}" for name, (value, _) in VARIABLES.items())
+    dark = ";".join(f"--{name}:{value}" for name, (_, value) in VARIABLES.items())
+    return (
+        f":root{{color-scheme:light dark;{light};--link:{_LINKS[0]}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{{dark};--link:{_LINKS[1]}}}}}"
+    )

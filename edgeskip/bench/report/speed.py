@@ -1,0 +1,67 @@
+"""Which measure stands for the speed of decoding on a device, and how fast each entry is by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeskip.bench.intervals import Ratio
+from edgeskip.bench.report.joined import Entry, Joined
+from edgeskip.bench.rows import Row
+
+TPOT = "TPOT"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Tokens per second of one entry, by round; `ratio` to the baseline of its run, None where there is none."""
+
+    entry: Entry
+    measure: str
+    speeds: tuple[float, ...]
+    median: float
+    ratio: Ratio | None
+
+    @property
+    def on_prompts(self) -> bool:
+        """Whether real prompts were answered, not tokens drawn at random."""
+        return self.measure == TPOT
+
+
+def decode_measure(entries: Sequence[Entry]) -> str | None:
+    """What all of these can be compared by: TPOT where one has it, else the first tg test; None where nothing decoded.
+
+    Drafting has no meaning on random tokens: only TPOT knows every strategy.
+    """
+    measures = list(dict.fromkeys(row.measure for entry in entries for row in entry.rows))
+    return next((name for name in measures if name == TPOT), first_test(measures, "tg"))
+
+
+def first_test(measures: Sequence[str], test: str) -> str | None:
+    """The first of the measures that is a test of this kind (pp or tg)."""
+    return next(
+        (name for name in measures if name.startswith(test) and name[len(test) : len(test) + 1].isdigit()), None
+    )
+
+
+def decoding(entry: Entry, measure: str | None) -> Decoding | None:
+    """How fast this entry decodes by `measure`; None where that was not measured."""
+    row = None if measure is None else entry.row(measure)
+    if row is None or measure is None or min(row.values) <= 0:
+        return None
+    speeds = speeds_of(row)
+    middle = row.median if row.higher_is_better else 1e3 / row.median
+    return Decoding(entry, measure, speeds, middle, row.ratio)
+
+
+def speeds_of(row: Row) -> tuple[float, ...]:
+    """Tokens per second: as measured, or from milliseconds a token."""
+    return row.values if row.higher_is_better else tuple(1e3 / value for value in row.values)
+
+
+def fastest(joined: Joined, device: str) -> Decoding | None:
+    """The entry with the highest median speed of decoding on a device; None where nothing was decoded there."""
+    entries = joined.on(device)
+    measure = decode_measure(entries)
+    found = [one for one in (decoding(entry, measure) for entry in entries) if one is not None]
+    return max(found, key=lambda one: one.median, default=None)
