@@ -53,7 +53,11 @@ def this_machine() -> Machine:
     total, available = _memory()
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        processor=cpu.get("model name") or _sysctl("machdep.cpu.brand_string") or platform.processor() or "unknown",
+        processor=cpu.get("model name")
+        or _arm_core(cpu)
+        or _sysctl("machdep.cpu.brand_string")
+        or platform.processor()
+        or "unknown",
         logical_cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
         simd=tuple(flag for flag in SIMD_FLAGS if flag in present),
@@ -100,6 +104,26 @@ def _memory() -> tuple[int | None, int | None]:
         if available is not None and used.isdigit():
             available = min(available, total - int(used))
     return total, available
+
+
+# Main ID register, part number of implementer 0x41, as in Arm's technical reference manuals.
+_ARM_CORES = {
+    0xD03: "Cortex-A53", 0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57", 0xD08: "Cortex-A72",
+    0xD09: "Cortex-A73", 0xD0A: "Cortex-A75", 0xD0B: "Cortex-A76", 0xD0C: "Neoverse-N1", 0xD0D: "Cortex-A77",
+    0xD40: "Neoverse-V1", 0xD41: "Cortex-A78", 0xD42: "Cortex-A78AE", 0xD44: "Cortex-X1", 0xD46: "Cortex-A510",
+    0xD47: "Cortex-A710", 0xD48: "Cortex-X2", 0xD49: "Neoverse-N2", 0xD4D: "Cortex-A715", 0xD4E: "Cortex-X3",
+    0xD4F: "Neoverse-V2", 0xD80: "Cortex-A520", 0xD81: "Cortex-A720", 0xD82: "Cortex-X4",
+}  # fmt: skip
+
+
+def _arm_core(cpu: dict[str, str]) -> str:
+    """The first core's name on Linux on Arm, which has no "model name"; '' where this is none."""
+    maker, part = cpu.get("CPU implementer", ""), cpu.get("CPU part", "")
+    try:
+        core = _ARM_CORES.get(int(part, 16)) if int(maker, 16) == 0x41 else None
+    except ValueError:
+        return ""
+    return f"Arm {core}" if core else f"Arm, implementer {maker} part {part}"
 
 
 def _cpuinfo() -> dict[str, str]:
