@@ -13,6 +13,7 @@ from edgeskip.bench.intervals import Ratio, paired_ratio
 from edgeskip.bench.record import Answer, Cell, Roofline, Sample, Strategy, Target, TestTime, Work
 from edgeskip.bench.request import Test
 from edgeskip.bench.run_file import Run
+from edgeskip.errors import EdgeSkipError
 from edgeskip.plan import Label
 
 Unit = Literal["tokens/s", "ms", "s", "MB", "J/token", "%"]
@@ -54,10 +55,18 @@ class Row:
 
 
 def rows_of(run: Run) -> list[Row]:
-    """All rows, cells in the order of targets, then as they first ran; synthetic tests first."""
+    """All rows, cells in the order of targets, then as they first ran; synthetic tests first.
+
+    EdgeSkipError where the run does not describe a target it has measurements of.
+    """
     order = {name: number for number, name in enumerate(run.targets)}
     cells: dict[Cell, list[Sample]] = {}
     for sample in run.samples:
+        if sample.cell.target not in run.targets:
+            raise EdgeSkipError(
+                f"the run has measurements of {sample.cell.target} and does not say what that is: "
+                "a line of it is missing"
+            )
         cells.setdefault(sample.cell, []).append(sample)
     found: list[Row] = []
     for cell in sorted(cells, key=lambda cell: order.get(cell.target, len(order))):
@@ -132,10 +141,11 @@ def provider_text(samples: Sequence[Sample]) -> str:
     """The provider that ran; where it ran a part of the graph only, with its share of the nodes."""
     ran = samples[-1].ran
     total = sum(ran.nodes.values())
-    others = [name for name in ran.nodes if name != ran.provider and ran.nodes[name]]
+    provider = ran.provider.partition(":")[0]  # nodes are counted by provider: openvino, not openvino:gpu
+    others = [name for name in ran.nodes if name != provider and ran.nodes[name]]
     if not others or not total:
         return ran.provider
-    return f"{ran.provider} ({ran.nodes.get(ran.provider, 0)}/{total} nodes)"
+    return f"{ran.provider} ({ran.nodes.get(provider, 0)}/{total} nodes)"
 
 
 def roofline_for(run: Run, cell: Cell) -> Roofline | None:

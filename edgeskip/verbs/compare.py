@@ -91,7 +91,7 @@ def _print(found: Comparison, bound: float) -> None:
         for key in keys:
             console.print(f"{title}: {key}", soft_wrap=True)
     for line in found.differences:
-        console.print(f"not the same: {line}", soft_wrap=True)
+        console.print(f"note: {line}", soft_wrap=True)
     worse = found.regressions(bound)
     words = ", ".join(str(change.key) for change in worse)
     console.print(

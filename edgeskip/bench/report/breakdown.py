@@ -54,7 +54,7 @@ def first_token_parts(entry: Entry) -> list[Share]:
     return [
         Share("template and tokenizer", prepare),
         Share("prefill", prefill),
-        Share("rest", max(0.0, total - prepare - prefill)),
+        Share("rest", _rest(total, prepare + prefill)),
     ]
 
 
@@ -73,12 +73,12 @@ def decode_parts(entry: Entry) -> list[Share]:
             Share("verifying", scale * sum(one.verify_s for one in speculated)),
             Share("plain steps", scale * sum(one.plain_s for one in speculated)),
         ]
-        return [*parts, Share("rest", max(0.0, total - sum(part.ms for part in parts)))]
+        return [*parts, Share("rest", _rest(total, sum(part.ms for part in parts)))]
     inside = [answer.runtime_s for answer in answers if answer.runtime_s is not None]
     if len(inside) < len(answers):
         return []
     runtime = scale * sum(inside)
-    return [Share("inference runtime", runtime), Share("rest", max(0.0, total - runtime))]
+    return [Share("inference runtime", runtime), Share("rest", _rest(total, runtime))]
 
 
 def drafting_of(entry: Entry) -> Drafting | None:
@@ -92,6 +92,11 @@ def drafting_of(entry: Entry) -> Drafting | None:
     return Drafting(
         rounds, sum(one.plain_steps for one in told), drafted, accepted, _at_least(answers, rounds, accepted)
     )
+
+
+def _rest(total: float, known: float) -> float:
+    """What is left of the total; 0 where only rounding is."""
+    return total - known if total - known > 1e-6 * total else 0.0
 
 
 def _at_least(answers: list[Answer], rounds: int, accepted: int) -> tuple[float, ...]:

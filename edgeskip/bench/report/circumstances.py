@@ -40,15 +40,22 @@ def conditions_section(joined: Joined) -> Section:
             "device. The worst round of each entry is shown.",
             "Doubtful rounds are counted like all others." if doubts_of(joined) else "No round was doubtful by these.",
         ],
-        items=[doubt_words(doubt) for doubt in doubts_of(joined)],
+        items=doubt_words(doubts_of(joined)),
         tables=tables,
     )
 
 
-def doubt_words(doubt: Doubt) -> str:
-    entry = doubt.entry
-    rounds = f"{'round' if len(doubt.rounds) == 1 else 'rounds'} {listed([str(n) for n in doubt.rounds])}"
-    return f"{entry.target} ({entry.how}) on {entry.device}, {rounds}: {doubt.message}."
+def doubt_words(doubts: list[Doubt]) -> list[str]:
+    """A line for each device, rounds and message; the entries that share them together."""
+    found: dict[tuple[str, tuple[int, ...], str], list[str]] = {}
+    for doubt in doubts:
+        key = (doubt.entry.device, doubt.rounds, doubt.message)
+        found.setdefault(key, []).append(f"{doubt.entry.target} ({doubt.entry.how})")
+    return [
+        f"{device}, {'round' if len(rounds) == 1 else 'rounds'} {listed([str(n) for n in rounds])}: {message}: "
+        f"{'; '.join(entries)}."
+        for (device, rounds, message), entries in found.items()
+    ]
 
 
 def ran_section(joined: Joined) -> Section:
@@ -204,7 +211,7 @@ def _device_table(joined: Joined, name: str, device: Device, places: list[tuple[
 
 def _facts_table(caption: str, facts: list[tuple[str, str]]) -> Table:
     rows = [[Text(name), Text(value)] for name, value in facts]
-    return Table(caption, [Column("", numeric=False), Column("value", numeric=False)], [Group("", rows)])
+    return Table(caption, [Column("", numeric=False), Column("value", numeric=False)], [Group("", rows)], facts=True)
 
 
 def _flat(facts: dict[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:

@@ -66,6 +66,6 @@ def _doubts(entry: Entry, best: float | None) -> list[Doubt]:
     for rounds, message in kinds:
         if rounds:
             worst = max(value for _, value in rounds)
-            shown = percent(worst) if "slower" in message else number(worst)
+            shown = percent(worst) if "slower" in message else f"{worst:.0f}" if "kernel" in message else number(worst)
             found.append(Doubt(entry, tuple(sorted({n for n, _ in rounds})), message.format(shown)))
     return found

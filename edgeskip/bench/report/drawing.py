@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgeskip.errors import MissingExtraError
 
@@ -80,7 +80,7 @@ def text_size(width: int) -> float:
     return 10.5 if is_narrow(width) else 11.5
 
 
-def bare(panel: Axes, *, axis: str, width: int) -> None:
+def bare(panel: Axes, *, axis: Literal["x", "both"], width: int) -> None:
     """Only what is needed: a grid along `axis` behind the data, no frame."""
     panel.grid(axis=axis, color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
@@ -89,8 +89,13 @@ def bare(panel: Axes, *, axis: str, width: int) -> None:
     panel.tick_params(labelsize=text_size(width), length=0 if axis == "x" else 3)
 
 
+def legend_text(name: str) -> str:
+    """The name as matplotlib's legends take it: they leave out what begins with _."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def fitting(text: str, pixels: float, size: float) -> str:
     """The text, shortened to about this many pixels at this font size."""
     from edgeskip.bench.report.words import shortened
 
-    return shortened(text, max(8, int(pixels / (0.6 * size))))
+    return shortened(text, max(8, int(pixels / (0.56 * size))))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeskip.bench.record import Cell, Device, Failure, Sample, Target
-from edgeskip.bench.report.words import clean, counted, shortened
+from edgeskip.bench.report.words import clean, counted, listed, shortened
 from edgeskip.bench.rows import Row, baseline_of, rows_of
 from edgeskip.bench.run_file import Run, read_run
 from edgeskip.errors import EdgeSkipError
@@ -63,9 +63,9 @@ class Entry:
         """What and how, for a figure: skip8 (lossy-skip), cpu, 2 threads, plain. A label that loses is told first."""
         ran, asked = clean(self.samples[-1].ran.provider, 40), clean(self.cell.provider, 40)
         provider = ran if ran == asked else f"{ran} for {asked}"
-        mark = "" if self.label == "dense" else f" ({self.label})"
+        mark = "" if self.lossless else f" ({self.rows[-1].label})"
         parts = [f"{shortened(self.target, 60)}{mark}", provider, counted(self.cell.threads, "thread")]
-        return ", ".join([*parts, self.cell.strategy, *([self.in_run] if self.in_run else [])])
+        return ", ".join([*parts, self.cell.strategy, *([shortened(self.in_run, 20)] if self.in_run else [])])
 
     @property
     def label(self) -> str:
@@ -185,11 +185,13 @@ def _told_apart(items: Sequence[tuple[str, str, str, Hashable]]) -> dict[tuple[s
         for members in groups.values():
             shown = name
             if len(groups) > 1:
-                run, key = members[0]
                 others = [place for places in groups.values() if places is not members for place in places]
-                by_run = run not in {other for other, _ in others}
-                by_key = clean(key, 120) not in {clean(other, 120) for _, other in others}
-                mark = f"of {run}" if by_run else clean(key, 120) if by_key else f"{clean(key, 120)} of {run}"
+                runs, ids = ({place[at] for place in members} for at in (0, 1))
+                by_id = ids.isdisjoint(key for _, key in others)
+                by_run = runs.isdisjoint(run for run, _ in others)
+                of = f"of {listed(list(dict.fromkeys(run for run, _ in members)))}"
+                which = clean(members[0][1], 120)
+                mark = which if by_id else of if by_run else f"{which} {of}"
                 shown = _free(f"{name} ({mark})", taken)
                 taken.add(shown)
             found.update(dict.fromkeys(members, shown))

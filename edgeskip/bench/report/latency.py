@@ -120,9 +120,11 @@ def resources_section(joined: Joined) -> Section | None:
             tables.append(Table(f"Loading, memory and energy on {device}", shown, groups))
     if not tables:
         return None
-    sources = list(dict.fromkeys(s.energy.source for e in joined.entries for s in e.samples if s.energy is not None))
+    sources = list(
+        dict.fromkeys(clean(s.energy.source) for e in joined.entries for s in e.samples if s.energy is not None)
+    )
     energy = (
-        f"Energy while the answers were made, per token that came out, by {listed([clean(source, 100) for source in sources])}."
+        f"Energy while the answers were made, per token that came out, by {listed(sources)}."
         if sources
         else "Energy was not measured."
     )

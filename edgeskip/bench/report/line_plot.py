@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeskip.bench.report.drawing import (
     LINES,
@@ -13,6 +13,7 @@ from edgeskip.bench.report.drawing import (
     bare,
     fitting,
     is_narrow,
+    legend_text,
     new_figure,
     text_size,
 )
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 
 MOST = 8  # lines that can be told apart; the table has them all
 
-Lines = Sequence[tuple[str, Sequence[float]]]
+Lines = Sequence[tuple[str, str, Sequence[float]]]  # name, device, from the first position on shares of rounds
 
 
 def line_plot(lines: Lines, width: int) -> Figure:
-    """`lines`: names and, from the first position on, shares of rounds."""
+    """A narrow figure has the device on a line of its own."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
     narrow, size = is_narrow(width), text_size(width)
     shown = lines[:MOST]
-    key = 18.0 * len(shown) + 10
+    key = (32.0 if narrow else 18.0) * len(shown) + 10
     tall, below, left = (230, 50, 52) if narrow else (260, 52, 62)
     height = key + tall + below
     figure = new_figure(width, height)
@@ -40,23 +41,23 @@ def line_plot(lines: Lines, width: int) -> Figure:
     bare(panel, axis="both", width=width)
     panel.spines["left"].set_visible(True)
     handles = []
-    for at, (name, shares) in enumerate(shown):
-        look = {
+    for at, (name, device, shares) in enumerate(shown):
+        look: dict[str, Any] = {
             "color": SERIES[at % len(SERIES)], "linestyle": LINES[at % len(LINES)],
             "marker": MARKERS[at % len(MARKERS)],
             "markersize": 7, "linewidth": 1.6, "markeredgecolor": PAPER, "markeredgewidth": 0.6,
         }  # fmt: skip
+        names = [f"{name},", device] if narrow else [f"{name}, {device}"]
+        label = legend_text("\n".join(fitting(line, width - 50, size) for line in names))
         panel.plot(range(1, len(shares) + 1), [100 * share for share in shares], **look)
-        handles.append(Line2D([], [], **look, label=fitting(name, width - 60, size)))
+        handles.append(Line2D([], [], **look, label=label))
     panel.set_ylim(0, 100)
-    longest = max(len(shares) for _, shares in shown)
+    longest = max(len(shares) for _, _, shares in shown)
     panel.set_xlim(0.7, longest + 0.3)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_xlabel("drafted tokens accepted, at least", fontsize=size)
     panel.set_ylabel("share of rounds, %", fontsize=size)
-    legend = figure.legend(
+    figure.legend(
         handles=handles, loc="upper left", ncols=1, frameon=False, fontsize=size, borderaxespad=0.2, handlelength=3
     )
-    for text, handle in zip(legend.get_texts(), handles, strict=True):
-        text.set_text(str(handle.get_label()))  # matplotlib hides names that begin with _
     return figure

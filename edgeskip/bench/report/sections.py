@@ -37,17 +37,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `note` says what the reader cannot know."""
+    """A table; `note` says what the reader cannot know; `facts`: names and values, without headings."""
 
     caption: str
     columns: list[Column]
     groups: list[Group]
     note: str = ""
-
-    @property
-    def wide(self) -> bool:
-        """Whether it may need to be scrolled sideways on a phone."""
-        return len(self.columns) > 2
+    facts: bool = False
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,11 @@ def speeds_of(row: Row) -> tuple[float, ...]:
 
 def fastest(joined: Joined, device: str) -> Decoding | None:
     """The entry with the highest median speed of decoding on a device; None where nothing was decoded there."""
+    return max(decoded_on(joined, device), key=lambda one: one.median, default=None)
+
+
+def decoded_on(joined: Joined, device: str) -> list[Decoding]:
+    """The speeds of decoding on a device, by one measure."""
     entries = joined.on(device)
     measure = decode_measure(entries)
-    found = [one for one in (decoding(entry, measure) for entry in entries) if one is not None]
-    return max(found, key=lambda one: one.median, default=None)
+    return [one for one in (decoding(entry, measure) for entry in entries) if one is not None]

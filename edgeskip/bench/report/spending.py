@@ -32,13 +32,15 @@ def drafting_section(joined: Joined) -> Section | None:
         if rows:
             shown, groups = present(columns, [Group("", rows)], NOT_MEASURED)
             tables.append(Table(f"Drafting on {device}", shown, groups))
-    lines = [(f"{entry.brief}, {entry.device}", drafting.at_least) for entry, drafting in found if drafting.at_least]
+    lines = [(entry.brief, entry.device, drafting.at_least) for entry, drafting in found if drafting.at_least]
     plots = []
     if lines:
         more = f" The first {MOST} of {len(lines)} are drawn; the table has them all." if len(lines) > MOST else ""
         words = " ".join(
-            f"{name}: {', '.join(f'{k} or more in {percent(share)}' for k, share in enumerate(shares, start=1))}."
-            for name, shares in lines[:MOST]
+            f"{name}, {device}: "
+            + ", ".join(f"{k} or more in {percent(s)}" for k, s in enumerate(shares, start=1))
+            + "."
+            for name, device, shares in lines[:MOST]
         )
         plots.append(
             Plot(

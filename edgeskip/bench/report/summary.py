@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgeskip.bench.report.conditions import doubts_of
 from edgeskip.bench.report.joined import Entry, Joined
 from edgeskip.bench.report.quality import loss_of
-from edgeskip.bench.report.speed import Decoding, fastest
+from edgeskip.bench.report.speed import Decoding, decoded_on, fastest
 from edgeskip.bench.report.words import counted, interval, number
 
 
@@ -20,9 +20,10 @@ def _device(joined: Joined, device: str) -> str:
     if best is None:
         return "No decoding was measured here."
     entry = best.entry
+    verb = "decodes fastest:" if len(decoded_on(joined, device)) > 1 else "decodes"
     on = "on real prompts" if best.on_prompts else f"of random tokens ({best.measure})"
     parts = [
-        f"{entry.target} ({entry.how}) decodes fastest: {number(best.median)} tokens/s {on}{_compared(best)}.",
+        f"{entry.target} ({entry.how}) {verb} {number(best.median)} tokens/s {on}{_compared(best)}.",
         _loses(joined, entry),
     ]
     if not entry.is_baseline and best.ratio is not None and best.ratio.low is not None and best.ratio.low <= 1:
@@ -33,7 +34,7 @@ def _device(joined: Joined, device: str) -> str:
 def _compared(best: Decoding) -> str:
     entry, ratio = best.entry, best.ratio
     if entry.is_baseline:
-        return ", and it is the baseline"
+        return "; it is the baseline"
     if ratio is None or entry.baseline is None:
         return "; there is no baseline to compare with"
     bounds = f"95 % interval {interval(ratio)}" if ratio.low is not None else interval(ratio)

@@ -16,13 +16,15 @@ _NOT = "loss not measured"
 
 def trade_section(joined: Joined) -> Section | None:
     """Decode speed-up against loss; None where no speed-up is known."""
-    rows: list[list[Text]] = []
+    groups: list[Group] = []
     points: list[Point] = []
+    names: list[str] = []  # of the rows, in their order
     unknown: list[str] = []
     measures: list[str] = []
     for device in joined.device_names:
         entries = joined.on(device)
         measure = decode_measure(entries)
+        groups.append(Group(device, []))
         for entry in entries:
             speed = decoding(entry, measure)
             if speed is None or (speed.ratio is None and not entry.is_baseline):
@@ -32,15 +34,16 @@ def trade_section(joined: Joined) -> Section | None:
             if loss is None:
                 unknown.append(f"{entry.target} ({entry.cell.strategy})")
             elif not (entry.is_baseline and not loss.perplexity_increase and not loss.kl):
-                points.append(_point(len(rows) + 1, speed, loss))
-            rows.append(_row(len(rows) + 1, speed, loss))
-    if not any(row[2].main != "baseline" for row in rows):
+                points.append(_point(len(names) + 1, speed, loss))
+            names.append(entry.target)
+            groups[-1].rows.append(_row(len(names), speed, loss))
+    if all(row[1].main == "baseline" for group in groups for row in group.rows):
         return None
     columns = [
-        Column("", numeric=False), Column("device", numeric=False), Column("decode speed-up", "times (95 %)"),
+        Column("", numeric=False), Column("decode speed-up", "times (95 %)"),
         Column("perplexity"), Column("KL", "nats/token"), Column("same top-1"), Column("loss", numeric=False),
     ]  # fmt: skip
-    shown, groups = present(columns, [Group("", rows)], NOT_MEASURED)
+    shown, groups = present(columns, [group for group in groups if group.rows], NOT_MEASURED)
     paragraphs = [
         "Decode speed-up is to the baseline of the same run, device and provider, "
         + ("on real prompts" if set(measures) == {TPOT} else "by " + ", ".join(dict.fromkeys(measures)))
@@ -58,7 +61,7 @@ def trade_section(joined: Joined) -> Section | None:
                 "Speed-up of decoding against what is lost: right is faster, down is better; the line is the 95 % "
                 "interval of the speed-up, numbers are those of the table, the cross is the baseline; hollow points "
                 "lose nothing by their label.",
-                _described(joined, points, rows),
+                _described(points, names),
                 lambda width: trade_plot(points, width),
             )
         )
@@ -150,14 +153,14 @@ def _row(at: int, speed: Decoding, loss: Loss | None) -> list[Text]:
         words = f"none by its label, against {loss.against}" if loss.by_label else f"against {loss.against}"
         if not loss.by_label and _is_reference(speed.entry, loss):
             words = "the reference"
-    return [Text(f"{at}. {head.main}", head.detail), Text(speed.entry.device), ratio, *figures, Text(words)]
+    return [Text(f"{at}. {head.main}", head.detail), ratio, *figures, Text(words)]
 
 
 def _is_reference(entry: Entry, loss: Loss) -> bool:
     return loss.against == entry.target
 
 
-def _described(joined: Joined, points: list[Point], rows: list[list[Text]]) -> str:
+def _described(points: list[Point], names: list[str]) -> str:
     parts = ["Speed-up of decoding against loss."]
     for point in points[:12]:
         losses = []
@@ -165,7 +168,7 @@ def _described(joined: Joined, points: list[Point], rows: list[list[Text]]) -> s
             losses.append(f"perplexity {percent(point.perplexity, sign=True)}")
         if point.kl is not None:
             losses.append(f"KL {number(point.kl)}")
-        name = rows[point.number - 1][0].main
+        name = f"{point.number}. {names[point.number - 1]}"
         parts.append(f"{name} on {point.device}: {number(point.speedup)} times, {', '.join(losses)}.")
     if len(points) > 12:
         parts.append(f"{len(points) - 12} more.")

@@ -15,6 +15,7 @@ from edgeskip.bench.report.drawing import (
     bare,
     fitting,
     is_narrow,
+    legend_text,
     new_figure,
     text_size,
 )
@@ -125,10 +126,8 @@ def _legend(figure: Figure, devices: list[str], size: float, width: int) -> None
     handles = []
     for at, device in enumerate(devices):
         colour, marker = _look(at)
-        label = fitting(device, width - 40, size)
+        label = legend_text(fitting(device, width - 40, size))
         handles.append(Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=7, label=label))
-    legend = figure.legend(
+    figure.legend(
         handles=handles, loc="upper left", ncols=1, frameon=False, fontsize=size, borderaxespad=0.2, handletextpad=0.3
     )
-    for text, handle in zip(legend.get_texts(), handles, strict=True):
-        text.set_text(str(handle.get_label()))  # matplotlib hides names that begin with _

@@ -29,9 +29,9 @@ def shortened(text: str, limit: int) -> str:
 
 
 def number(value: float, figures: int = 3) -> str:
-    """Three significant figures, all of whole numbers above: 0.0123, 1.50, 45.2, 12,346."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
+    """Three significant figures, all of whole numbers above: 0.0123, 1.50, 45.2, 12,346; 1e-05."""
+    if abs(value) < 1e-4 or not math.isfinite(value):
+        return f"{value:.{figures}g}"
     return f"{value:,.{_decimals(value, figures)}f}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgeskip.bench.record import (
     Answer,
@@ -38,7 +38,8 @@ WORK = Work(
 def made_header(**changes: Any) -> RunHeader:
     """Settings: two prompts of 32 tokens' answers, pp8, tg4, three rounds; `changes` replaces some."""
     settings = {
-        "prompt_tokens": [8], "new_tokens": [4], "depths": [0], "rounds": 3, "prompts": ["story", "code"], "max_tokens": 32,
+        "prompt_tokens": [8], "new_tokens": [4], "depths": [0], "rounds": 3, "prompts": ["story", "code"],
+        "max_tokens": 32,
     }  # fmt: skip
     return RunHeader(
         version="0.1.0", created=WHEN, command="edgeskip bench dense", settings=Settings(**(settings | changes))
@@ -49,7 +50,8 @@ def made_target(name: str = "dense", **changes: Any) -> Target:
     """A dense int4 ONNX artifact; one named skip… leaves out 8 of 60 sublayers; `changes` replaces fields."""
     skip = [f"attn.{block}" for block in range(8)] if name.startswith("skip") else []
     fields: dict[str, Any] = {
-        "name": name, "path": f"demo/{name}", "engine": "onnxruntime", "size_bytes": 90_000_000, "sha256": f"{name:0<64}",
+        "name": name, "path": f"demo/{name}", "engine": "onnxruntime", "size_bytes": 90_000_000,
+        "sha256": f"{name:0<64}",
         "label": "lossy-skip" if skip else "dense", "model": "SmolLM2-135M-Instruct", "precision": "int4",
         "plan": PlanSummary(
             method="adaskip" if skip else "dense", compensation="affine" if skip else "none", skip=skip, num_blocks=30
@@ -185,6 +187,9 @@ def like_a_real_one(seed: int = 0) -> Run:
     return made_run(*lines, prompt_tokens=[512], new_tokens=[128], depths=[0, 2048], max_tokens=64)
 
 
+_ENGINES: dict[str, Literal["onnxruntime", "onnxruntime-web"]] = {"web": "onnxruntime-web"}
+
+
 def _round(cell: Cell, number: int, speed: float, chance: random.Random) -> Sample:
     plain = cell.strategy != "self-speculative"
     answers = []
@@ -215,8 +220,9 @@ def _round(cell: Cell, number: int, speed: float, chance: random.Random) -> Samp
     provider = {"cuda": "cuda", "web": "web"}.get(cell.provider, "cpu")
     return made_sample(
         cell, number, answers=answers, load_s=chance.uniform(0.4, 0.6), tests=tests if plain else [],
-        peak_rss_bytes=None if provider == "web" else int(3.1e8), device_peak_bytes=int(9e8) if provider == "cuda" else None,
-        ran=Ran(engine="llama.cpp" if cell.target.endswith("gguf") else "onnxruntime-web" if provider == "web" else "onnxruntime",
+        peak_rss_bytes=None if provider == "web" else int(3.1e8),
+        device_peak_bytes=int(9e8) if provider == "cuda" else None,
+        ran=Ran(engine="llama.cpp" if cell.target.endswith("gguf") else _ENGINES.get(provider, "onnxruntime"),
                 version="1.31.1", provider=provider, threads=cell.threads,
                 nodes={"cuda": 210, "cpu": 3} if provider == "cuda" else {"cpu": 213} if provider == "cpu" else {}),
         conditions=Conditions(others_cores=None if provider == "web" else busy, pulse=[100.0, 82.0 if hot else 99.0],

@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import made_answer, made_cell, made_device, made_run, made_sample, made_target, write_run
+from made_runs import (
+    made_answer,
+    made_cell,
+    made_device,
+    made_failure,
+    made_run,
+    made_sample,
+    made_target,
+    write_run,
+)
 
 from edgeskip.bench.compare import compare
+from edgeskip.bench.record import Conditions, Ran
 from edgeskip.bench.run_file import Run
 from edgeskip.errors import EdgeSkipError
 
@@ -76,9 +86,64 @@ def test_what_else_is_not_the_same_is_said() -> None:
     after.add(made_target(sha256="1" * 64))
     assert compare(run_of([1, 1]), after).differences == (
         "setting max_tokens: 32 in A, 64 in B",
+        "prompts or the answers' length, so that TTFT, TPOT and ITL are not judged",
         "dense is another artifact in B",
         "Made CPU: onnxruntime 1.31.1 in A, 1.32.0 in B",
     )
+
+
+def test_answers_of_another_length_are_not_judged() -> None:
+    found = compare(run_of([1, 1]), run_of([1, 1], max_tokens=64))
+    assert [c.key.measure for c in found.changes if c.is_speed] == ["tg4"]
+
+
+def test_another_share_of_the_nodes_is_compared() -> None:
+    runs = []
+    for nodes, seconds in (({"openvino": 300}, 1.0), ({"openvino": 200, "cpu": 100}, 2.0)):
+        ran = Ran(engine="onnxruntime", version="1", provider="openvino", nodes=nodes, threads=2)
+        cell = made_cell(provider="openvino")
+        samples = [made_sample(cell, number, tg=seconds, ran=ran) for number in (0, 1)]
+        runs.append(made_run(made_target(), made_device(), *samples))
+    assert [str(change.key) for change in compare(*runs).regressions(0.05)] == [
+        "dense tg4 (openvino, 2 threads, plain, Made CPU)"
+    ]
+
+
+def test_an_emulated_device_is_another_one() -> None:
+    with pytest.raises(EdgeSkipError, match=r"different devices \(Made CPU; Made CPU, emulated: 4x CPU throttling\)"):
+        compare(run_of([1]), run_of([4], {"emulated": "4x CPU throttling"}))
+    found = compare(run_of([1]), run_of([4], {"emulated": "4x CPU throttling"}), other_device=True)
+    assert found.changes[0].ratio.value == pytest.approx(0.25)
+
+
+def test_devices_of_one_name_are_not_mixed() -> None:
+    both = [run_of([1]), run_of([2])]
+    for run, seconds in zip(both, (3, 3), strict=True):
+        run.add(made_device("there"))
+        run.add(made_sample(made_cell(device="there"), 0, tg=seconds))
+    found = {change.key.device: change.ratio.value for change in compare(*both).changes if change.key.measure == "tg4"}
+    assert found == {"Made CPU": pytest.approx(0.5), "Made CPU #2": pytest.approx(1)}
+
+
+def test_conditions_and_failures_are_told() -> None:
+    runs = []
+    for pulse, busy in ((100.0, 0.02), (80.0, 0.5)):
+        seen = Conditions(pulse=[pulse, pulse], others_cores=busy)
+        runs.append(made_run(made_target(), made_device(), made_sample(made_cell(), 0, tg=1, conditions=seen)))
+    runs[1].add(made_failure(made_cell("skip8"), "no memory left"))
+    assert compare(*runs).differences == (
+        "1 of 1 rounds of B ran while the machine was busy or throttled",
+        "Made CPU: a fixed piece of work ran 20% slower in B: the machine changed, whatever the program did",
+        "skip8 cpu plain t2 on here failed in B: no memory left",
+    )
+
+
+def test_what_is_0_has_no_ratio() -> None:
+    runs = [made_run(made_target(), made_device(), made_sample(made_cell(), 0, answers=[made_answer(gaps)]))
+            for gaps in ([0.1, 0.1, 0.1], [0.3, 0.0, 0.0])]  # fmt: skip
+    found = compare(*runs)
+    assert "ITL p50" not in [change.key.measure for change in found.changes]
+    assert "dense ITL p50 (cpu, 2 threads, plain, Made CPU) was 0 in a round: no ratio" in found.differences
 
 
 def test_nothing_in_common() -> None:

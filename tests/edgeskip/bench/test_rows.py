@@ -17,6 +17,7 @@ from made_runs import (
 from edgeskip.bench.record import Energy, Ran
 from edgeskip.bench.rows import Row, rows_of
 from edgeskip.bench.run_file import Run
+from edgeskip.errors import EdgeSkipError
 
 
 def by_measure(run: Run, target: str = "dense", strategy: str = "plain") -> dict[str, Row]:
@@ -145,6 +146,20 @@ def test_where_nodes_ran_is_in_the_provider() -> None:
         by_measure(made_run(made_target(), made_device(), made_sample(cell, 0, tg=1, ran=alone)))["tg4"].provider
         == "openvino"
     )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "text"), [({"cuda": 210}, "cuda:graphs"), ({"cuda": 210, "cpu": 3}, "cuda:graphs (210/213 nodes)")]
+)
+def test_nodes_are_counted_by_provider_without_its_variant(nodes: dict[str, int], text: str) -> None:
+    ran = Ran(engine="onnxruntime", version="1", provider="cuda:graphs", nodes=nodes, threads=2)
+    sample = made_sample(made_cell(provider="cuda:graphs"), 0, tg=1, ran=ran)
+    assert by_measure(made_run(made_target(), made_device(), sample))["tg4"].provider == text
+
+
+def test_measurements_of_what_is_not_described() -> None:
+    with pytest.raises(EdgeSkipError, match="measurements of skip8 and does not say what that is"):
+        rows_of(made_run(made_target(), made_device(), made_sample(made_cell("skip8"), 0, tg=1)))
 
 
 def test_what_is_skipped_online_is_lossy() -> None:
