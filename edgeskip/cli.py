@@ -65,6 +65,8 @@ def _options(
 def main() -> None:
     """Runs the command line; exits 0 on success, 2 on an error the user can mend, 130 when interrupted."""
     signal.signal(signal.SIGTERM, _stop)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, _stop)  # a terminal that is closed must leave nothing behind either
     try:
         app(prog_name="edgeskip")
     except SystemExit as stop:

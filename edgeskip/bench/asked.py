@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edgeskip.bench.cells import Grid, check_baselines, distinct, parse_grid, parse_lengths
+from edgeskip.bench.cells import WEB, Grid, check_baselines, distinct, parse_grid, parse_lengths
 from edgeskip.bench.prompts import read_prompts
 from edgeskip.bench.record import RunHeader, Settings, Target
 from edgeskip.bench.schedule import Work, tests_of
@@ -17,6 +17,9 @@ from edgeskip.bench.survey import survey
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.threads import default_threads
 from edgeskip.version import __version__
+
+SHIPPED_PROMPTS = 3
+"""Of those that ship, unless another number is asked for."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Words:
     provider: str
     strategy: str
     prompts: Path | None
-    num_prompts: int
+    num_prompts: int | None
     max_tokens: int
     rounds: int
     baselines: Sequence[str]
@@ -64,7 +67,8 @@ def read_asked(words: Words) -> Asked:
     threads = parse_lengths(words.threads, "-t", least=1) if words.threads else [default_threads()]
     grid = parse_grid(words.provider, threads, words.strategy)
     pythons = _pythons(words.pythons, grid)
-    prompts = read_prompts(words.prompts, words.num_prompts) if words.num_prompts else []
+    count = SHIPPED_PROMPTS if words.num_prompts is None and words.prompts is None else words.num_prompts
+    prompts = read_prompts(words.prompts, count) if count != 0 else []
     targets = tuple(_surveyed(word) for word in words.targets)
     distinct(target.name for target in targets)
     check_baselines(targets, words.baselines)
@@ -118,7 +122,7 @@ def _pythons(words: Sequence[str], grid: Grid) -> dict[str, Path]:
     found = {}
     for word in words:
         provider, _, path = word.partition("=")
-        if not path or provider not in grid.providers:
+        if not path or provider not in grid.providers or provider in WEB:
             asked = ", ".join(grid.providers)
             raise EdgeSkipError(f"--python {word} is not PROVIDER=PATH with one of the providers asked for ({asked})")
         if not Path(path).is_file():

@@ -66,15 +66,15 @@ def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[C
         for strategy in grid.strategies
         if strategy in target.strategies
     ]
+    for strategy in grid.strategies:
+        if not any(strategy in target.strategies for target in targets):
+            raise EdgeSkipError(f"no target can be decoded by {strategy}: {_HOW.get(strategy, 'leave it out')}")
     for provider in grid.providers:
         if not any(cell.provider == provider for cell in cells):
             raise EdgeSkipError(
                 f"no target can run on the provider {provider!r} as asked: GGUF files run on the CPU and what "
                 "llama.cpp was built for, artifact folders on all others"
             )
-    for strategy in grid.strategies:
-        if not any(strategy in target.strategies for target in targets):
-            raise EdgeSkipError(f"no target can be decoded by {strategy}: {_HOW.get(strategy, 'leave it out')}")
     return cells, _left_out(targets, grid)
 
 

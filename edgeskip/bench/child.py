@@ -2,6 +2,7 @@
 
     python -m edgeskip.bench.child < request.json     one round: JSON lines of progress, then the Sample or an error
     python -m edgeskip.bench.child --device           this machine as a Device; with --roofline cpu:2,… what it gives
+                                                      (cpu:0: with as many threads as it takes unless told)
     python -m edgeskip.bench.child --quality          what an artifact loses: a QualityRequest on stdin
 
 The last line of stdout is the answer; exit code 2 with an error, 0 else. Nothing here imports torch or an exporter.
@@ -80,9 +81,12 @@ def _device(rooflines: str) -> Device:
     os.environ.update(_ONE_BLAS_THREAD)  # before numpy is imported
     from edgeskip.bench.device import this_device
     from edgeskip.bench.roofline import measure_roofline
+    from edgeskip.runtime.engines.threads import default_threads
 
     wanted = [entry.rpartition(":") for entry in rooflines.split(",") if entry]
-    return this_device(rooflines=[measure_roofline(provider, int(threads)) for provider, _, threads in wanted])
+    return this_device(
+        rooflines=[measure_roofline(name, int(threads) or default_threads()) for name, _, threads in wanted]
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgeskip.bench.record import Device, DeviceKind, Roofline
 from edgeskip.machine import this_machine
 from edgeskip.requirements import installed_version, onnxruntime_builds
+from edgeskip.runtime.engines.threads import default_threads
 from edgeskip.version import __version__
 
 _PACKAGES = ("llama-cpp-python", "numpy", "tokenizers", "onnxruntime-ep-openvino", "onnxruntime-ep-webgpu")
@@ -28,7 +29,12 @@ def this_device(*, id: str = "local", type: DeviceKind = "local", rooflines: Seq
         id=id,
         type=type,
         name=", ".join([_board() or machine.processor, cores, *gpus]),
-        facts={**asdict(machine), "host": socket.gethostname(), "glibc_tunables": os.environ.get("GLIBC_TUNABLES")},
+        facts={
+            **asdict(machine),
+            "default_threads": default_threads(),
+            "host": socket.gethostname(),
+            "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
+        },
         versions=versions,
         rooflines=list(rooflines),
     )

@@ -27,7 +27,7 @@ class LocalLauncher:
         pythons: Mapping[str, Path] | None = None,
         silence_s: float = 1800.0,
     ) -> None:
-        """`cells`: the providers and numbers of threads whose roofline is wanted."""
+        """`cells`: the providers and numbers of threads whose roofline is wanted; 0 threads = as many as by default."""
         self._pythons = dict(pythons or {})
         self._silence_s = silence_s
         self._wanted: dict[str, list[str]] = {sys.executable: []}  # by interpreter

@@ -47,10 +47,11 @@ def measure(request: Request, progress: Callable[[str], None]) -> Sample:
         _warm_up(session, request, progress)
         progress("measuring")  # who shows it is done before the watch below has looked
         watch = Watch()
-        tests = [_time(engine, test, request.seed) for test in request.tests]
         meter = Meter(cell.provider)
         answers = [_answer(session, prompt, cell, request.max_tokens) for prompt in request.prompts]
         energy = meter.energy() if answers else None
+        # After the answers, which cells of every strategy have: tests before them would leave them a warmer machine.
+        tests = [_time(engine, test, request.seed) for test in request.tests]
         return Sample(
             cell=cell,
             round=request.round,
@@ -95,7 +96,16 @@ def _warm_up(session: Session, request: Request, progress: Callable[[str], None]
         engine.truncate(0)
     for prompt in request.prompts[:1]:
         strategy, speculation = _DECODED_BY[request.cell.strategy]
-        session.generate(prompt.text, max_tokens=_WARM_TOKENS, strategy=strategy, speculation=speculation)
+        watched = _window(session) if strategy == "online" else 0
+        tokens = watched + _WARM_TOKENS
+        session.generate(prompt.text, max_tokens=tokens, strategy=strategy, speculation=speculation)
+
+
+def _window(session: Session) -> int:
+    """P, the tokens that online skipping watches before it leaves anything out."""
+    if session.online is not None:
+        return session.online.window
+    return getattr(session.manifest, "window", None) or 0
 
 
 def _time(engine: Engine, test: Test, seed: int) -> TestTime:
@@ -110,6 +120,9 @@ def _time(engine: Engine, test: Test, seed: int) -> TestTime:
     engine.reserve(total)
     if test.depth:
         prefill(engine, _tokens(engine, test.depth, seed))
+    if test.test == "tg":
+        engine.step(_tokens(engine, 1, seed))  # the cache may be a new one, for which replayed steps are recorded anew
+        engine.truncate(test.depth)
     tokens = _tokens(engine, test.tokens, seed + 1)
     begin = time.perf_counter()
     if test.test == "pp":

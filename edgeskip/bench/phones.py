@@ -5,18 +5,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgeskip.bench.asked import Asked
 from edgeskip.bench.cells import WEB_STRATEGIES, Grid, cells_of
+from edgeskip.bench.places import PHONE_THREADS
 from edgeskip.bench.record import Device, Target
 from edgeskip.bench.request import Request
 from edgeskip.bench.run_file import RunLog
 from edgeskip.bench.schedule import in_order
-from edgeskip.errors import EdgeSkipError
+from edgeskip.errors import EdgeSkipError, MissingExtraError
 
 PROVIDERS = ("web", "webgpu")
-MOST_THREADS = 4  # unless asked for: a phone's other cores are its slow ones
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,15 @@ class Serving:
     packages: Path | None
 
     def check(self, asked: Asked) -> None:
-        """EdgeSkipError, before anything is measured, for what would stop serving afterwards."""
-        servable(asked)
+        """EdgeSkipError, before anything is measured, for what would stop serving afterwards.
+
+        Brings the page's packages, the first time.
+        """
+        targets = servable(asked)
         if not set(asked.grid.strategies) & set(WEB_STRATEGIES):
             raise EdgeSkipError(f"a browser decodes by {' or '.join(WEB_STRATEGIES)}: add one of these to --strategy")
+        if not any(set(asked.grid.strategies) & set(target.strategies) for target in targets):
+            raise EdgeSkipError(f"no artifact folder can be decoded by {' or '.join(asked.grid.strategies)}: add plain")
         if (self.certificate is None) != (self.key is None):
             raise EdgeSkipError("--certificate and --key belong together: give both or neither")
         try:
@@ -48,6 +54,12 @@ class Serving:
             raise EdgeSkipError(
                 f"cannot serve on {self.host} port {self.port} ({why}): choose another --host or --port"
             ) from None
+        for package in ("aiohttp", "onnx", "segno", *(() if self.plain_http else ("cryptography",))):
+            if find_spec(package) is None:
+                raise MissingExtraError(package, "bench")
+        from edgeskip.bench.web.packages import web_packages
+
+        web_packages(self.packages)
 
 
 def serve_phones(asked: Asked, serving: Serving, log: RunLog, say: Callable[[str], None]) -> int:
@@ -82,7 +94,7 @@ def requests_for(asked: Asked, device: Device) -> list[Request]:
     threads = tuple(dict.fromkeys(min(count, most) for count in asked.grid.threads if asked.threads_given))
     grid = Grid(
         providers=PROVIDERS if device.facts.get("webgpu") else PROVIDERS[:1],
-        threads=threads or (min(MOST_THREADS, most),),
+        threads=threads or (min(PHONE_THREADS, most),),
         strategies=tuple(name for name in asked.grid.strategies if name in WEB_STRATEGIES),
         engine="onnxruntime",
     )

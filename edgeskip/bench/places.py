@@ -13,6 +13,9 @@ from edgeskip.bench.local import LocalLauncher
 from edgeskip.bench.run_bench import SILENCE_S, Place
 from edgeskip.errors import EdgeSkipError
 
+PHONE_THREADS = 4
+"""Unless asked for: a phone's other cores are its slow ones."""
+
 
 @dataclass(frozen=True)
 class Elsewhere:
@@ -41,8 +44,10 @@ class Elsewhere:
             raise EdgeSkipError("--adb-serial and --llama-bench are for a phone: add --adb")
         if not self.remotes and (self.remote_python or self.remote_cache or self.identity or self.ssh_options):
             raise EdgeSkipError("--remote-python, --remote-cache, --identity and --ssh-option need --remote USER@HOST")
-        if self.throttle is not None and not 1 <= self.throttle <= 100:
-            raise EdgeSkipError(f"--throttle {self.throttle:g} is no slowing down: give a number from 1 to 100, e.g. 4")
+        if len(set(self.remotes)) < len(self.remotes):
+            raise EdgeSkipError("--remote names a machine twice: name each once")
+        if self.throttle is not None and not 1 < self.throttle <= 100:
+            raise EdgeSkipError(f"--throttle {self.throttle:g} is no slowing down: give one above 1, e.g. 4")
 
 
 def open_places(asked: Asked, elsewhere: Elsewhere, stack: ExitStack, tell: Callable[[str], None]) -> list[Place]:
@@ -50,14 +55,17 @@ def open_places(asked: Asked, elsewhere: Elsewhere, stack: ExitStack, tell: Call
     places = []
     web = tuple(name for name in asked.grid.providers if name in WEB)
     grid = replace(asked.grid, providers=tuple(name for name in asked.grid.providers if name not in WEB))
-    rooflines = [(provider, threads) for provider in grid.providers for threads in grid.threads]
+    # Unless threads were asked for, each device takes as many as it has cores; 0 asks for that.
+    counts = grid.threads if asked.threads_given else (0,)
+    rooflines = [(provider, threads) for provider in grid.providers for threads in counts]
     if elsewhere.local and grid.providers:
         tell("measuring what this machine gives")
         places.append(Place(LocalLauncher(rooflines, pythons=asked.pythons, silence_s=SILENCE_S), grid))
     destinations = elsewhere.remotes if grid.providers else ()
-    places += [_remote(one, elsewhere, grid, rooflines, stack, tell) for one in destinations]
+    places += [_remote(one, elsewhere, asked, grid, rooflines, stack, tell) for one in destinations]
     if elsewhere.adb:
-        phone = Grid(("cpu",), grid.threads, ("plain",), engine="llama.cpp")
+        threads = grid.threads if asked.threads_given else (PHONE_THREADS,)
+        phone = Grid(("cpu",), threads, ("plain",), engine="llama.cpp")
         places.append(_phone(elsewhere, phone, stack, tell))
     if web:
         strategies = tuple(name for name in asked.grid.strategies if name in WEB_STRATEGIES)
@@ -71,6 +79,7 @@ def open_places(asked: Asked, elsewhere: Elsewhere, stack: ExitStack, tell: Call
 def _remote(
     destination: str,
     elsewhere: Elsewhere,
+    asked: Asked,
     grid: Grid,
     rooflines: list[tuple[str, int]],
     stack: ExitStack,
@@ -87,6 +96,9 @@ def _remote(
     )
     launcher = SshLauncher(destination, settings, tell)
     stack.callback(launcher.close)
+    threads = launcher.device.facts.get("default_threads")
+    if not asked.threads_given and isinstance(threads, int) and threads > 0:
+        grid = replace(grid, threads=(threads,))
     return Place(launcher, grid)
 
 

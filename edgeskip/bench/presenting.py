@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edgeskip.bench.record import Cell, Failure, Sample
+from edgeskip.bench.report.words import clean
 from edgeskip.bench.rows import rows_of
 from edgeskip.bench.run_bench import Listener
 from edgeskip.bench.run_file import Run, as_json
@@ -45,7 +46,7 @@ class Display:
 
     def recorded(self, line: Sample | Failure) -> None:
         if isinstance(line, Failure):
-            self.note(f"{line.cell.title} failed and is left out from here on: {line.message}")
+            self.note(clean(f"{line.cell.title} failed and is left out from here on: {line.message}", 2500))
 
 
 @contextmanager

@@ -6,9 +6,10 @@ Seconds, bytes and joules; nothing is averaged here.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgeskip.manifest import PlanSummary
 from edgeskip.plan import Label
@@ -16,7 +17,27 @@ from edgeskip.plan import Label
 FORMAT = "edgeskip-bench-1"
 Strategy = Literal["plain", "self-speculative", "speculative", "online"]
 DeviceKind = Literal["local", "ssh", "adb", "browser"]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e8, allow_inf_nan=False)]
+Tokens = Annotated[int, Field(ge=0, le=10_000_000)]
+Note = Annotated[str, Field(max_length=1000)]
+MOST_FACTS = 20_000  # characters of a device's facts as JSON
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """ValueError for what cannot be written down: too much of it, too deep, or no text."""
+    try:
+        text = json.dumps(facts, ensure_ascii=False, allow_nan=False, default=str)
+        text.encode()
+    except (RecursionError, UnicodeEncodeError, ValueError):
+        raise ValueError("these facts cannot be written as JSON") from None
+    if len(text) > MOST_FACTS or _depth(facts) > 6:
+        raise ValueError(f"these facts are more than {MOST_FACTS} characters, or nested too deep")
+    return facts
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 class _Record(BaseModel):
@@ -108,7 +129,9 @@ class Device(_Record):
     id: str = Field(min_length=1, max_length=200)
     type: DeviceKind
     name: str = Field(max_length=500, description="For tables: the processor, the phone's model, the GPU")
-    facts: dict[str, Any] = Field(default_factory=dict, description="What the system says of itself")
+    facts: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(
+        default_factory=dict, description="What the system says of itself"
+    )
     versions: dict[str, str] = Field(default_factory=dict)
     rooflines: list[Roofline] = Field(default_factory=list)
     emulated: str | None = Field(default=None, description="Not the device itself, e.g. '4x CPU throttling'")
@@ -134,18 +157,18 @@ class TestTime(_Record):
     __test__: ClassVar[bool] = False  # not one of pytest's
 
     test: Literal["pp", "tg"]
-    tokens: int = Field(ge=1)
-    depth: int = Field(ge=0)
+    tokens: Tokens = Field(ge=1)
+    depth: Tokens
     seconds: Seconds
 
 
 class Speculated(_Record):
     """What drafting did in one answer."""
 
-    rounds: int
-    plain_steps: int
-    drafted: int
-    accepted: int
+    rounds: Tokens
+    plain_steps: Tokens
+    drafted: Tokens
+    accepted: Tokens
     draft_s: Seconds
     verify_s: Seconds
     plain_s: Seconds
@@ -155,14 +178,14 @@ class Answer(_Record):
     """One real prompt answered greedily."""
 
     prompt: str = Field(max_length=200)
-    prompt_tokens: int = Field(ge=1)
+    prompt_tokens: Tokens = Field(ge=1)
     prepare_s: Seconds = Field(default=0.0, description="Chat template and tokenizer, within ttft_s")
     prefill_s: Seconds
     ttft_s: Seconds = Field(description="From the request to the first token")
     gaps_s: list[Seconds] = Field(
         max_length=100_000, description="Between one token and the next, as they are given out: 0 within a draft"
     )
-    tokens: list[int] = Field(max_length=100_000)
+    tokens: list[Tokens] = Field(max_length=100_000)
     finish_reason: str = Field(max_length=40)
     runtime_s: Seconds | None = Field(default=None, description="Of the decoding, inside the inference runtime")
     speculation: Speculated | None = None
@@ -214,7 +237,7 @@ class Sample(_Record):
     answers: list[Answer] = Field(default_factory=list, max_length=1_000)
     conditions: Conditions = Conditions()
     energy: Energy | None = None
-    notes: list[str] = Field(default_factory=list, max_length=20)
+    notes: list[Note] = Field(default_factory=list, max_length=20)
 
 
 class Failure(_Record):

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgeskip.bench.record import Roofline
 from edgeskip.errors import EdgeSkipError
+from edgeskip.machine import this_machine
 
 _READ_BYTES = 192 << 20  # a thread's own array: far more than a cache holds
 _SIDE = 2048  # of the matrices multiplied
@@ -40,16 +41,20 @@ def _bandwidth(provider: str, threads: int) -> tuple[float | None, str]:
         from edgeskip.bench.roofline_cuda import device_bandwidth
 
         return device_bandwidth(_MEASURE_S)
-    if provider not in ("cpu", "xnnpack", "openvino", "openvino:cpu", "web"):
+    if provider not in ("cpu", "xnnpack", "openvino", "openvino:cpu"):
         return None, "not measured on this provider"
+    size = _READ_BYTES
+    available = this_machine().available_memory_bytes
+    if available is not None:
+        size = min(size, max(_READ_BYTES // 16, available // (4 * threads)))
     with ThreadPoolExecutor(threads) as pool:
-        arrays = list(pool.map(lambda _: np.ones(_READ_BYTES // 4, np.float32), range(threads)))
+        arrays = list(pool.map(lambda _: np.ones(size // 4, np.float32), range(threads)))
 
         def read_all() -> None:
             list(pool.map(lambda array: float(np.dot(array, array)), arrays))
 
         seconds = _best(read_all)
-    return threads * _READ_BYTES / seconds, f"sdot over {_READ_BYTES >> 20} MiB a thread"
+    return threads * (size // 4 * 4) / seconds, f"sdot over {size >> 20} MiB a thread"
 
 
 def _arithmetic(provider: str, threads: int) -> tuple[float | None, str]:
@@ -59,8 +64,7 @@ def _arithmetic(provider: str, threads: int) -> tuple[float | None, str]:
     from edgeskip.runtime.engines.providers import check_provider, find_provider
 
     try:
-        # In a browser the same cores do the work; how near it comes to them is what is asked for.
-        found = find_provider("cpu" if provider == "web" else provider.removesuffix(":graphs"))
+        found = find_provider(provider.removesuffix(":graphs"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4

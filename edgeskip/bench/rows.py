@@ -37,6 +37,7 @@ class Row:
     values: tuple[float, ...]
     ratio: Ratio | None = None  # times as good as the baseline; > 1 = better, whatever the unit
     baseline: str | None = None  # the baseline's target
+    fell_back: bool = False  # another provider ran than was asked for, in some round at least
     roofline: float | None = None  # share of what the machine gives, by the bound named in `bound`
     bound: Literal["memory", "compute"] | None = None
 
@@ -95,6 +96,7 @@ def _rows_of_cell(run: Run, cell: Cell, samples: Sequence[Sample]) -> list[Row]:
     target = run.targets[cell.target]
     last = samples[-1].ran
     rounds = [sample.round for sample in samples]
+    fell_back = any(sample.ran.provider != cell.provider for sample in samples)
 
     def row(measure: str, unit: Unit, values: Sequence[float | None], higher: bool = False) -> list[Row]:
         kept = [(number, value) for number, value in zip(rounds, values, strict=True) if value is not None]
@@ -102,10 +104,11 @@ def _rows_of_cell(run: Run, cell: Cell, samples: Sequence[Sample]) -> list[Row]:
             return []
         numbers, measured = zip(*kept, strict=True)
         label = label_of(target.label, cell.strategy)
-        return [Row(cell, last.engine, provider_text(samples), label, measure, unit, higher, numbers, measured)]
+        row = Row(cell, last.engine, provider_text(samples), label, measure, unit, higher, numbers, measured)
+        return [_replace(row, fell_back=fell_back)]
 
     found: list[Row] = []
-    roof = roofline_for(run, cell)
+    roof = None if fell_back else roofline_for(run, cell)
     for test in dict.fromkeys((t.test, t.tokens, t.depth) for sample in samples for t in sample.tests):
         name = Test(test=test[0], tokens=test[1], depth=test[2]).name
         made = row(name, "tokens/s", [_speed(sample.tests, test) for sample in samples], higher=True)
@@ -140,6 +143,9 @@ def label_of(label: Label, strategy: Strategy) -> Label:
 def provider_text(samples: Sequence[Sample]) -> str:
     """The provider that ran; where it ran a part of the graph only, with its share of the nodes."""
     ran = samples[-1].ran
+    named = dict.fromkeys(sample.ran.provider for sample in samples)
+    if len(named) > 1:
+        return " or ".join(named)  # a fall-back in some rounds
     total = sum(ran.nodes.values())
     provider = ran.provider.partition(":")[0]  # nodes are counted by provider: openvino, not openvino:gpu
     others = [name for name in ran.nodes if name != provider and ran.nodes[name]]
@@ -177,10 +183,21 @@ def _under_roof(row: Row, work: Work | None, roof: Roofline | None, test: str, t
     return _replace(row, roofline=max(memory, compute), bound="memory" if memory >= compute else "compute")
 
 
+def _comparable(row: Row, base: Row) -> bool:
+    """Whether a ratio says something: both ran where they were asked to, over the same work.
+
+    Tokens of one draft are given out together, so percentiles of the gaps between tokens are of another kind with
+    drafts; and only what is decoded plainly runs the tests, which count in its peak of memory.
+    """
+    if row.measure == ACCEPTANCE or row.fell_back or base.fell_back:
+        return False
+    return row.cell.strategy == base.cell.strategy or not row.measure.startswith(("ITL", "peak"))
+
+
 def _with_ratio(run: Run, row: Row, by_key: dict[tuple[Cell, str], Row]) -> Row:
     cell = baseline_of(run, row.cell)
     base = None if cell is None else by_key.get((cell, row.measure))
-    if base is None or base is row or row.measure == ACCEPTANCE:
+    if base is None or base is row or not _comparable(row, base):
         return row
     theirs = dict(zip(base.rounds, base.values, strict=True))
     both = [(value, theirs[n]) for n, value in zip(row.rounds, row.values, strict=True) if n in theirs]

@@ -57,9 +57,9 @@ class RunLog:
             self._append(header)
 
     def add(self, line: Target | Device | Sample | Failure) -> None:
-        self.run.add(line)
         if self.path is not None:
             self._append(line)
+        self.run.add(line)
 
     def _append(self, line: Line) -> None:
         assert self.path is not None
@@ -74,12 +74,16 @@ def read_run(path: Path) -> Run:
 
     A last line that was cut off in the middle is left out: a run may have been killed as it wrote.
     """
+    data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise EdgeSkipError(
-            f"{path} is no benchmark run (not UTF-8 text): give a file that edgeskip bench wrote"
-        ) from None
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        whole = data.rfind(b"\n") + 1
+        if not whole or error.start < whole:
+            raise EdgeSkipError(
+                f"{path} is no benchmark run (not UTF-8 text): give a file that edgeskip bench wrote"
+            ) from None
+        text = data[:whole].decode("utf-8")  # cut off within a character of the last line
     try:
         lines = _json_lines(text)
         header = RunHeader.model_validate(lines[0] if lines else {})

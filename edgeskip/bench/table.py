@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from edgeskip.bench.intervals import Ratio
 from edgeskip.bench.record import Sample
+from edgeskip.bench.report.words import clean
 from edgeskip.bench.rows import Row
 from edgeskip.bench.run_file import Run
 
@@ -88,7 +89,7 @@ def warnings_of(run: Run) -> list[str]:
                 notes[note].append(sample.cell.title)
     found += [f"{cells[0]}{_and_others(len(cells) - 1)}: {note}" for note, cells in notes.items()]
     found += [f"{failure.cell.title} failed: {failure.message}" for failure in run.failures]
-    return found
+    return [clean(line, 2000) for line in found]
 
 
 def _and_others(count: int) -> str:
@@ -114,10 +115,10 @@ def _identity(run: Run, row: Row) -> tuple[str, ...]:
     if device is not None and device.emulated:
         name += f" ({device.emulated})"
     engine = "" if row.engine == "onnxruntime" else f"{row.engine} "
-    return (
-        cell.target, str(row.label), " ".join(name.split())[:60].replace("|", "/"), f"{engine}{row.provider}",
-        str(cell.threads), cell.strategy, row.measure,
+    shown = (
+        cell.target, str(row.label), name, f"{engine}{row.provider}", str(cell.threads), cell.strategy, row.measure,
     )  # fmt: skip
+    return tuple(clean(word, 60).replace("|", "/") for word in shown)
 
 
 def _digits(row: Row) -> int:

@@ -14,7 +14,8 @@ from edgeskip.bench.record import Work
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import read_manifest
 
-_GGUF_KV_BYTES = 2  # llama.cpp keeps keys and values in float16 unless told otherwise
+# llama.cpp keeps keys and values in float16 unless told otherwise; our runtime tells it to where weights are float32.
+_GGUF_KV_BYTES, _GGUF_KV_BYTES_F32 = 2, 4
 
 
 def work_of(path: Path) -> Work:
@@ -70,7 +71,7 @@ def _nodes(graph: Any) -> list[Any]:
     found: list[Any] = []
     for node in graph.node:
         branches: list[list[Any]] = [_nodes(a.g) for a in node.attribute if a.HasField("g")]
-        found += max(branches, key=lambda nodes: len(nodes)) if branches else [node]
+        found += sorted(branches, key=len)[-1] if branches else [node]
     return found
 
 
@@ -93,9 +94,11 @@ def _of_gguf(file: Path) -> Work:
             head += 2.0 * math.prod(tensor.shape)
         else:
             matmul += 2.0 * math.prod(tensor.shape)
+    all_f32 = all(tensor.num_bytes == 4 * math.prod(tensor.shape) for tensor in header.tensors.values())
+    kv_bytes = _GGUF_KV_BYTES_F32 if all_f32 else _GGUF_KV_BYTES
     for heads, kv_heads, key_length, value_length in attention_of(header.metadata):
         attention += 2.0 * heads * (key_length + value_length)
-        kv += float(_GGUF_KV_BYTES * kv_heads * (key_length + value_length))
+        kv += float(kv_bytes * kv_heads * (key_length + value_length))
     return Work(
         weight_bytes=weight_bytes,
         kv_bytes_per_token=kv,

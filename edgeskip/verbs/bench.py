@@ -45,7 +45,12 @@ def bench(
         Path | None,
         typer.Option(help="Real prompts: JSONL with `prompt` or `turns`, or one a line.", show_default="six that ship"),
     ] = None,
-    num_prompts: Annotated[int, typer.Option(min=0, help="So many of them; 0 = no serving figures.")] = 3,
+    num_prompts: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="So many of them; 0 = no serving figures.", show_default="three that ship, all of yours"
+        ),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 128,
     baseline: Annotated[
         list[str] | None,
@@ -113,12 +118,13 @@ def bench(
         bool, typer.Option("--plain-http", help="No https: browsers give the page one thread and no WebGPU.")
     ] = False,
     no_local: Annotated[bool, typer.Option("--no-local", help="Measure on the other devices only.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the random tokens.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random tokens.")] = 0,
 ) -> None:
     """Measure speed, memory and loss: synthetic tests as llama-bench has them, and real prompts answered."""
     from contextlib import ExitStack
 
     from edgeskip.bench.asked import Words, default_log, read_asked
+    from edgeskip.bench.cells import WEB
     from edgeskip.bench.phones import Serving, serve_phones
     from edgeskip.bench.places import Elsewhere, open_places
     from edgeskip.bench.presenting import FORMATS, display, print_run
@@ -152,9 +158,17 @@ def bench(
         seed=seed,
     )
     asked = read_asked(words)
+    path = log or default_log(asked.header)
+    if path.exists():
+        raise EdgeSkipError(f"{path} exists: choose another file, earlier results are not written over")
     if report is not None:
         need_matplotlib()
         refuse_file(report, overwrite=False)
+    page_options = (host != "127.0.0.1", port, devices, certificate, key, plain_http)
+    if not serve and any(page_options):
+        raise EdgeSkipError("--host, --port, --devices, --certificate, --key and --plain-http need --serve")
+    if not set(asked.grid.providers) & set(WEB) and (browser or throttle is not None):
+        raise EdgeSkipError("--browser and --throttle are for the providers web and web:gpu: add one to --provider")
     elsewhere = Elsewhere(
         local=not no_local,
         browser=browser,
@@ -173,14 +187,13 @@ def bench(
     serving = Serving(host, port, devices, certificate, key, plain_http, web_packages) if serve else None
     if serving is not None:
         serving.check(asked)
-    interrupted = False
+    interrupted, stopped = False, None
     with ExitStack() as stack, display() as shown:
         listener = shown.listener()
         places = open_places(asked, elsewhere, stack, listener.state)
         if not places and serving is None:
             raise EdgeSkipError("--no-local leaves no device: name one, e.g. with --remote user@host, or --serve")
         jobs = jobs_of(asked, places, listener)
-        path = log or default_log(asked.header)
         kept = RunLog(asked.header, path)
         for target in asked.targets:
             kept.add(target)
@@ -192,11 +205,15 @@ def bench(
                 serve_phones(asked, serving, kept, listener.note)
         except KeyboardInterrupt:
             interrupted = True
+        except EdgeSkipError as error:  # what was measured before is shown all the same
+            stopped = error
     print_run(kept.run, output)
     shown.note(f"every measurement is in {path}" + (": interrupted" if interrupted else ""))
     if report is not None and kept.run.samples:
         write_report([path], report, png_folder=None, overwrite=True)
         shown.note(f"the report is {report}")
+    if stopped is not None:
+        raise stopped
     if interrupted:
         raise typer.Exit(130)
     if kept.run.failures:

@@ -96,7 +96,7 @@ class Browser:
         total = 0
         for process in self._processes():
             with suppress(self._psutil.Error, OSError):
-                found = process.memory_full_info() if hasattr(self._psutil, "LINUX") else process.memory_info()
+                found = process.memory_full_info() if self._psutil.LINUX else process.memory_info()
                 total += int(getattr(found, "pss", 0) or found.rss)
         return total
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from edgeskip.bench.conditions import Watch
 from edgeskip.bench.launcher import Progress
 from edgeskip.bench.record import Device, Failure, Sample
 from edgeskip.bench.request import Request
@@ -26,6 +27,7 @@ ROUND_TIMEOUT_S = 3600.0
 START_TIMEOUT_S = 60.0  # to the page's first sign of life
 SILENCE_S = 90.0  # the page says something every 3 s; a crashed one says nothing
 _LOOK_S = 0.25
+_MEMORY_S = 3.0
 
 
 class BrowserLauncher:
@@ -81,12 +83,14 @@ class BrowserLauncher:
         browser = Browser(self._program, self._profile, self._url, flags=flags)
         throttle = None
         peak = 0
+        watch, look = Watch(), time.monotonic()
         try:
             if self._throttle is not None:
                 throttle = Throttle(browser.group, self._throttle)
             deadline = time.monotonic() + self._timeout_s
             while not self._desk.ended.wait(_LOOK_S):
-                peak = max(peak, browser.memory())
+                if time.monotonic() >= look:  # seldom: it reads every process' pages, on the cores that are measured
+                    peak, look = max(peak, browser.memory()), time.monotonic() + _MEMORY_S
                 self._check(browser, deadline)
             peak = max(peak, browser.memory())
         finally:
@@ -102,7 +106,10 @@ class BrowserLauncher:
             notes.append("peak memory is that of all the browser's processes")
         if throttle is not None:
             notes.append(f"slowed down {throttle.achieved:.2f}x")
-        return outcome.model_copy(update={"peak_rss_bytes": outcome.peak_rss_bytes or peak or None, "notes": notes})
+        # The browser's own processes are not told from others', so how busy those were is not known.
+        conditions = watch.conditions().model_copy(update={"others_cores": None})
+        peak_bytes = outcome.peak_rss_bytes or peak or None
+        return outcome.model_copy(update={"peak_rss_bytes": peak_bytes, "notes": notes, "conditions": conditions})
 
     def close(self) -> None:
         self._server.close()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeskip.bench.record import Device, Failure, Sample
+from edgeskip.bench.report.words import clean
 from edgeskip.bench.request import Request
 from edgeskip.bench.web.artifact import artifacts_of
 from edgeskip.bench.web.certificates import Certificate, addresses, is_loopback, own_certificate, self_signed
@@ -21,7 +22,7 @@ from edgeskip.bench.web.server import WebServer
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 
 Post = Device | Sample | Failure
-ANY_ADDRESS = ("0.0.0.0", "::", "")
+ANY_ADDRESS = ("0.0.0.0",)
 _TRIES = 2  # times a request is given out whose page was gone in the middle
 
 
@@ -166,7 +167,7 @@ class Phones:
         requests = list(self._requests_for(device))
         self._keep(device)
         self._phones[device.id] = _Phone(device, requests)
-        self._say(f"{device.id}: {device.name}, {len(requests)} measurements")
+        self._say(f"{device.id}: {clean(device.name, 100)}, {len(requests)} measurements")
         self.changed.set()
         return device.id
 
@@ -208,13 +209,28 @@ class Phones:
             None,
         )
         if index is None:
+            if any(
+                (phone.requests[at].cell, phone.requests[at].round) == (record.cell, record.round) for at in phone.done
+            ):
+                return  # it came before, and the page did not hear that it did
             raise RefusedError("nobody asked for this cell and round")
+        if isinstance(record, Sample) and not _answers(record, phone.requests[index]):
+            raise RefusedError("these are other tests or prompts than those asked for")
         self._keep(record)
         phone.done.add(index)
         phone.running = None
-        what = "measured" if isinstance(record, Sample) else f"failed, {record.message}"
+        what = "measured" if isinstance(record, Sample) else f"failed, {clean(record.message)}"
         self._say(f"{phone.device.id}: {record.cell.target} {record.cell.strategy} round {record.round} {what}")
         self.changed.set()
+
+
+def _answers(sample: Sample, request: Request) -> bool:
+    """Whether it has a figure for each test and prompt that was asked for, and no others."""
+    tests = [(test.test, test.tokens, test.depth) for test in request.tests]
+    found = [(test.test, test.tokens, test.depth) for test in sample.tests]
+    return found == tests and [answer.prompt for answer in sample.answers] == [
+        prompt.name for prompt in request.prompts
+    ]
 
 
 def _now() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import secrets
 import ssl
 import threading
@@ -151,7 +152,10 @@ class WebServer:
         app.router.add_post("/{token}/results", self._results)
         app.router.add_post("/{token}/failure", self._failure)
         app.router.add_post("/{token}/progress", self._progress)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handle_signals=False)
+        silent = logging.getLogger(f"{__name__}.silent")  # aiohttp prints a traceback for what is no HTTP
+        silent.addHandler(logging.NullHandler())
+        silent.propagate = False
+        runner = web.AppRunner(app, access_log=None, logger=silent, shutdown_timeout=1.0, handle_signals=False)
         await runner.setup()
         try:
             site = web.TCPSite(runner, self._host, self._port, ssl_context=self._tls)
@@ -172,7 +176,7 @@ class WebServer:
         async def guard(
             request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         ) -> web.StreamResponse:
-            first = request.path.split("/")[1]
+            first = request.path.lstrip("/").partition("/")[0]
             if not hmac.compare_digest(first.encode(errors="replace"), self._token.encode()):
                 response: web.StreamResponse = _text(403, "open the address that was printed, with its token")
             else:
@@ -255,12 +259,14 @@ async def _read(request: web.Request, kind: type[Record]) -> Record:
     """The body as a record; RefusedError says in one line what is wrong with it."""
     body = await asyncio.wait_for(request.read(), READ_TIMEOUT_S)
     try:
-        return kind.model_validate(json.loads(body))
+        record = kind.model_validate(json.loads(body))
+        record.model_dump_json()  # what cannot be written down is not taken in
+        return record
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RefusedError(f"this is no {kind.__name__} ({where}: {first['msg']})") from None
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # PydanticSerializationError, of an unpaired surrogate, is a ValueError too
         raise RefusedError(f"this is no {kind.__name__} (not JSON)") from None
 
 

@@ -73,7 +73,11 @@ def test_threads_are_crossed() -> None:
         ([GGUF], Grid(("openvino",), (1,), ("plain",)), "no target can run on the provider 'openvino'"),
         ([DENSE], Grid(("metal",), (1,), ("plain",)), "no target can run on the provider 'metal'"),
         ([DENSE], Grid(("cpu",), (1,), ("plain", "online")), "no target can be decoded by online: export one with"),
-        ([DENSE], Grid(("cpu",), (1,), ("self-speculative",)), "no target can run on the provider 'cpu' as asked"),
+        (
+            [DENSE],
+            Grid(("cpu",), (1,), ("self-speculative",)),
+            "no target can be decoded by self-speculative: export one",
+        ),
     ],
 )
 def test_what_fits_no_target_is_an_error(targets: list[Target], grid: Grid, words: str) -> None:

@@ -36,14 +36,15 @@ export async function measure({ request, artifact }, files, settings, tell) {
   };
   if (request.prompts.length) await answer(engine, opened.graphs, request.prompts[0], { ...limits, maxTokens: WARM_TOKENS }, fresh(), artifact, () => {});
 
-  const tests = [];
-  for (const test of request.tests) tests.push(await time(engine, test, random, artifact.context_length, tell));
   const answers = [];
   for (const prompt of request.prompts) {
     tell({ step: `answering ${prompt.name}`, prompt: prompt.name });
     answers.push(await answer(engine, opened.graphs, prompt, limits, fresh(), artifact, tell));
     tell({ step: `answered ${prompt.name}`, share: 1 });
   }
+  // After the answers, which cells of every strategy have: tests before them would leave them a warmer machine.
+  const tests = [];
+  for (const test of request.tests) tests.push(await time(engine, test, random, artifact.context_length, tell));
   return { ran: opened.ran, load_s: opened.seconds, tests, answers, device_peak_bytes: null, notes: opened.notes() };
 }
 

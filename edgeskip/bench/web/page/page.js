@@ -92,6 +92,7 @@ async function runJob(job, place) {
       if (news.tokens !== undefined) text.add(news.tokens);
     });
     const notes = [...result.notes];
+    if (memory !== null) notes.push("memory is what the page held at the end, not its peak");
     if (threads < request.cell.threads) notes.push(`${threads} of ${request.cell.threads} threads: the page is not isolated or the device has no more cores`);
     if (wasHidden) notes.push("the page was hidden meanwhile: the browser may have slowed it down");
     if (wakeLock === null && !automatic) notes.push("no wake lock: the screen may have gone dark meanwhile");
@@ -131,7 +132,11 @@ async function memoryUsed() {
 
 async function fail(job, message) {
   const { cell, round } = job.request;
-  await send("failure", { kind: "failure", cell, round, created: new Date().toISOString(), message: message.slice(0, 2000) });
+  try {
+    await send("failure", { kind: "failure", cell, round, created: new Date().toISOString(), message: message.slice(0, 2000) });
+  } catch (error) {
+    warn(error.message); // the next measurement is worth trying all the same
+  }
 }
 
 // Posts until the server has it: a result is not lost to a network that is away for a while.

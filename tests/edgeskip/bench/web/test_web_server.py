@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from web_artifacts import web_artifact
 
-from edgeskip.bench.record import Cell, Device, Failure, Ran, Sample
+from edgeskip.bench.record import Answer, Cell, Device, Failure, Ran, Sample
 from edgeskip.bench.request import Prompt, Request
 from edgeskip.bench.web import server as server_module
 from edgeskip.bench.web.artifact import WebArtifact
@@ -91,7 +91,11 @@ def bench(artifact: WebArtifact) -> Iterator[Bench]:
 def sample_of(device: str, number: int = 0, **changes: Any) -> dict[str, Any]:
     cell = Cell(target="t", device=device, provider="web", threads=2, strategy="plain")
     ran = Ran(engine="onnxruntime-web", version="1", provider="web", threads=2)
-    sample = Sample(cell=cell, round=number, created="now", ran=ran, load_s=0.5)
+    answers = [
+        Answer(prompt=name, prompt_tokens=1, prefill_s=0.1, ttft_s=0.1, gaps_s=[], tokens=[1], finish_reason="length")
+        for name in ["p"]
+    ]
+    sample = Sample(cell=cell, round=number, created="now", ran=ran, load_s=0.5, answers=answers)
     return {**json.loads(sample.model_dump_json()), **changes}
 
 
@@ -210,12 +214,39 @@ def test_records_nobody_asked_for_are_refused(bench: Bench) -> None:
         sample_of(device, cell={**sample_of(device)["cell"], "threads": 3}),
         sample_of(device, load_s=float("nan")),
         sample_of(device, load_s=-1.0),
+        sample_of(device, answers=[]),
+        sample_of(device, tests=[{"test": "tg", "tokens": 1, "depth": 0, "seconds": 1.0}]),
+        sample_of(device, tests=[{"test": "tg", "tokens": 10**400, "depth": 0, "seconds": 1.0}]),
+        sample_of(device, notes=["n" * 2000]),
+        sample_of(device, notes=["\ud800"]),  # half of a surrogate pair: no text that can be written down
     ):
         assert bench.post("results", wrong)[0] == 400
     assert bench.post("results", sample_of(device))[0] == 200
-    assert bench.post("results", sample_of(device))[0] == 400  # twice
+    assert bench.post("results", sample_of(device))[0] == 200  # the page did not hear the first answer
     assert len(bench.kept) == 2
     assert bench.post("device", {"kind": "device", "id": "x", "type": "ssh", "name": "x"})[0] == 400
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"a": "\ud800"}, {"a": "x" * 30_000}, json.loads('{"a":' * 100 + "1" + "}" * 100)],
+    ids=["surrogate", "long", "deep"],
+)
+def test_facts_that_cannot_be_kept_are_refused_and_nothing_ends(bench: Bench, facts: dict[str, Any]) -> None:
+    device = {"kind": "device", "id": "new", "type": "browser", "name": "B", "facts": facts}
+    assert bench.post("device", device)[0] == 400
+    assert bench.server.defect is None
+    assert not bench.kept
+    assert bench.register().startswith("a-phone-")
+
+
+def test_a_name_cannot_command_the_terminal(bench: Bench) -> None:
+    heard: list[str] = []
+    bench.phones._say = heard.append
+    device = {"kind": "device", "id": "new", "type": "browser", "name": "p\x1b]0;x\x07\nq", "facts": {}}
+    assert bench.post("device", device)[0] == 200
+    (line,) = heard
+    assert line.isprintable()
 
 
 def test_a_huge_post_is_cut_off(bench: Bench) -> None:
@@ -371,11 +402,23 @@ def test_other_hosts_get_https_unless_plain_is_asked_for(tmp_path: Path, monkeyp
     assert made.fingerprint.count(":") == 31
     with pytest.raises(EdgeSkipError, match="needs its key"):
         _certificate("0.0.0.0", [], Security(certificate=tmp_path / "c.pem"))
-    assert all(address.count(".") == 3 for address in addresses())
+    found = addresses()
+    assert len(found) == len(set(found))
+    assert all(address.count(".") == 3 for address in found)
 
 
 def test_the_qr_code_holds_the_address() -> None:
-    """Oracle: a QR code's size by its version; half blocks put two rows in a line."""
-    code = qr_code("http://192.168.1.20:8080/abcdefghijklmnop/").split("\n")
-    assert 14 <= len(code) <= 24
-    assert len({len(line) for line in code}) <= len(code)
+    """Oracle: segno's own matrix of the same address, two rows a line: █ both dark, ▀ and ▄ one (light on dark)."""
+    import segno
+
+    url = "http://192.168.1.20:8080/abcdefghijklmnop/"
+    rows = [list(row) for row in segno.make(url, error="l", micro=False).matrix_iter(border=2)]
+    if len(rows) % 2:
+        rows.append([0] * len(rows[0]))
+    told = [
+        "".join(" ▄▀█"[3 - 2 * a - b] for a, b in zip(*pair, strict=True))
+        for pair in zip(rows[::2], rows[1::2], strict=True)
+    ]
+    code = qr_code(url).split("\n")
+    assert [line.rstrip() for line in code][1:-1] == [line.rstrip() for line in told][1:-1]
+    assert qr_code(url) != qr_code(url.replace("a", "b"))
