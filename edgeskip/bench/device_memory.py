@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from edgeskip.bench.nvml import first_gpu
+
 
 class DeviceMemory:
     """Counts from its making; for CUDA by NVML, for others nothing is told."""
@@ -10,17 +12,12 @@ class DeviceMemory:
         self._before = _used() if provider.startswith("cuda") else None
 
     def taken(self) -> int | None:
-        """Bytes of device 0 in use more than before: ONNX Runtime gives back nothing while a session lives, so near
+        """Bytes of the GPU in use more than before: ONNX Runtime gives back nothing while a session lives, so near
         its peak; other programs' changes are in it."""
         now = None if self._before is None else _used()
         return None if now is None or self._before is None else max(0, now - self._before)
 
 
 def _used() -> int | None:
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)
-    except Exception:  # no package or no driver
-        return None
+    found = first_gpu()
+    return None if found is None else int(found[0].nvmlDeviceGetMemoryInfo(found[1]).used)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeskip.bench.nvml import first_gpu
 from edgeskip.bench.record import Energy
 
 _ROOT = Path("/")
@@ -59,13 +60,13 @@ def _rapl(root: Path) -> list[Counter]:
 
 
 def _nvml() -> list[Counter]:
+    found = first_gpu()
+    if found is None:
+        return []
+    pynvml, handle = found
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except Exception:  # no package, no driver, or a GPU without the counter
+    except pynvml.NVMLError:  # a GPU without the counter
         return []
     return [Counter("NVML", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)]
 

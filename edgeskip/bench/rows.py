@@ -221,8 +221,9 @@ def _speed(tests: Sequence[TestTime], test: tuple[str, int, int]) -> float | Non
 
 
 def _tpot(answers: Sequence[Answer]) -> float | None:
-    gaps = [gap for answer in answers for gap in answer.gaps_s]
-    return statistics.fmean(gaps) if gaps else None
+    """Each prompt counts alike, whatever the length of its answer: that differs between models."""
+    means = [statistics.fmean(answer.gaps_s) for answer in answers if answer.gaps_s]
+    return statistics.fmean(means) if means else None
 
 
 def _gap_percentile(answers: Sequence[Answer], percent: float) -> float | None:

@@ -67,7 +67,7 @@ class WebArtifact:
         self._tokenizer = TextTokenizer(path)
         config = read_json(path / "tokenizer_config.json")
         self._chat_template: ChatTemplate | None = read_chat_template(path, config)
-        self.end_tokens_of = sorted(end_tokens_of(path, config, self._tokenizer))
+        self._ends = sorted(end_tokens_of(path, config, self._tokenizer))
         self._graphs, self._weights, self._unpacked_bytes = self._derive()
         self._tokenizer_files = [
             self._on_disk(name) for name in (TOKENIZER_NAME, "tokenizer_config.json") if (path / name).is_file()
@@ -100,7 +100,7 @@ class WebArtifact:
             "hidden_size": manifest.model.hidden_size,
             "draft_tokens": _draft_tokens(self.path, manifest),
             "agreement": _agreement(draft),
-            "end_tokens": self.end_tokens_of,
+            "end_tokens": self._ends,
         }
 
     def with_ids(self, request: Request) -> Request:

@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,10 +68,11 @@ def self_signed(hosts: Sequence[str]) -> Certificate:
     stem = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
     certificate, key = folder / f"{stem}.pem", folder / f"{stem}.key"
     if certificate.is_file() and key.is_file():
-        found = x509.load_pem_x509_certificate(certificate.read_bytes())
-        left = found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-        if left.days > _RENEW_DAYS:
-            return own_certificate(certificate, key)
+        with suppress(ValueError):  # damaged: made anew
+            found = x509.load_pem_x509_certificate(certificate.read_bytes())
+            left = found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+            if left.days > _RENEW_DAYS:
+                return own_certificate(certificate, key)
     _make(names, certificate, key)
     return own_certificate(certificate, key)
 

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError, MissingExtraError
+from edgeskip.runtime.engines.required_inputs import with_required_inputs
 
-SWITCHES = ("logits_to_keep", "skip")
+# What the page feeds, of runtime/engines' SWITCHES: it decodes nothing online, so the gates' values stay as they are.
+FED = frozenset({"logits_to_keep", "skip"})
 _UNPACKED_OPSET = 21  # blocked DequantizeLinear
 
 
@@ -30,12 +32,10 @@ def derive(path: Path, *, unpack: bool = False) -> bytes:
     except ImportError:
         raise MissingExtraError("onnx", "bench") from None
     try:
-        model = onnx.load(path, load_external_data=False)
+        model = onnx.load_from_string(with_required_inputs(path.read_bytes(), FED))
     except Exception as error:  # protobuf's own classes
         raise EdgeSkipError(f"{path} is no ONNX graph ({str(error).splitlines()[0]}): export again") from None
     graph = model.graph
-    for tensor in [tensor for tensor in graph.initializer if tensor.name in SWITCHES]:
-        graph.initializer.remove(tensor)
     for output in graph.output:
         if output.name == "logits":  # declared as one position, which is right for the default alone
             output.type.tensor_type.shape.dim[1].dim_param = "kept"
@@ -49,7 +49,7 @@ def switches_of(data: bytes) -> list[str]:
     """The switches that a derived graph asks for."""
     import onnx
 
-    return [value.name for value in onnx.load_from_string(data).graph.input if value.name in SWITCHES]
+    return [value.name for value in onnx.load_from_string(data).graph.input if value.name in FED]
 
 
 def weight_files(path: Path) -> list[str]:

@@ -6,6 +6,7 @@ import io
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from edgeskip.errors import EdgeSkipError, MissingExtraError
 
 Post = Device | Sample | Failure
 ANY_ADDRESS = ("0.0.0.0",)
+SILENCE_S = 900.0
 _TRIES = 2  # times a request is given out whose page was gone in the middle
 
 
@@ -72,6 +74,8 @@ def serve(
             while devices is None or desk.finished < devices:
                 desk.changed.wait(0.5)
                 desk.changed.clear()
+                if devices is not None:  # somebody waits for the end
+                    server.soon(lambda: desk.give_up(SILENCE_S))
                 if server.defect is not None:
                     raise server.defect
     finally:
@@ -129,6 +133,7 @@ def _announce(
 class _Phone:
     device: Device
     requests: list[Request]
+    heard: float = field(default_factory=time.monotonic)
     given_out: dict[int, int] = field(default_factory=dict)  # by index in `requests`: how often it was begun
     done: set[int] = field(default_factory=set)
     running: int | None = None
@@ -155,6 +160,16 @@ class Phones:
     def finished(self) -> int:
         """Devices that have done, or failed, everything asked of them."""
         return sum(len(phone.done) == len(phone.requests) for phone in self._phones.values())
+
+    def give_up(self, silence_s: float) -> None:
+        """What devices that said nothing for so long have not done counts as failed: the page speaks every 3 s."""
+        for phone in list(self._phones.values()):
+            if time.monotonic() - phone.heard < silence_s:
+                continue
+            for index in [at for at in range(len(phone.requests)) if at not in phone.done]:
+                request = phone.requests[index]
+                message = f"the device said nothing for {silence_s:.0f} s: was the page closed, or the network lost?"
+                self._end(phone, Failure(cell=request.cell, round=request.round, created=_now(), message=message))
 
     def register(self, device: Device) -> str:
         if device.type != "browser":
@@ -197,6 +212,7 @@ class Phones:
     def _phone(self, device: str) -> _Phone:
         if device not in self._phones:
             raise RefusedError("this device is unknown: open the page again")
+        self._phones[device].heard = time.monotonic()
         return self._phones[device]
 
     def _end(self, phone: _Phone, record: Sample | Failure) -> None:

@@ -132,6 +132,18 @@ class WebServer:
         if error is not None:
             raise error
 
+    def soon(self, work: Callable[[], None]) -> None:
+        """Runs `work` in the server's thread, where records are handed on, between two of them."""
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:
+                self.defect = self.defect or error
+
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(run)
+
     def close(self) -> None:
         """Ends every connection; may be called twice."""
         if self._loop is not None and self._stop is not None and not self._loop.is_closed():

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,22 @@ def test_facts_that_cannot_be_kept_are_refused_and_nothing_ends(bench: Bench, fa
     assert bench.server.defect is None
     assert not bench.kept
     assert bench.register().startswith("a-phone-")
+
+
+def test_a_device_that_is_gone_ends_with_failures(bench: Bench) -> None:
+    """By hand: one of two rounds was measured; the other, and both of a device that never spoke, are given up."""
+    one, two = bench.register(), bench.register()
+    assert bench.post("results", sample_of(one))[0] == 200
+    bench.phones.give_up(60)
+    assert bench.phones.finished == 0
+    bench.server.soon(lambda: bench.phones.give_up(0))
+    for _ in range(100):
+        if bench.phones.finished == 2:
+            break
+        time.sleep(0.02)
+    failures = [record for record in bench.kept if isinstance(record, Failure)]
+    assert [(record.cell.device, record.round) for record in failures] == [(one, 1), (two, 0), (two, 1)]
+    assert "said nothing for 0 s" in failures[0].message
 
 
 def test_a_name_cannot_command_the_terminal(bench: Bench) -> None:
