@@ -167,3 +167,27 @@ def test_what_is_skipped_online_is_lossy() -> None:
         made_target(), made_device(), made_sample(made_cell(strategy="online"), 0, answers=[made_answer([1])])
     )
     assert {row.label for row in rows_of(run)} == {"lossy-skip"}
+
+
+def test_no_ratio_of_different_work() -> None:
+    """Drafted tokens come in one go, so their gaps are of another kind; memory was taken by other work."""
+    plain, drafts = made_cell(), made_cell(strategy="self-speculative")
+    samples = [made_sample(cell, 0, answers=[made_answer([0.1, 0.2])], peak_rss_bytes=5) for cell in (plain, drafts)]
+    rows = by_measure(made_run(made_target(), made_device(), *samples), strategy="self-speculative")
+    assert {measure for measure, row in rows.items() if row.ratio} == {"TTFT", "TPOT", "load"}
+
+
+def test_what_fell_back_has_no_ratio_and_no_roofline() -> None:
+    cell, skip = made_cell(provider="cuda"), made_cell("skip8", provider="cuda")
+    back = Ran(engine="onnxruntime", version="1", provider="cpu", threads=2)
+    samples = [made_sample(cell, n, tg=1) for n in range(2)]
+    samples += [made_sample(skip, 0, tg=1), made_sample(skip, 1, tg=1, ran=back)]
+    run = made_run(made_target(), made_target("skip8", work=WORK), made_device(), *samples)
+    row = by_measure(run, "skip8")["tg4"]
+    assert (row.provider, row.fell_back, row.ratio, row.roofline) == ("cuda or cpu", True, None, None)
+
+
+def test_each_prompt_counts_alike() -> None:
+    answers = [made_answer([0.1] * 9), made_answer([0.3])]
+    run = made_run(made_target(), made_device(), made_sample(made_cell(), 0, answers=answers))
+    assert by_measure(run)["TPOT"].values == pytest.approx((200,))

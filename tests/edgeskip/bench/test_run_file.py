@@ -92,3 +92,10 @@ def test_two_runs_in_one_file(tmp_path: Path) -> None:
     (tmp_path / "run.jsonl").write_text(line + line)
     with pytest.raises(EdgeSkipError, match="holds two runs"):
         read_run(tmp_path / "run.jsonl")
+
+
+def test_a_line_cut_within_a_character_is_left_out_too(tmp_path: Path) -> None:
+    path = write_run(made_run(made_device(name="日本")), tmp_path / "run.jsonl")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index("日".encode()) + 1])
+    assert read_run(path).devices == {}
