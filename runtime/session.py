@@ -22,6 +22,7 @@ from edgeskip.runtime.loops import PREFILL_CHUNK, check_prompt
 from edgeskip.runtime.online import Online
 from edgeskip.runtime.online_decoding import online_decoding
 from edgeskip.runtime.opening import open_artifact
+from edgeskip.runtime.prompts import encode_messages, encode_text
 from edgeskip.runtime.sampling import Sampler, Sampling
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.speculator import DraftInfo, Speculator
@@ -96,16 +97,10 @@ class Session:
                 if system is not None or chat:
                     raise EdgeSkipError("token ids go to the model as they are: give text or messages for a chat")
                 return np.asarray(items, dtype=np.int64)
-            return self._encode_messages(items, system)
-        if not prompt:
-            raise EdgeSkipError("the prompt is empty: give some text")
-        if chat is None:
-            chat = self.chat_template is not None
-        if chat:
-            return self._encode_messages([{"role": "user", "content": prompt}], system)
-        if system is not None:
-            raise EdgeSkipError("a system message needs the chat template: leave --raw (chat=False) out")
-        return np.asarray(self.tokenizer.encode(prompt, add_special_tokens=True), dtype=np.int64)
+            ids = encode_messages(self.tokenizer, self.chat_template, items, system)
+        else:
+            ids = encode_text(self.tokenizer, self.chat_template, prompt, chat=chat, system=system)
+        return np.asarray(ids, dtype=np.int64)
 
     def generate(
         self,
@@ -246,16 +241,6 @@ class Session:
         if strategy == "online" and online.gate:
             return "lossy-skip"
         return "verified" if strategy == "speculative" and self.label == "dense" else self.label
-
-    def _encode_messages(self, messages: Sequence[Message], system: str | None) -> NDArray[np.int64]:
-        if self.chat_template is None:
-            raise EdgeSkipError("this model has no chat template: pass the text with --raw (chat=False)")
-        if not any(message.get("content") for message in messages):
-            raise EdgeSkipError("the prompt is empty: give some text")
-        if system is not None:
-            messages = [{"role": "system", "content": system}, *messages]
-        text = self.chat_template.render(messages)
-        return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
 
     def _end_stream(self) -> None:
         if self._stream is not None:

@@ -20,6 +20,7 @@ from edgeskip.files import sha256_of
 from edgeskip.manifest import DraftRecord, GraphRecord, Manifest, read_manifest
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template
 from edgeskip.runtime.opening import end_tokens_of, read_json
+from edgeskip.runtime.prompts import encode_text
 from edgeskip.runtime.text import TOKENIZER_NAME, TextTokenizer
 
 
@@ -109,13 +110,8 @@ class WebArtifact:
         return request.model_copy(update={"prompts": prompts})
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """As `Session.encode` does: one user message where the model has a chat template, else the text itself."""
-        if not prompt.text:
-            raise EdgeSkipError("the prompt is empty: give some text")
-        if self._chat_template is None:
-            return self._tokenizer.encode(prompt.text, add_special_tokens=True)
-        text = self._chat_template.render([{"role": "user", "content": prompt.text}])
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        """One user message where the model has a chat template, else the text itself."""
+        return encode_text(self._tokenizer, self._chat_template, prompt.text)
 
     def _derive(self) -> tuple[list[Graph], list[WebFile], int]:
         graphs: list[Graph] = []
