@@ -95,6 +95,17 @@ def test_tokens_are_those_of_the_python_runtime(
         assert sum(a.speculation.accepted for a in sample.answers if a.speculation) > 0
 
 
+def test_int4_answers_are_pythons_where_activations_are_float32(
+    launcher: BrowserLauncher, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """At accuracy level 1; at 4 native kernels round activations to 8 bits, which the page's do not."""
+    folder = web_artifact(tiny_llama, tmp_path, "exits", "int4", accuracy_level=1)
+    for strategy in ("plain", "self-speculative"):
+        sample = run(launcher, request_of(folder, strategy))
+        assert [answer.tokens for answer in sample.answers] == python_tokens(folder)
+        assert any("unpacked to float32" in note for note in sample.notes)
+
+
 def test_synthetic_tests_are_timed_in_the_order_asked(launcher: BrowserLauncher, artifacts: dict[Kind, Path]) -> None:
     tests = [
         Timed(test="pp", tokens=64, depth=0),

@@ -23,7 +23,9 @@ Kind = Literal["whole", "exits", "skip-plan"]
 SKIP = ("attn.0", "ffn.1", "attn.2")
 
 
-def web_artifact(checkpoint: Path, folder: Path, kind: Kind, precision: str = "fp32") -> Path:
+def web_artifact(
+    checkpoint: Path, folder: Path, kind: Kind, precision: str = "fp32", *, accuracy_level: int | None = None
+) -> Path:
     """Exports the checkpoint: `exits` after 2 and 3 of 4 blocks over 64 tokens of the vocabulary, or a skip plan."""
     source = open_model(str(checkpoint))
     rng = np.random.default_rng(0)
@@ -36,6 +38,8 @@ def web_artifact(checkpoint: Path, folder: Path, kind: Kind, precision: str = "f
         kind
     ]
     form = weight_format(precision)
+    if accuracy_level is not None:
+        form = replace(form, accuracy_level=accuracy_level)
     policy = ExportPolicy()
     export_onnx(
         source, profile.model_copy(update={"exits": exits}), vectors, form, folder / kind, draft=draft, policy=policy
