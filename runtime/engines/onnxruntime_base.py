@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+
 from edgeskip.manifest import GraphRecord
 from edgeskip.runtime.engines.interface import EngineName
+from edgeskip.runtime.engines.onnxruntime_graph import GraphRunner
 from edgeskip.runtime.engines.onnxruntime_session import Settings
 
 
-class OnnxRuntimeBase:
+class OnnxRuntimeBase(ABC):
     """The part of `Engine` that does not change once a model is open."""
 
     def __init__(self, graph: GraphRecord, settings: Settings) -> None:
@@ -25,7 +30,11 @@ class OnnxRuntimeBase:
     @property
     def nodes(self) -> dict[str, int]:
         """Nodes of all graphs by the provider that runs them; {} on the CPU, where all are its own."""
-        raise NotImplementedError
+        return dict(sum((Counter(graph.nodes) for graph in self._runners()), Counter()))
+
+    @abstractmethod
+    def _runners(self) -> Sequence[GraphRunner]:
+        """The graphs it runs."""
 
     @property
     def threads(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -47,9 +48,8 @@ class OnnxRuntimeEngine(OnnxRuntimeBase):
     def run_s(self) -> float:
         return self._runner.run_s
 
-    @property
-    def nodes(self) -> dict[str, int]:
-        return self._runner.nodes
+    def _runners(self) -> Sequence[GraphRunner]:
+        return [self._runner]
 
     def reserve(self, tokens: int) -> None:
         self._runner.reserve(tokens)

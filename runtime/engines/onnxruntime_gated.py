@@ -6,6 +6,7 @@ attentions only; the whole model runs over the same positions afterwards and ove
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,9 +58,8 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
     def run_s(self) -> float:
         return self._runner.run_s
 
-    @property
-    def nodes(self) -> dict[str, int]:
-        return self._runner.nodes
+    def _runners(self) -> Sequence[GraphRunner]:
+        return [self._runner]
 
     @property
     def drafts(self) -> int:

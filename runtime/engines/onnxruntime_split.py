@@ -7,7 +7,7 @@ all of them together are the whole model.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,9 +69,8 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
     def run_s(self) -> float:
         return sum(graph.run_s for graph in self._graphs)
 
-    @property
-    def nodes(self) -> dict[str, int]:
-        return dict(sum((Counter(graph.nodes) for graph in self._graphs), Counter()))
+    def _runners(self) -> Sequence[GraphRunner]:
+        return self._graphs
 
     @property
     def drafts(self) -> int:
