@@ -7,124 +7,18 @@ in it is real, of a build for a PC. Oracles: that transcript, that JSON's own fi
 from __future__ import annotations
 
 import json
-import struct
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from adb_transcript import Entry, Transcript, read_transcript
+from adb_transcript import Entry, Transcript
+from played_phone import ARM64, KILL, REAL, X86_64, Phone, asking, call, complains, elf
 
-from edgeskip.bench.android.adb_launcher import FOLDER, AdbLauncher, AndroidSettings
-from edgeskip.bench.record import Cell, Sample
+from edgeskip.bench.android.adb_launcher import FOLDER
 from edgeskip.bench.request import Prompt, Request
-from edgeskip.bench.request import Test as RandomTest
-from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
-
-HERE = Path(__file__).parent
-REAL = (HERE / "llama_bench.json").read_text(encoding="utf-8")
-TESTS = [RandomTest(test=kind, tokens=n, depth=d) for d in (0, 64) for kind, n in (("pp", 32), ("tg", 8))]  # type: ignore[arg-type]
-ARM64, X86_64 = 183, 62
-KILL = "shell p=$(cat "
-
-
-def elf(machine: int) -> bytes:
-    """The start of a little-endian 64-bit ELF program."""
-    return b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 3, machine) + bytes(4076)
-
-
-@dataclass
-class Clock:
-    now: float = 0.0
-    slept: list[float] = field(default_factory=list)
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-
-
-@dataclass
-class Phone:
-    """`transcript` is what the phone answers; `run` and `launch` play it from the start."""
-
-    folder: Path
-    program: Path
-    model: Path
-    transcript: Transcript
-    clock: Clock
-    told: list[str] = field(default_factory=list)
-
-    @property
-    def settings(self) -> AndroidSettings:
-        return AndroidSettings(self.program, adb=str(self.folder / "adb"))
-
-    @property
-    def asked(self) -> list[str]:
-        return (self.folder / "played.log").read_text(encoding="utf-8").splitlines()
-
-    def launch(self, settings: AndroidSettings | None = None) -> AdbLauncher:
-        self.transcript.write(self.folder / "played.json")
-        (self.folder / "played.log").unlink(missing_ok=True)
-        settings = settings or self.settings
-        return AdbLauncher(settings, self.told.append, clock=lambda: self.clock.now, sleep=self.clock.sleep)
-
-    def run(self, settings: AndroidSettings | None = None, request: Request | None = None) -> Sample:
-        launcher = self.launch(settings)
-        path = launcher.prepare(self.model, self.told.append)
-        return launcher.run((request or asking()).model_copy(update={"path": path}), self.told.append)
-
-
-def asking(**changes: object) -> Request:
-    cell = Cell(target="tiny", device="x", provider="cpu", threads=2, strategy="plain")
-    return Request(path="", cell=cell, round=3, tests=TESTS, prompts=[], max_tokens=8).model_copy(update=changes)
-
-
-@pytest.fixture
-def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Phone:
-    program, model = tmp_path / "llama-bench", tmp_path / "tiny.gguf"
-    program.write_bytes(elf(ARM64))
-    write_gguf(model)
-    adb = tmp_path / "adb"
-    adb.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{HERE / 'fake_adb.py'}' \"$@\"\n")
-    adb.chmod(0o755)
-    monkeypatch.setenv("FAKE_ADB", str(tmp_path / "played.json"))
-    text = (HERE / "phone.transcript").read_text(encoding="utf-8")
-    for name, path in (("PROGRAM", program), ("MODEL", model)):
-        text = text.replace(f"{{{name}}}", str(path)).replace(f"{{{name}_SHA}}", sha256_of(path))
-        text = text.replace(f"{{{name}_DIR}}", f"{FOLDER}/{sha256_of(path)[:16]}")
-    made = Phone(tmp_path, program, model, read_transcript(text), Clock())
-    made.transcript = Transcript((*made.transcript.entries, Entry(call(made, "-p 32 -n 8 -d 0,64"), out=REAL)))
-    return made
-
-
-def write_gguf(path: Path) -> None:
-    gguf = pytest.importorskip("gguf")
-    import numpy as np
-
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(1)
-    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def call(phone: Phone, tests: str, *, ngl: int = 0, threads: int = 2) -> str:
-    """The command that runs llama-bench."""
-    program = f"{FOLDER}/{sha256_of(phone.program)[:16]}"
-    model = f"{FOLDER}/{sha256_of(phone.model)[:16]}/tiny.gguf"
-    bench = f"{program}/llama-bench -m {model} -r 1 -t {threads} -ngl {ngl} -o json {tests}"
-    return f"shell sh -c 'echo $$ > {FOLDER}/running; export LD_LIBRARY_PATH={program}; exec {bench}'"
-
-
-def complains(phone: Phone, message: str, work: Callable[[], object] | None = None) -> None:
-    with pytest.raises(EdgeSkipError, match=message) as caught:
-        (work or phone.run)()
-    assert "\n" not in str(caught.value)
 
 
 def test_a_round_from_an_empty_phone_on(phone: Phone) -> None:
@@ -316,62 +210,6 @@ def test_ctrl_c_ends_it_there(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(KeyboardInterrupt):
         launcher.run(asking(path=path), phone.told.append)
     assert phone.asked[-1].startswith(KILL)
-
-
-def thermal(celsius: float, status: int = 0) -> Entry:
-    lines = f"\tTemperature{{mValue={celsius}, mType=3, mName=SKIN, mStatus=0}}\nCurrent cooling devices from HAL:\n"
-    return Entry("", out=f"Thermal Status: {status}\nCurrent temperatures from HAL:\n{lines}")
-
-
-def test_a_phone_that_cools_no_further_is_taken_as_it_is(phone: Phone) -> None:
-    phone.transcript = phone.transcript.answering(
-        "shell dumpsys thermalservice", thermal(48), thermal(44.0), thermal(43.8)
-    )
-    assert "began at 44 °C and no longer cooling after 50 s" in phone.run().notes
-    assert sum(phone.clock.slept) == 50  # 5 s to the second reading, then 45 s without half a degree
-
-
-def test_a_phone_that_never_cools_is_waited_for_only_so_long(phone: Phone) -> None:
-    falling = [thermal(90 - 0.6 * n) for n in range(80)]
-    phone.transcript = phone.transcript.answering("shell dumpsys thermalservice", *falling)
-    assert "began at 54 °C after waiting 300 s" in phone.run().notes
-
-
-def test_throttling_is_waited_out_though_nothing_changes(phone: Phone) -> None:
-    phone.transcript = phone.transcript.answering("shell dumpsys thermalservice", thermal(30, status=1))
-    sample = phone.run()
-    assert "began at throttling, 30 °C after waiting 300 s" in sample.notes
-
-
-ZONES = 'shell for z in /sys/class/thermal/thermal_zone*; do echo "$(cat $z/type) $(cat $z/temp)"; done 2>/dev/null'
-
-
-def test_temperatures_of_the_kernels_zones(phone: Phone) -> None:
-    """Before Android 10, where the thermal service is not there; some kernels tell degrees, not thousandths."""
-    phone.transcript = phone.transcript.saying("shell dumpsys thermalservice", "Can't find service: thermalservice\n")
-    zones = "cpu-0-0-usr 36200\ncpu-1-0-usr 38900\ngpuss-0-usr 35\npm8998_tz 99000\nbattery 29000\nskin-therm \n"
-    phone.transcript = Transcript((*phone.transcript.entries, Entry(ZONES, out=zones)))
-    assert phone.run().conditions.temperature_c == [38.9, 38.9]
-
-
-def test_temperature_of_the_battery_alone(phone: Phone) -> None:
-    phone.transcript = phone.transcript.saying("shell dumpsys thermalservice", "Can't find service: thermalservice\n")
-    phone.transcript = Transcript((*phone.transcript.entries, Entry(ZONES)))
-    assert phone.run().conditions.temperature_c == [28.7, 28.7]
-
-
-def test_no_temperature_at_all(phone: Phone) -> None:
-    phone.transcript = phone.transcript.saying("shell dumpsys thermalservice").saying("shell dumpsys battery")
-    phone.transcript = Transcript((*phone.transcript.entries, Entry(ZONES)))
-    sample = phone.run()
-    assert sample.conditions.temperature_c == []
-    assert "the phone tells no temperature: it was not waited for to cool" in sample.notes
-
-
-def test_battery_saver_is_noted(phone: Phone) -> None:
-    phone.transcript = phone.transcript.saying("shell settings", "1\n")
-    phone.transcript = phone.transcript.saying("shell dumpsys power", "  mWakefulness=Dozing\n")
-    assert {"battery saver on: it caps the clocks", "screen off"} <= set(phone.run().notes)
 
 
 def test_prompts_and_strategies_are_not_for_phones(phone: Phone) -> None:
