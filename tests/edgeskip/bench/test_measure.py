@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tiny_graph import TinyArtifact, build_tiny_artifact
 
+from edgeskip.bench import measure as measure_module
 from edgeskip.bench.local import LocalLauncher
 from edgeskip.bench.measure import measure
 from edgeskip.bench.process import CHILD, call
@@ -59,6 +60,20 @@ def test_a_round_in_a_process_of_its_own(tiny: TinyArtifact, local: LocalLaunche
             assert answer.prompt_tokens == made.stats.prompt_tokens
             assert len(answer.gaps_s) == len(made.tokens) - 1
             assert answer.ttft_s >= answer.prefill_s > 0
+
+
+def test_answers_come_before_anything_of_the_tests(tiny: TinyArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that cells with tests and cells without answer on the same machine."""
+    done: list[str] = []
+
+    def noting(name: str) -> None:
+        work = getattr(measure_module, name)
+        monkeypatch.setattr(measure_module, name, lambda *given: (done.append(name), work(*given))[1])
+
+    for name in ("_fill", "_answer", "_time"):
+        noting(name)
+    measure(asked(tiny.folder), quiet)
+    assert done == ["_answer", "_answer", "_fill", "_time", "_time"]
 
 
 def test_speculation_gives_the_same_tokens_and_says_what_it_did(tmp_path: Path) -> None:
