@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from edgeskip.bench.record import Device, Sample
+from edgeskip.bench.record import Device, Roofline, Sample
 from edgeskip.bench.request import Request
 
 Progress = Callable[[str], None]
@@ -28,6 +28,9 @@ class Launcher(Protocol):
 
     def run(self, request: Request, progress: Progress) -> Sample:
         """Measures one round in a fresh process there. EdgeSkipError says why it could not; nothing is left running."""
+
+    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+        """The device's rooflines, measured once more; [] where it has none. EdgeSkipError where it cannot now."""
 
     def close(self) -> None:
         """Ends whatever it started; what was copied stays, for the next time."""

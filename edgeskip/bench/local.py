@@ -45,19 +45,15 @@ class LocalLauncher:
     def device(self) -> Device:
         return self._device
 
-    def device_again(self) -> Device:
-        """With its rooflines measured again, the better of both: a neighbour that was busy at first may have gone."""
-        again = {(r.provider, r.threads): r for device in self._asked() for r in device.rooflines}
-        best = [_better(one, again.get((one.provider, one.threads), one)) for one in self._device.rooflines]
-        self._device = self._device.model_copy(update={"rooflines": best})
-        return self._device
-
     def prepare(self, path: Path, progress: Progress) -> str:
         return str(path.resolve())
 
     def run(self, request: Request, progress: Progress) -> Sample:
         python = self._python(request.cell.provider)
         return Sample.model_validate(call([python, "-m", CHILD], request, self._silence_s, progress))
+
+    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+        return [roofline for device in self._asked() for roofline in device.rooflines]
 
     def close(self) -> None:
         pass
@@ -73,12 +69,3 @@ class LocalLauncher:
 
     def _python(self, provider: str) -> str:
         return str(self._pythons.get(provider, sys.executable))
-
-
-def _better(one: Roofline, other: Roofline) -> Roofline:
-    return one.model_copy(
-        update={
-            "bytes_per_s": max(one.bytes_per_s or 0.0, other.bytes_per_s or 0.0) or None,
-            "flops_per_s": max(one.flops_per_s or 0.0, other.flops_per_s or 0.0) or None,
-        }
-    )

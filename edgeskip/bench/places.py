@@ -114,7 +114,12 @@ def _phone(elsewhere: Elsewhere, grid: Grid, stack: ExitStack, tell: Callable[[s
 def _browser(elsewhere: Elsewhere, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> Place:
     from edgeskip.bench.web.browser_launcher import BrowserLauncher
 
-    tell("starting the browser")
-    launcher = BrowserLauncher(browser=elsewhere.browser, throttle=elsewhere.throttle, packages=elsewhere.web_packages)
+    tell("starting the browser and measuring what it gives")
+    launcher = BrowserLauncher(
+        [(provider, threads) for provider in grid.providers for threads in grid.threads],
+        browser=elsewhere.browser,
+        throttle=elsewhere.throttle,
+        packages=elsewhere.web_packages,
+    )
     stack.callback(launcher.close)
     return Place(launcher, grid)

@@ -115,11 +115,11 @@ class Target(_Record):
 class Roofline(_Record):
     """What the machine gives: the roofline's denominators."""
 
-    provider: str
-    threads: int
-    bytes_per_s: float | None
-    flops_per_s: float | None
-    how: str = Field(description="How both were measured, in words")
+    provider: str = Field(max_length=100)
+    threads: int = Field(ge=0)
+    bytes_per_s: float | None = Field(gt=0, le=1e16)
+    flops_per_s: float | None = Field(gt=0, le=1e18)
+    how: str = Field(max_length=2000, description="How both were measured, in words")
 
 
 class Device(_Record):
@@ -133,7 +133,7 @@ class Device(_Record):
         default_factory=dict, description="What the system says of itself"
     )
     versions: dict[str, str] = Field(default_factory=dict)
-    rooflines: list[Roofline] = Field(default_factory=list)
+    rooflines: list[Roofline] = Field(default_factory=list, max_length=1_000)
     emulated: str | None = Field(default=None, description="Not the device itself, e.g. '4x CPU throttling'")
 
 

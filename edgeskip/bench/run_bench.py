@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeskip.bench.asked import Asked
+from edgeskip.bench.ceilings import with_rooflines
 from edgeskip.bench.cells import Grid, cells_of, reference_of
 from edgeskip.bench.launcher import Launcher
-from edgeskip.bench.local import LocalLauncher
 from edgeskip.bench.process import CHILD, call
 from edgeskip.bench.quality import QualityRequest
 from edgeskip.bench.record import Cell, Failure, Quality, Sample
@@ -70,12 +70,14 @@ def run_bench(asked: Asked, jobs: Sequence[Job], log: RunLog, listener: Listener
 
     run_rounds(jobs, asked.work, asked.settings.rounds, record, listener.at)
     for launcher in {id(job.launcher): job.launcher for job in jobs}.values():
-        if isinstance(launcher, LocalLauncher):
-            listener.state("measuring again what this machine gives")
-            try:
-                log.add(launcher.device_again())
-            except EdgeSkipError as error:
-                listener.note(f"what this machine gives was not measured again: {error}")
+        listener.state(f"measuring again what {launcher.device.id} gives")
+        try:
+            again = launcher.rooflines_again(listener.state)
+        except EdgeSkipError as error:
+            listener.note(f"what {launcher.device.id} gives was not measured again: {error}")
+            continue
+        if again:
+            log.add(with_rooflines(launcher.device, again))
 
 
 def measure_losses(asked: Asked, text: Path, log: RunLog, listener: Listener) -> None:

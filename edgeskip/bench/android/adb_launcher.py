@@ -17,7 +17,7 @@ from edgeskip.bench.android.elf import check_runs_on
 from edgeskip.bench.android.llama_bench import Benched, arguments, parse
 from edgeskip.bench.android.phone import free_bytes, read_phone, read_power, read_warmth
 from edgeskip.bench.launcher import Progress
-from edgeskip.bench.record import Conditions, Device, Ran, Sample
+from edgeskip.bench.record import Conditions, Device, Ran, Roofline, Sample
 from edgeskip.bench.request import Request
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.files import sha256_of
@@ -113,6 +113,10 @@ class AdbLauncher:
             conditions=Conditions(temperature_c=_both(cooled, after.celsius)),
             notes=notes,
         )
+
+    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+        """llama-bench measures none."""
+        return []
 
     def close(self) -> None:
         with suppress(EdgeSkipError):

@@ -10,7 +10,7 @@ from types import TracebackType
 from pydantic import ValidationError
 
 from edgeskip.bench.launcher import Progress
-from edgeskip.bench.record import Device, Sample
+from edgeskip.bench.record import Device, Roofline, Sample
 from edgeskip.bench.remote.artifact import read_artifact
 from edgeskip.bench.remote.connection import Connection, SshOptions
 from edgeskip.bench.remote.copying import copy_artifact
@@ -80,6 +80,9 @@ class SshLauncher:
         if (sample.cell, sample.round) != (request.cell, request.round):
             raise EdgeSkipError(f"{self._remote.named} answered with another cell than the one asked for")
         return sample
+
+    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+        return self._ask_device(self._device.id, progress).rooflines if self._settings.rooflines else []
 
     def close(self) -> None:
         self._connection.close()

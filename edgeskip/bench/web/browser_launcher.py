@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from edgeskip.bench.ceilings import with_rooflines
 from edgeskip.bench.conditions import Watch
 from edgeskip.bench.launcher import Progress
-from edgeskip.bench.record import Device, Failure, Sample
+from edgeskip.bench.record import Device, Failure, Roofline, Sample
 from edgeskip.bench.request import Request
 from edgeskip.bench.web.artifact import WebArtifact
 from edgeskip.bench.web.browser import NO_GPU, WITH_GPU, Browser, find_browser, version_of
@@ -34,12 +35,15 @@ class BrowserLauncher:
     """A `Launcher` over a headless Chromium; the page it opens runs exactly one request.
 
     `throttle` makes the processor so many times slower, as in a phone; `draft_tokens` fixes what a round drafts, else
-    the page drafts as much as pays. `packages` is a folder of the page's npm archives, for a machine without npm.
-    EdgeSkipError where there is no browser, it does not start, or the packages cannot be had.
+    the page drafts as much as pays. `cells` are the providers and numbers of threads whose roofline is wanted, measured
+    at full speed and divided by `throttle`: its shortest passes fit between two stops. `packages` is a folder of the
+    page's npm archives, for a machine without npm. EdgeSkipError where there is no browser, it does not start, or the
+    packages cannot be had.
     """
 
     def __init__(
         self,
+        cells: Sequence[tuple[str, int]] = (),
         *,
         browser: str | None = None,
         throttle: float | None = None,
@@ -49,6 +53,7 @@ class BrowserLauncher:
         gpu_flags: Sequence[str] = WITH_GPU,
         draft_tokens: int | None = None,
     ) -> None:
+        self._cells = tuple(dict.fromkeys(cells))
         self._query = "" if draft_tokens is None else f"&depth={draft_tokens}"
         self._program = find_browser(browser)
         self._throttle, self._timeout_s, self._gpu_flags = throttle, timeout_s, tuple(gpu_flags)
@@ -60,7 +65,7 @@ class BrowserLauncher:
         self._profile = Path(tempfile.mkdtemp(prefix="edgeskip-browser-"))
         try:
             self._server.start()
-            self._device = self._probe(version)
+            self._device = with_rooflines(self._probe(version), self._rooflines())
         except BaseException:
             self.close()
             raise
@@ -111,6 +116,9 @@ class BrowserLauncher:
         peak_bytes = outcome.peak_rss_bytes or peak or None
         return outcome.model_copy(update={"peak_rss_bytes": peak_bytes, "notes": notes, "conditions": conditions})
 
+    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+        return self._rooflines()
+
     def close(self) -> None:
         self._server.close()
         for _ in range(3):  # a process of the browser may still be writing
@@ -141,16 +149,7 @@ class BrowserLauncher:
         """Opens the page once, with nothing to do, for what the browser says of itself."""
         from edgeskip.machine import this_machine
 
-        self._desk.expect(None)
-        browser = Browser(self._program, self._profile, self._url)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        try:
-            while self._desk.device is None:
-                self._check(browser, deadline)
-                time.sleep(0.05)
-        finally:
-            browser.close()
-        return self._desk.device.model_copy(
+        return self._visit().model_copy(
             update={
                 "name": f"{this_machine().processor}, {version} headless",
                 "versions": {"browser": version, ONNXRUNTIME_WEB.name: ONNXRUNTIME_WEB.version},
@@ -158,14 +157,43 @@ class BrowserLauncher:
             }
         )
 
+    def _rooflines(self) -> list[Roofline]:
+        found = []
+        for provider, threads in self._cells:
+            gpu = provider == "webgpu"
+            flags = self._gpu_flags if gpu else NO_GPU
+            found += self._visit(f"&roofline={provider}:{threads}", flags).rooflines
+            if self._throttle is not None and not gpu:
+                found[-1] = _slower(found[-1], self._throttle)
+        return found
+
+    def _visit(self, query: str = "", flags: Sequence[str] = NO_GPU) -> Device:
+        """What the page says of the device, opened with no round to run."""
+        self._desk.expect(None)
+        browser = Browser(self._program, self._profile, self._url + query, flags=tuple(flags))
+        deadline = time.monotonic() + START_TIMEOUT_S
+        try:
+            while self._desk.device is None:
+                self._check(browser, deadline)
+                time.sleep(0.05)
+        finally:
+            browser.close()
+        return self._desk.device
+
+
+def _slower(roofline: Roofline, factor: float) -> Roofline:
+    divided = {
+        name: None if value is None else value / factor
+        for name, value in (("bytes_per_s", roofline.bytes_per_s), ("flops_per_s", roofline.flops_per_s))
+    }
+    return roofline.model_copy(update={**divided, "how": f"{roofline.how}; divided by {factor:g}, as it is throttled"})
+
 
 class _OneRound:
     """A `Desk` that wants one request of one device. Written by the server's thread, read by the launcher's."""
 
     def __init__(self, identifier: str) -> None:
         self.id = identifier
-        self.device: Device | None = None
-        self.outcome: Sample | Failure | None = None
         self.ended = threading.Event()
         self.expect(None)
 
@@ -174,7 +202,8 @@ class _OneRound:
         self._tell: Progress = _nobody
         self.heard = time.monotonic()
         self.registered = False
-        self.outcome = None
+        self.device: Device | None = None
+        self.outcome: Sample | Failure | None = None
         self.ended.clear()
 
     def begin(self, request: Request, progress: Progress) -> None:

@@ -16,7 +16,7 @@ class Desk(Protocol):
     """Called by the server's one thread, never by two at once. Every call is quick; RefusedError goes back as 400."""
 
     def register(self, device: Device) -> str:
-        """A browser says what it is; the id it has from now on."""
+        """A browser says what it is, perhaps once more with what it gives; the id it has from now on."""
 
     def work(self, device: str) -> list[Request]:
         """What is left to do for it. RefusedError for an id nobody was given."""

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeskip.bench.record import Device, Failure, Sample
+from edgeskip.bench.ceilings import with_rooflines
+from edgeskip.bench.record import Device, Failure, Roofline, Sample
 from edgeskip.bench.report.words import clean
 from edgeskip.bench.request import Request
 from edgeskip.bench.web.artifact import artifacts_of
@@ -175,6 +176,7 @@ class Phones:
         if device.type != "browser":
             raise RefusedError("this is no browser")
         if device.id in self._phones:
+            self._add_rooflines(self._phones[device.id], device.rooflines)
             return device.id
         # The id is ours: what a page calls itself must not collide with another.
         slug = re.sub(r"[^a-z0-9]+", "-", device.name.lower()).strip("-")[:40] or "browser"
@@ -208,6 +210,15 @@ class Phones:
 
     def failure(self, device: str, failure: Failure) -> None:
         self._end(self._phone(device), failure)
+
+    def _add_rooflines(self, phone: _Phone, rooflines: Sequence[Roofline]) -> None:
+        """The page measures them before its first round, and again whenever it is opened again."""
+        cells = {(request.cell.provider, request.cell.threads) for request in phone.requests}
+        if not {(one.provider, one.threads) for one in rooflines} <= cells:
+            raise RefusedError("nobody asked for the roofline of such a cell")
+        if rooflines:
+            phone.device = with_rooflines(phone.device, rooflines)
+            self._keep(phone.device)
 
     def _phone(self, device: str) -> _Phone:
         if device not in self._phones:

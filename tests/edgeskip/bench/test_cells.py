@@ -18,7 +18,7 @@ from edgeskip.bench.cells import (
     parse_lengths,
     reference_of,
 )
-from edgeskip.bench.record import Cell, Device, Failure, Ran, Sample, Strategy, Target
+from edgeskip.bench.record import Cell, Device, Failure, Ran, Roofline, Sample, Strategy, Target
 from edgeskip.bench.request import Request, Test
 from edgeskip.bench.schedule import Job, Work, in_order, run_rounds
 from edgeskip.bench.schedule import tests_of as named_tests
@@ -147,6 +147,9 @@ class FakeLauncher:
             raise EdgeSkipError("it cannot")
         ran = Ran(engine="onnxruntime", version="1", provider="cpu", threads=1)
         return Sample(cell=request.cell, round=request.round, created="now", ran=ran, load_s=1)
+
+    def rooflines_again(self, progress: object) -> list[Roofline]:
+        return []
 
     def close(self) -> None: ...
 

@@ -78,6 +78,7 @@ def test_a_browser_is_a_device_of_its_own(asked: Callable[..., Asked]) -> None:
     assert here.grid.providers == ("cpu",)
     assert web.grid.providers == ("web", "webgpu")
     assert web.grid.strategies == ("plain", "self-speculative")
+    assert Fake.made[1][0] == ([("web", 2), ("webgpu", 2)],)  # whose roofline is wanted
     assert Fake.made[1][1]["throttle"] == 4
 
 

@@ -2,6 +2,7 @@
 
 import { describe, lacks, mostThreads, plan } from "./device.js";
 import { Figures } from "./figures.js";
+import { measureRooflines } from "./roofline.js";
 import { Text } from "./text.js";
 
 const HEARTBEAT_MS = 3000;
@@ -24,10 +25,12 @@ main().catch((error) => {
 async function main() {
   const remembered = query.get("device") ?? stored("device");
   const record = await describe(remembered || "new");
+  if (query.has("roofline")) record.rooflines = await measureRooflines(query.get("roofline").split(","));
   element("device").textContent = `${record.name}: ${record.facts.threads} of ${record.facts.cores ?? "?"} cores${record.facts.webgpu ? ", WebGPU" : ""}`;
   if (!record.facts.cross_origin_isolated) warn("This page is not secure (plain http), so the browser gives it one thread, no WebGPU and keeps no download. The https address has them.");
   device = (await (await send("device", record)).json()).id;
   store("device", device);
+  if (!automatic) history.replaceState(null, "", `?device=${encodeURIComponent(device)}`); // for a reload where nothing is kept
   const response = await fetch(`work?device=${encodeURIComponent(device)}`);
   if (!response.ok) throw new Error((await response.text()).trim());
   const { jobs } = await response.json();
@@ -43,6 +46,9 @@ async function main() {
     const megabytes = Math.round([...size.values()].reduce((a, b) => a + b, 0) / 1e6);
     say(`${jobs.length} measurements, ${megabytes} MB to download once. Keep this page in front while it runs.`);
     await pressed("start");
+    say("Measuring what this device gives…");
+    const cells = new Set(jobs.map(({ request: { cell } }) => `${cell.provider}:${cell.threads}`));
+    await send("device", { ...record, id: device, rooflines: await measureRooflines([...cells]) });
   }
   const heart = setInterval(beat, HEARTBEAT_MS);
   document.addEventListener("visibilitychange", () => {
@@ -204,6 +210,6 @@ function store(key, value) {
   try {
     localStorage.setItem(`edgeskip ${key}`, value);
   } catch {
-    // a private window: then it is another device after a reload
+    // a private window: then it is another device when it is opened again, by the address without `device`
   }
 }

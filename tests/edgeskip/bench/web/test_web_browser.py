@@ -18,6 +18,7 @@ from edgeskip.bench.record import Cell, Sample, Strategy
 from edgeskip.bench.request import Prompt, Request
 from edgeskip.bench.request import Test as Timed  # pytest would collect a Test
 from edgeskip.bench.web import browser_launcher
+from edgeskip.bench.web.browser import NO_GPU
 from edgeskip.bench.web.browser_launcher import BrowserLauncher
 from edgeskip.bench.web.certificates import addresses
 from edgeskip.bench.web.server import HEADERS, WebServer
@@ -193,7 +194,9 @@ def test_an_insecure_page_runs_on_one_thread(artifacts: dict[Kind, Path], monkey
 def test_webgpu_gives_the_same_tokens(artifacts: dict[Kind, Path], kind: Kind, strategy: Strategy) -> None:
     """On Chromium's software adapter where the machine has no GPU."""
     software = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
-    launcher = BrowserLauncher(browser=need_browser(), draft_tokens=3, timeout_s=240, gpu_flags=software)
+    launcher = BrowserLauncher(
+        [("webgpu", 1)], browser=need_browser(), draft_tokens=3, timeout_s=240, gpu_flags=software
+    )
     request = request_of(artifacts[kind], strategy, threads=1)
     request = request.model_copy(update={"cell": request.cell.model_copy(update={"provider": "webgpu"})})
     try:
@@ -206,6 +209,35 @@ def test_webgpu_gives_the_same_tokens(artifacts: dict[Kind, Path], kind: Kind, s
         launcher.close()
     assert [answer.tokens for answer in sample.answers] == python_tokens(artifacts[kind])
     assert sample.ran.provider == "webgpu"
+    (copied,) = launcher.device.rooflines
+    assert copied.bytes_per_s is not None
+    assert 1e8 < copied.bytes_per_s < 1e13
+    assert copied.flops_per_s is None
+
+
+def test_the_roofline_is_measured_in_the_page() -> None:
+    """Loose bounds, as none is known; a throttled processor gives less, by definition."""
+    launcher = BrowserLauncher([("web", 1), ("web", 2), ("webgpu", 1)], browser=need_browser(), gpu_flags=NO_GPU)
+    slow = BrowserLauncher([("web", 1)], browser=need_browser(), throttle=100)
+    try:
+        one, two, gpu = launcher.device.rooflines
+        assert [(r.provider, r.threads) for r in (one, two, gpu)] == [("web", 1), ("web", 2), ("webgpu", 1)]
+        for found in (one, two):
+            assert found.bytes_per_s is not None
+            assert found.flops_per_s is not None
+            assert 1e8 < found.bytes_per_s < 1e12
+            assert 1e8 < found.flops_per_s < 1e13
+        assert (gpu.bytes_per_s, gpu.flops_per_s) == (None, None)
+        assert "no WebGPU adapter" in gpu.how
+        (throttled,) = slow.device.rooflines
+        assert throttled.flops_per_s is not None
+        assert one.flops_per_s is not None
+        assert throttled.flops_per_s < one.flops_per_s / 5
+        assert "divided by 100" in throttled.how
+        assert len(slow.rooflines_again(lambda message: None)) == 1
+    finally:
+        launcher.close()
+        slow.close()
 
 
 def test_a_browser_that_dies_or_never_speaks_is_an_error(

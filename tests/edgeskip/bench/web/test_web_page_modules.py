@@ -136,6 +136,33 @@ def test_memory_decides_whether_to_unpack_and_to_try_at_all(page: Path) -> None:
     assert large["refusal"] is not None
 
 
+def test_the_roofline_reads_all_and_calculates(page: Path) -> None:
+    """Oracles: numpy's sum of every fourth int32, with int32's overflow; twelve chains x/2 + 1 from the turns on."""
+    found = node(
+        page,
+        """import { kernels, BLOCK_BYTES, CHAINS, FLOPS_PER_TURN, PAGE_BYTES } from "./kernels.js";
+        const { memory, read, multiply } = (await WebAssembly.instantiate(kernels(300))).instance.exports;
+        const numbers = new Int32Array(memory.buffer);
+        for (let i = 0; i < numbers.length; i++) numbers[i] = Math.imul(i, 2654435761);
+        const sums = [BLOCK_BYTES, 7 * BLOCK_BYTES, 300 * PAGE_BYTES].map((bytes) => read(bytes));
+        const chains = [1, 2, 100].map((turns) => multiply(turns));
+        console.log(JSON.stringify({ sums, chains, BLOCK_BYTES, CHAINS, FLOPS_PER_TURN }));""",
+    )
+    numbers = (np.arange(300 << 14, dtype=np.int64) * 2654435761).astype(np.int32)
+    expected = [
+        int(numbers[: bytes // 4 : 4].sum(dtype=np.int32))
+        for bytes in (found["BLOCK_BYTES"], 7 * found["BLOCK_BYTES"], 300 << 16)
+    ]
+    assert found["sums"] == expected
+    starts = np.arange(found["CHAINS"], dtype=np.float32)
+    for turns, chains in zip((1, 2, 100), found["chains"], strict=True):
+        values = starts + turns
+        for _ in range(turns):
+            values = values * np.float32(0.5) + np.float32(1)
+        assert chains == pytest.approx(float(values.sum()), rel=1e-6)
+    assert found["FLOPS_PER_TURN"] == 2 * 4 * found["CHAINS"]
+
+
 def test_a_browser_without_simd_is_told_so(page: Path) -> None:
     found = node(
         page,
