@@ -52,7 +52,7 @@ def measure(request: Request, progress: Callable[[str], None]) -> Sample:
         answers = [_answer(session, prompt, cell, request.max_tokens) for prompt in request.prompts]
         energy = meter.energy() if answers else None
         # After the answers, which cells of every strategy have: tests, or warming up for them, would leave them another
-        # machine and other buffers (a prompt after 512 random tokens takes 1.3 times as long in a browser).
+        # machine and other buffers.
         _warm_up_tests(engine, request)
         tests = [_time(engine, test, request.seed) for test in request.tests]
         return Sample(

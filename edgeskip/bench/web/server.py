@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeskip.bench.record import Device, Failure, Sample
 from edgeskip.bench.web.artifact import WebArtifact, WebFile, job_of
 from edgeskip.bench.web.desk import Desk, RefusedError
+from edgeskip.bench.web.environment import with_environment
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class WebServer:
         self._host, self._port, self._tls = host, port, tls
         self._token = secrets.token_urlsafe(12)
         self._static = {path.name: path.read_bytes() for path in _PAGE.iterdir() if path.is_file()}
-        self._packages = dict(packages)
+        self._packages = with_environment(packages)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event | None = None
