@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.machine import this_machine
 
 _READ_BYTES = 192 << 20  # a thread's own array: far more than a cache holds
-_SIDE = 2048  # of the matrices multiplied
+_CPU_SIDES = (512, 2048)  # of the matrices multiplied
+_ACCELERATOR_SIDES = (2048, 4096)
 _MEASURE_S = 1.0  # for each figure: a noisy neighbour's pauses are longer than one repetition
 
 
@@ -58,36 +60,61 @@ def _bandwidth(provider: str, threads: int) -> tuple[float | None, str]:
 
 
 def _arithmetic(provider: str, threads: int) -> tuple[float | None, str]:
-    """By one MatMul in ONNX Runtime, float16 on accelerators with memory of their own, else float32."""
+    """By a MatMul with a constant matrix in ONNX Runtime, as a model's are; the best of two sizes.
+
+    float16 on accelerators with memory of their own, else float32.
+    """
+    rates = {}
+    for size in (0, 1):
+        try:
+            session, device, dtype = _opened(provider, threads, size)
+            side = _sides(device)[size]
+            rates[side] = 2.0 * side**3 / _seconds(session, device, dtype, side)
+        except EdgeSkipError as error:
+            return None, str(error)
+        except Exception as error:  # onnxruntime's own classes share no base but Exception
+            return None, " ".join(str(error).split())[:200]
+    side = max(rates, key=lambda one: rates[one])
+    return rates[side], f"MatMul of {side} in {np.dtype(dtype).name}, ONNX Runtime"
+
+
+def _sides(device: str) -> tuple[int, int]:
+    """Of the matrices: some processors are best where they fit a core's cache, others where there is much to do."""
+    return _CPU_SIDES if device == "cpu" else _ACCELERATOR_SIDES
+
+
+def _opened(provider: str, threads: int, size: int) -> tuple[Any, str, type[np.floating]]:
+    """A session that multiplies, the device its matrices lie on, their type."""
     import onnxruntime
 
     from edgeskip.runtime.engines.providers import check_provider, find_provider
 
-    try:
-        found = find_provider(provider.removesuffix(":graphs"))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        names: list[object] | None = [(found.execution_provider, found.options(threads))]
-        if found.plugin:
-            options.add_provider_for_devices(list(found.plugin), found.options(threads))
-            names = None
-        dtype = np.float16 if found.device != "cpu" else np.float32
-        session = onnxruntime.InferenceSession(_matmul_model(dtype), options, providers=names, enable_fallback=0)
-        check_provider(session, found)
-    except EdgeSkipError as error:
-        return None, str(error)
-    except Exception as error:  # onnxruntime's own classes share no base but Exception
-        return None, " ".join(str(error).split())[:200]
+    found = find_provider(provider.removesuffix(":graphs"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    names: list[object] | None = [(found.execution_provider, found.options(threads))]
+    if found.plugin:
+        options.add_provider_for_devices(list(found.plugin), found.options(threads))
+        names = None
+    dtype = np.float16 if found.device != "cpu" else np.float32
+    session = onnxruntime.InferenceSession(
+        _matmul_model(dtype, _sides(found.device)[size]), options, providers=names, enable_fallback=0
+    )
+    check_provider(session, found)
+    return session, found.device, dtype
+
+
+def _seconds(session: Any, device: str, dtype: type[np.floating], side: int) -> float:
+    """Of one product, its matrices where the processor has them."""
+    import onnxruntime
+
     binding = session.io_binding()
-    for name in "AB":
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ones((_SIDE, _SIDE), dtype), found.device, 0)
-        binding.bind_ortvalue_input(name, value)
-    output = onnxruntime.OrtValue.ortvalue_from_shape_and_type((_SIDE, _SIDE), dtype, found.device, 0)
+    binding.bind_ortvalue_input("A", onnxruntime.OrtValue.ortvalue_from_numpy(np.ones((side, side), dtype), device, 0))
+    output = onnxruntime.OrtValue.ortvalue_from_shape_and_type((side, side), dtype, device, 0)
     binding.bind_ortvalue_output("C", output)
-    seconds = _best(lambda: session.run_with_iobinding(binding))
-    return 2.0 * _SIDE**3 / seconds, f"MatMul of {_SIDE} in {np.dtype(dtype).name}, ONNX Runtime"
+    return _best(lambda: session.run_with_iobinding(binding))
 
 
 def _best(work: Callable[[], object]) -> float:
@@ -101,25 +128,28 @@ def _best(work: Callable[[], object]) -> float:
     return min(found)
 
 
-def _matmul_model(dtype: type[np.floating]) -> bytes:
-    """A ModelProto with one node, C = A·B; the onnx package is not part of the runtime.
+def _matmul_model(dtype: type[np.floating], side: int) -> bytes:
+    """A ModelProto with one node, C = A·B with B constant; the onnx package is not part of the runtime.
 
     Numbers are the fields of onnx.proto3, in protocol buffers' wire format.
     """
     element = {np.float32: 1, np.float16: 10}[dtype]  # TensorProto.DataType
 
+    def varint(value: int) -> bytes:
+        return bytes([value]) if value < 0x80 else bytes([value & 0x7F | 0x80]) + varint(value >> 7)
+
     def number(field: int, value: int) -> bytes:
-        low, high = value & 0x7F, value >> 7
-        return bytes([field << 3, low | 0x80, high] if high else [field << 3, low])
+        return varint(field << 3) + varint(value)
 
     def text(field: int, value: bytes) -> bytes:
-        assert len(value) < 1 << 14
-        length = [len(value) & 0x7F | 0x80, len(value) >> 7] if len(value) > 0x7F else [len(value)]
-        return bytes([field << 3 | 2, *length]) + value
+        return varint(field << 3 | 2) + varint(len(value)) + value
 
-    shape = text(2, text(1, number(1, _SIDE)) * 2)  # Tensor.shape: two dims
+    shape = text(2, text(1, number(1, side)) * 2)  # Tensor.shape: two dims
     kind = text(2, text(1, number(1, element) + shape))  # ValueInfo.type: a tensor of `element`
+    constant = (
+        number(1, side) * 2 + number(2, element) + text(8, b"B") + text(9, np.ones((side, side), dtype).tobytes())
+    )
     node = text(1, b"A") + text(1, b"B") + text(2, b"C") + text(4, b"MatMul")
-    values = [text(field, text(1, name) + kind) for field, name in ((11, b"A"), (11, b"B"), (12, b"C"))]
-    graph = text(1, node) + text(2, b"matmul") + b"".join(values)
+    values = [text(field, text(1, name) + kind) for field, name in ((11, b"A"), (12, b"C"))]
+    graph = text(1, node) + text(2, b"matmul") + text(5, constant) + b"".join(values)
     return number(1, 8) + text(7, graph) + text(8, number(2, 17))  # IR version 8, operators of opset 17

@@ -22,7 +22,7 @@ export async function measure({ request, artifact }, files, settings, tell) {
   const limits = { maxTokens: request.max_tokens, endTokens: new Set(artifact.end_tokens), context: artifact.context_length };
 
   tell({ step: "warming up" });
-  await untilSteady(() => pass(engine, random));
+  await untilSteady(() => pass(engine, random, artifact.context_length));
   let chooser = null;
   if (strategy === "self-speculative" && request.prompts.length) {
     chooser = new Chooser(await measureCosts(engine, artifact.context_length), artifact.agreement, settings.depth);
@@ -44,7 +44,7 @@ export async function measure({ request, artifact }, files, settings, tell) {
   if (request.tests.length) {
     tell({ step: "warming up for the tests" });
     const longest = Math.max(0, ...request.tests.filter((test) => test.test === "pp").map((test) => test.tokens));
-    if (longest) await prefill(engine, random(Math.min(longest, 512)));
+    if (longest) await prefill(engine, random(Math.min(longest, 512, artifact.context_length)));
     engine.truncate(0);
     await engine.step(random(1), 1);
     engine.truncate(0);
@@ -67,9 +67,10 @@ async function untilSteady(work) {
   }
 }
 
-async function pass(engine, random) {
-  await prefill(engine, random(WARM_PASSES.prompt));
-  for (let step = 0; step < WARM_PASSES.steps; step++) await engine.step(random(1), 1);
+async function pass(engine, random, context) {
+  await prefill(engine, random(Math.min(WARM_PASSES.prompt, context)));
+  const steps = Math.min(WARM_PASSES.steps, context - engine.length);
+  for (let step = 0; step < steps; step++) await engine.step(random(1), 1);
   engine.truncate(0);
 }
 
