@@ -132,7 +132,7 @@ class Device(_Record):
     facts: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(
         default_factory=dict, description="What the system says of itself"
     )
-    versions: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=100)
     rooflines: list[Roofline] = Field(default_factory=list, max_length=1_000)
     emulated: str | None = Field(default=None, description="Not the device itself, e.g. '4x CPU throttling'")
 

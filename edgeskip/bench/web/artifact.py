@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeskip.bench.request import Prompt, Request
-from edgeskip.bench.web.graphs import derive, quantised_bytes, switches_of, weight_files
+from edgeskip.bench.web.graphs import attention_heads_of, derive, quantised_bytes, switches_of, weight_files
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import DraftRecord, GraphRecord, Manifest, read_manifest
@@ -46,6 +46,7 @@ class Graph:
     states_in: bool
     states_out: bool
     switches: list[str]
+    attention_heads: int
     packed: WebFile
     unpacked: WebFile | None
 
@@ -92,6 +93,7 @@ class WebArtifact:
             "weights": [file.as_dict() for file in self._weights],
             "unpacked_bytes": self._unpacked_bytes,
             "tokenizer": [file.as_dict() for file in self._tokenizer_files],
+            "attention_heads": max(graph.attention_heads for graph in self._graphs),
             "kv_heads": graph.num_kv_heads,
             "head_dim": graph.head_dim,
             "kv_dtype": graph.kv_dtype,
@@ -126,7 +128,8 @@ class WebArtifact:
             unpacked = _from_memory(f"unpacked-{name}", derive(path, unpack=True)) if size else None
             source = packed.source
             assert isinstance(source, bytes)
-            graphs.append(Graph(layers, columns, states_in, states_out, switches_of(source), packed, unpacked))
+            heads = attention_heads_of(source)
+            graphs.append(Graph(layers, columns, states_in, states_out, switches_of(source), heads, packed, unpacked))
             widened += size
             for weight in weight_files(path):
                 if weight not in weights:

@@ -36,9 +36,9 @@ class BrowserLauncher:
 
     `throttle` makes the processor so many times slower, as in a phone; `draft_tokens` fixes what a round drafts, else
     the page drafts as much as pays. `cells` are the providers and numbers of threads whose roofline is wanted, measured
-    at full speed and divided by `throttle`: its shortest passes fit between two stops. `packages` is a folder of the
-    page's npm archives, for a machine without npm. EdgeSkipError where there is no browser, it does not start, or the
-    packages cannot be had.
+    at full speed and, but for a GPU, divided by `throttle`: the shortest passes fit between two stops. `packages` is a
+    folder of the page's npm archives, for a machine without npm. EdgeSkipError where there is no browser, it does not
+    start, or the packages cannot be had.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class BrowserLauncher:
         if silent > patience:
             raise EdgeSkipError(f"the page has been silent for {silent:.0f} s: it may have run out of memory")
         if time.monotonic() > deadline:
-            raise EdgeSkipError(f"the round was not over after {self._timeout_s:.0f} s: give fewer or shorter tests")
+            raise EdgeSkipError("the round was not over in time: give fewer or shorter tests")
 
     def _probe(self, version: str) -> Device:
         """Opens the page once, with nothing to do, for what the browser says of itself."""
@@ -162,9 +162,15 @@ class BrowserLauncher:
         for provider, threads in self._cells:
             gpu = provider == "webgpu"
             flags = self._gpu_flags if gpu else NO_GPU
-            found += self._visit(f"&roofline={provider}:{threads}", flags).rooflines
+            try:
+                (roofline,) = self._visit(f"&roofline={provider}:{threads}", flags).rooflines
+            except EdgeSkipError as error:  # the rounds will tell whether anything runs there
+                roofline = Roofline(
+                    provider=provider, threads=threads, bytes_per_s=None, flops_per_s=None, how=str(error)[:300]
+                )
             if self._throttle is not None and not gpu:
-                found[-1] = _slower(found[-1], self._throttle)
+                roofline = _slower(roofline, self._throttle)
+            found.append(roofline)
         return found
 
     def _visit(self, query: str = "", flags: Sequence[str] = NO_GPU) -> Device:

@@ -52,6 +52,15 @@ def switches_of(data: bytes) -> list[str]:
     return [value.name for value in onnx.load_from_string(data).graph.input if value.name in FED]
 
 
+def attention_heads_of(data: bytes) -> int:
+    """Heads of the queries, the most of any attention in a graph; 0 where there is none."""
+    import onnx
+
+    nodes = onnx.load_from_string(data).graph.node
+    attentions = [node for node in nodes if node.op_type == "GroupQueryAttention"]
+    return max((a.i for node in attentions for a in node.attribute if a.name == "num_heads"), default=0)
+
+
 def weight_files(path: Path) -> list[str]:
     """Names of the external files that a graph's initialisers lie in."""
     import onnx

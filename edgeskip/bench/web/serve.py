@@ -175,8 +175,9 @@ class Phones:
     def register(self, device: Device) -> str:
         if device.type != "browser":
             raise RefusedError("this is no browser")
-        if device.id in self._phones:
-            self._add_rooflines(self._phones[device.id], device.rooflines)
+        known = self._phones.get(device.id)
+        if known is not None and known.device.name == device.name:  # another phone may open an address that was sent on
+            self._add_rooflines(known, device.rooflines)
             return device.id
         # The id is ours: what a page calls itself must not collide with another.
         slug = re.sub(r"[^a-z0-9]+", "-", device.name.lower()).strip("-")[:40] or "browser"
@@ -212,13 +213,14 @@ class Phones:
         self._end(self._phone(device), failure)
 
     def _add_rooflines(self, phone: _Phone, rooflines: Sequence[Roofline]) -> None:
-        """The page measures them before its first round, and again whenever it is opened again."""
+        """The page measures them before its first round, and again where it goes on after it was closed."""
         cells = {(request.cell.provider, request.cell.threads) for request in phone.requests}
         if not {(one.provider, one.threads) for one in rooflines} <= cells:
             raise RefusedError("nobody asked for the roofline of such a cell")
-        if rooflines:
-            phone.device = with_rooflines(phone.device, rooflines)
-            self._keep(phone.device)
+        device = with_rooflines(phone.device, rooflines)
+        if device != phone.device:  # what says nothing new is not written down again
+            phone.device = device
+            self._keep(device)
 
     def _phone(self, device: str) -> _Phone:
         if device not in self._phones:

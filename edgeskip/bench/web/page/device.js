@@ -1,5 +1,7 @@
 // What this browser is and can do.
 
+import { PREFILL_CHUNK } from "./loops.js";
+
 // A module of one SIMD instruction: a browser that takes it has WASM SIMD.
 const SIMD = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]);
 
@@ -62,7 +64,8 @@ export function memoryNeeded({ request, artifact }, unpack) {
   const layers = artifact.graphs.reduce((sum, graph) => sum + graph.kv_layers, 0);
   const width = artifact.kv_dtype === "float16" ? 2 : 4;
   const cache = 2 * longest * layers * 2 * artifact.kv_heads * artifact.head_dim * width; // twice: it grows by doubling
-  const wasm = (unpack ? 2.3 : 2) * weights + cache + 64e6;
+  const scores = 4 * artifact.attention_heads * Math.min(longest, PREFILL_CHUNK) * longest; // attention has no tiles here
+  const wasm = (unpack ? 2.3 : 2) * weights + cache + scores + 64e6;
   return { wasm, all: wasm + stored };
 }
 

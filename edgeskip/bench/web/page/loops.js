@@ -1,7 +1,7 @@
 // The loops of the Python runtime (runtime/loops.py, runtime/speculation/rounds.py): prefill in chunks, one token a step,
 // and draft, verify, accept, roll back. Greedy, so every way of decoding gives the same tokens.
 
-const PREFILL_CHUNK = 512; // tokens; as in Python, so that the sums run in the same order
+export const PREFILL_CHUNK = 512; // tokens; as in Python, so that the sums run in the same order
 
 // Runs `tokens` after what the engine holds; logits of the last one.
 export async function prefill(engine, tokens, seen = () => {}) {

@@ -1,5 +1,5 @@
-// One round of one cell, as edgeskip/bench/measure.py does it: opens the artifact, warms up, runs the tests on random
-// tokens, answers the prompts. Returns a Sample's measured part.
+// One round of one cell, as edgeskip/bench/measure.py does it: opens the artifact, warms up, answers the prompts, runs the
+// tests on random tokens. Returns a Sample's measured part.
 
 import { Chooser, measureCosts } from "./chooser.js";
 import { engineOf, runSeconds } from "./engines.js";
@@ -8,6 +8,8 @@ import { openGraphs } from "./open.js";
 
 const WARM_TOKENS = 4;
 const WARM_PASSES = { least: 4, most: 10, prompt: 64, steps: 8 };
+const WARM_MS = { least: 1000, most: 20000 }; // the second compiler needs time, whatever the model; slow devices end earlier
+const WARM_SEED = 1; // of its own: how many passes there are must not change the tests' tokens
 const STRATEGIES = ["plain", "self-speculative"];
 
 // `tell` takes {step, share} and {prompt}, {token} as they come.
@@ -22,7 +24,8 @@ export async function measure({ request, artifact }, files, settings, tell) {
   const limits = { maxTokens: request.max_tokens, endTokens: new Set(artifact.end_tokens), context: artifact.context_length };
 
   tell({ step: "warming up" });
-  await untilSteady(() => pass(engine, random, artifact.context_length));
+  const warming = tokensFrom(WARM_SEED, artifact.vocab_size);
+  await untilSteady(() => pass(engine, warming, artifact.context_length));
   let chooser = null;
   if (strategy === "self-speculative" && request.prompts.length) {
     chooser = new Chooser(await measureCosts(engine, artifact.context_length), artifact.agreement, settings.depth);
@@ -44,9 +47,9 @@ export async function measure({ request, artifact }, files, settings, tell) {
   if (request.tests.length) {
     tell({ step: "warming up for the tests" });
     const longest = Math.max(0, ...request.tests.filter((test) => test.test === "pp").map((test) => test.tokens));
-    if (longest) await prefill(engine, random(Math.min(longest, 512, artifact.context_length)));
+    if (longest) await prefill(engine, warming(Math.min(longest, 512, artifact.context_length)));
     engine.truncate(0);
-    await engine.step(random(1), 1);
+    await engine.step(warming(1), 1);
     engine.truncate(0);
   }
   const tests = [];
@@ -58,11 +61,15 @@ export async function measure({ request, artifact }, files, settings, tell) {
 // 135M model take 1.3 to 2.5 times as long as all later ones. So as many as it takes until they get no faster.
 async function untilSteady(work) {
   let best = Infinity;
-  for (let number = 1; number <= WARM_PASSES.most; number++) {
+  const start = performance.now();
+  for (let number = 1; ; number++) {
     const begin = performance.now();
     await work();
     const taken = performance.now() - begin;
-    if (number >= WARM_PASSES.least && taken > 0.95 * best) return;
+    const spent = performance.now() - start;
+    if (spent > WARM_MS.most) return;
+    const enough = number >= WARM_PASSES.least && spent > WARM_MS.least;
+    if (enough && (taken > 0.95 * best || number >= WARM_PASSES.most)) return;
     best = Math.min(best, taken);
   }
 }

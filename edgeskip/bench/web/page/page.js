@@ -23,14 +23,17 @@ main().catch((error) => {
 });
 
 async function main() {
-  const remembered = query.get("device") ?? stored("device");
+  const remembered = automatic ? query.get("device") : stored("device") ?? query.get("device");
   const record = await describe(remembered || "new");
   if (query.has("roofline")) record.rooflines = await measureRooflines(query.get("roofline").split(","));
   element("device").textContent = `${record.name}: ${record.facts.threads} of ${record.facts.cores ?? "?"} cores${record.facts.webgpu ? ", WebGPU" : ""}`;
   if (!record.facts.cross_origin_isolated) warn("This page is not secure (plain http), so the browser gives it one thread, no WebGPU and keeps no download. The https address has them.");
   device = (await (await send("device", record)).json()).id;
   store("device", device);
-  if (!automatic) history.replaceState(null, "", `?device=${encodeURIComponent(device)}`); // for a reload where nothing is kept
+  if (!automatic) {
+    query.set("device", device);
+    history.replaceState(null, "", `?${query}`); // for a reload where the browser keeps nothing
+  }
   const response = await fetch(`work?device=${encodeURIComponent(device)}`);
   if (!response.ok) throw new Error((await response.text()).trim());
   const { jobs } = await response.json();

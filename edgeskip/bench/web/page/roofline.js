@@ -4,10 +4,12 @@
 import { FLOPS_PER_TURN, PAGE_BYTES } from "./kernels.js";
 
 const MEASURE_MS = 1000; // for each figure
-const ALL_BYTES = 256 << 20; // of all workers: more than caches hold
+const ALL_BYTES = 256 << 20; // of all workers: more than the caches of what people run browsers on
 const MOST_BYTES = 128 << 20; // of one
 const TURNS = 4e6; // of a pass of arithmetic: some milliseconds
 const GPU_BYTES = 128 << 20;
+const GPU_COPIES = 16; // a submission: handing one over takes as long as a fast GPU copies
+const LIMIT_MS = 20000; // of one answer
 
 // Roofline records for cells "web:2", "webgpu:4": provider and threads.
 export async function measureRooflines(cells) {
@@ -43,17 +45,27 @@ async function onGpu() {
   const adapter = await navigator.gpu?.requestAdapter();
   if (!adapter) throw new Error("this browser gives no WebGPU adapter");
   const device = await adapter.requestDevice();
+  let lost = null;
+  device.lost.then((info) => (lost = info));
+  for (const kind of FAILURES) device.pushErrorScope(kind);
   try {
     const bytes = Math.min(GPU_BYTES, device.limits.maxBufferSize);
     const [from, to] = [GPUBufferUsage.COPY_SRC, GPUBufferUsage.COPY_DST].map((usage) => device.createBuffer({ size: bytes, usage }));
-    const seconds = await best(async () => {
+    const copy = async () => {
       const encoder = device.createCommandEncoder();
-      encoder.copyBufferToBuffer(from, 0, to, 0, bytes);
+      for (let i = 0; i < GPU_COPIES; i++) encoder.copyBufferToBuffer(from, 0, to, 0, bytes);
       device.queue.submit([encoder.finish()]);
-      await device.queue.onSubmittedWorkDone();
-    });
+      await answered(device.queue.onSubmittedWorkDone());
+    };
+    await copy();
+    for (const kind of FAILURES) {
+      const error = await answered(device.popErrorScope()); // what cannot be done is over at once, and no exception
+      if (error !== null) throw new Error(`WebGPU: ${error.message || kind}`);
+    }
+    const seconds = await best(copy);
+    if (lost !== null) throw new Error(`the GPU was lost: ${lost.message}`);
     return {
-      bytes_per_s: (2 * bytes) / seconds,
+      bytes_per_s: (2 * GPU_COPIES * bytes) / seconds,
       flops_per_s: null,
       how: `bytes: WebGPU copies ${bytes >> 20} MiB, read and write counted, the best within ${MEASURE_MS / 1e3} s; operations: not measured on WebGPU`,
     };
@@ -61,6 +73,8 @@ async function onGpu() {
     device.destroy();
   }
 }
+
+const FAILURES = ["validation", "out-of-memory"];
 
 const nothing = (error) => ({ bytes_per_s: null, flops_per_s: null, how: `not measured (${String(error?.message ?? error)})`.slice(0, 300) });
 
@@ -77,9 +91,18 @@ async function best(work) {
 }
 
 function asked(worker, order) {
-  return new Promise((resolve, reject) => {
+  return answered(new Promise((resolve, reject) => {
     worker.onmessage = ({ data }) => (data.error === undefined ? resolve() : reject(new Error(data.error)));
     worker.onerror = (event) => reject(new Error(event.message || "a worker does not start"));
     worker.postMessage(order);
+  }));
+}
+
+// What the promise gives, within the limit.
+function answered(promise) {
+  let timer;
+  const limit = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer in ${LIMIT_MS / 1e3} s`)), LIMIT_MS);
   });
+  return Promise.race([promise, limit]).finally(() => clearTimeout(timer));
 }

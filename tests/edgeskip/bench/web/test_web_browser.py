@@ -215,7 +215,7 @@ def test_webgpu_gives_the_same_tokens(artifacts: dict[Kind, Path], kind: Kind, s
     assert copied.flops_per_s is None
 
 
-def test_the_roofline_is_measured_in_the_page() -> None:
+def test_the_roofline_is_measured_in_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loose bounds, as none is known; a throttled processor gives less, by definition."""
     launcher = BrowserLauncher([("web", 1), ("web", 2), ("webgpu", 1)], browser=need_browser(), gpu_flags=NO_GPU)
     slow = BrowserLauncher([("web", 1)], browser=need_browser(), throttle=100)
@@ -235,6 +235,10 @@ def test_the_roofline_is_measured_in_the_page() -> None:
         assert throttled.flops_per_s < one.flops_per_s / 5
         assert "divided by 100" in throttled.how
         assert len(slow.rooflines_again(lambda message: None)) == 1
+        monkeypatch.setattr(browser_launcher, "START_TIMEOUT_S", 0.0)
+        (unmeasured,) = slow.rooflines_again(lambda message: None)  # what fails there ends nothing
+        assert (unmeasured.bytes_per_s, unmeasured.flops_per_s) == (None, None)
+        assert "silent" in unmeasured.how
     finally:
         launcher.close()
         slow.close()

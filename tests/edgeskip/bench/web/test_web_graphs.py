@@ -115,6 +115,7 @@ def test_the_page_is_told_what_the_manifest_says(tiny_llama: Path, tmp_path: Pat
     artifact = WebArtifact(web_artifact(tiny_llama, tmp_path, "exits"))
     told = artifact.description
     assert (told["kind"], told["kv_heads"], told["head_dim"], told["hidden_size"]) == ("chain", 2, 16, 64)
+    assert told["attention_heads"] == 4
     assert [(g["kv_layers"], g["columns"], g["states_in"], g["states_out"]) for g in told["graphs"]] == [
         (2, 64, False, True),
         (1, 64, True, True),

@@ -104,7 +104,7 @@ def test_drafting_that_does_not_pay_costs_little(page: Path, acceptance: float, 
 def plan(page: Path, *, stored: int, unpacked: int, memory: float | None, provider: str = "web") -> dict[str, Any]:
     artifact = {
         "name": "m", "weights": [{"size": stored}], "unpacked_bytes": unpacked, "graphs": [{"kv_layers": 30}],
-        "kv_dtype": "float32", "kv_heads": 3, "head_dim": 64,
+        "kv_dtype": "float32", "attention_heads": 9, "kv_heads": 3, "head_dim": 64,
     }  # fmt: skip
     request = {
         "tests": [{"tokens": 128, "depth": 2048}],

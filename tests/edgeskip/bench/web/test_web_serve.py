@@ -63,13 +63,18 @@ def test_what_a_phone_gives_is_kept(bench: Bench) -> None:
     device = bench.register()
     for read, done, provider, expected in ((3e9, 5e9, "web", 200), (2e9, 6e9, "web", 200), (1e9, 1e9, "cpu", 400)):
         roofline = {"provider": provider, "threads": 2, "bytes_per_s": read, "flops_per_s": done, "how": "h"}
-        record = {"kind": "device", "id": device, "type": "browser", "name": "Another", "rooflines": [roofline]}
+        record = {"kind": "device", "id": device, "type": "browser", "name": "A phone", "rooflines": [roofline]}
         assert bench.post("device", record)[0] == expected
     last = bench.kept[-1]
     assert isinstance(last, Device)
     assert (last.id, last.name) == (device, "A phone")
     assert [(r.provider, r.threads, r.bytes_per_s, r.flops_per_s) for r in last.rooflines] == [("web", 2, 3e9, 6e9)]
     assert len(bench.kept) == 3
+    again = {"kind": "device", "id": device, "type": "browser", "name": "A phone"}
+    assert bench.post("device", again)[0] == 200
+    assert len(bench.kept) == 3  # nothing new
+    other = json.loads(bench.post("device", {**again, "name": "Another"})[1])["id"]
+    assert other != device  # the address was sent on to it
 
 
 def test_https_with_a_certificate_of_its_own(
