@@ -136,6 +136,21 @@ def test_memory_decides_whether_to_unpack_and_to_try_at_all(page: Path) -> None:
     assert large["refusal"] is not None
 
 
+def test_the_scores_of_a_chunk_count_in_the_memory(page: Path) -> None:
+    """By hand: 9 heads over a chunk of 512 of 600 tokens, and over 100 of 100, 4 bytes each; attention has no tiles."""
+    found = node(
+        page,
+        """import { memoryNeeded } from "./device.js";
+        const need = (tokens, heads) => memoryNeeded({
+          request: { tests: [{ tokens, depth: 0 }], prompts: [], max_tokens: 1 },
+          artifact: { weights: [], unpacked_bytes: 0, graphs: [{ kv_layers: 1 }], kv_dtype: "float32", kv_heads: 1,
+                      head_dim: 1, attention_heads: heads },
+        }, false);
+        console.log(JSON.stringify([600, 100].map((tokens) => need(tokens, 9).wasm - need(tokens, 0).wasm)));""",
+    )
+    assert found == [4 * 9 * 512 * 600, 4 * 9 * 100 * 100]
+
+
 def test_the_roofline_reads_all_and_calculates(page: Path) -> None:
     """Oracles: numpy's sum of every fourth int32, with int32's overflow; twelve chains x/2 + 1 from the turns on."""
     found = node(
