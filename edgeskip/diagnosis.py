@@ -91,8 +91,10 @@ def _find_onnxruntime(
 
 
 def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], machine: Machine) -> list[Finding]:
+    from edgeskip.models.profiles import presets_folder
+
     findings: list[Finding] = []
-    for extra in (None, "export", "plot", "eval", "llamacpp"):
+    for extra in (None, "export", "plot", "eval", "presets", "llamacpp"):
         missing = [
             requirement
             for requirement in declared
@@ -100,7 +102,7 @@ def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], mac
             and not requirement.satisfied
             and not (requirement.package == "onnxruntime" and builds)  # another build stands in for it
         ]
-        if not missing:
+        if not missing or (extra == "presets" and presets_folder() is not None):  # a checkout has them in itself
             continue
         names = ", ".join(
             f"{r.package} ({r.installed}, needs {r.specifier})" if r.installed else r.package for r in missing
@@ -116,6 +118,7 @@ def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], mac
             "export": "calibrate and export need",
             "plot": "inspect --plot needs",
             "eval": "eval needs",
+            "presets": "--profile NAME of a preset needs",
             "llamacpp": "run FILE.gguf needs",
         }[extra]
         findings.append(Finding(f"{purpose} {names}", command, blocking=False))

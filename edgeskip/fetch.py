@@ -77,7 +77,14 @@ def _ready(name: str) -> ReadyModel:
     from edgeskip.models.registry import READY_MODELS
 
     if name not in READY_MODELS:
-        raise EdgeSkipError(f"no ready model is called {name!r}; there are: {', '.join(sorted(READY_MODELS))}")
+        from edgeskip.models.profiles import INSTALL_PRESETS, ready_profiles
+
+        if name in ready_profiles():
+            raise EdgeSkipError(f"{name} is a preset, and here already: edgeskip export --profile {name}")
+        raise EdgeSkipError(
+            f"no ready model is called {name!r}; there are: {', '.join(sorted(READY_MODELS))} "
+            f"(presets are profiles and are not fetched: {INSTALL_PRESETS})"
+        )
     return READY_MODELS[name]
 
 

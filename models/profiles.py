@@ -1,25 +1,49 @@
-"""The profiles that ship with EdgeSkip, by name."""
+"""The profiles that ship with EdgeSkip (presets), by name, and where this install has them."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgeskip.errors import EdgeSkipError
 
+PACKAGE = "edgeskip_presets"  # import name of the distribution edgeskip-presets
+INSTALL_PRESETS = "pip install 'edgeskip[presets]' (from a checkout: pip install ./models/presets)"
+
+
+def presets_folder() -> Path | None:
+    """Return the folder that holds the presets, or None if they are not installed.
+
+    A checkout (or an editable install of one) has them in `models/presets`; everywhere else the distribution
+    edgeskip-presets brings them. The checkout comes first, so that its code never meets another version's presets.
+    """
+    checkout = Path(__file__).parent / "presets"
+    if (checkout / "pyproject.toml").is_file():
+        return checkout
+    found = find_spec(PACKAGE)
+    places = (found.submodule_search_locations if found else None) or ()
+    return next((Path(place) for place in places if Path(place).is_dir()), None)
+
 
 def ready_profiles() -> dict[str, Path]:
-    """Name → path of every profile in this folder; its vectors file stands beside it."""
-    folder = Path(str(files("edgeskip.models")))
-    return {path.stem: path for path in sorted(folder.glob("*.json"))}
+    """Return name → path of every preset; its vectors file stands beside it. Empty if none are installed."""
+    folder = presets_folder()
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.json"))}
 
 
 def ready_profile(name: str) -> Path:
-    """The path of the profile that ships under `name`; EdgeSkipError names those that do."""
+    """Return the path of the preset called `name`.
+
+    Raises:
+        EdgeSkipError: if there is no such preset; names those there are, or how to install them.
+    """
     profiles = ready_profiles()
-    if name not in profiles:
+    if name in profiles:
+        return profiles[name]
+    make = "edgeskip calibrate MODEL -o llama.json makes a profile"
+    if not profiles:
         raise EdgeSkipError(
-            f"there is no profile {name}: name a profile (edgeskip calibrate MODEL -o llama.json makes one) "
-            f"or one that ships with EdgeSkip ({', '.join(profiles) or 'none'})"
+            f"there is no profile {name}; {make}, and the presets that ship with EdgeSkip are not installed: "
+            f"{INSTALL_PRESETS}"
         )
-    return profiles[name]
+    raise EdgeSkipError(f"there is no profile {name}; {make}, and EdgeSkip ships with {', '.join(profiles)}")

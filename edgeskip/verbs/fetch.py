@@ -27,9 +27,21 @@ def fetch(
 
         for model in READY_MODELS.values():
             print(f"{model.name}\t{model.license}\t{model.description}")
+        _list_presets()
         return
     if name is None:
         raise EdgeSkipError("say which model to fetch: edgeskip fetch --list  names them")
     from edgeskip.fetch import fetch as fetch_model
 
     print(fetch_model(name, source=source, quiet=quiet))
+
+
+def _list_presets() -> None:
+    """Name the presets, or how to install them, on standard error: standard output lists models alone."""
+    import sys
+
+    from edgeskip.models.profiles import INSTALL_PRESETS, ready_profiles
+
+    names = ", ".join(ready_profiles())
+    line = f"presets for  edgeskip export --profile NAME: {names}" if names else f"presets: {INSTALL_PRESETS}"
+    print(line, file=sys.stderr)

@@ -1,0 +1,1 @@
+"""The profiles that ship with EdgeSkip, as the distribution `edgeskip-presets` brings them. Data only."""
