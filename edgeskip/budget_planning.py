@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,6 +126,7 @@ def plan_fitted(
 
 
 def _source(profile: Profile, path: Path, request: PlanningRequest) -> ModelSource:
+    from edgeskip.exporters.onnx.attention_limits import head_size_problem
     from edgeskip.exporters.provenance import check_weights
     from edgeskip.profile_source import source_of
 
@@ -135,6 +137,8 @@ def _source(profile: Profile, path: Path, request: PlanningRequest) -> ModelSour
         )
     source = source_of(profile, path, request.model)
     check_weights(source, profile)
+    if (problem := head_size_problem(source.decoder)) is not None:
+        print(f"edgeskip: note: {problem}: export the plan with  --target gguf", file=sys.stderr)
     return source
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.planner import skipped_of
 from edgeskip.profile import SpeculationRecord, write_profile
 from edgeskip.profile_source import source_of
 from edgeskip.vectors import read_vectors
@@ -52,8 +53,11 @@ class Exports:
     def check(self, grid: SweepGrid) -> None:
         """EdgeSkipError where an artifact of the grid cannot be, before the first one is exported."""
         from edgeskip.exporters.draft_head import draft_tokens
+        from edgeskip.exporters.onnx.attention_limits import refuse_head_size
         from edgeskip.exporters.targets import DraftRequest, settled
 
+        if self._onnx is not None:
+            refuse_head_size(self._source.decoder, skipped_of(self._profile))
         for layer, vocabulary in grid.artifacts:
             settled(DraftRequest("early-exit", (layer,), vocabulary), self._profile)
         for vocabulary in grid.vocabularies:

@@ -87,6 +87,7 @@ def export_onnx(
     `folder` may not be written, or the result does not match the torch model; then `folder` is as it was.
     """
     from edgeskip.exporters.online import gated_ffns, online_record
+    from edgeskip.exporters.onnx.attention_limits import refuse_head_size
     from edgeskip.exporters.onnx.drafts import lower_early_exit, lower_skip_plan
     from edgeskip.exporters.onnx.lower import lower
     from edgeskip.exporters.onnx.sidecars import write_sidecars
@@ -102,6 +103,7 @@ def export_onnx(
             )
         profile = profile.model_copy(update={"plan": None})
     plan = resolve(profile, vectors)
+    refuse_head_size(source.decoder, plan.skipped)
     gates = online_record(online, profile, plan) if online else None
     gated = gated_ffns(gates, plan.num_blocks)
     baked = bake(source.decoder, plan, shifts_apart=gated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ def calibrate(
     from edgeskip.calibration.corpus import corpus_named
     from edgeskip.calibration.settings import Settings, parse_exits
     from edgeskip.exporters.families.source import open_model
+    from edgeskip.exporters.onnx.attention_limits import head_size_problem
     from edgeskip.profile import refuse_output, write_profile
 
     layers = parse_exits(exits) if exits is not None else ()
@@ -56,6 +58,8 @@ def calibrate(
     source = open_model(model)
     path = output or Path(f"{name or source.name}.json".lower())
     refuse_output(path, overwrite=overwrite)
+    if (problem := head_size_problem(source.decoder)) is not None and os.environ.get("RANK", "0") == "0":
+        print(f"edgeskip: note: {problem}: export it with  --target gguf", file=sys.stderr)
     with _progress_bar() as progress:
         result = calibrate(source, texts, settings, path, name=name, progress=progress)
     if result is not None:

@@ -89,8 +89,10 @@ def export(
     from edgeskip.exporters.export import ExportPolicy, export_onnx, refuse_output
     from edgeskip.exporters.export_gguf import export_gguf, refuse_outputs
     from edgeskip.exporters.gguf.formats import format_for
+    from edgeskip.exporters.onnx.attention_limits import refuse_head_size
     from edgeskip.exporters.onnx.formats import weight_format
     from edgeskip.exporters.targets import draft_of, online_of, settled, targets_of
+    from edgeskip.planner import skipped_of
     from edgeskip.profile import locate_profile, read_profile
     from edgeskip.profile_source import source_of
     from edgeskip.vectors import read_vectors
@@ -115,6 +117,8 @@ def export(
         request = settled(request, read)
     exits = request.exit_layers if request else ()
     source = source_of(read, path, model)
+    if targets.onnx:
+        refuse_head_size(source.decoder, skipped_of(read) if draft is None or exits else ())
     vectors = read_vectors(read, path)
     kept = 2 * read.model.num_blocks - len(read.plan.skip if read.plan else [])
     if targets.gguf:

@@ -25,7 +25,7 @@ def decoder_of(family: Family, settings: Settings, tensors: Mapping[str, Tensor]
     # Asked for first, so that an absurd number of blocks ends here.
     reader.take(f"model.layers.{config.num_blocks - 1}.input_layernorm.weight", config.hidden_size)
     traits = family.traits(settings, config.num_blocks)
-    embedding = reader.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
+    embedding = _embedding(reader, config)
     eps = settings.number("rms_norm_eps")
     sublayers: list[Attention | FeedForward] = []
     for block, trait in enumerate(traits):
@@ -33,11 +33,27 @@ def decoder_of(family: Family, settings: Settings, tensors: Mapping[str, Tensor]
     norm = Norm(reader.take("model.norm.weight", config.hidden_size), eps)
     head = None
     if not settings.flag("tie_word_embeddings"):
+        if "lm_head.weight" not in tensors:
+            raise EdgeSkipError(
+                f"{settings.file}: the weights lack 'lm_head.weight', and 'tie_word_embeddings' is not true: if the "
+                "model's head is its embedding, set that to true, else fetch the model again, all its files"
+            )
         head = Linear(reader.take("lm_head.weight", config.vocab_size, config.hidden_size))
     elif "lm_head.weight" in tensors:
         _check_same(embedding, reader.take("lm_head.weight", config.vocab_size, config.hidden_size), settings)
     reader.refuse_unused(config.num_blocks)
     return Decoder(config, embedding, tuple(sublayers), norm, head)
+
+
+def _embedding(reader: _Weights, config: DecoderConfig) -> Tensor:
+    rows = reader.rows("model.embed_tokens.weight", config.hidden_size)
+    if rows not in (None, config.vocab_size):
+        raise EdgeSkipError(
+            f"{reader.file}: 'vocab_size' is {config.vocab_size}, but 'model.embed_tokens.weight' has {rows} rows: set "
+            f"it to {rows} if tokens were added or the embedding was padded; else config and weights are not of one "
+            "model, fetch both again"
+        )
+    return reader.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
 
 
 def extra_block(family: Family, settings: Settings, tensors: Mapping[str, Tensor]) -> tuple[Attention, FeedForward]:
@@ -81,20 +97,25 @@ class _Weights:
 
     def __init__(self, tensors: Mapping[str, Tensor], file: str) -> None:
         self._tensors = tensors
-        self._file = file
+        self.file = file
         self._taken: set[str] = set()
 
     def take(self, name: str, *shape: int) -> Tensor:
         tensor = self._tensors.get(name)
         if tensor is None:
-            raise EdgeSkipError(f"{self._file}: the weights lack {name!r}: fetch the model again, all its files")
+            raise EdgeSkipError(f"{self.file}: the weights lack {name!r}: fetch the model again, all its files")
         if tensor.shape != shape:
             raise EdgeSkipError(
-                f"{self._file}: {name!r} has shape {list(tensor.shape)} where the config says {list(shape)}: "
+                f"{self.file}: {name!r} has shape {list(tensor.shape)} where the config says {list(shape)}: "
                 "config and weights are not of one model"
             )
         self._taken.add(name)
         return tensor
+
+    def rows(self, name: str, width: int) -> int | None:
+        """Rows of a matrix of that width; None if it is missing or has another shape."""
+        tensor = self._tensors.get(name)
+        return tensor.shape[0] if tensor is not None and tensor.shape[1:] == (width,) else None
 
     def linear(self, name: str, out: int, into: int, *, bias: bool) -> Linear:
         weight = self.take(f"{name}.weight", out, into)
@@ -106,7 +127,7 @@ class _Weights:
             if match is None or int(match[1]) >= num_blocks or name in self._taken:
                 continue
             if not name.endswith("rotary_emb.inv_freq"):  # a buffer that old checkpoints carry; computed, not read
-                raise EdgeSkipError(f"{self._file}: {name!r} is a weight that this family does not use; unsupported")
+                raise EdgeSkipError(f"{self.file}: {name!r} is a weight that this family does not use; unsupported")
 
 
 def _attention(reader: _Weights, config: DecoderConfig, block: int, trait: Traits, eps: float) -> Attention:

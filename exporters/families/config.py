@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.family import Family
+from edgeskip.exporters.families.quantised import quantisation_error, quantised_by_config
 from edgeskip.exporters.families.rope import legacy_rope_settings
 from edgeskip.exporters.families.settings import Settings
 
@@ -19,11 +19,8 @@ def complete_config(family: Family, settings: Settings) -> dict[str, Any]:
     Rotary settings become `rope_theta` and `rope_scaling` (with `rope_type`); what a config class of transformers
     would assume where the file is silent is written out. EdgeSkipError for anything unsupported.
     """
-    if settings.table("quantization_config"):
-        method = settings.table("quantization_config").get("quant_method", "unknown")
-        raise EdgeSkipError(
-            f"{settings.file}: weights quantised with {method!r} cannot be read: use the unquantised model or a GGUF"
-        )
+    if (method := quantised_by_config(settings.values)) is not None:
+        raise quantisation_error(settings.file, method)
     if settings.text("hidden_act", "silu") not in ("silu", "swish"):
         raise settings.wrong("hidden_act", "'silu' (no other activation is supported)")
     defaults = family.defaults

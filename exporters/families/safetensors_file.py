@@ -11,7 +11,9 @@ import numpy as np
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Float32, Tensor
+from edgeskip.exporters.families.quantised import quantisation_error, quantised_by_weights
 
+_LFS = b"version https://git-lfs"
 _STORED: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -23,11 +25,14 @@ _STORED: dict[str, np.dtype[Any]] = {
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name; only the header is read.
 
-    The safetensors library validates the file (header, offsets, length); EdgeSkipError where it objects or a weight
-    is stored in a type that is not F32, F16, BF16 or F64.
+    The safetensors library validates the file (header, offsets, length); EdgeSkipError if it objects, the file is a
+    Git LFS pointer, or a weight is quantised or stored in a type that is not F32, F16, BF16 or F64.
     """
     from safetensors import SafetensorError, safe_open
 
+    with path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise EdgeSkipError(f"{path} is a Git LFS pointer, not weights: run  git lfs pull  in that folder")
     try:
         with safe_open(path, framework="numpy"):
             pass
@@ -36,6 +41,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             header = json.loads(file.read(length))
     except (SafetensorError, OSError, ValueError) as error:
         raise EdgeSkipError(f"{path} is damaged or truncated ({error}): fetch the model again") from None
+    stored = {name: str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
+    if (method := quantised_by_weights(stored)) is not None:
+        raise quantisation_error(str(path), method)
     tensors = {}
     for name, entry in header.items():
         if name == "__metadata__":
@@ -44,11 +52,6 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             shape = tuple(entry["shape"])
             read = partial(_read, path, entry["dtype"], shape, 8 + length + entry["data_offsets"][0])
             tensors[name] = Tensor(name, shape, read)
-        elif name.endswith((".weight", ".bias")):
-            raise EdgeSkipError(
-                f"{path}: {name!r} is stored as {entry['dtype']}; readable are {', '.join(_STORED)}: "
-                "use the unquantised model or a GGUF"
-            )
     return tensors
 
 

@@ -11,6 +11,7 @@ from edgeskip.exporters.decoder import Tensor
 from edgeskip.exporters.families.checkpoint import Checkpoint
 from edgeskip.exporters.families.config import complete_config
 from edgeskip.exporters.families.json_file import read_json
+from edgeskip.exporters.families.other_folders import missing_config, missing_weights, refuse_other_models
 from edgeskip.exporters.families.registry import family_named
 from edgeskip.exporters.families.safetensors_file import read_safetensors
 from edgeskip.exporters.families.settings import Settings
@@ -24,10 +25,9 @@ def open_folder(folder: Path) -> Checkpoint:
     """Reads config and headers; EdgeSkipError where the folder is not a whole, supported model."""
     path = folder / "config.json"
     if not path.is_file():
-        ggufs = sorted(file.name for file in folder.glob("*.gguf"))
-        hint = f": name the GGUF file itself, e.g. {folder / ggufs[0]}" if ggufs else ": it is not a model folder"
-        raise EdgeSkipError(f"{folder} has no config.json{hint}")
+        raise missing_config(folder)
     settings = Settings(read_json(path), str(path))
+    refuse_other_models(settings)
     family = family_named(settings.text("model_type", "unknown"), settings.file)
     config = complete_config(family, settings)
     tensors, files = _read_weights(folder)
@@ -55,12 +55,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
         return read_safetensors(single), [single]
     index = folder / _INDEX
     if not index.is_file():
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
-            raise EdgeSkipError(
-                f"{folder} has its weights as a pickle, which can run code and is never read: convert them "
-                "with transformers' save_pretrained or use a safetensors or GGUF version"
-            )
-        raise EdgeSkipError(f"{folder} has neither {_SINGLE} nor {_INDEX}: fetch the model again, all its files")
+        raise missing_weights(folder)
     mapping = read_json(index).get("weight_map")
     if not isinstance(mapping, dict) or not all(isinstance(file, str) for file in mapping.values()):
         raise EdgeSkipError(f"{index}: 'weight_map' is not an object of file names: fetch the model again")
@@ -72,4 +67,11 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
             raise EdgeSkipError(f"{folder / file} is missing, one of {len(set(mapping.values()))} shards: fetch it")
         shards[file] = read_safetensors(folder / file)
     tensors = {name: shards[file][name] for name, file in mapping.items() if name in shards[file]}
+    spare = ("rotary_emb.inv_freq", "lm_head.weight")  # a buffer, and what a tied model does without
+    absent = [name for name in mapping if name not in tensors and not name.endswith(spare)]
+    if absent:
+        raise EdgeSkipError(
+            f"{folder / mapping[absent[0]]} lacks {absent[0]!r}, which {_INDEX} says it holds: fetch both again, from "
+            "one version of the model"
+        )
     return tensors, [folder / file for file in shards]

@@ -88,7 +88,7 @@ def test_index_that_names_the_wrong_shard(sharded: Path, tmp_path: Path) -> None
     mapping = index["weight_map"]
     mapping["model.norm.weight"] = next(file for file in mapping.values() if file != mapping["model.norm.weight"])
     path.write_text(json.dumps(index))
-    _refused(folder, r"lack 'model\.norm\.weight'")
+    _refused(folder, r"lacks 'model\.norm\.weight', which model\.safetensors\.index\.json says it holds")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
@@ -126,7 +126,7 @@ def test_quantised_storage_is_named(llama: Path) -> None:
     weights = load_file(llama / "model.safetensors")
     weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.float8_e4m3fn)
     save_file(weights, llama / "model.safetensors")
-    _refused(llama, r"'model\.norm\.weight' is stored as F8_E4M3; readable are F32, F16, BF16")
+    _refused(llama, r"quantised .*stored as F8_E4M3")
 
 
 def test_buffers_of_old_checkpoints_are_ignored(llama: Path) -> None:
