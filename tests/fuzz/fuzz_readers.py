@@ -442,7 +442,7 @@ def _read_head(folder: Path) -> None:
 
 
 REPORT = (*BENCH, "matplotlib.figure", "matplotlib.backends.backend_agg", "edgeskip.bench.report.page", "jinja2")
-TARGETS = TARGETS
+TARGETS = (*RUNTIME, "onnx", "edgeskip.bench.web.artifact", "edgeskip.bench.survey", "edgeskip.bench.work")
 EVALUATION = tuple(f"edgeskip.evaluation.{name}" for name in ("summary", "report", "tasks", "runner"))
 TRAINING = tuple(f"edgeskip.training.{name}" for name in ("exit_cache", "record", "state_file", "examples"))
 MATPLOTLIB = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg")

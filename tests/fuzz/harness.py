@@ -239,12 +239,14 @@ def _judge(error: BaseException) -> Outcome:
 
 def _where(error: BaseException) -> str:
     """The last place in our own code that the error came through."""
-    root = str(Path(__file__).parents[2])
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [
-        f for f in frames if f.filename.startswith(root) and "/.venv/" not in f.filename and "/tests/" not in f.filename
-    ]
-    return f"{ours[-1].filename.removeprefix(root + '/')}:{ours[-1].lineno}" if ours else ""
+    import edgeskip
+
+    roots = (str(Path(edgeskip.__file__).parents[1]), str(Path(__file__).parents[2]))  # installed, or the checkout
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        root = next((root for root in roots if frame.filename.startswith(root)), None)
+        if root is not None and "/.venv/" not in frame.filename and "/tests/" not in frame.filename:
+            return f"{frame.filename.removeprefix(root + '/')}:{frame.lineno}"
+    return ""
 
 
 def _mapped() -> int:
