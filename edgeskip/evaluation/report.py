@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
+from edgeskip.evaluation.humaneval import HUMANEVAL
+from edgeskip.evaluation.sandbox import layers_here
 from edgeskip.evaluation.summary import Interval, Summary
 from edgeskip.evaluation.task import Settings
 from edgeskip.version import __version__
@@ -38,9 +40,15 @@ def as_json(summaries: Sequence[Summary], settings: Settings) -> dict[str, Any]:
         "format": "edgeskip-eval-summary-1",
         "version": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sandbox": sandbox_layers(summaries),
         "settings": asdict(settings) | {"reference": settings.reference and str(settings.reference)},
         "summaries": [asdict(summary) for summary in summaries],
     }
+
+
+def sandbox_layers(summaries: Sequence[Summary]) -> list[str]:
+    """Return what confined the programs that the model wrote; [] if none were run."""
+    return list(layers_here()) if any(summary.task == HUMANEVAL.name for summary in summaries) else []
 
 
 def figure(value: float) -> str:

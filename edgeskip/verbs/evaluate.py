@@ -94,7 +94,7 @@ def _show(results: list[Result], settings: Settings, json_file: Path | None) -> 
 
     from rich.console import Console
 
-    from edgeskip.evaluation.report import as_json, table
+    from edgeskip.evaluation.report import as_json, sandbox_layers, table
     from edgeskip.evaluation.summary import summarise
     from edgeskip.files import replace_file
 
@@ -110,6 +110,8 @@ def _show(results: list[Result], settings: Settings, json_file: Path | None) -> 
         console.print(f"{task}, {artifact}: {cut} prompts were cut in their middle to fit", markup=False)
     for name, artifact, gated in dict.fromkeys((s.task, s.artifact, s.gated) for s in summaries if s.gated is not None):
         console.print(f"{name}, {artifact}: {gated:.1f} FFNs left out online per answer", markup=False)
+    if layers := sandbox_layers(summaries):
+        console.print(f"the model's programs ran under {', '.join(layers)}", markup=False)
     if any(summary.interval is not None and summary.samples < 20 for summary in summaries):
         console.print("fewer than 20 samples: their intervals are rough, too narrow more often than not", markup=False)
 
