@@ -5,7 +5,6 @@ Data and arithmetic only; `edgeskip.device_measurement` measures it.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Collection
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
+from edgeskip.json_file import read_json
 from edgeskip.profile import ModelRecord, Profile
 from edgeskip.sublayers import Sublayer, sublayers_of
 
@@ -142,13 +142,11 @@ def read_device_profile(path: Path) -> DeviceProfile:
     """Reads and validates a device profile; EdgeSkipError names what is wrong."""
     again = "run  edgeskip profile-device  again"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, "not a device profile", again)
     except FileNotFoundError:
         raise EdgeSkipError(
             f"no device profile at {path}: make one with  edgeskip profile-device ARTIFACT -o {path}"
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise EdgeSkipError(f"{path} is not a device profile (not JSON: {error}): {again}") from None
     if not isinstance(data, dict) or data.get("format") != "edgeskip-device-profile":
         raise EdgeSkipError(f"{path} is not a device profile: its 'format' is not 'edgeskip-device-profile'")
     if data.get("version") != DEVICE_PROFILE_VERSION:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.json_file import read_json
 from edgeskip.plan import Compensation, Label
 from edgeskip.profile import ModelRecord
 
@@ -132,11 +132,9 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise EdgeSkipError(f"{folder} is not an artifact folder: make one with  edgeskip export")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, "damaged", "export again")
     except FileNotFoundError:
         raise EdgeSkipError(f"{folder} has no {MANIFEST_NAME}: it is not an EdgeSkip artifact") from None
-    except (ValueError, RecursionError) as error:
-        raise EdgeSkipError(f"{path} is damaged (not JSON: {error}): export again") from None
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:

@@ -8,7 +8,6 @@ Vectors (per-sublayer mean residual streams) live in a `.safetensors` file besid
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exit_adapter import AdapterKind
 from edgeskip.files import replace_file
+from edgeskip.json_file import read_json
 from edgeskip.plan import Compensation
 from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
 
@@ -246,11 +246,9 @@ def locate_profile(reference: str | Path) -> Path:
 def read_profile(path: Path) -> Profile:
     """Reads and validates a profile; EdgeSkipError names the field that is wrong."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, "not a profile", "calibrate again", finite=False)  # NaN is refused by name of its field
     except FileNotFoundError:
         raise EdgeSkipError(f"no profile at {path}: make one with  edgeskip calibrate MODEL -o {path}") from None
-    except (ValueError, RecursionError) as error:
-        raise EdgeSkipError(f"{path} is not a profile (not JSON: {error}): calibrate again") from None
     if not isinstance(data, dict) or data.get("format") != "edgeskip-profile":
         raise EdgeSkipError(f"{path} is not an EdgeSkip profile: its 'format' is not 'edgeskip-profile'")
     if data.get("version") != PROFILE_VERSION:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
+from edgeskip.json_file import read_json as read_json_file
 from edgeskip.manifest import Manifest, PlanSummary, read_manifest
 from edgeskip.plan import Label
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template, token_text
@@ -204,11 +204,9 @@ def _check_pair(path: Path, first: GgufManifest, rest_path: Path, rest: GgufMani
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of the model's folder; {} where there is no such file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json_file(path, "damaged", "export again", finite=False)
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
-        raise EdgeSkipError(f"{path} is damaged (not JSON: {error}): export again") from None
     if not isinstance(content, dict):
         raise EdgeSkipError(f"{path} is damaged (not a JSON object): export again")
     return content

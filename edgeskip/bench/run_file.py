@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from edgeskip.bench.record import FORMAT, Device, Failure, Line, RunHeader, Sample, Target
 from edgeskip.errors import EdgeSkipError
+from edgeskip.json_file import parse_json
 
 _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
 
@@ -99,7 +99,7 @@ def read_run(path: Path) -> Run:
         raise EdgeSkipError(
             f"{path} is no benchmark run ({where}: {first['msg']}): give a file that edgeskip bench wrote"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise EdgeSkipError(f"{path} is no benchmark run ({error}): give a file that edgeskip bench wrote") from None
     return run
 
@@ -112,14 +112,14 @@ def as_json(run: Run) -> dict[str, Any]:
 def _json_lines(text: str) -> list[Any]:
     stripped = text.strip()
     if "\n" not in stripped or stripped.startswith("{\n"):
-        whole = json.loads(stripped)
+        whole = parse_json(stripped)
         if isinstance(whole, dict) and whole.get("format") == FORMAT and isinstance(whole.get("lines"), list):
             return list(whole["lines"])
     lines = stripped.split("\n")
     found = []
     for number, line in enumerate(lines):
         try:
-            found.append(json.loads(line))
+            found.append(parse_json(line))
         except ValueError:
             if number and number == len(lines) - 1 and not text.endswith("\n"):
                 break

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
+from edgeskip.json_file import parse_json
 from edgeskip.training.state_file import NAME as CHECKPOINT
 
 RECORD = "train.json"  # written last: a folder that has it holds a finished run
@@ -60,7 +61,7 @@ def close_folder(folder: Path, record: dict[str, Any]) -> None:
 def _written_by_us(path: Path, key: str) -> dict[str, Any] | None:
     """The JSON object at `path`; None where there is none, or none with `key`: other programs call files so too."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) and key in found else None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.json_file import read_json as read_any
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; EdgeSkipError where it is missing, unreadable or not an object."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_any(path, "damaged", "fetch the model again", finite=False)
     except OSError as error:
         raise EdgeSkipError(f"{path} cannot be read ({error.strerror}): fetch the model again") from None
-    except (ValueError, RecursionError) as error:
-        raise EdgeSkipError(f"{path} is not JSON ({error}): fetch the model again") from None
     if not isinstance(data, dict):
         raise EdgeSkipError(f"{path} is not a JSON object: fetch the model again")
     return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Float32, Tensor
 from edgeskip.exporters.families.quantised import quantisation_error, quantised_by_weights
+from edgeskip.json_file import parse_json
 
 _LFS = b"version https://git-lfs"
 _STORED: dict[str, np.dtype[Any]] = {
@@ -38,7 +38,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             pass
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
     except (SafetensorError, OSError, ValueError) as error:
         raise EdgeSkipError(f"{path} is damaged or truncated ({error}): fetch the model again") from None
     stored = {name: str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
