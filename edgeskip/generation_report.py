@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from edgeskip.comparison import NEAR_TIE
+from edgeskip.terminal import Console
 
 if TYPE_CHECKING:
     from edgeskip.comparison import Comparison

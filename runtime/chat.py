@@ -20,6 +20,7 @@ import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.arguments import plain_data
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "…"}
 TEMPLATE_NAME = "chat_template.jinja"
@@ -27,6 +28,11 @@ TEMPLATE_NAME = "chat_template.jinja"
 _REFUSALS = (
     *(jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError),
 )
+
+
+_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# What `chat_kwargs` cannot set: the conversation itself, and the tokens of the vocabulary.
+_GIVEN = frozenset({"messages", "add_generation_prompt", "continue_final_message", "self", *_TOKEN_NAMES})
 
 
 class ChatTemplate:
@@ -50,22 +56,53 @@ class ChatTemplate:
         except (jinja2.TemplateError, RecursionError) as error:
             raise EdgeSkipError(f"the chat template is damaged ({error}): pass --raw to do without it") from error
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        chat_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt for `messages`, special tokens included: encode it without adding any.
 
-        EdgeSkipError where the template is damaged or refuses the messages.
+        Args:
+            chat_kwargs: Values for names that the template reads, as `apply_chat_template` takes them.
+
+        Raises:
+            EdgeSkipError if the template is damaged, refuses the messages, or does not read one of `chat_kwargs`.
         """
         template = self._template
+        values = {
+            "messages": [dict(message) for message in messages],
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self._special_tokens,
+        } | self._checked_options(chat_kwargs or {})
         try:
-            return template.render(
-                messages=[dict(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )
+            return template.render(values)
         except _REFUSALS as error:
             raise EdgeSkipError(f"the chat template refuses these messages ({error})") from error
+
+    @cached_property
+    def options(self) -> tuple[str, ...]:
+        """The names that the template reads besides what it is always given: what `chat_kwargs` may set, sorted."""
+        from jinja2 import meta
+
+        tree = self._template.environment.parse(self._source)
+        given = _GIVEN | set(self._template.environment.globals)
+        return tuple(sorted(meta.find_undeclared_variables(tree) - given))
+
+    def _checked_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(options, Mapping):
+            raise EdgeSkipError(f"chat_kwargs must be a dict of names and values, not {type(options).__name__}")
+        for name in options:
+            if name in _GIVEN:
+                raise EdgeSkipError(f"{name} is given by EdgeSkip, not by an option of the chat template: leave it out")
+            if name not in self.options:
+                known = f"its options are {', '.join(self.options)}" if self.options else "it has no options"
+                raise EdgeSkipError(f"the chat template does not read {name!r:.60}: {known}")
+        return {name: plain_data(value, f"the chat option {name}") for name, value in options.items()}
 
 
 def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplate | None:
@@ -82,8 +119,7 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> Cha
         source = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
     if not isinstance(source, str):
         return None
-    names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-    tokens = {name: token_text(tokenizer_config.get(name)) for name in names}
+    tokens = {name: token_text(tokenizer_config.get(name)) for name in _TOKEN_NAMES}
     return ChatTemplate(source, {name: token for name, token in tokens.items() if token is not None})
 
 

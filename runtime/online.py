@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.arguments import check_count, check_real
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class Online:
     """False = nothing is left out, and the whole generation is watched: for what one would want to know of it."""
 
     def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise EdgeSkipError(f"the window must be at least 1 token, not {self.window}")
-        if self.threshold is not None and not -1 <= self.threshold <= 1:
+        if self.window is not None:
+            object.__setattr__(self, "window", check_count(self.window, "the window", least=1))
+        if self.threshold is not None and not -1 <= check_real(self.threshold, "the threshold β") <= 1:
             raise EdgeSkipError(f"the threshold β is a similarity, from -1 to 1, not {self.threshold}")
 
 

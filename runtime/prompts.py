@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.runtime.chat import ChatTemplate, Message
+from edgeskip.runtime.arguments import check_messages, check_text
+from edgeskip.runtime.chat import ChatTemplate
 from edgeskip.runtime.text import Tokenizer
 
 
@@ -16,28 +18,45 @@ def encode_text(
     *,
     chat: bool | None = None,
     system: str | None = None,
+    chat_kwargs: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of one user message where `chat` (None = where the model has a template), else of the text itself.
 
-    EdgeSkipError for an empty prompt, and for a system message without a chat.
+    Raises:
+        EdgeSkipError for an empty prompt, for one that is no text, and for a system message or options of the chat
+            template without a chat.
     """
-    if not prompt:
+    if not check_text(prompt, "the prompt"):
         raise EdgeSkipError("the prompt is empty: give some text")
     if template is not None if chat is None else chat:
-        return encode_messages(tokenizer, template, [{"role": "user", "content": prompt}], system)
-    if system is not None:
-        raise EdgeSkipError("a system message needs the chat template: leave --raw (chat=False) out")
+        messages = [{"role": "user", "content": prompt}]
+        return encode_messages(tokenizer, template, messages, system, chat_kwargs=chat_kwargs)
+    if system is not None or chat_kwargs:
+        what = "a system message needs" if system is not None else f"the option {next(iter(chat_kwargs or ()))} is for"
+        if template is None:
+            raise EdgeSkipError(f"{what} a chat template, and this model has none: write the whole prompt as text")
+        raise EdgeSkipError(f"{what} the chat template: leave --raw (chat=False) out")
     return list(tokenizer.encode(prompt, add_special_tokens=True))
 
 
 def encode_messages(
-    tokenizer: Tokenizer, template: ChatTemplate | None, messages: Sequence[Message], system: str | None = None
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    messages: Sequence[object],
+    system: str | None = None,
+    *,
+    chat_kwargs: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Token ids of a conversation, `system` before it; EdgeSkipError where the model has no template."""
+    """Token ids of a conversation, `system` before it, rendered with `chat_kwargs`, the template's own options.
+
+    Raises:
+        EdgeSkipError if the model has no template, or `messages` are none.
+    """
     if template is None:
         raise EdgeSkipError("this model has no chat template: pass the text with --raw (chat=False)")
-    if not any(message.get("content") for message in messages):
+    checked = check_messages(messages)
+    if not any(message.get("content") or message.get("tool_calls") for message in checked):
         raise EdgeSkipError("the prompt is empty: give some text")
     if system is not None:
-        messages = [{"role": "system", "content": system}, *messages]
-    return list(tokenizer.encode(template.render(messages), add_special_tokens=False))
+        checked.insert(0, {"role": "system", "content": check_text(system, "the system message")})
+    return list(tokenizer.encode(template.render(checked, chat_kwargs=chat_kwargs), add_special_tokens=False))

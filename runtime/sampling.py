@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.arguments import check_count, check_real
 
 COLDEST = 1e-30  # lower temperatures draw alike, and float32 would make them 0
 BLOCK = 256  # weights whose sum is taken at once when drawing
@@ -30,16 +31,16 @@ class Sampling:
     seed: int | None = None  # None = a new one each time
 
     def __post_init__(self) -> None:
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            object.__setattr__(self, name, check_real(getattr(self, name), name))
+        object.__setattr__(self, "top_k", check_count(self.top_k, "top_k", least=0))
+        if self.seed is not None:
+            object.__setattr__(self, "seed", check_count(self.seed, "seed", least=0))
         limits = {
-            "temperature": (math.isfinite(self.temperature) and self.temperature >= 0, "at least 0 (0 = greedy)"),
-            "top_k": (self.top_k >= 0, "at least 0 (0 = no limit)"),
+            "temperature": (self.temperature >= 0, "at least 0 (0 = greedy)"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
-            "repetition_penalty": (
-                math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
-                "above 0 (1 = none)",
-            ),
-            "seed": (self.seed is None or self.seed >= 0, "at least 0"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1 = none)"),
         }
         for name, (holds, allowed) in limits.items():
             if not holds:

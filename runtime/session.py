@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +17,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.gguf_manifest import GgufManifest
 from edgeskip.manifest import Manifest, OnlineRecord, PlanSummary
 from edgeskip.plan import Label
+from edgeskip.runtime.arguments import check_count, check_stop, token_ids
 from edgeskip.runtime.chat import Message
 from edgeskip.runtime.decoding import Decoding, PlainDecoding
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine
@@ -44,7 +49,11 @@ def load(path: str | Path, *, provider: str = "cpu", threads: int | None = None)
 
 
 class Session:
-    """One artifact and one sequence at a time; a new generation ends the one before. Not for use by several threads."""
+    """One artifact and one sequence at a time.
+
+    A new generation ends an unfinished stream of the same session; going on with that one is an EdgeSkipError. A call
+    from another thread while one runs is refused, also with an EdgeSkipError: load the artifact once for each thread.
+    """
 
     def __init__(self, path: Path, *, provider: str = "cpu", threads: int | None = None) -> None:
         begin = time.perf_counter()
@@ -63,7 +72,8 @@ class Session:
         self._engine: Engine | None = opened.engine
         drafting = opened.engine if isinstance(opened.engine, DraftingEngine) else None
         self._speculator = Speculator(opened.engine, drafting, drafts_of(opened.manifest) if drafting else ())
-        self._stream: TextStream | None = None
+        self._stream: weakref.ref[TextStream] | None = None
+        self._caller: dict[str, int] = {}  # "thread": the one that is in a call
         self._context_length = opened.engine.context_length
         self.load_s = time.perf_counter() - begin
 
@@ -89,18 +99,32 @@ class Session:
         """Most tokens of prompt and answer together."""
         return self._context_length
 
-    def encode(self, prompt: Prompt, *, chat: bool | None = None, system: str | None = None) -> NDArray[np.int64]:
-        """Token ids int64 [n] of a prompt, as `generate` understands it."""
-        if not isinstance(prompt, str):
-            items = list(prompt)
-            if not items or not isinstance(items[0], dict):
-                if system is not None or chat:
-                    raise EdgeSkipError("token ids go to the model as they are: give text or messages for a chat")
-                return np.asarray(items, dtype=np.int64)
-            ids = encode_messages(self.tokenizer, self.chat_template, items, system)
-        else:
-            ids = encode_text(self.tokenizer, self.chat_template, prompt, chat=chat, system=system)
-        return np.asarray(ids, dtype=np.int64)
+    def encode(
+        self,
+        prompt: Prompt,
+        *,
+        chat: bool | None = None,
+        system: str | None = None,
+        chat_kwargs: Mapping[str, Any] | None = None,
+        enable_thinking: bool | None = None,
+    ) -> NDArray[np.int64]:
+        """Token ids int64 [n] of a prompt, as `generate` understands it; the parameters are those of `stream`."""
+        options = dict(chat_kwargs or {})
+        if enable_thinking is not None and options.setdefault("enable_thinking", enable_thinking) != enable_thinking:
+            raise EdgeSkipError("enable_thinking and chat_kwargs contradict each other: give one of the two")
+        if isinstance(prompt, str):
+            ids = encode_text(self.tokenizer, self.chat_template, prompt, chat=chat, system=system, chat_kwargs=options)
+            return np.asarray(ids, dtype=np.int64)
+        if isinstance(prompt, Mapping) and "role" in prompt:
+            raise EdgeSkipError("this is one message: give messages as a list, [message]")
+        if isinstance(prompt, list | tuple) and prompt and isinstance(prompt[0], Mapping):
+            if chat is False:
+                raise EdgeSkipError("messages need the chat template: leave chat=False out, or give text")
+            ids = encode_messages(self.tokenizer, self.chat_template, prompt, system, chat_kwargs=options)
+            return np.asarray(ids, dtype=np.int64)
+        if system is not None or chat or options:
+            raise EdgeSkipError("token ids go to the model as they are: give text or messages for a chat")
+        return token_ids(prompt, self.engine.vocab_size)
 
     def generate(
         self,
@@ -108,9 +132,11 @@ class Session:
         *,
         chat: bool | None = None,
         system: str | None = None,
+        chat_kwargs: Mapping[str, Any] | None = None,
+        enable_thinking: bool | None = None,
         sampling: Sampling = GREEDY,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         strategy: Strategy | None = None,
         speculation: Speculation = AUTO,
         online: Online = AS_EXPORTED,
@@ -120,6 +146,8 @@ class Session:
             prompt,
             chat=chat,
             system=system,
+            chat_kwargs=chat_kwargs,
+            enable_thinking=enable_thinking,
             sampling=sampling,
             max_tokens=max_tokens,
             stop=stop,
@@ -137,9 +165,11 @@ class Session:
         *,
         chat: bool | None = None,
         system: str | None = None,
+        chat_kwargs: Mapping[str, Any] | None = None,
+        enable_thinking: bool | None = None,
         sampling: Sampling = GREEDY,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
         strategy: Strategy | None = None,
         speculation: Speculation = AUTO,
         online: Online = AS_EXPORTED,
@@ -148,6 +178,9 @@ class Session:
 
         `prompt`: text, messages (`[{"role": "user", "content": "…"}]`) or token ids. Text is one user message when
         the model has a chat template, unless `chat=False`. `max_tokens` None = until an end token or a full context.
+        `chat_kwargs`: what the chat template knows besides the messages, `{"enable_thinking": False}`, as transformers'
+        `apply_chat_template` takes it; a name that the template does not read is refused. `enable_thinking` is the same
+        for that one name, which Qwen 3 and SmolLM3 read.
         `strategy`: `plain`; `speculative`, which gives the same tokens (or, sampling, the same distribution) by
         drafting and verifying as `speculation` says; `draft-only`, the draft's own tokens, lossy; `online`, which
         leaves out FFNs as `online` says once it has watched a few tokens, lossy. None = speculative where the artifact
@@ -156,48 +189,66 @@ class Session:
         EdgeSkipError, before anything runs, for an empty prompt or one longer than the context, and where the
         artifact has not the draft that is asked for.
         """
-        if max_tokens is not None and max_tokens < 1:
-            raise EdgeSkipError(f"max_tokens must be at least 1, not {max_tokens}")
+        if max_tokens is not None:
+            max_tokens = check_count(max_tokens, "max_tokens", least=1)
+        for name, value, kind in (
+            ("sampling", sampling, Sampling),
+            ("speculation", speculation, Speculation),
+            ("online", online, Online),
+        ):
+            if not isinstance(value, kind):
+                raise EdgeSkipError(f"{name} must be an edgeskip.{kind.__name__}, not {type(value).__name__}")
+        stops = check_stop(stop)
         engine = self.engine
-        self._end_stream()
-        sampler = Sampler(sampling)
-        decoding = self._decoding(strategy, speculation, online, sampler)
-        begin = time.perf_counter()
-        tokens = self.encode(prompt, chat=chat, system=system)
-        check_prompt(engine, tokens)
-        self._stream = TextStream(
-            engine,
-            self.tokenizer,
-            tokens,
-            decoding=decoding,
-            sampler=sampler,
-            max_tokens=max_tokens,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            end_tokens=self.end_tokens,
-            label=self._label_of(decoding.strategy, online),
-            load_s=self.load_s,
-            prepared_s=time.perf_counter() - begin,
-        )
-        return self._stream
+        with self._alone():
+            begin = time.perf_counter()
+            tokens = self.encode(
+                prompt, chat=chat, system=system, chat_kwargs=chat_kwargs, enable_thinking=enable_thinking
+            )
+            check_prompt(engine, tokens)
+            encoded_s = time.perf_counter() - begin
+            self._end_stream()
+            sampler = Sampler(sampling)
+            decoding = self._decoding(strategy, speculation, online, sampler)
+            begin = time.perf_counter()
+            stream = TextStream(
+                engine,
+                self.tokenizer,
+                tokens,
+                decoding=decoding,
+                sampler=sampler,
+                max_tokens=max_tokens,
+                stop=stops,
+                end_tokens=self.end_tokens,
+                label=self._label_of(decoding.strategy, online),
+                load_s=self.load_s,
+                prepared_s=encoded_s + time.perf_counter() - begin,
+                alone=self._alone,
+            )
+            self._stream = weakref.ref(stream)
+        return stream
 
     def logits(self, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits float32 [n, vocab_size] of every position of `tokens` [n], run as one sequence from its start."""
         engine = self.engine
-        ids = np.asarray(tokens, dtype=np.int64)
+        ids = token_ids(tokens, engine.vocab_size)
         check_prompt(engine, ids)
-        self._end_stream()
-        engine.truncate(0)
-        engine.reserve(len(ids))
-        result = np.empty((len(ids), engine.vocab_size), np.float32)
-        for start in range(0, len(ids), PREFILL_CHUNK):
-            end = min(start + PREFILL_CHUNK, len(ids))
-            result[start:end] = engine.step(ids[start:end], logits=0)
+        with self._alone():
+            self._end_stream()
+            engine.truncate(0)
+            engine.reserve(len(ids))
+            result = np.empty((len(ids), engine.vocab_size), np.float32)
+            for start in range(0, len(ids), PREFILL_CHUNK):
+                end = min(start + PREFILL_CHUNK, len(ids))
+                result[start:end] = engine.step(ids[start:end], logits=0)
         return result
 
     def close(self) -> None:
         """Frees the model's memory; the session cannot be used afterwards."""
-        self._end_stream()
-        if self._engine is not None:
+        if self._engine is None:
+            return
+        with self._alone():
+            self._end_stream("this session was closed")
             self._engine.close()
             self._engine = None
 
@@ -242,10 +293,25 @@ class Session:
             return "lossy-skip"
         return "verified" if strategy == "speculative" and self.label == "dense" else self.label
 
-    def _end_stream(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the session for one call; EdgeSkipError if another thread is in one, since there is one KV cache."""
+        # An owner and not a lock: one that Ctrl-C left behind must not shut out the thread that it belongs to.
+        me = threading.get_ident()
+        if self._caller.setdefault("thread", me) != me:
+            raise EdgeSkipError(
+                "this session is in use by another thread: wait until it is done, or load the artifact once per thread"
+            )
+        try:
+            yield
+        finally:
+            self._caller.pop("thread", None)
+
+    def _end_stream(self, why: str = "a newer call of the same session has begun") -> None:
+        stream = self._stream() if self._stream is not None else None
+        if stream is not None:
+            stream.end(why)
+        self._stream = None
 
 
 def drafts_of(manifest: Manifest | GgufManifest | None) -> tuple[DraftInfo, ...]:

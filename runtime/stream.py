@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeskip.errors import EdgeSkipError
 from edgeskip.plan import Label
 from edgeskip.runtime.decoding import Decoding
 from edgeskip.runtime.engines.interface import Engine
@@ -49,6 +50,7 @@ class TextStream(Iterator[Piece]):
         label: Label,
         load_s: float,
         prepared_s: float,
+        alone: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._engine = engine
         self._history = History(prompt)
@@ -70,17 +72,50 @@ class TextStream(Iterator[Piece]):
         self._prefill_s = self._ttft_s = self._run_s_before_decode = 0.0
         self._arrivals: list[float] = []
         self._pieces = self._run()
+        self._alone = alone
+        self._over = False
+        self._ended_because: str | None = None
 
     def __next__(self) -> Piece:
-        self._resumed = time.perf_counter()
-        try:
-            return next(self._pieces)
-        finally:
-            self._active_s += time.perf_counter() - self._resumed
+        if self._ended_because is not None:
+            raise EdgeSkipError(f"this stream was ended before its text was complete: {self._ended_because}")
+        if self._over:
+            raise StopIteration
+        with self._alone():
+            self._refuse_within()
+            self._resumed = time.perf_counter()
+            try:
+                return next(self._pieces)
+            except StopIteration:
+                self._over = True
+                raise
+            finally:
+                self._active_s += time.perf_counter() - self._resumed
 
     def close(self) -> None:
-        """Ends the generation where it is; `generation.finish_reason` stays "interrupted" unless it had ended."""
-        self._pieces.close()
+        """Ends the generation where it is; `generation.finish_reason` stays "interrupted" unless it had ended.
+
+        Closing it again, or once it has ended, does nothing. EdgeSkipError while another thread iterates over it.
+        """
+        if not self._over and self._ended_because is None:
+            with self._alone():
+                self._refuse_within()
+                self._over = True
+                self._pieces.close()
+
+    def end(self, why: str) -> None:
+        """End an unfinished generation in favour of another: iterating further is an EdgeSkipError that says `why`.
+
+        For the session, which holds the engine while it calls.
+        """
+        if not self._over and self._ended_because is None:
+            self._refuse_within()
+            self._ended_because = why
+            self._pieces.close()
+
+    def _refuse_within(self) -> None:
+        if getattr(self._pieces, "gi_running", False):  # a signal handler, in the middle of a step
+            raise EdgeSkipError("this stream is computing its next token: wait until it is done")
 
     @property
     def arrivals_s(self) -> tuple[float, ...]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from edgeskip.bench.record import Cell, Failure, Sample
@@ -16,6 +14,7 @@ from edgeskip.bench.rows import rows_of
 from edgeskip.bench.run_bench import Listener
 from edgeskip.bench.run_file import Run, as_json
 from edgeskip.bench.table import as_csv, as_markdown, warnings_of
+from edgeskip.terminal import Console, print_json
 
 FORMATS = ("md", "json", "jsonl", "csv")
 
@@ -64,7 +63,7 @@ def print_run(run: Run, form: str) -> None:
     rows = rows_of(run)
     match form:
         case "json":
-            print(json.dumps(as_json(run), ensure_ascii=False))
+            print_json(as_json(run))
         case "jsonl":
             for record in run.lines:
                 print(record.model_dump_json())

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgeskip.bench.request import Prompt
 from edgeskip.errors import EdgeSkipError
+from edgeskip.text_files import read_text_file
 
 SHIPPED = Path(__file__).with_name("prompts.jsonl")
 """Written for this purpose: a question, code, a summary of a longer text, a rewriting, arithmetic, a list."""
@@ -21,10 +22,7 @@ def read_prompts(path: Path | None, count: int | None) -> list[Prompt]:
     other file has a prompt on every line. EdgeSkipError where there are not as many, or a line is not a prompt.
     """
     file = path or SHIPPED
-    try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError:
-        raise EdgeSkipError(f"{file} is not UTF-8 text: convert it, e.g. with iconv") from None
+    lines = [line for line in read_text_file(file).split("\n") if line.strip()]
     if not lines:
         raise EdgeSkipError(f"{file} has no prompts: give one on every line")
     if count is not None and count > len(lines):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeskip.bench.record import Quality
 from edgeskip.errors import EdgeSkipError
+from edgeskip.text_files import read_text_file
 
 TEXT = Path(__file__).with_name("quality.txt")
 """Written for this purpose; nothing was calibrated on it."""
@@ -37,7 +38,7 @@ def measure_quality(request: QualityRequest, progress: Callable[[str], None]) ->
     """Over `windows` × `window` tokens of the text, less where it is shorter. EdgeSkipError where there is not one."""
     from edgeskip.runtime.session import load
 
-    text = Path(request.text).read_text(encoding="utf-8")
+    text = read_text_file(Path(request.text))
     losses: list[NDArray[np.float64]] = []
     kl: list[NDArray[np.float64]] = []
     agree: list[NDArray[np.bool_]] = []

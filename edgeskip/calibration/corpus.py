@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.profile import CorpusFile
+from edgeskip.text_files import decode_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,11 +59,9 @@ def read_corpus(paths: Sequence[Path], field: str | None = None) -> Corpus:
     for path in paths:
         try:
             data = path.read_bytes()
-            text = data.decode("utf-8-sig")
+            text = decode_text(data, path)
         except FileNotFoundError:
             raise EdgeSkipError(f"there is no corpus file {path}: name a text or .jsonl file") from None
-        except UnicodeDecodeError as error:
-            raise EdgeSkipError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
         except OSError as error:
             raise EdgeSkipError(f"cannot read the corpus file {path}: {error.strerror}") from None
         documents += _records(path, text, field) if path.suffix == ".jsonl" else [text]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgeskip.errors import EdgeSkipError
 from edgeskip.evaluation.perplexity import cut_windows, divergence, negative_log_likelihood
 from edgeskip.evaluation.task import Record, Settings
+from edgeskip.text_files import read_text_file
 
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Session
@@ -25,10 +26,7 @@ Tokens = NDArray[np.int64]
 
 def read_text(path: Path) -> str:
     """EdgeSkipError where the file is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise EdgeSkipError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
+    return read_text_file(path)
 
 
 def text_windows(session: Session, text: str, settings: Settings) -> dict[str, Tokens]:

@@ -17,6 +17,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.profile import CorpusFile
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template
 from edgeskip.runtime.text import TextTokenizer
+from edgeskip.text_files import decode_text
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
@@ -185,10 +186,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _decoded(path: Path, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise EdgeSkipError(f"{path} is not UTF-8 (byte {error.start}): convert it first") from None
+    return decode_text(data, path)
 
 
 def _records(path: Path, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -71,9 +71,10 @@ def calibrate(
 @contextmanager
 def _progress_bar() -> Iterator[Progress]:
     """A bar on stderr with tokens/s and time left; only the first process of a torchrun draws one."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
     from rich.text import Text
+
+    from edgeskip.terminal import Console
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:

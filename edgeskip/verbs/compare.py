@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from edgeskip.terminal import print_json
 
 if TYPE_CHECKING:
     from edgeskip.bench.compare import Change, Comparison
@@ -39,7 +41,7 @@ def compare(
         raise EdgeSkipError(f"-o {output} is unknown: choose md or json")
     found = compare_runs(read_run(before), read_run(after), measures=measure or (), other_device=other_device)
     if output == "json":
-        print(_as_json(found, bound))
+        print_json(_as_json(found, bound))
     else:
         _print(found, bound)
     if found.regressions(bound):
@@ -60,19 +62,19 @@ def _share(text: str) -> float:
     return value
 
 
-def _as_json(found: Comparison, bound: float) -> str:
-    import json
+def _as_json(found: Comparison, bound: float) -> dict[str, Any]:
     from dataclasses import asdict
 
     data = asdict(found)
     data["fail_above"] = bound
     data["regressions"] = [asdict(change.key) for change in found.regressions(bound)]
-    return json.dumps(data, ensure_ascii=False)
+    return data
 
 
 def _print(found: Comparison, bound: float) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from edgeskip.terminal import Console
 
     console = Console(highlight=False, markup=False)
     table = Table(pad_edge=False, box=None)

@@ -28,8 +28,9 @@ def doctor(
 
 
 def _print(diagnosis: Diagnosis) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from edgeskip.terminal import Console
 
     console = Console(highlight=False, markup=False)
     machine = diagnosis.machine

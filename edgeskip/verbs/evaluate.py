@@ -92,11 +92,10 @@ def eval_(
 def _show(results: list[Result], settings: Settings, json_file: Path | None) -> None:
     import json
 
-    from rich.console import Console
-
     from edgeskip.evaluation.report import as_json, sandbox_layers, table
     from edgeskip.evaluation.summary import summarise
     from edgeskip.files import replace_file
+    from edgeskip.terminal import Console
 
     summaries = summarise(results)
     if json_file is not None:
@@ -118,7 +117,6 @@ def _show(results: list[Result], settings: Settings, json_file: Path | None) -> 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -127,6 +125,8 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+
+    from edgeskip.terminal import Console
 
     columns = (
         TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),

@@ -171,8 +171,9 @@ def export(
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
     """A bar on stderr over `total` named steps."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from edgeskip.terminal import Console
 
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
@@ -256,6 +257,6 @@ def _checked(record: VerificationRecord | None) -> str:
 
 
 def _print(line: str) -> None:
-    from rich.console import Console
+    from edgeskip.terminal import Console
 
     Console(highlight=False, markup=False, soft_wrap=True).print(line)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
 
     from edgeskip.gguf_inspection import GgufReport
     from edgeskip.inspection import ArtifactReport, ProfileReport
     from edgeskip.manifest import OnlineRecord, PlanSummary, VerificationRecord
     from edgeskip.profile import ModelRecord
+    from edgeskip.terminal import Console
 
 
 def inspect(
@@ -32,10 +32,9 @@ def inspect(
     """Show what a profile, an artifact or a GGUF file holds."""
     import sys
 
-    from rich.console import Console
-
     from edgeskip.errors import EdgeSkipError
     from edgeskip.inspection import ArtifactReport, ProfileReport, inspect_path
+    from edgeskip.terminal import Console
 
     report = inspect_path(path, verify=verify)
     if plot is not None:

@@ -224,8 +224,9 @@ def _refuse_idle(
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """What is being done and how much of it, on stderr."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    from edgeskip.terminal import Console
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}"), TimeElapsedColumn())
     console = Console(stderr=True)
@@ -242,9 +243,8 @@ def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def _show_front(profile: Profile, plot: Path | None) -> None:
-    from rich.console import Console
-
     from edgeskip.front_report import front_table, plot_front
+    from edgeskip.terminal import Console
 
     assert profile.front is not None
     assert profile.plan is not None
@@ -256,8 +256,9 @@ def _show_front(profile: Profile, plot: Path | None) -> None:
 
 
 def _show(profile: Profile, plan: Plan, path: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from edgeskip.terminal import Console
 
     record = profile.plan
     assert record is not None
@@ -282,6 +283,6 @@ def _show(profile: Profile, plan: Plan, path: Path) -> None:
 
 
 def _print(line: str) -> None:
-    from rich.console import Console
+    from edgeskip.terminal import Console
 
     Console(highlight=False, markup=False, soft_wrap=True).print(line)

@@ -46,8 +46,9 @@ def profile_device(
 
 
 def _show(profile: DeviceProfile, path: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from edgeskip.terminal import Console
 
     console = Console(highlight=False, markup=False)
     table = Table("ms", box=None)
@@ -64,8 +65,9 @@ def _show(profile: DeviceProfile, path: Path) -> None:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from edgeskip.terminal import Console
 
     columns = (TextColumn("measuring"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

@@ -15,9 +15,8 @@ def report(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Write one HTML page on benchmark runs: tables, figures, conditions; it needs no network and no other file."""
-    from rich.console import Console
-
     from edgeskip.bench.report.page import write_report
+    from edgeskip.terminal import Console
 
     written = write_report(runs, output, png_folder=png, overwrite=overwrite)
     console = Console(highlight=False, markup=False, soft_wrap=True)

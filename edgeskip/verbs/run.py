@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeskip.terminal import print_json, write_exactly, write_sequence
+
 _GREEN, _DEFAULT = "\x1b[32m", "\x1b[39m"  # rich would wrap the text
 
 if TYPE_CHECKING:
@@ -36,6 +38,13 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+    ] = None,
+    chat_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Tell the chat template, as enable_thinking=false; VALUE is JSON or text; repeatable.",
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads to compute with.", show_default="physical cores")] = None,
     provider: Annotated[
@@ -86,11 +95,20 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
 ) -> None:
     """Generate text with an exported artifact."""
+    from edgeskip.chat_options import parse_chat_options
+    from edgeskip.errors import EdgeSkipError
+    from edgeskip.runtime.arguments import check_text
     from edgeskip.runtime.online import Online
     from edgeskip.runtime.sampling import Sampling
     from edgeskip.runtime.session import load
 
     _refuse_unused(strategy, drafter, num_speculations, draft_confidence, exit_layer, window, beta)
+    for option, texts in (("--system", [] if system is None else [system]), ("--stop", stop or [])):
+        for one in texts:
+            check_text(one, option)
+    chat_kwargs = parse_chat_options(chat_option or [])
+    if raw and chat_kwargs:
+        raise EdgeSkipError("--chat-option is for the chat template, which --raw leaves out: give one of the two")
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     speculation = _speculation(drafter, num_speculations, draft_confidence, exit_layer)
     text = _read_prompt(prompt, file)
@@ -100,6 +118,7 @@ def run(
             text,
             chat=False if raw else None,
             system=system,
+            chat_kwargs=chat_kwargs,
             sampling=sampling,
             max_tokens=max_tokens,
             stop=stop or (),
@@ -151,9 +170,7 @@ def _generate(session: Session, stream: TextStream, *, as_json: bool) -> bool:
     """One generation; True where Ctrl-C ended it."""
     interrupted = _print_stream(stream, silent=as_json)
     if as_json:
-        import json
-
-        print(json.dumps(stream.generation.as_dict(), ensure_ascii=False))
+        print_json(stream.generation.as_dict())
     else:
         from edgeskip.generation_report import print_error_line, summary
 
@@ -170,10 +187,9 @@ def _compare(
     as_json: bool,
 ) -> bool:
     """Both ways of decoding, one after the other; True where Ctrl-C ended it, and then nothing is compared."""
-    from rich.console import Console
-
     from edgeskip.comparison import Comparison, first_difference
     from edgeskip.errors import EdgeSkipError
+    from edgeskip.terminal import Console
 
     if strategy == "plain":
         raise EdgeSkipError("--compare runs plain decoding anyway: give the other --strategy, or none")
@@ -198,9 +214,7 @@ def _compare(
         difference = first_difference(session, prompt, plain.tokens, other.tokens, sampling=sampling)
     comparison = Comparison(plain, other, greedy, difference)
     if as_json:
-        import json
-
-        print(json.dumps(comparison.as_dict(), ensure_ascii=False))
+        print_json(comparison.as_dict())
     else:
         from edgeskip.generation_report import side_by_side
 
@@ -212,27 +226,33 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
     import sys
 
     from edgeskip.errors import EdgeSkipError
+    from edgeskip.runtime.arguments import check_text
+    from edgeskip.text_files import decode_text, read_text_file, unix_lines
 
     if (prompt is None) == (file is None):
         raise EdgeSkipError("give the prompt either with -p TEXT (-p - reads stdin) or with -f FILE")
-    try:
-        if file is not None:
-            return file.read_text(encoding="utf-8")
-        return sys.stdin.buffer.read().decode("utf-8") if prompt == "-" else str(prompt)
-    except UnicodeDecodeError:
-        raise EdgeSkipError(f"{file or 'stdin'} is not UTF-8 text: convert it, e.g. with iconv") from None
+    if file is not None:
+        return read_text_file(file)
+    if prompt == "-":
+        return unix_lines(decode_text(sys.stdin.buffer.read(), "stdin"))
+    return check_text(prompt, "--prompt")
 
 
 def _print_stream(stream: TextStream, *, silent: bool) -> bool:
     """Prints the text as it comes, accepted draft tokens in colour on a terminal; True where Ctrl-C ended it."""
     import sys
 
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     try:
         for piece in stream:
-            if not silent:
-                print(f"{_GREEN}{piece}{_DEFAULT}" if colour and piece.drafted else piece, end="", flush=True)
+            if silent:
+                continue
+            green = colour and piece.drafted
+            if green:
+                write_sequence(_GREEN)
+            write_exactly(piece)
+            if green:
+                write_sequence(_DEFAULT)
     except KeyboardInterrupt:
         stream.close()
         return True

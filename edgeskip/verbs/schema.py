@@ -5,8 +5,7 @@ from __future__ import annotations
 
 def schema() -> None:
     """Print the JSON Schema of a profile, every field documented."""
-    import json
-
     from edgeskip.profile import Profile
+    from edgeskip.terminal import print_json
 
-    print(json.dumps(Profile.model_json_schema(), indent=2, ensure_ascii=False))
+    print_json(Profile.model_json_schema(), indent=2)

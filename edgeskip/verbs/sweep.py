@@ -90,11 +90,10 @@ def sweep(
 
 
 def _show(cells: list[Cell], grid: SweepGrid, output: Path, title: str) -> None:
-    from rich.console import Console
-
     from edgeskip.errors import MissingExtraError
     from edgeskip.sweep import best_of
     from edgeskip.sweep_report import table, write_csv, write_heat_map
+    from edgeskip.terminal import Console
 
     write_csv(cells, output / "sweep.csv")
     try:
@@ -129,8 +128,9 @@ def _vocabularies(text: str) -> tuple[int | None, ...]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from edgeskip.terminal import Console
 
     columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
@@ -140,6 +140,6 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
 
 
 def _print(line: str) -> None:
-    from rich.console import Console
+    from edgeskip.terminal import Console
 
     Console(highlight=False, markup=False, soft_wrap=True).print(line)

@@ -220,9 +220,10 @@ def _layers(text: str) -> list[int]:
 def _progress_bars() -> Iterator[tuple[Progress, Advance]]:
     """Bars on stderr: what happens before the first step, then the steps with losses, tokens/s and time left. Without
     a terminal a line every 20 steps. Only the first process of several draws."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
+
+    from edgeskip.terminal import Console
 
     console = Console(stderr=True)
     first = os.environ.get("RANK", "0") == "0"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.arguments import check_count, check_real
 
 DrafterName = Literal["model", "ngram", "mixed"]
 DRAFTERS: tuple[DrafterName, ...] = get_args(DrafterName)
@@ -33,17 +35,20 @@ class Speculation:
     def __post_init__(self) -> None:
         if self.drafter is not None and self.drafter not in DRAFTERS:
             raise EdgeSkipError(f"drafter {self.drafter} is unknown: choose one of {', '.join(DRAFTERS)}")
-        if self.num_speculations != "auto" and not (
-            isinstance(self.num_speculations, int) and 1 <= self.num_speculations <= MOST
-        ):
-            raise EdgeSkipError(f"num_speculations must be 1 … {MOST} or auto, not {self.num_speculations}")
-        if not 0 <= self.confidence <= 1:
+        if self.num_speculations != "auto":
+            number: object = self.num_speculations
+            if isinstance(number, bool) or not isinstance(number, numbers.Integral) or not 1 <= number <= MOST:
+                raise EdgeSkipError(f"num_speculations must be 1 … {MOST} or auto, not {self.num_speculations}")
+            object.__setattr__(self, "num_speculations", int(number))
+        if self.exit_layer is not None:
+            object.__setattr__(self, "exit_layer", check_count(self.exit_layer, "exit_layer", least=0))
+        if not 0 <= check_real(self.confidence, "the draft's confidence") <= 1:
             raise EdgeSkipError(f"the draft's confidence must be from 0 to 1, not {self.confidence}")
         if self.drafter == "ngram" and self.exit_layer is not None:
             raise EdgeSkipError("n-grams have no exit layer: choose the drafter model or mixed, or leave it out")
         if self.drafter == "ngram" and self.confidence:
             raise EdgeSkipError("n-grams have no confidence: choose the drafter model or mixed, or leave it out")
-        if self.ngram < 2:
+        if check_count(self.ngram, "the longest n-gram", least=0) < 2:
             raise EdgeSkipError(f"the longest n-gram must have at least 2 tokens, not {self.ngram}")
 
     @property

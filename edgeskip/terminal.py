@@ -1,0 +1,218 @@
+"""The one place through which everything is printed: no character that the encoding lacks, no control character of a
+file's, no closed or full output ends in a traceback.
+
+`protected` puts a guard before standard output and standard error. It makes control characters visible (ESC is printed
+as \\x1b), so that a name in a manifest or a token of a vocabulary cannot drive the terminal. On a terminal rich draws
+past that guard, with sequences of its own; `Console` is rich's, guarding what it draws. Generated text that is not
+printed to a terminal is left as it is (`write_exactly`): whoever reads it asked for the model's characters.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console as Console
+
+ERRORS = "edgeskip"
+"""The error handler for what an encoding lacks."""
+output_failed = False
+"""Whether `finish` met an error of standard output, and not the command an error of some file."""
+_SPELLED = {
+    **{"Δ": "d", "β": "beta", "γ": "gamma", "α": "alpha", "λ": "lambda", "σ": "sigma", "μ": "u", "µ": "u"},
+    **{"→": "->", "←": "<-", "×": "x", "…": "...", "–": "-", "—": "-", "−": "-", "·": ".", "•": "*", "√": "sqrt"},
+    **{"≥": ">=", "≤": "<=", "≈": "~", "±": "+-", "∞": "inf", "’": "'", "‘": "'", "“": "'", "”": "'", "‖": "||"},
+}
+# C0 and C1 controls but tab and line feed, and the marks that reorder a line (U+202E makes "gpj.exe" of "exe.jpg").
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return `text` with every control character but tab and line end made visible, ESC as \\x1b."""
+    return _CONTROLS.sub(_visible, text)
+
+
+def _visible(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    return "\\r" if match[0] == "\r" else f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """The error handler: the nearest ASCII spelling of our own symbols, \\xe9 for a byte of a path, else "?"."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    spelled = (
+        f"\\x{ord(one) - 0xDC00:02x}" if "\udc80" <= one <= "\udcff" else _SPELLED.get(one, "?") for one in characters
+    )
+    return "".join(spelled), error.end
+
+
+class GuardedStream:
+    """A text stream whose `write` makes control characters visible; everything else is the stream's own.
+
+    Args:
+        stream: Standard output or standard error.
+        progress: Whether a lone carriage return passes, with which libraries' progress bars go back to the start.
+    """
+
+    def __init__(self, stream: TextIO, *, progress: bool) -> None:
+        self._stream, self._progress = stream, progress
+        if stream.isatty():
+            # Where rich finds this attribute, it prints there: its colours and bars must not become visible.
+            self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        text = str(text)
+        if _CONTROLS.search(text):
+            if self._progress:
+                parts = text.split("\r")
+                text = "\r".join(map(printable, parts))
+            else:
+                text = printable(text.replace("\r\n", "\n"))
+        self._stream.write(text)
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def protected() -> Iterator[None]:
+    """Guard standard output and standard error of this process while the command line runs."""
+    before = sys.stdout, sys.stderr
+    _protect()
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _protect() -> None:
+    _open_missing_descriptors()
+    codecs.register_error(ERRORS, _replaced)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed before we came
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  (for as long as the process lives)
+        elif isinstance(stream, GuardedStream):
+            continue
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=ERRORS)
+        setattr(sys, name, GuardedStream(stream, progress=name == "stderr"))
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
+
+
+def _open_missing_descriptors() -> None:
+    """Let no file that is opened later get the number of a standard stream that was closed: libraries write there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def write_exactly(text: str) -> None:
+    """Print generated text: as it is into a pipe or a file, with visible control characters on a terminal."""
+    stream = sys.stdout
+    if isinstance(stream, GuardedStream) and not stream.isatty():
+        stream._stream.write(text)
+    else:
+        stream.write(text)
+    stream.flush()
+
+
+def write_sequence(sequence: str) -> None:
+    """Print an escape sequence of our own, such as a colour, past the guard."""
+    stream: Any = sys.stdout
+    (stream._stream if isinstance(stream, GuardedStream) else stream).write(sequence)
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Print `value` as JSON that stays valid in every encoding: escaped in ASCII if standard output needs it."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        safe = not _CONTROLS.search(text)  # C1 controls, which JSON leaves as they are
+    except (UnicodeEncodeError, LookupError):
+        safe = False
+    print(text if safe else json.dumps(value, ensure_ascii=True, indent=indent))
+
+
+def __getattr__(name: str) -> Any:
+    """Make `Console` when it is first asked for: importing rich takes longer than `edgeskip --help` may."""
+    if name != "Console":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["Console"] = guarded = _guarded_console()
+    return guarded
+
+
+def _guarded_console() -> type[Console]:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class GuardedConsole(Console):
+        """rich's console, whose text cannot drive the terminal."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                if segment.control or not _CONTROLS.search(segment.text):
+                    yield segment
+                else:
+                    yield Segment(printable(segment.text), segment.style)
+
+    return GuardedConsole
+
+
+def finish() -> None:
+    """Write out what is buffered, so that a full disk or a reader that is gone is met here and not while Python ends.
+
+    Raises:
+        OSError for what standard output cannot take (BrokenPipeError, ENOSPC); what is left is then thrown away.
+    """
+    global output_failed
+    failure: OSError | None = None
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError as error:
+            _throw_away(stream)
+            if stream is sys.stdout:
+                failure, output_failed = error, True
+        except ValueError:  # closed by somebody else
+            pass
+    if failure is not None:
+        raise failure
+
+
+def _throw_away(stream: Any) -> None:
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+    except (OSError, ValueError, AttributeError):
+        pass
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+
+
+def is_broken_pipe(error: BaseException) -> bool:
+    """Whether the program that read our output has ended: a broken pipe; on Windows EINVAL stands for it too."""
+    if isinstance(error, BrokenPipeError):
+        return True
+    return os.name == "nt" and isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
