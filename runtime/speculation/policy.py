@@ -37,7 +37,7 @@ class Speculation:
             raise EdgeSkipError(f"drafter {self.drafter} is unknown: choose one of {', '.join(DRAFTERS)}")
         if self.num_speculations != "auto":
             number: object = self.num_speculations
-            if isinstance(number, bool) or not isinstance(number, numbers.Integral) or not 1 <= number <= MOST:
+            if isinstance(number, bool) or not isinstance(number, numbers.Integral) or not 1 <= int(number) <= MOST:
                 raise EdgeSkipError(f"num_speculations must be 1 … {MOST} or auto, not {self.num_speculations}")
             object.__setattr__(self, "num_speculations", int(number))
         if self.exit_layer is not None:
