@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.exporters.families.tokenizer_source import TokenizerSource
     from edgeskip.profile import Profile
 
 
@@ -20,7 +22,7 @@ def source_of(profile: Profile, path: Path, model: str | None = None) -> ModelSo
     made for; then those of its wheel are taken. EdgeSkipError where there is no such model, or the LoRA is missing,
     damaged or of another model.
     """
-    from edgeskip.exporters.families.lora import unpack_lora
+    from edgeskip.exporters.families.lora import unpack_files, unpack_lora
     from edgeskip.exporters.families.source import with_lora
     from edgeskip.profile import read_adapter
 
@@ -38,7 +40,29 @@ def source_of(profile: Profile, path: Path, model: str | None = None) -> ModelSo
         )
     data, file = read_adapter(profile, path), path.parent / record.adapter.file
     assert data is not None
-    return with_lora(source, unpack_lora(data, str(file)), reference=str(path), name=record.name, file=file)
+    tokenizer, generation = _stored_text_files(unpack_files(data, str(file)), str(file))
+    return with_lora(
+        source,
+        unpack_lora(data, str(file)),
+        reference=str(path),
+        name=record.name,
+        file=file,
+        tokenizer=tokenizer,
+        generation_config=generation,
+    )
+
+
+def _stored_text_files(files: dict[str, bytes], file: str) -> tuple[TokenizerSource | None, dict[str, Any] | None]:
+    """Return the tokenizer and generation_config.json that a profile's LoRA brings along; None for what it does not."""
+    from edgeskip.exporters.families.source import GENERATION_CONFIG
+    from edgeskip.exporters.families.tokenizer_source import MadeTokenizer
+
+    generation = files.pop(GENERATION_CONFIG, None)
+    tokenizer = MadeTokenizer(lambda: files, file) if files else None
+    try:
+        return tokenizer, None if generation is None else json.loads(generation)
+    except ValueError as error:
+        raise EdgeSkipError(f"{file} is not the LoRA of a profile ({error}): copy it again or train again") from None
 
 
 def _opened(source: str, fingerprint: str, model: str | None) -> ModelSource:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -54,6 +55,16 @@ class GgufTokenizer:
         """Whether a text's first token carries a space that is not the text's (SentencePiece's dummy prefix)."""
         stated = self._model.metadata.get("tokenizer.ggml.add_space_prefix")
         return self._type in _SPACE_PREFIXED if stated is None else stated == "true"
+
+    by_pieces = True
+
+    def first_piece(self, token: int) -> bytes:
+        """What one token is as the first of a text, in bytes."""
+        return self.piece(token).removeprefix(b" ")
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
     def piece(self, token: int) -> bytes:
         """What one token adds to the text, in bytes; empty for special tokens and ids outside the vocabulary."""

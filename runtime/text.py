@@ -1,8 +1,9 @@
 """Text in and out: the artifact's tokenizer, tokens to text as they come, and stop strings.
 
 Token strings are mapped to bytes here and joined by an incremental UTF-8 decoder, so a character that spans tokens
-appears once, whole, and a step costs a table look-up. Every decoder of today's decoder-only models is covered:
-byte-level BPE, and SentencePiece vocabularies with `▁` for the space and `<0xNN>` byte tokens.
+appears once, whole, and a step costs a table look-up. That covers the decoders of today's decoder-only models:
+byte-level BPE, and SentencePiece vocabularies with `▁` for the space and `<0xNN>` byte tokens. Any other is asked what
+the last tokens are together, which costs a little more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Protocol
 from edgeskip.errors import EdgeSkipError
 
 TOKENIZER_NAME = "tokenizer.json"
+_CONTEXT = 8  # tokens before new ones that may change how these are written
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -39,6 +41,16 @@ class Tokenizer(Protocol):
     def piece(self, token: int) -> bytes:
         """What one token adds to the text, in bytes; empty for special tokens and ids outside the vocabulary."""
 
+    def first_piece(self, token: int) -> bytes:
+        """What one token is as the first of a text, in bytes; only if `strips_first_space`."""
+
+    @property
+    def by_pieces(self) -> bool:
+        """Whether a text is its tokens' pieces one after another; otherwise only `decode` knows it."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones left out; only if not `by_pieces`."""
+
 
 class TextTokenizer:
     """The `Tokenizer` in an artifact folder; EdgeSkipError where `tokenizer.json` is missing, damaged or of an unknown
@@ -52,17 +64,18 @@ class TextTokenizer:
             source = path.read_text(encoding="utf-8")
             self._decoders = list(_flatten(json.loads(source).get("decoder")))
             self._tokenizer = tokenizers.Tokenizer.from_str(source)
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._tokenizer.encode_special_tokens = _splits_special_tokens(folder)
         except FileNotFoundError:
             raise EdgeSkipError(f"{folder} has no {TOKENIZER_NAME}: export again") from None
         except Exception as error:  # tokenizers raises plain Exception
             raise EdgeSkipError(f"{path} is damaged ({str(error).splitlines()[0]}): export again") from error
-        kinds = {decoder["type"] for decoder in self._decoders}
-        self._byte_level = "ByteLevel" in kinds
-        unknown = kinds - {"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
-        if unknown:
-            raise EdgeSkipError(f"{path} has a decoder of type {', '.join(sorted(unknown))}, which is not supported")
+        kinds = [decoder["type"] for decoder in self._decoders]
+        self._byte_level = kinds == ["ByteLevel"]
+        self._metaspace = kinds == ["Metaspace"]
+        self._by_pieces = self._byte_level or self._metaspace or _joins_pieces(self._decoders)
         added = self._tokenizer.get_added_tokens_decoder()
-        self._added = {token_id: token.content for token_id, token in added.items()}
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
         self._pieces: dict[int, bytes] = {}
 
@@ -71,7 +84,10 @@ class TextTokenizer:
         return ids
 
     def token_id(self, token: str) -> int | None:
-        found: int | None = self._tokenizer.token_to_id(token)
+        try:
+            found: int | None = self._tokenizer.token_to_id(token)
+        except UnicodeEncodeError:  # half a surrogate pair, which no vocabulary has
+            return None
         return found
 
     def is_special(self, token: int) -> bool:
@@ -85,6 +101,20 @@ class TextTokenizer:
             for decoder in self._decoders
         )
 
+    @property
+    def by_pieces(self) -> bool:
+        return self._by_pieces
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
+    def first_piece(self, token: int) -> bytes:
+        if self._metaspace:  # the tokenizers library leaves all of the first token's out
+            text = self._tokenizer.id_to_token(token) or ""
+            return str(text).replace(self._decoders[0]["replacement"], "").encode()
+        return self.piece(token).removeprefix(b" ")
+
     def piece(self, token: int) -> bytes:
         piece = self._pieces.get(token)
         if piece is None:
@@ -94,11 +124,11 @@ class TextTokenizer:
     def _piece(self, token: int) -> bytes:
         if token in self._special:
             return b""
-        if token in self._added:
-            return self._added[token].encode()
         text = self._tokenizer.id_to_token(token)
         if text is None:
             return b""
+        if not self._by_pieces:
+            return self.decode([token]).encode()
         if self._byte_level:
             return _byte_level_bytes(text)
         for decoder in self._decoders:
@@ -120,14 +150,34 @@ class TextDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         starts_segment = not len(prompt) or tokenizer.is_special(int(prompt[-1]))
         self._strip = starts_segment and tokenizer.strips_first_space
+        self._whole = None if tokenizer.by_pieces else _WholeDecoder(tokenizer, prompt)
 
     def push(self, token: int) -> str:
         """The text that `token` completes, "" while a character is incomplete."""
-        piece = self._tokenizer.piece(token)
-        if self._strip and piece:
+        if self._whole is not None:
+            return self._whole.push(token)
+        if self._strip and not self._tokenizer.is_special(token):
             self._strip = False
-            piece = piece.removeprefix(b" ")
-        return self._utf8.decode(piece)
+            return self._utf8.decode(self._tokenizer.first_piece(token))
+        return self._utf8.decode(self._tokenizer.piece(token))
+
+
+class _WholeDecoder:
+    """Text of tokens by decoding the last few together: what they show beyond those shown before is new."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._tokens = [int(token) for token in prompt[-_CONTEXT:]]
+        self._start, self._shown = 0, len(self._tokens)
+
+    def push(self, token: int) -> str:
+        self._tokens.append(token)
+        before = self._tokenizer.decode(self._tokens[self._start : self._shown])
+        after = self._tokenizer.decode(self._tokens[self._start :])
+        if len(after) <= len(before) or after.endswith("\ufffd"):
+            return ""
+        self._start, self._shown = max(self._shown - _CONTEXT, 0), len(self._tokens)
+        return after[len(before) :]
 
 
 class StopStrings:
@@ -169,6 +219,28 @@ class StopStrings:
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop`."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def _splits_special_tokens(folder: Path) -> bool:
+    """Whether tokenizer_config.json wants special tokens that are written in a text spelled out."""
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # `opening` says what is wrong with it
+        return False
+    return isinstance(settings, dict) and settings.get("split_special_tokens") is True
+
+
+def _joins_pieces(decoders: Sequence[dict[str, Any]]) -> bool:
+    """Whether every token has a text of its own under these decoders, but for a first space."""
+    kinds = [decoder["type"] for decoder in decoders]
+    if not kinds or set(kinds) - {"Replace", "ByteFallback", "Fuse", "Strip"}:
+        return False
+    if any(decoder["type"] == "Replace" and "String" not in decoder["pattern"] for decoder in decoders):
+        return False
+    strips = [decoder for decoder in decoders if decoder["type"] == "Strip"]
+    last = ("Fuse", "Strip") if strips else ()
+    plain = all((strip["content"], strip["start"], strip["stop"]) == (" ", 1, 0) for strip in strips)
+    return plain and len(strips) < 2 and tuple(kinds[-2:])[: len(last)] == last
 
 
 def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
     from edgeskip.calibration.sums import PhaseSums
@@ -99,7 +97,7 @@ class _Run:
         self._positions, self._vocab_size = config.max_positions, config.vocab_size
         self._context = settings.context_for(self._positions)
         self._ends = end_tokens_of(source)
-        tokenizer = _tokenizer(source)
+        tokenizer = source.encoder()
         self._start = start_tokens(tokenizer)
         if corpus.continued:
             self._prompts = [tokenizer.encode(prompt).ids for prompt in corpus.documents]
@@ -196,14 +194,6 @@ def end_tokens_of(source: ModelSource) -> frozenset[int]:
         ids = settings.get("eos_token_id")
         found.update(ids if isinstance(ids, Iterable) else [] if ids is None else [ids])
     return frozenset(found)
-
-
-def _tokenizer(source: ModelSource) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    with tempfile.TemporaryDirectory() as folder:
-        source.write_tokenizer(Path(folder))
-        return Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
 
 
 def _device(name: str) -> torch.device:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.calibration.corpus import Corpus, cut, ids_of, start_tokens
@@ -29,13 +27,9 @@ class SearchText:
 
 def search_text(source: ModelSource, corpus: Corpus, policy: SearchPolicy) -> SearchText:
     """The windows that `policy` asks for. EdgeSkipError where the corpus has too few tokens."""
-    from tokenizers import Tokenizer
-
     if corpus.continued:
         raise EdgeSkipError("--corpus self is for calibrate: a search wants text, name files or leave --corpus out")
-    with tempfile.TemporaryDirectory() as folder:
-        source.write_tokenizer(Path(folder))
-        tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    tokenizer = source.encoder()
     positions = source.decoder.config.max_positions
     if policy.context > positions:
         raise EdgeSkipError(f"--window-tokens {policy.context} is longer than the model's {positions} positions")

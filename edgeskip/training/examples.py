@@ -50,8 +50,6 @@ class Encoder:
     """Texts → token ids as `edgeskip run` makes them, by the model's own tokenizer and chat template."""
 
     def __init__(self, source: ModelSource) -> None:
-        from tokenizers import Tokenizer
-
         from edgeskip.exporters.draft_head import end_tokens
 
         with tempfile.TemporaryDirectory() as name:
@@ -60,7 +58,7 @@ class Encoder:
             config = folder / "tokenizer_config.json"
             settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
             self.tokenizer = TextTokenizer(folder)
-            self.fast = Tokenizer.from_file(str(folder / "tokenizer.json"))  # as transformers wants it
+            self.fast = source.encoder()  # as transformers wants it
             self.template: ChatTemplate | None = read_chat_template(folder, settings)
         self.ends = tuple(end_tokens(source))
         self.vocab_size: int = source.decoder.config.vocab_size

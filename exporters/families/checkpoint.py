@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from edgeskip.exporters.decoder import Tensor
 from edgeskip.exporters.families.family import Family
 from edgeskip.exporters.families.gguf_header import GgufHeader
+from edgeskip.exporters.families.tokenizer_source import TokenizerSource
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,7 @@ class Checkpoint:
     """A model as stored. `config` is completed; `tensors` are lazy and have Hugging Face's parameter names.
 
     `gguf` is the header of the GGUF they are stored in, None for another format. `files` are those that decide the
-    numbers (weights, and the config where it is a file of its own);
-    `write_tokenizer(folder)` writes tokenizer.json, tokenizer_config.json and, if any, special_tokens_map.json.
+    numbers (weights, and the config where it is a file of its own). `tokenizer` is read when it is first needed.
     """
 
     family: Family
@@ -27,5 +26,5 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     files: tuple[Path, ...]
     file: str  # where the config came from, for messages
-    write_tokenizer: Callable[[Path], None]
+    tokenizer: TokenizerSource
     gguf: GgufHeader | None = None

@@ -18,6 +18,7 @@ from edgeskip.exporters.families.config import complete_config
 from edgeskip.exporters.families.gguf_config import gguf_config, gguf_family, gguf_generation_config
 from edgeskip.exporters.families.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from edgeskip.exporters.families.settings import Settings
+from edgeskip.exporters.families.tokenizer_source import MadeTokenizer
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BLOCK = {
@@ -70,7 +71,7 @@ def open_gguf(path: Path) -> Checkpoint:
         tensors,
         (path,),
         file,
-        partial(_write_tokenizer, header.metadata),
+        MadeTokenizer(partial(_tokenizer_files, header.metadata), file),
         header,
     )
 
@@ -141,11 +142,11 @@ def paired_apart(rows: NDArray[Any], heads: int) -> NDArray[Any]:
     return np.ascontiguousarray(rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2)).reshape(rows.shape)
 
 
-def _write_tokenizer(metadata: dict[str, Any], folder: Path) -> None:
+def _tokenizer_files(metadata: dict[str, Any]) -> dict[str, bytes]:
     import json
 
     from edgeskip.exporters.families.gguf_tokenizer import build_tokenizer, tokenizer_config
 
-    build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
-    text = json.dumps(tokenizer_config(metadata), indent=2, ensure_ascii=False) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+    config = json.dumps(tokenizer_config(metadata), indent=2, ensure_ascii=False) + "\n"
+    tokenizer: str = build_tokenizer(metadata).to_str()
+    return {"tokenizer.json": tokenizer.encode("utf-8"), "tokenizer_config.json": config.encode("utf-8")}

@@ -25,6 +25,7 @@ from edgeskip.exporters.families.checkpoint import Checkpoint
 PREFIX = "base_model.model."  # PEFT puts it before the name of a module
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 _SCALING = "scaling"
+_FILE = "edgeskip.file/"  # before the name of a file that is stored with a LoRA
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,20 @@ def arrays_of(lora: Lora) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def pack_lora(lora: Lora) -> bytes:
+def pack_lora(lora: Lora, files: Mapping[str, bytes] | None = None) -> bytes:
     """The file that is stored beside a profile: safetensors with PEFT's names. Its metadata's `scaling` is a JSON
-    object, module name → scaling; "" stands for all modules that it does not name."""
+    object, module name → scaling; "" stands for all modules that it does not name.
+
+    `files` (name → content) are stored with it as arrays of bytes: the tokenizer of a PEFT folder, say.
+    """
     from safetensors.numpy import save
 
     usual, _ = Counter(weight.scaling for weight in lora.weights.values()).most_common(1)[0]
     scaling = {"": usual} | {name: weight.scaling for name, weight in lora.weights.items() if weight.scaling != usual}
     # One entry only: the library writes several in no fixed order.
-    data: bytes = save(arrays_of(lora), metadata={_SCALING: json.dumps(scaling, sort_keys=True)})
+    arrays = arrays_of(lora)
+    arrays |= {_FILE + name: np.frombuffer(content, np.uint8) for name, content in (files or {}).items()}
+    data: bytes = save(arrays, metadata={_SCALING: json.dumps(scaling, sort_keys=True)})
     return data
 
 
@@ -139,8 +145,21 @@ def unpack_lora(data: bytes, file: str) -> Lora:
         by_module = {str(name): float(value) for name, value in scaling.items()}
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EdgeSkipError(f"{file} is not the LoRA of a profile ({error}): copy it again or train again") from None
+    arrays = {name: array for name, array in arrays.items() if not name.startswith(_FILE)}
     modules = {name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in arrays}
     return lora_of(arrays, {module: by_module.get(module, usual) for module in modules}, file)
+
+
+def unpack_files(data: bytes, file: str) -> dict[str, bytes]:
+    """Return the files (name → content) that `pack_lora` stored with a LoRA."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(data)
+    except (SafetensorError, ValueError) as error:
+        raise EdgeSkipError(f"{file} is not the LoRA of a profile ({error}): copy it again or train again") from None
+    return {name.removeprefix(_FILE): array.tobytes() for name, array in arrays.items() if name.startswith(_FILE)}
 
 
 def combined(first: Lora, second: Lora) -> Lora:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from edgeskip.exporters.families.other_folders import missing_config, missing_we
 from edgeskip.exporters.families.registry import family_named
 from edgeskip.exporters.families.safetensors_file import read_safetensors
 from edgeskip.exporters.families.settings import Settings
-from edgeskip.exporters.families.tokenizer_files import copy_tokenizer
+from edgeskip.exporters.families.tokenizer_source import FolderTokenizer
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -34,13 +33,11 @@ def open_folder(folder: Path) -> Checkpoint:
     generation_path = folder / "generation_config.json"
     generation = read_json(generation_path) if generation_path.is_file() else {}
     given = {key: value for key, value in generation.items() if key not in _SPECIAL_IDS}
-    ids = {**_special_ids(config, settings.file), **_special_ids(generation, str(generation_path))}
-    return Checkpoint(
-        family, config, {**given, **ids}, tensors, (path, *files), str(path), partial(copy_tokenizer, folder)
-    )
+    ids = {**special_ids(config, settings.file), **special_ids(generation, str(generation_path))}
+    return Checkpoint(family, config, {**given, **ids}, tensors, (path, *files), str(path), FolderTokenizer(folder))
 
 
-def _special_ids(config: dict[str, Any], file: str) -> dict[str, Any]:
+def special_ids(config: dict[str, Any], file: str) -> dict[str, Any]:
     """The special token ids that a file gives: whole numbers, or a list of them."""
     found = {key: config[key] for key in _SPECIAL_IDS if config.get(key) is not None}
     for key, value in found.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,24 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Decoder, Tensor
 from edgeskip.exporters.families.canonical import decoder_of
 from edgeskip.exporters.families.checkpoint import Checkpoint
+from edgeskip.exporters.families.json_file import read_json
 from edgeskip.exporters.families.locate import locate
 from edgeskip.exporters.families.settings import Settings
+from edgeskip.exporters.families.tokenizer_source import (
+    TokenizerSource,
+    fast_tokenizer,
+    peft_tokenizer,
+    write_files,
+)
 from edgeskip.files import sha256_of
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from edgeskip.exporters.families.lora import Lora
     from edgeskip.profile import AdapterRecord, ModelRecord
+
+GENERATION_CONFIG = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -116,11 +128,28 @@ class ModelSource:
             return None
         from edgeskip.exporters.families.lora import pack_lora
 
-        return pack_lora(self.adaptation.lora)
+        return pack_lora(self.adaptation.lora, self._own_files())
+
+    def _own_files(self) -> dict[str, bytes]:
+        """Return the files of text treatment that a PEFT folder has and its model has not: profiles do not name the
+        folder."""
+        if self.adaptation is None:
+            return {}
+        base, files = self.adaptation.base.checkpoint, {}
+        if self.checkpoint.tokenizer is not base.tokenizer:
+            files.update(self.checkpoint.tokenizer.files)
+        if self.generation_config != base.generation_config:
+            files[GENERATION_CONFIG] = json.dumps(self.generation_config).encode("utf-8")
+        return files
 
     def write_tokenizer(self, folder: Path) -> None:
-        """Writes tokenizer.json, tokenizer_config.json with the chat template, special_tokens_map.json if any."""
-        self.checkpoint.write_tokenizer(folder)
+        """Write tokenizer.json, tokenizer_config.json with the chat template and special_tokens_map.json: what
+        transformers loads, whatever files it was in."""
+        write_files(self.checkpoint.tokenizer.files, folder)
+
+    def encoder(self) -> Tokenizer:
+        """Return the tokenizers library's tokenizer that gives a text the ids that transformers gives it."""
+        return fast_tokenizer(self.checkpoint.tokenizer.files)
 
 
 def open_model(reference: str) -> ModelSource:
@@ -131,17 +160,30 @@ def open_model(reference: str) -> ModelSource:
     return _open_reference(reference, ())
 
 
-def with_lora(base: ModelSource, lora: Lora, *, reference: str, name: str, file: Path | None = None) -> ModelSource:
+def with_lora(
+    base: ModelSource,
+    lora: Lora,
+    *,
+    reference: str,
+    name: str,
+    file: Path | None = None,
+    tokenizer: TokenizerSource | None = None,
+    generation_config: Mapping[str, Any] | None = None,
+) -> ModelSource:
     """`base` with `lora` merged into its weights, which stay lazy; a LoRA that it has already is kept as well.
 
     `reference` is what the user named, `name` the short name, `file` what the LoRA was read from (None: it was just
-    trained). EdgeSkipError where the LoRA does not fit the model.
+    trained). `tokenizer` and `generation_config` replace those of `base`. EdgeSkipError where the LoRA does not fit the
+    model.
     """
     from edgeskip.exporters.families.lora import combined, merged
 
+    tokenizer = tokenizer or base.checkpoint.tokenizer
+    generation = dict(base.generation_config if generation_config is None else generation_config)
     if (before := base.adaptation) is not None:
         base, lora = before.base, combined(before.lora, lora)
     checkpoint = merged(base.checkpoint, lora, file)
+    checkpoint = replace(checkpoint, tokenizer=tokenizer, generation_config=generation)
     source = ModelSource(reference, base.path, name, checkpoint, Adaptation(base, lora))
     _ = source.decoder
     return source
@@ -163,7 +205,22 @@ def _open_reference(reference: str, through: tuple[Path, ...]) -> ModelSource:
         opened = _open_reference(base, (*through, path.resolve()))
     except EdgeSkipError as error:
         raise EdgeSkipError(f"{path / 'adapter_config.json'}: its model cannot be opened: {error}") from None
-    return with_lora(opened, lora, reference=reference, name=name, file=path / WEIGHTS)
+    generation = opened.generation_config
+    if (path / GENERATION_CONFIG).is_file():
+        from edgeskip.exporters.families.safetensors_folder import special_ids
+
+        own = read_json(path / GENERATION_CONFIG)
+        special_ids(own, str(path / GENERATION_CONFIG))
+        generation = {**generation, **own}
+    return with_lora(
+        opened,
+        lora,
+        reference=reference,
+        name=name,
+        file=path / WEIGHTS,
+        tokenizer=peft_tokenizer(path, opened.checkpoint.tokenizer),
+        generation_config=generation,
+    )
 
 
 def _open(path: Path) -> Checkpoint:
