@@ -112,7 +112,7 @@ def export_onnx(
         source.write_tokenizer(staging)
         if form.quantised:
             progress("importance")
-            form = replace(form, importance=importance_of(source, plan, staging))
+            form = replace(form, importance=importance_of(source, plan))
         record: DraftRecord | None = None
         if exits:
             graph, record = lower_early_exit(baked, form, staging, exits, progress=progress)

@@ -217,7 +217,7 @@ def _write_all(
     for file, path, manifest in reversed(list(zip(files, staged, manifests, strict=False))):
         if form.by_llamacpp and file.plan is not measured:
             progress("importance")
-            importance, measured = _importance(source, file.plan), file.plan
+            importance, measured = importance_of(source, file.plan), file.plan
         metadata = file_metadata(source, file.decoder, file.layout, form.file_type, manifest.to_metadata())
         tensors = named_tensors(file.decoder, file.layout)
         written = path.with_name(f"f16-{path.name}") if form.by_llamacpp else path
@@ -234,12 +234,6 @@ def _write_all(
 
 def _has_own_head(cut: Exit | None) -> bool:
     return cut is not None and cut.own_head is not None
-
-
-def _importance(source: ModelSource, plan: Plan) -> Importance:
-    with tempfile.TemporaryDirectory(prefix="edgeskip-tokenizer-") as folder:
-        source.write_tokenizer(Path(folder))
-        return importance_of(source, plan, Path(folder))
 
 
 def _by_name(importance: Importance, tensors: list[NamedTensor], *, tied: bool, folded: bool) -> Importance:

@@ -10,7 +10,6 @@ import ctypes
 import gc
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,11 +26,11 @@ HEAD_WEIGHT = "lm_head.weight"  # the head's entry; a tied embedding goes by it 
 WINDOWS, CONTEXT = 4, 512  # 2,048 tokens: more change the scales' quality by less than their noise
 
 
-def importance_of(source: ModelSource, plan: Plan, tokenizer_folder: Path) -> Importance:
-    """Measured on the shipped text, cut by the tokenizer in a folder."""
+def importance_of(source: ModelSource, plan: Plan) -> Importance:
+    """Measured on the shipped text."""
     from edgeskip.exporters.verify import shipped_tokens
 
-    return measure_importance(source, plan, shipped_tokens(source, tokenizer_folder, WINDOWS * CONTEXT))
+    return measure_importance(source, plan, shipped_tokens(source, WINDOWS * CONTEXT))
 
 
 def measure_importance(source: ModelSource, plan: Plan, tokens: NDArray[np.int64]) -> Importance:

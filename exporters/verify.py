@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.tokenizer_check import TokenizerCases, check_tokenizer, tokenizer_cases
 from edgeskip.manifest import GraphRecord, Precision, VerificationRecord
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ ROUNDING_KL = 1e-9  # nats per token; float32 exports of SmolLM2 are at 1e-11 to
 ROWS_AT_ONCE = 32  # of a vocabulary-wide comparison in float64
 # Above this many parameters an ONNX artifact is run without ONNX Runtime's second, prepacked copy of the weights.
 FRUGAL_PARAMETERS = 500_000_000
+_ADVICE = "report this; --no-check writes the model all the same"
+_GGUF_ADVICE = "llama.cpp has no such rule: export to ONNX instead; --no-check writes the file all the same"
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def verify(
 ) -> Measured:
     """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
 
-    `target` is an artifact folder or a GGUF; a GGUF must cut the text into the same tokens as well. `frugal` runs ONNX
+    `target` is an artifact folder or a GGUF; its tokenizer and chat template must do as transformers does on the
+    model's own folder (`tokenizer_check`). `frugal` runs ONNX
     with less memory, slower; `alone` one graph of several: the first half of a pair without the rest, a folder's
     `model.onnx`. `both`: alone and as the drafting engine runs it. `draft`: one of its drafts. `graphs`: files of the
     folder that give the same logits to other runtimes. What is measured is that of the worst. `gates`: FFNs of an
@@ -128,12 +132,9 @@ def verify(
     does not even run, or its tokens differ.
     """
     with _scratch() as scratch:
-        tokenizer = target
-        if not target.is_dir():
-            tokenizer = scratch
-            source.write_tokenizer(tokenizer)
         count = TOKENS if context_length is None else min(TOKENS, context_length - 1)
-        tokens = shipped_tokens(source, tokenizer, count)
+        tokens = shipped_tokens(source, count)
+        cases = tokenizer_cases(source) if draft is None and not gates else None
         logits = scratch / "logits.npy"
         flags = ["--frugal"] * frugal
         ways = [["--alone"], []] if both else [["--alone"] * alone]
@@ -144,9 +145,10 @@ def verify(
         ways += [["--graph", graph.model_dump_json()] for graph in graphs]
         files = [logits.with_name(f"logits-{number}.npy") for number in range(len(ways))]
         for way, file in zip(ways, files, strict=True):
-            answer = _run_probe(target, tokens, file, flags + way)
-        if tokenizer != target:
-            _compare_tokens(tokenizer, answer["tokens"], target)
+            asked = cases if way is ways[0] else None
+            answer = _run_probe(target, tokens, file, flags + way, asked)
+            if asked is not None:
+                check_tokenizer(asked, answer, target.name, _ADVICE if target.is_dir() else _GGUF_ADVICE)
         if twin is not None:
             _run_probe(twin.path, tokens, logits.with_name("twin.npy"), flags + ways[0])
         reference, name = _reference_logits(source, plan, tokens, draft)
@@ -217,11 +219,9 @@ def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def shipped_tokens(source: ModelSource, tokenizer_folder: Path, count: int) -> NDArray[np.int64]:
-    """The first tokens of the shipped text, at most `count`, by the tokenizer in a folder; ids [n]."""
-    from tokenizers import Tokenizer
-
-    ids = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json")).encode(shipped_text(count)).ids
+def shipped_tokens(source: ModelSource, count: int) -> NDArray[np.int64]:
+    """The first tokens of the shipped text, at most `count`; ids [n]."""
+    ids = source.encoder().encode(shipped_text(count)).ids
     config = source.decoder.config
     count = min(count, config.max_positions - 1)  # a generated token must still fit
     if count < LEAST_TOKENS:
@@ -247,29 +247,18 @@ def shipped_text(count: int) -> str:
     return "\n\n".join(corpus_named(()).documents)[: 16 * count]
 
 
-def _compare_tokens(tokenizer_folder: Path, found: list[int], target: Path) -> None:
-    """EdgeSkipError where the tokenizer in a GGUF cuts the shipped text differently from the model's own."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
-    wanted = tokenizer.encode(shipped_text(TOKENS), add_special_tokens=False).ids
-    if wanted != found:
-        pairs = zip(wanted, found, strict=False)
-        position = next((n for n, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(wanted), len(found)))
-        raise EdgeSkipError(
-            f"{target.name}: llama.cpp's tokenizer and the model's part at token {position} of the shipped text: "
-            "report this"
-        )
-
-
-def _run_probe(target: Path, tokens: NDArray[np.int64], logits: Path, flags: list[str]) -> dict[str, Any]:
+def _run_probe(
+    target: Path, tokens: NDArray[np.int64], logits: Path, flags: list[str], cases: TokenizerCases | None = None
+) -> dict[str, Any]:
     """Writes the logits [n, V] of `tokens` [n] and returns what the probe prints."""
-    tokens_file, text_file = logits.with_name("tokens.npy"), logits.with_name("text.txt")
+    tokens_file, questions_file = logits.with_name("tokens.npy"), logits.with_name("questions.json")
     np.save(tokens_file, tokens)
-    text_file.write_text(shipped_text(TOKENS), encoding="utf-8")
+    if cases is not None:
+        questions_file.write_text(json.dumps(cases.questions()), encoding="utf-8")
+        flags = [*flags, "--questions", str(questions_file)]
     # -P: nothing that lies in the current folder is imported; it may be one that someone else made.
     command = [sys.executable, "-P", "-m", "edgeskip.runtime.probe", str(target)]
-    command += [str(tokens_file), str(logits), "--text", str(text_file), *flags]
+    command += [str(tokens_file), str(logits), *flags]
     result = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if result.returncode < 0:
         name = signal.Signals(-result.returncode).name

@@ -2,7 +2,8 @@
 
 Reads token ids from a .npy file and writes every position's logits to another: the first tokens in one prefill, the
 last ones step by step, so that both ways through the KV cache are checked. Prints one JSON object: the tokens of a
-greedy continuation and their text, and with `--text FILE` the tokens that the artifact's own tokenizer gives it. Where
+greedy continuation and their text, and with `--questions FILE` what the artifact's own tokenizer and chat template
+answer. Where
 the artifact drafts, the last tokens are drafted and verified at once. With `--draft N` the logits are those of its
 draft number N, each token a draft step of its own; with `--graph JSON`, a `GraphRecord`, those of another graph in the
 folder; with `--gates JSON`, FFNs and their scales, those of an online artifact without these FFNs.
@@ -14,14 +15,15 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import GraphRecord, read_manifest
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine, OnlineEngine
-from edgeskip.runtime.opening import open_artifact
+from edgeskip.runtime.opening import Opened, open_artifact
 from edgeskip.runtime.text import TextDecoder
 
 STEPS = 8  # tokens that are decoded one by one, or drafted so
@@ -38,13 +40,13 @@ def probe(
     draft: int | None = None,
     graph: GraphRecord | None = None,
     gates: Mapping[str, float] | None = None,
-    text: str | None = None,
+    questions: Mapping[str, Any] | None = None,
 ) -> dict[str, object]:
     """Writes logits float32 [n, vocab_size] for the int64 [n] tokens; `generated` tokens and `text` of what follows.
 
     `alone` runs one graph of several: a pair's first half as the draft it is, a folder's `model.onnx`. `draft`: logits
     [n, V'] of that draft, and nothing is generated. `graph`: another graph of the folder. `gates`: scales of the FFNs
-    that are left out. `tokens`: the ids of `text`, no special tokens added; only where `text` is given.
+    that are left out. `questions`: texts, conversations and ids for the artifact's own tokenizer and chat template.
     """
     tokens = np.load(tokens_file)
     if graph is not None:
@@ -60,9 +62,30 @@ def probe(
     else:
         generated = _write_logits(engine, tokens, logits_file)
         found |= {"generated": generated, "text": "".join(map(TextDecoder(opened.tokenizer).push, generated))}
-    if text is not None:
-        found["tokens"] = opened.tokenizer.encode(text, add_special_tokens=False)
+    if questions is not None:
+        found |= _text_answers(opened, questions)
     return found
+
+
+def _text_answers(opened: Opened, questions: Mapping[str, Any]) -> dict[str, object]:
+    """Ids of texts, prompts (text and ids) of conversations and the text of ids; None for a refused conversation."""
+    tokenizer, template = opened.tokenizer, opened.chat_template
+    chats: list[tuple[str, list[int]] | tuple[None, None]] = []
+    for messages, add_generation_prompt in questions["chats"]:
+        try:
+            if template is None:
+                raise EdgeSkipError("this model has no chat template")
+            prompt = template.render(messages, add_generation_prompt=add_generation_prompt)
+        except EdgeSkipError:
+            chats.append((None, None))
+        else:
+            chats.append((prompt, tokenizer.encode(prompt, add_special_tokens=False)))
+    return {
+        "texts": [tokenizer.encode(text, add_special_tokens=bool(special)) for text, special in questions["texts"]],
+        "chats": chats,
+        "decoded": ["".join(map(TextDecoder(tokenizer).push, ids)) for ids in questions["ids"]],
+        "end_tokens": sorted(opened.end_tokens),
+    }
 
 
 def _engine_over(folder: Path, graph: GraphRecord, *, frugal: bool) -> Engine:
@@ -118,9 +141,9 @@ if __name__ == "__main__":
     parser.add_argument("--draft", type=int, help="number of the draft whose logits are wanted")
     parser.add_argument("--graph", help="record of a graph of the folder whose logits are wanted")
     parser.add_argument("--gates", type=json.loads, help="scales of the FFNs that are left out")
-    parser.add_argument("--text", type=Path, help="text to tokenise")
+    parser.add_argument("--questions", type=Path, help="texts, conversations and ids for the tokenizer, as JSON")
     arguments = parser.parse_args()
-    text = None if arguments.text is None else arguments.text.read_bytes().decode("utf-8")
+    asked = None if arguments.questions is None else json.loads(arguments.questions.read_text(encoding="utf-8"))
     found = probe(
         arguments.artifact,
         arguments.tokens,
@@ -130,6 +153,6 @@ if __name__ == "__main__":
         draft=arguments.draft,
         graph=None if arguments.graph is None else GraphRecord.model_validate_json(arguments.graph),
         gates=arguments.gates,
-        text=text,
+        questions=asked,
     )
     print(json.dumps(found))

@@ -224,9 +224,9 @@ def test_how_often_the_skipped_model_agrees(source: ModelSource, tmp_path: Path)
     plan = resolve(profile, vectors)
     manifest = export_onnx(source, profile, vectors, weight_format("fp32"), tmp_path / "out", draft=PLANNED)
     model = load_torch_model(source)
-    dense = torch_logits(model, shipped_tokens(source, tmp_path / "out", 256))
+    dense = torch_logits(model, shipped_tokens(source, 256))
     with skipped(model, plan):
-        lossy = torch_logits(model, shipped_tokens(source, tmp_path / "out", 256))
+        lossy = torch_logits(model, shipped_tokens(source, 256))
     assert manifest.draft is not None
     assert manifest.draft.agreement == pytest.approx((dense.argmax(-1) == lossy.argmax(-1)).mean())
     assert 0 < manifest.draft.agreement < 1
@@ -238,7 +238,7 @@ def test_how_often_an_exit_agrees_that_was_not_calibrated(source: ModelSource, t
     profile = profile.model_copy(update={"exits": []})
     asked = DraftRequest("early-exit", (3,), 200)
     manifest = export_onnx(source, profile, vectors, weight_format("fp32"), tmp_path / "out", draft=asked)
-    tokens, known = shipped_tokens(source, tmp_path / "out", 256), draft_tokens(source, vectors, 200)
+    tokens, known = shipped_tokens(source, 256), draft_tokens(source, vectors, 200)
     model = load_torch_model(source)
     with skipped(model, exiting(Plan(4), 3)):
         drafted = known[torch_logits(model, tokens)[:, known].argmax(-1)]

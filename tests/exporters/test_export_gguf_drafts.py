@@ -291,9 +291,9 @@ def test_each_files_quantisation_is_weighed_under_its_own_plan(
     plans: list[int] = []
     real = module.importance_of
 
-    def noted(source: ModelSource, plan: Any, tokenizer: Path) -> Any:
+    def noted(source: ModelSource, plan: Any) -> Any:
         plans.append(len(plan.skips))
-        return real(source, plan, tokenizer)
+        return real(source, plan)
 
     monkeypatch.setattr(module, "importance_of", noted)
     source = open_model(str(folder))

@@ -1,0 +1,162 @@
+"""The tokenizer of an artifact against `AutoTokenizer` on the model's own folder: ids, chat template, and back to text.
+
+What is expected is made here, with transformers; what the artifact gives comes from the process that runs it, by the
+runtime's own ways (`edgeskip.runtime.probe`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.tricky_texts import CONVERSATIONS, DECOMPOSED, TEXTS, around
+
+if TYPE_CHECKING:
+    from edgeskip.exporters.families.loaded_tokenizer import LoadedTokenizer
+    from edgeskip.exporters.families.source import ModelSource
+
+MOST_TOKENS = 48  # special and added ones that are tried in texts: the named ones, the first and the last of the others
+_SHOWN = 40  # characters of a text in a message
+
+
+@dataclass(frozen=True)
+class TextCase:
+    """A text, whether special tokens are added around it, and the ids that transformers gives it."""
+
+    text: str
+    add_special_tokens: bool
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChatCase:
+    """A conversation, whether the assistant's turn is opened, and what transformers makes of it: text and ids."""
+
+    messages: tuple[dict[str, str], ...]
+    add_generation_prompt: bool
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TokenizerCases:
+    """What an artifact's tokenizer must do. `decoded`: ids and their text, special tokens left out."""
+
+    texts: tuple[TextCase, ...]
+    chats: tuple[ChatCase, ...]
+    decoded: tuple[tuple[tuple[int, ...], str], ...]
+
+    def questions(self) -> dict[str, Any]:
+        """Return what the artifact's process is asked."""
+        return {
+            "texts": [[case.text, case.add_special_tokens] for case in self.texts],
+            "chats": [[list(case.messages), case.add_generation_prompt] for case in self.chats],
+            "ids": [list(ids) for ids, _ in self.decoded],
+        }
+
+
+def tokenizer_cases(source: ModelSource, skip: Callable[[str], bool] = lambda text: False) -> TokenizerCases:
+    """Return the cases of a model's tokenizer; texts that `skip` names are left out.
+
+    Raises:
+        EdgeSkipError if a conversation gives a token that is beyond the model's embedding.
+    """
+    loaded = source.checkpoint.tokenizer.loaded
+    rows = source.decoder.config.vocab_size
+    tokens = _tried_tokens(loaded)
+    chats = _chats(loaded)
+    for case in chats:
+        _check_inside(case.ids, rows, loaded, source)
+    texts = [*TEXTS, *DECOMPOSED, *(text for token in tokens for text in around(token)), *(case.text for case in chats)]
+    wanted = list(dict.fromkeys(text for text in texts if not skip(text)))
+    cases = [
+        TextCase(text, add, tuple(loaded.encode(text, add_special_tokens=add)))
+        for text in wanted
+        for add in (False, True)
+    ]
+    inside = [case for case in cases if all(0 <= index < rows for index in case.ids)]
+    decoded = {case.ids: loaded.decode(list(case.ids)) for case in inside if not case.add_special_tokens}
+    return TokenizerCases(tuple(inside), tuple(case for case in chats if not skip(case.text)), tuple(decoded.items()))
+
+
+def check_tokenizer(cases: TokenizerCases, found: Mapping[str, Any], name: str, advice: str) -> None:
+    """Raise EdgeSkipError at the first difference between an artifact's answers and what transformers gives.
+
+    `name` is the artifact's in messages, `advice` what to do.
+    """
+    for text_case, ids in zip(cases.texts, found["texts"], strict=True):
+        added = "with" if text_case.add_special_tokens else "without"
+        _compare(text_case.ids, ids, f"{_short(text_case.text)} ({added} special tokens)", name, advice)
+    for chat, (text, ids) in zip(cases.chats, found["chats"], strict=True):
+        roles = ", ".join(message["role"] for message in chat.messages)
+        if text is None:
+            raise EdgeSkipError(f"{name}: its chat template refuses a conversation ({roles}) that transformers renders")
+        _compare(chat.ids, ids, f"the chat template's {_short(text)} (roles {roles})", name, advice)
+    for (_, wanted), text in zip(cases.decoded, found["decoded"], strict=True):
+        if text != wanted:
+            pairs = zip(wanted, text, strict=False)
+            at = next((n for n, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(wanted), len(text)))
+            raise EdgeSkipError(
+                f"{name}: tokens that transformers shows as {_short(wanted)} come out as {_short(text)}, which differs "
+                f"from character {at}: {advice}"
+            )
+
+
+def _compare(wanted: Sequence[int], ids: Sequence[int], text: str, name: str, advice: str) -> None:
+    if list(wanted) == list(ids):
+        return
+    pairs = zip(wanted, ids, strict=False)
+    at = next((n for n, (ours, theirs) in enumerate(pairs) if ours != theirs), min(len(wanted), len(ids)))
+    raise EdgeSkipError(
+        f"{name}: the tokens of {text} differ from transformers' at position {at} "
+        f"({_around(wanted, at)} wanted, {_around(ids, at)} found): {advice}"
+    )
+
+
+def _around(ids: Sequence[int], at: int) -> str:
+    part = [str(index) for index in ids[at : at + 3]]
+    return " ".join(part) + (" …" if len(ids) > at + 3 else "") if part else "no more"
+
+
+def _short(text: str) -> str:
+    return ascii(text) if len(ascii(text)) < _SHOWN else ascii(text[:_SHOWN]) + "…"
+
+
+def _tried_tokens(loaded: LoadedTokenizer) -> list[str]:
+    named = [str(token) for token in loaded.auto.all_special_tokens]
+    added = [token.content for _, token in sorted(loaded.backend.get_added_tokens_decoder().items())]
+    half = MOST_TOKENS // 2
+    others = added if len(added) <= MOST_TOKENS else [*added[:half], *added[-half:]]
+    return list(dict.fromkeys([*named[:MOST_TOKENS], *others]))
+
+
+def _chats(loaded: LoadedTokenizer) -> list[ChatCase]:
+    """Return the conversations that the model's template takes; () without one, or with named ones and no default."""
+    auto, cases = loaded.auto, []
+    template = auto.chat_template
+    if not template or (isinstance(template, dict) and "default" not in template):
+        return []
+    source = template["default"] if isinstance(template, dict) else template
+    if "strftime_now" in source:
+        return []  # the time of day differs between the two renderings
+    for messages, opened in CONVERSATIONS:
+        try:
+            text = auto.apply_chat_template([*messages], tokenize=False, add_generation_prompt=opened)
+        except Exception:  # jinja2's errors, and whatever the template's expressions raise: it takes no such messages
+            continue
+        ids = tuple(loaded.encode(text, add_special_tokens=False))
+        cases.append(ChatCase(tuple(messages), opened, str(text), ids))
+    return cases
+
+
+def _check_inside(ids: Sequence[int], rows: int, loaded: LoadedTokenizer, source: ModelSource) -> None:
+    beyond = next((index for index in ids if not 0 <= index < rows), None)
+    if beyond is not None:
+        token = loaded.backend.id_to_token(beyond)
+        raise EdgeSkipError(
+            f"{source.checkpoint.tokenizer.file}: its chat template uses the token {token!r} with id {beyond}, but the "
+            f"model's embedding ends at {rows - 1}: resize the embedding when training, or use the tokenizer it was "
+            "trained with"
+        )
