@@ -218,14 +218,20 @@ def test_with_another_build_of_onnxruntime(
     assert {name for name in manifest.versions if name.startswith("onnxruntime")} == {"onnxruntime-gpu"}
 
 
-def test_a_tokenizer_that_the_runtime_does_not_read(tmp_path: Path) -> None:
-    """`edgeskip run` would refuse the artifact, so the check after export does."""
+def test_a_tokenizer_that_reads_otherwise_than_transformers_fails_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: transformers on the model's folder; the artifact's copy is changed behind the exporter's back."""
     folder = tiny_checkpoint("llama", tmp_path / "model")
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     source = open_model(str(folder))
     profile, vectors = random_profile(source, tmp_path / "p.json")
-    with pytest.raises(EdgeSkipError, match="WordPiece"):
+    files = source.checkpoint.tokenizer.files
+    spec = json.loads(files["tokenizer.json"])
+    spec["normalizer"] = {"type": "Lowercase"}
+    changed = {**files, "tokenizer.json": json.dumps(spec).encode()}
+    monkeypatch.setattr(source.checkpoint.tokenizer, "files", changed)
+    with pytest.raises(
+        EdgeSkipError, match=r"the tokens of 'The quick brown.* differ from transformers' at position 0 "
+    ):
         export_onnx(source, profile, vectors, WeightFormat(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
