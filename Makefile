@@ -44,9 +44,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	@$(PIP) -e '.[dev]'
 	@touch $@
 
-$(VENV)/.llamacpp: $(VENV)/.installed
+# Its flags are those for this compiler and processor; what fails its self-test is compiled again, or fails here.
+$(VENV)/.llamacpp: $(VENV)/.installed tools/install_llamacpp.py runtime/engines/llamacpp_build.py
 	@echo "== llama-cpp-python (compiles the first time: some minutes; pip keeps the wheel)"
-	@$(PIP) -e '.[dev,llamacpp]'
+	@$(BIN)/python tools/install_llamacpp.py -e '.[dev,llamacpp]'
 	@touch $@
 
 llamacpp: $(VENV)/.llamacpp

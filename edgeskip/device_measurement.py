@@ -16,6 +16,7 @@ from edgeskip.machine import this_machine
 from edgeskip.manifest import PlanSummary, read_manifest
 from edgeskip.profile import ModelRecord
 from edgeskip.requirements import installed_version
+from edgeskip.runtime.engines.threads import threads_or_default
 from edgeskip.runtime.loops import PREFILL_CHUNK
 from edgeskip.runtime.sublayer_times import Clock, OneRow, Step, measure
 from edgeskip.version import __version__
@@ -58,6 +59,7 @@ class Request:
 
 def open_dense(path: Path, *, provider: str = "cpu", threads: int | None = None) -> Opened:
     """EdgeSkipError, naming what to export, where the artifact skips or drafts, or cannot be timed on `provider`."""
+    threads = threads_or_default(threads)
     if path.suffix.lower() == ".gguf" or path.is_file():
         return _open_gguf(path, provider, threads)
     from edgeskip.runtime.engines.onnxruntime_clock import OnnxRuntimeClock
@@ -78,7 +80,7 @@ def open_dense(path: Path, *, provider: str = "cpu", threads: int | None = None)
     )  # fmt: skip
 
 
-def _open_gguf(path: Path, provider: str, threads: int | None) -> Opened:
+def _open_gguf(path: Path, provider: str, threads: int) -> Opened:
     from edgeskip.runtime.engines.llamacpp_clock import LlamaCppClock
     from edgeskip.runtime.engines.llamacpp_model import LlamaModel
 

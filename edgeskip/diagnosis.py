@@ -31,6 +31,7 @@ class Diagnosis:
     versions: dict[str, str | None]  # package → version, None = not installed
     providers: tuple[str, ...]  # ONNX Runtime execution providers this build offers
     machine: Machine
+    llamacpp: str  # what its self-test says
     cache: str
     fetched: dict[str, tuple[str, ...]]  # ready model → its weights in the cache: GGUF file, hub folder
     findings: tuple[Finding, ...]
@@ -50,8 +51,10 @@ def diagnose() -> Diagnosis:
     versions |= builds
     versions |= {package: version for package in _RELATED if (version := installed_version(package)) is not None}
     findings = [*_find_onnxruntime(builds, broken, machine, providers), *_find_missing(declared, builds, machine)]
+    llamacpp, broken_llamacpp = _llamacpp()
+    findings += broken_llamacpp
     cache, fetched = _fetched_models()
-    return Diagnosis(versions, providers, machine, cache, fetched, tuple(findings))
+    return Diagnosis(versions, providers, machine, llamacpp, cache, fetched, tuple(findings))
 
 
 def _providers() -> tuple[tuple[str, ...], str | None]:
@@ -92,6 +95,7 @@ def _find_onnxruntime(
 
 def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], machine: Machine) -> list[Finding]:
     from edgeskip.models.profiles import presets_folder
+    from edgeskip.runtime.engines.llamacpp_build import advise_here, install_command
 
     findings: list[Finding] = []
     for extra in (None, "export", "plot", "eval", "presets", "llamacpp"):
@@ -112,6 +116,8 @@ def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], mac
             findings.append(Finding(f"the base install lacks {names}", f"pip install {packages}", blocking=True))
             continue
         command = f"pip install 'edgeskip[{extra}]'"
+        if extra == "llamacpp":
+            command = install_command(advise_here(), "edgeskip[llamacpp]")
         if any(r.package == "torch" for r in missing) and _plain_torch_is_cuda(machine):
             command = f"pip install torch --index-url {PYTORCH_CPU_INDEX} && {command}"
         purpose = {
@@ -123,6 +129,23 @@ def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], mac
         }[extra]
         findings.append(Finding(f"{purpose} {names}", command, blocking=False))
     return findings
+
+
+def _llamacpp() -> tuple[str, list[Finding]]:
+    """What the self-test of llama.cpp says, done now if it never was or failed before, and a finding if it fails."""
+    from edgeskip.errors import EdgeSkipError
+    from edgeskip.runtime.engines.llamacpp_self_test import describe, rebuild, self_test
+
+    try:
+        answer = self_test(again=True)
+    except EdgeSkipError as error:
+        return str(error), []
+    if answer is None:
+        return "not installed", []
+    if not answer:
+        return "self-test passed: every weight type that an export writes, one row and several", []
+    problem, command = describe(answer), rebuild(answer)
+    return "self-test failed, see below", [Finding(problem, command, blocking=False)]
 
 
 def _plain_torch_is_cuda(machine: Machine) -> bool:

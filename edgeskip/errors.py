@@ -12,5 +12,7 @@ class EdgeSkipError(Exception):
 class MissingExtraError(EdgeSkipError):
     """A verb needs a package that the base install does not bring."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs the package {package!r}: run  pip install 'edgeskip[{extra}]'")
+    def __init__(self, package: str, extra: str, command: str | None = None) -> None:
+        """`command` installs the extra; None = pip alone does."""
+        command = command or f"pip install 'edgeskip[{extra}]'"
+        super().__init__(f"this needs the package {package!r}: run  {command}")

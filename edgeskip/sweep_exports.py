@@ -86,7 +86,7 @@ class Exports:
     def write_best(self, best: Cell, threads: int | None, provider: str) -> None:
         """Puts the setting into the profile's file."""
         from edgeskip.machine import this_machine
-        from edgeskip.runtime.engines.limits import threads_or_default
+        from edgeskip.runtime.engines.threads import threads_or_default
 
         record = SpeculationRecord(
             exit_layer=best.exit_layer,

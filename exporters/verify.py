@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeskip.child_exit import MemoryWatch, how_it_ended, signal_name
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.tokenizer_check import TokenizerCases, check_tokenizer, tokenizer_cases
 from edgeskip.manifest import GraphRecord, Precision, VerificationRecord
@@ -259,10 +259,10 @@ def _run_probe(
     # -P: nothing that lies in the current folder is imported; it may be one that someone else made.
     command = [sys.executable, "-P", "-m", "edgeskip.runtime.probe", str(target)]
     command += [str(tokens_file), str(logits), *flags]
+    watch = MemoryWatch()
     result = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    if result.returncode < 0:
-        name = signal.Signals(-result.returncode).name
-        raise EdgeSkipError(f"the process that runs the exported model was ended by {name}: is there memory enough?")
+    if signal_name(result.returncode) is not None:
+        raise EdgeSkipError(f"the process that runs the exported model {how_it_ended(result.returncode, watch)}")
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["no message"]
         reason = lines[-1].removeprefix(f"{EdgeSkipError.__module__}.{EdgeSkipError.__name__}: ")

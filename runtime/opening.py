@@ -13,6 +13,7 @@ from edgeskip.manifest import Manifest, PlanSummary, read_manifest
 from edgeskip.plan import Label
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template, token_text
 from edgeskip.runtime.engines.interface import Engine
+from edgeskip.runtime.engines.threads import threads_or_default
 from edgeskip.runtime.text import TextTokenizer, Tokenizer
 
 if TYPE_CHECKING:
@@ -51,12 +52,13 @@ def open_artifact(
     `frugal` saves memory at the cost of speed where the engine can (ONNX Runtime). EdgeSkipError where `path` is
     neither, is damaged, or cannot run on `provider`.
     """
+    threads = threads_or_default(threads)
     if path.is_dir() or not (path.is_file() or path.suffix.lower() == ".gguf"):
         return _open_folder(path, provider, threads, frugal=frugal, alone=alone)
     return _open_gguf(path, provider, threads, alone=alone)
 
 
-def _open_folder(folder: Path, provider: str, threads: int | None, *, frugal: bool, alone: bool) -> Opened:
+def _open_folder(folder: Path, provider: str, threads: int, *, frugal: bool, alone: bool) -> Opened:
     manifest = read_manifest(folder)
     open_engine = _engine_for(manifest, alone=alone)
     tokenizer = TextTokenizer(folder)
@@ -88,7 +90,7 @@ def _engine_for(
     return OnnxRuntimeSplitEngine if draft.kind == "early-exit" else OnnxRuntimeGatedEngine
 
 
-def _open_gguf(path: Path, provider: str, threads: int | None, *, alone: bool) -> Opened:
+def _open_gguf(path: Path, provider: str, threads: int, *, alone: bool) -> Opened:
     """One file, or the first half of a pair with the rest beside it: both together are one model, unless `alone`.
 
     A whole file that names another, to draft for it or take over while decoding, is opened with it, where that is
@@ -123,8 +125,7 @@ def _open_gguf(path: Path, provider: str, threads: int | None, *, alone: bool) -
     )
 
 
-def _open_halves(first: LlamaModel, manifest: GgufManifest, threads: int | None) -> Engine:
-    from edgeskip.runtime.engines.limits import threads_or_default
+def _open_halves(first: LlamaModel, manifest: GgufManifest, threads: int) -> Engine:
     from edgeskip.runtime.engines.llamacpp_model import LlamaModel
     from edgeskip.runtime.engines.llamacpp_split import SplitEngine
     from edgeskip.runtime.engines.llamacpp_trimmed_head import read_trimmed_head
@@ -135,7 +136,6 @@ def _open_halves(first: LlamaModel, manifest: GgufManifest, threads: int | None)
         raise EdgeSkipError(f"{path} is the first half of a pair: put the second, {partner.name}, beside it")
     head = None
     if manifest.draft_head is not None:
-        threads = threads_or_default(threads)
         file = _beside(path, "draft_head", manifest.draft_head)
         head = read_trimmed_head(file, manifest.draft_head_sha256 or "", threads=threads)
     rest = LlamaModel(partner, first.provider)
@@ -143,7 +143,7 @@ def _open_halves(first: LlamaModel, manifest: GgufManifest, threads: int | None)
     return SplitEngine(first, rest, head=head, own_block=manifest.head == "block", threads=threads)
 
 
-def _open_with_draft(whole: LlamaModel, manifest: GgufManifest, threads: int | None) -> Engine | None:
+def _open_with_draft(whole: LlamaModel, manifest: GgufManifest, threads: int) -> Engine | None:
     """None where the draft is not beside the file. It is loaded when something is first drafted."""
     from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
     from edgeskip.runtime.engines.llamacpp_model import LlamaModel
@@ -163,7 +163,7 @@ def _open_with_draft(whole: LlamaModel, manifest: GgufManifest, threads: int | N
     return PairEngine(LlamaCppEngine(whole, threads=threads), open_draft)
 
 
-def _open_with_decode(first: LlamaModel, manifest: GgufManifest, threads: int | None) -> Engine | None:
+def _open_with_decode(first: LlamaModel, manifest: GgufManifest, threads: int) -> Engine | None:
     """None where the file that takes over is not beside the first. It is loaded when a generation wants it."""
     from edgeskip.runtime.engines.llamacpp_handover import LlamaCppHandoverEngine
     from edgeskip.runtime.engines.llamacpp_model import LlamaModel

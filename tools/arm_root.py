@@ -24,6 +24,7 @@ from arm.emulator import CPUINFO, PROCESSOR, Emulator, find_emulator
 from arm.packages import installed_packages, own_code, pins
 from arm.system import Mirror, debian_files, python_in, python_version, write_processors
 
+from edgeskip.child_exit import how_it_ended
 from edgeskip.errors import EdgeSkipError
 
 RUN_S = 3600.0
@@ -96,7 +97,8 @@ def what_runs(arm: Arm) -> str:
     done = arm.python(["-c", WHAT], limit_s=120.0)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no words"])[-1]
-        raise EdgeSkipError(f"onnxruntime does not start under {arm.emulator.program}: {last}")
+        how = how_it_ended(done.returncode)
+        raise EdgeSkipError(f"onnxruntime does not start under {arm.emulator.program}, it {how}: {last}")
     return done.stdout.strip()
 
 

@@ -28,6 +28,7 @@ from arm_root import Arm
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from edgeskip.child_exit import how_it_ended
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
 from edgeskip.manifest import read_manifest
@@ -127,7 +128,7 @@ def on_both(arm: Arm, folders: Sequence[Path], *, prompt: str = PROMPT, new_toke
         done = arm.python([SCRIPT], stdin=wanted, counts=counts if counting else None)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no words"])[-1]
-            raise EdgeSkipError(f"decoding on Arm ended with code {done.returncode}: {last}")
+            raise EdgeSkipError(f"decoding on Arm {how_it_ended(done.returncode)}: {last}")
         there = TypeAdapter(list[Decoded]).validate_json(done.stdout)
         marks = read_marks(counts.read_text(encoding="utf-8")) if counting else {}
         both = []

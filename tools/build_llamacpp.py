@@ -4,14 +4,16 @@
     python tools/build_llamacpp.py --into FOLDER      in a folder of yours
 
 The sdist is that of the installed llama-cpp-python, so that the programs and the Python package are one version of
-llama.cpp, compiled for this machine's processor, as the package compiles itself by default. Needs pip, cmake (on the
-PATH, or `pip install cmake`), a C++ compiler, 600 MB and, on two cores, three to ten minutes; a second call returns at
-once. Stays in its folder: nothing is installed.
+llama.cpp, compiled for this machine's processor, as the package compiles itself by default, with the flags that this
+compiler needs (edgeskip/runtime/engines/llamacpp_build.py). Needs pip, cmake (on the PATH, or `pip install cmake`), a
+C++ compiler, 600 MB and, on two cores, three to ten minutes; a second call returns at once. Stays in its folder:
+nothing is installed.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,6 +28,7 @@ import typer
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.files import staged_folder
 from edgeskip.requirements import installed_version
+from edgeskip.runtime.engines.llamacpp_build import advise_here
 
 PACKAGE = "llama-cpp-python"
 PROGRAMS = ("llama-bench", "llama-perplexity", "llama-speculative-simple", "llama-completion", "llama-quantize")
@@ -69,7 +72,9 @@ def build_llamacpp(
 def build(into: Path, *, sdist: Path | None = None, jobs: int = 2) -> list[Path]:
     """Paths of PROGRAMS in that order, built under `into` where they are not there yet."""
     name = sdist.name.removesuffix(".tar.gz") if sdist else f"llama_cpp_python-{wanted_version()}"
-    folder = into / f"{name}-build"
+    advice = advise_here()
+    # Programs that were built without these flags are not taken for those with them.
+    folder = into / (f"{name}-build" + "-without-amx" * (advice.cmake_args is not None))
     suffix = ".exe" if sys.platform == "win32" else ""
     programs = [folder / "bin" / f"{program}{suffix}" for program in PROGRAMS]
     if all(program.exists() for program in programs):
@@ -82,7 +87,9 @@ def build(into: Path, *, sdist: Path | None = None, jobs: int = 2) -> list[Path]
     fresh = not (folder / "CMakeCache.txt").exists()  # a build keeps the generator it began with
     generator = ["-G", "Ninja"] if fresh and shutil.which("ninja") else []
     begin = time.perf_counter()
-    _logged([cmake, "-S", str(source), "-B", str(folder), *generator, *OPTIONS], log)
+    print(advice.why, file=sys.stderr)
+    flags = shlex.split(advice.cmake_args or "")
+    _logged([cmake, "-S", str(source), "-B", str(folder), *generator, *OPTIONS, *flags], log)
     print(f"building {', '.join(PROGRAMS)}: minutes; see {log}", file=sys.stderr)
     _logged([cmake, "--build", str(folder), "--config", "Release", "-j", str(jobs), "--target", *PROGRAMS], log)
     if missing := [program.name for program in programs if not program.exists()]:

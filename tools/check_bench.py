@@ -30,6 +30,7 @@ from peers.machine import describe
 
 from edgeskip.bench.intervals import paired_ratio
 from edgeskip.bench.record import Sample
+from edgeskip.child_exit import how_it_ended
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
 from edgeskip.manifest import read_manifest
@@ -136,7 +137,7 @@ def _output(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     if done.returncode:
         words = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise EdgeSkipError(f"{' '.join(command[:4])} exited with {done.returncode}: {words[-1]}")
+        raise EdgeSkipError(f"{' '.join(command[:4])} {how_it_ended(done.returncode)}: {words[-1]}")
     return done.stdout
 
 

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import edgeskip
+from edgeskip.child_exit import how_it_ended
 
 MODEL = "smollm2-135m-instruct"
 SKIPPED = 8  # sublayers
@@ -94,7 +95,7 @@ def run(verb: str, *arguments: object) -> None:
     say(f"$ edgeskip {shlex.join(words)}")
     code = subprocess.run([sys.executable, "-m", "edgeskip", *words], check=False).returncode
     if code != 0:
-        sys.exit(code)
+        sys.exit(code if code > 0 else f"edgeskip {verb} {how_it_ended(code)}")
 
 
 def say(line: str) -> None:

@@ -81,11 +81,11 @@ def _device(rooflines: str) -> Device:
     os.environ.update(_ONE_BLAS_THREAD)  # before numpy is imported
     from edgeskip.bench.device import this_device
     from edgeskip.bench.roofline import measure_roofline
-    from edgeskip.runtime.engines.threads import default_threads
+    from edgeskip.runtime.engines.threads import threads_or_default
 
     wanted = [entry.rpartition(":") for entry in rooflines.split(",") if entry]
     return this_device(
-        rooflines=[measure_roofline(name, int(threads) or default_threads()) for name, _, threads in wanted]
+        rooflines=[measure_roofline(name, threads_or_default(int(threads) or None)) for name, _, threads in wanted]
     )
 
 

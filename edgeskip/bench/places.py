@@ -12,9 +12,11 @@ from edgeskip.bench.cells import WEB, WEB_STRATEGIES, Grid
 from edgeskip.bench.local import LocalLauncher
 from edgeskip.bench.run_bench import SILENCE_S, Place
 from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.engines.threads import threads_or_default
 
 PHONE_THREADS = 4
 """Unless asked for: a phone's other cores are its slow ones."""
+MOST_PHONE_THREADS = 64  # four for each core of the largest
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,21 @@ def open_places(asked: Asked, elsewhere: Elsewhere, stack: ExitStack, tell: Call
     # Unless threads were asked for, each device takes as many as it has cores; 0 asks for that.
     counts = grid.threads if asked.threads_given else (0,)
     rooflines = [(provider, threads) for provider in grid.providers for threads in counts]
+    if asked.threads_given and ((elsewhere.local and grid.providers) or web):
+        for count in grid.threads:
+            threads_or_default(count)
+    if elsewhere.local and grid.providers and any(target.engine == "llama.cpp" for target in asked.targets):
+        from edgeskip.runtime.engines.llamacpp_self_test import check_llamacpp
+
+        check_llamacpp()
     if elsewhere.local and grid.providers:
         tell("measuring what this machine gives")
         places.append(Place(LocalLauncher(rooflines, pythons=asked.pythons, silence_s=SILENCE_S), grid))
     destinations = elsewhere.remotes if grid.providers else ()
     places += [_remote(one, elsewhere, asked, grid, rooflines, stack, tell) for one in destinations]
     if elsewhere.adb:
+        if asked.threads_given and max(grid.threads) > MOST_PHONE_THREADS:
+            raise EdgeSkipError(f"--threads {max(grid.threads)} is too many for a phone: {MOST_PHONE_THREADS} at most")
         threads = grid.threads if asked.threads_given else (PHONE_THREADS,)
         phone = Grid(("cpu",), threads, ("plain",), engine="llama.cpp")
         places.append(_phone(elsewhere, phone, stack, tell))

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from edgeskip.bench.launcher import Progress
+from edgeskip.child_exit import MemoryWatch, how_it_ended
 from edgeskip.errors import EdgeSkipError
 
 CHILD = "edgeskip.bench.child"
@@ -28,6 +29,7 @@ def call(
     it dies, or says nothing for `silence_s`. On every way out the process is gone, with all it started.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    watch = MemoryWatch()
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -60,8 +62,9 @@ def call(
                 progress(str(found.get("message", "")))
         process.wait(timeout=30)
     except (queue.Empty, subprocess.TimeoutExpired):
+        why = f" ({evidence})" if (evidence := watch.evidence()) else ""
         raise EdgeSkipError(
-            f"the measuring process said nothing for {silence_s:.0f} s and was ended: is the machine out of memory?"
+            f"the measuring process said nothing for {silence_s:.0f} s and was ended{why}: see  edgeskip doctor"
         ) from None
     finally:
         _end(process)
@@ -70,7 +73,7 @@ def call(
     if last is None or last.get("kind") == "progress" or process.returncode:
         for reader in readers:
             reader.join(timeout=5)
-        raise EdgeSkipError(_died(process.returncode, complaints))
+        raise EdgeSkipError(_died(process.returncode, complaints, watch))
     return last
 
 
@@ -108,11 +111,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _died(code: int | None, complaints: Sequence[str | None]) -> str:
+def _died(code: int | None, complaints: Sequence[str | None], watch: MemoryWatch) -> str:
     words = [line.strip() for line in complaints if line and line.strip()]
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else str(-code)
-        why = f"was killed by {name}" + (", out of memory?" if -code == signal.SIGKILL else "")
-    else:
-        why = f"ended with code {code}"
-    return f"the measuring process {why}" + (f": {words[-1][:300]}" if words else "") + ": see  edgeskip doctor"
+    said = f": {words[-1][:300]}" if words else ""
+    return f"the measuring process {how_it_ended(code, watch)}{said}: see  edgeskip doctor"

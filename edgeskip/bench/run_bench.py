@@ -17,6 +17,7 @@ from edgeskip.bench.record import Cell, Failure, Quality, Sample
 from edgeskip.bench.run_file import RunLog
 from edgeskip.bench.schedule import Job, run_rounds
 from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.engines.threads import most_threads
 
 SILENCE_S = 1800.0
 """How long a process that measures may say nothing."""
@@ -90,7 +91,7 @@ def measure_losses(asked: Asked, text: Path, log: RunLog, listener: Listener) ->
             text=str(text),
             reference=None if reference is None else reference.path,
             reference_name=None if reference is None else reference.name,
-            threads=max(asked.grid.threads),
+            threads=min(max(asked.grid.threads), most_threads()),  # those may be another device's
         )
         try:
             answer = call([sys.executable, "-m", CHILD, "--quality"], request, SILENCE_S)

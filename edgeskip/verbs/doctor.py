@@ -42,6 +42,7 @@ def _print(diagnosis: Diagnosis) -> None:
         "SIMD": " ".join(machine.simd) or "unknown",
         "memory": f"{_gigabytes(machine.memory_bytes)}, {_gigabytes(machine.available_memory_bytes)} available",
         "GPU": "; ".join(machine.gpus) or "none (nvidia-smi finds none)",
+        "llama.cpp": diagnosis.llamacpp,
         "cache": diagnosis.cache,
         "models": "; ".join(
             f"{name}: {', '.join(paths) or f'not here, edgeskip fetch {name} brings it'}"

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeskip.child_exit import MemoryWatch, how_it_ended, signal_name
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.llamacpp_library import llama, too_old
 
@@ -49,7 +50,10 @@ def quantise(
         command = [sys.executable, "-P", "-m", __name__, str(source), str(target), str(file_type), str(entries)]
         if embedding_type is not None:
             command.append(str(embedding_type))
+        watch = MemoryWatch()
         result = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if signal_name(result.returncode) is not None:
+        raise EdgeSkipError(f"llama.cpp's quantiser {how_it_ended(result.returncode, watch)}")
     if result.returncode or not target.is_file():
         lines = [line for line in result.stderr.strip().splitlines() if line.strip()] or ["no message"]
         raise EdgeSkipError(f"llama.cpp cannot quantise this model: {lines[-1]}: choose another --precision")

@@ -6,16 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.runtime.engines.threads import default_threads
 
 SMALLEST_CAPACITY = 256  # tokens; a KV cache doubles from here
-
-
-def threads_or_default(threads: int | None) -> int:
-    """`threads` if it makes sense, the physical cores if it is None."""
-    if threads is not None and threads < 1:
-        raise EdgeSkipError(f"threads must be at least 1, not {threads}")
-    return threads or default_threads()
 
 
 def check_step(

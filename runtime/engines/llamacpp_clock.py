@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.runtime.engines.limits import threads_or_default
 from edgeskip.runtime.engines.llamacpp_context import LlamaContext
 from edgeskip.runtime.engines.llamacpp_library import ggml_function, llama
 from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+from edgeskip.runtime.engines.threads import threads_or_default
 from edgeskip.runtime.sublayer_times import Sample, Step, random_tokens
 
 

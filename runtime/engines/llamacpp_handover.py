@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.interface import EngineName
-from edgeskip.runtime.engines.limits import check_step, threads_or_default
+from edgeskip.runtime.engines.limits import check_step
 from edgeskip.runtime.engines.llamacpp_context import LlamaContext
 from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+from edgeskip.runtime.engines.threads import threads_or_default
 
 
 class LlamaCppHandoverEngine:

@@ -47,8 +47,18 @@ _keep: list[Any] = []  # the log callback, which llama.cpp calls as long as the 
 def llama() -> Any:
     """The module `llama_cpp.llama_cpp`, llama.cpp's C interface as ctypes functions, ready for use.
 
-    MissingExtraError where it is not installed, EdgeSkipError where it does not load or lacks what is used here.
+    MissingExtraError where it is not installed, EdgeSkipError where it does not load, lacks what is used here or
+    fails its self-test, which runs in a process of its own the first time that a build is used.
     """
+    from edgeskip.runtime.engines.llamacpp_self_test import check_llamacpp
+
+    check_llamacpp()
+    return load()
+
+
+@cache
+def load() -> Any:
+    """`llama()` without the self-test, for the process that does it."""
     try:
         import llama_cpp.llama_cpp as library
     except ModuleNotFoundError as error:
@@ -56,7 +66,9 @@ def llama() -> Any:
             raise EdgeSkipError(
                 f"{PACKAGE} does not load ({error}): run  pip install --force-reinstall {PACKAGE}"
             ) from error
-        raise MissingExtraError(PACKAGE, EXTRA) from None
+        from edgeskip.runtime.engines.llamacpp_build import advise_here, install_command
+
+        raise MissingExtraError(PACKAGE, EXTRA, install_command(advise_here(), f"edgeskip[{EXTRA}]")) from None
     except Exception as error:  # its loader raises RuntimeError, OSError, AttributeError …
         raise EdgeSkipError(
             f"{PACKAGE} does not load ({str(error).splitlines()[0]}): run  pip install --force-reinstall {PACKAGE}"
@@ -116,7 +128,7 @@ def _check_features(library: Any) -> None:
 @cache
 def _libraries() -> tuple[Any, ...]:
     """llama.cpp's shared library, whose handle finds ggml's functions on most systems, and ggml's own two."""
-    library = llama()
+    library = load()
     found = [library._lib]
     for name in ("ggml-base", "ggml"):
         try:

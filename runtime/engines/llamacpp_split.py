@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.interface import EngineName
-from edgeskip.runtime.engines.limits import check_step, check_truncation, threads_or_default
+from edgeskip.runtime.engines.limits import check_step, check_truncation
 from edgeskip.runtime.engines.llamacpp_context import BATCH, LlamaContext
 from edgeskip.runtime.engines.llamacpp_exit_states import ExitStateReader
 from edgeskip.runtime.engines.llamacpp_model import LlamaModel
 from edgeskip.runtime.engines.llamacpp_trimmed_head import TrimmedHead
+from edgeskip.runtime.engines.threads import threads_or_default
 
 
 class SplitEngine:

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import GraphRecord, Manifest
-from edgeskip.runtime.engines.limits import threads_or_default
 from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider
 from edgeskip.runtime.engines.required_inputs import with_required_inputs
+from edgeskip.runtime.engines.threads import threads_or_default
 
 _TENSORS = {"float32": "tensor(float)", "float16": "tensor(float16)"}
 

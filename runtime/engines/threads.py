@@ -1,17 +1,48 @@
-"""How many threads to compute with where nobody says."""
+"""How many threads to compute with: by default, and at most."""
 
 from __future__ import annotations
 
+import operator
 import os
 from pathlib import Path
 
+from edgeskip.errors import EdgeSkipError
 from edgeskip.machine import usable_cores
+
+_PER_PROCESSOR = 4  # more are always slower; tens of thousands hang or end the process
+_LEAST_BOUND = 8
 
 
 def default_threads() -> int:
     """The cores this process may keep busy, hyperthreads of one core counted once: they share what decoding needs."""
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    return max(1, min(len({_core_of(cpu) for cpu in cpus}), usable_cores()))
+    return max(1, min(len({_core_of(cpu) for cpu in _processors()}), usable_cores()))
+
+
+def most_threads() -> int:
+    """The most that may be asked for here: four for each logical processor of this process, eight at least."""
+    return max(_LEAST_BOUND, _PER_PROCESSOR * len(_processors()))
+
+
+def threads_or_default(threads: int | None) -> int:
+    """`threads` if this machine can run so many, the physical cores if it is None; EdgeSkipError for anything else."""
+    if threads is None:
+        return default_threads()
+    try:
+        count = 0 if isinstance(threads, bool) else operator.index(threads)
+    except TypeError:
+        count = 0
+    if not 1 <= count <= most_threads():
+        shown = repr(threads) if len(repr(threads)) < 40 else "that"
+        raise EdgeSkipError(
+            f"threads must be a whole number from 1 to {most_threads()}, not {shown}: this machine has "
+            f"{len(_processors())} logical processors, and more threads than those do not make it faster"
+        )
+    return count
+
+
+def _processors() -> set[int]:
+    """The logical processors that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def _core_of(cpu: int) -> str:

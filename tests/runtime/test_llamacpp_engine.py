@@ -326,8 +326,10 @@ def test_nothing_is_printed_by_llama_cpp(tiny: tuple[Path, Any]) -> None:
 def fresh_library() -> Any:
     """`llama()` looks again, now and after the test."""
     llamacpp_library.llama.cache_clear()
+    llamacpp_library.load.cache_clear()
     yield
     llamacpp_library.llama.cache_clear()
+    llamacpp_library.load.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_library")

@@ -53,5 +53,5 @@ def test_a_worker_that_says_why_not(script: Path) -> None:
 
 
 def test_a_worker_that_dies(script: Path) -> None:
-    with pytest.raises(EdgeSkipError, match=r"code 3 and no reply:\n(.*\n)*out of memory"):
+    with pytest.raises(EdgeSkipError, match=r"code 3 and gave no reply:\n(.*\n)*out of memory"):
         ask_afresh(script, {"manner": "dying"}, threads=1)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgeskip.child_exit import how_it_ended
 from edgeskip.errors import EdgeSkipError
 
 WORD = "worker"  # the script's argument that makes it answer instead
@@ -53,7 +54,7 @@ def ask_afresh(
         text = answered.read().decode()
         if not text:
             said = "\n".join(errors.read().decode(errors="replace").splitlines()[-TAIL:])
-            raise EdgeSkipError(f"{script.name} worker ended with code {process.returncode} and no reply:\n{said}")
+            raise EdgeSkipError(f"{script.name} worker {how_it_ended(process.returncode)} and gave no reply:\n{said}")
     reply: dict[str, Any] = json.loads(text)
     if "error" in reply:
         raise EdgeSkipError(f"{script.name} worker: {reply['error']}")

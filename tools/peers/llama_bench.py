@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeskip.child_exit import how_it_ended
 from edgeskip.errors import EdgeSkipError
 from peers.driver import Run
 
@@ -48,6 +49,6 @@ def _answer(command: Sequence[str]) -> list[dict[str, Any]]:
         raise EdgeSkipError(f"{command[0]} cannot be run: {error}") from None
     if done.returncode:
         words = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise EdgeSkipError(f"llama-bench exited with {done.returncode} on {command[2]}: {words[-1]}")
+        raise EdgeSkipError(f"llama-bench {how_it_ended(done.returncode)} on {command[2]}: {words[-1]}")
     rows: list[dict[str, Any]] = json.loads(done.stdout)
     return rows

@@ -33,8 +33,9 @@ _ENDS = {
     126: "cannot be run there: give one built for Android with its NDK",
     127: "cannot be run there: give one built for Android with its NDK, its libraries beside it",
     _KILLED + 4: "met an instruction that the phone's processor lacks: build it for an older Arm",
-    _KILLED + 6: "aborted",
-    _KILLED + 9: "was killed: the phone is out of memory, close its apps or take a smaller model",
+    _KILLED + 6: "ended itself (SIGABRT)",
+    _KILLED + 7: "was ended by SIGBUS: a file was cut short or memory misaligned",
+    _KILLED + 9: "was ended by SIGKILL, as Android ends what takes much memory: close its apps or try a smaller model",
     _KILLED + 11: "crashed (segmentation fault)",
 }
 

@@ -202,6 +202,7 @@ def run(
     side is gone.
     """
     threading.Thread(target=listen, daemon=True).start()
+    killed = oom_kills()
     with locked(Path(lock)) if lock else contextlib.nullcontext(), tempfile.TemporaryFile() as request:
         request.write(stdin.encode())
         request.seek(0)
@@ -220,9 +221,19 @@ def run(
         raise EOFError
     sys.stdout.write("\n")  # its last line may lack an end
     if code < 0:
-        reason = " (probably out of memory)" if code == -signal.SIGKILL else ""
-        raise RefusedError(f"it was killed by signal {-code}, {signal.Signals(-code).name}{reason}")
+        name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else str(-code)
+        reason = " (the system's out-of-memory killer ended a process meanwhile)" if oom_kills() > killed else ""
+        raise RefusedError(f"it was killed by signal {-code}, {name}{reason}")
     return {"code": code}
+
+
+def oom_kills() -> int:
+    """Processes that the out-of-memory killer has ended on this machine since it was started; 0 if it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(int(value) for key, _, value in (line.partition(" ") for line in lines) if key == "oom_kill")
 
 
 events: queue.Queue[int | None] = queue.Queue()

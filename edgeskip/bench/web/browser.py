@@ -91,6 +91,11 @@ class Browser:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code as `subprocess` has it; None while it is alive."""
+        return self._process.poll()
+
     def memory(self) -> int:
         """Bytes of all its processes now; what they share counts once where the system tells."""
         total = 0

@@ -21,6 +21,7 @@ from edgeskip.bench.web.desk import RefusedError
 from edgeskip.bench.web.packages import ONNXRUNTIME_WEB, web_packages
 from edgeskip.bench.web.server import WebServer
 from edgeskip.bench.web.throttle import Throttle, described
+from edgeskip.child_exit import how_it_ended
 from edgeskip.errors import EdgeSkipError
 
 PROVIDERS = ("web", "webgpu")
@@ -137,11 +138,11 @@ class BrowserLauncher:
         if self._server.defect is not None:
             raise EdgeSkipError(f"the web server failed ({self._server.defect})") from self._server.defect
         if not browser.alive:
-            raise EdgeSkipError(f"{self._program} ended in the middle: too little memory, or it cannot run here")
+            raise EdgeSkipError(f"{self._program} ended in the middle: it {how_it_ended(browser.code)}")
         silent = time.monotonic() - self._desk.heard
         patience = (SILENCE_S if self._desk.registered else START_TIMEOUT_S) * max(1.0, self._throttle or 1.0)
         if silent > patience:
-            raise EdgeSkipError(f"the page has been silent for {silent:.0f} s: it may have run out of memory")
+            raise EdgeSkipError(f"the page has been silent for {silent:.0f} s: it hangs, or the browser is too busy")
         if time.monotonic() > deadline:
             raise EdgeSkipError("the round was not over in time: give fewer or shorter tests")
 

@@ -40,7 +40,10 @@ print(json.dumps({"kind": "sample", "value": 7}))
     [
         ('print(\'{"kind": "error", "message": "no such file: check the path"}\'); exit(2)', "^no such file: check"),
         ("import sys; sys.stderr.write('boom\\n'); exit(3)", "ended with code 3: boom: see  edgeskip doctor"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL, out of memory"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            r"was ended by SIGKILL \(.*; nothing shows that memory ran out\): see",
+        ),
         ("print('no JSON')", "ended with code 0"),
         ('print(\'{"kind": "progress", "message": "m"}\')', "ended with code 0"),
         ('print(\'{"kind": "sample"}\'); exit(1)', "ended with code 1"),

@@ -164,7 +164,7 @@ def test_no_sha256sum(phone: Phone) -> None:
 @pytest.mark.parametrize(
     ("code", "said", "message"),
     [
-        (137, "Killed \n", r"was killed: the phone is out of memory, close its apps .*\(Killed\)"),
+        (137, "Killed \n", r"was ended by SIGKILL, as Android .*: close its apps or .*\(Killed\)"),
         (132, "Illegal instruction \n", "met an instruction that the phone's processor lacks"),
         (139, "Segmentation fault \n", r"crashed \(segmentation fault\)"),
         (127, "sh: x: not found\n", "cannot be run there: give one built for Android"),

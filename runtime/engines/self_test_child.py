@@ -1,0 +1,79 @@
+"""Runs the child of a self-test over all its cases: one that ends the process is noted, and the others still run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from edgeskip.child_exit import MemoryWatch, how_it_ended, signal_name
+from edgeskip.errors import EdgeSkipError
+from edgeskip.runtime.engines.self_test_cache import Answer
+
+LIMIT_S = 120.0  # for all that the child does: it takes one second, ten where the machine is busy
+# What a defect in native code ends a process by. Anything else (SIGKILL, SIGTERM) came from outside and says nothing.
+CRASHES = ("SIGSEGV", "SIGILL", "SIGBUS", "SIGABRT", "SIGFPE", "SIGTRAP", "SIGSYS")
+WRONG = "wrong"
+"""The answer for a case whose result was not what it had to be; else it is the name of a signal."""
+
+
+def run_cases(module: str, cases: Sequence[str], what: str) -> Answer:
+    """What went wrong with `python -m module CASES`, by case; {} = nothing did.
+
+    The child prints `run CASE` before each, `ok CASE` or `bad CASE …` after it. Once one has ended it, it is told
+    `--apart`: it may then run each in a process of its own, and print `died CASE SIGNAL`. `what` it tests, for errors:
+    EdgeSkipError if the child reports one, was ended from outside or takes too long; that is no answer.
+    """
+    answer: Answer = {}
+    left, arguments = list(cases), list[str]()
+    while True:
+        watch = MemoryWatch()
+        code, lines, errors = _run(module, [*arguments, *left], what)
+        running = None
+        for line in lines:
+            word, _, rest = line.partition(" ")
+            case = rest.partition(" ")[0]
+            if word == "run":
+                running = case
+            elif word == "error":
+                raise EdgeSkipError(rest)
+            elif word in ("ok", "bad", "died"):
+                running = None
+                if word != "ok":
+                    answer[case] = WRONG if word == "bad" else rest.partition(" ")[2]
+        if code == 0:
+            return answer
+        name = signal_name(code)
+        if name not in CRASHES or running is None or watch.evidence():
+            said = f": {errors[-1][:200]}" if errors and name is None else ""
+            raise EdgeSkipError(f"the self-test of {what} {how_it_ended(code, watch)}{said}; try again")
+        answer[running] = name
+        if running not in left:  # what comes before all cases
+            return answer
+        left = left[left.index(running) + 1 :]
+        if not left:
+            return answer
+        arguments = ["--apart"]
+
+
+def _run(module: str, arguments: Sequence[str], what: str) -> tuple[int, list[str], list[str]]:
+    # -P: nothing that lies in the current folder is imported.
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONIOENCODING": "utf-8"}  # no debugger after an abort
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+            timeout=LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise EdgeSkipError(f"the self-test of {what} took longer than {LIMIT_S:.0f} s: try again") from None
+    except OSError as error:
+        raise EdgeSkipError(f"the self-test of {what} cannot be started ({error}): try again") from None
+    return done.returncode, done.stdout.splitlines(), [line for line in done.stderr.splitlines() if line.strip()]
