@@ -96,7 +96,7 @@ def _subject(files: tuple[Path, ...]) -> Subject:
 
 
 def _what(answer: Answer) -> str:
-    """ "products of f16, q4_0 with 1 and 37 rows end in SIGSEGV"."""
+    """In words: computing with f16, q4_0 (1 and 37 rows) ends in SIGSEGV."""
     if _LOADING in answer:
         return f"loading it ends in {answer[_LOADING]}"
     parts = []
@@ -107,8 +107,8 @@ def _what(answer: Answer) -> str:
             name, _, way = case.partition("/")
             by_way.setdefault(name, []).append(way)
         names: dict[tuple[str, ...], list[str]] = {}
-        for name, ways in by_way.items():
-            names.setdefault(tuple(ways), []).append(name)
+        for name, all_ways in by_way.items():
+            names.setdefault(tuple(all_ways), []).append(name)
         for ways, found in names.items():
             types = "every weight type" if set(found) == set(TYPES) else ", ".join(found)
             parts.append(f"computing with {types} ({_ways(ways)}) {ends}")
@@ -116,7 +116,7 @@ def _what(answer: Answer) -> str:
 
 
 def _ways(ways: Sequence[str]) -> str:
-    """ "lookup, 1 and 37 rows"."""
+    """In words: lookup, 1 and 37 rows."""
     rows = " and ".join(way for way in ways if way.isdigit())
     words = [way for way in ways if not way.isdigit()] + ([f"{rows} row{'s' * (rows != '1')}"] if rows else [])
     return ", ".join(words)
