@@ -115,9 +115,14 @@ class OnlineDecoding:
         return np.mean(self._similarity, axis=0, dtype=np.float64), np.mean(self._ratio, axis=0, dtype=np.float64)
 
     def _open(self) -> None:
-        count = len(self._engine.ffns)
-        self._engine.watch(False)
-        self._engine.gate(np.zeros(count, np.bool_), np.ones(count, np.float32))
+        open_gates(self._engine)
+
+
+def open_gates(engine: OnlineEngine) -> None:
+    """Make every FFN run from the next step on, unwatched."""
+    count = len(engine.ffns)
+    engine.watch(False)
+    engine.gate(np.zeros(count, np.bool_), np.ones(count, np.float32))
 
 
 def online_decoding(engine: Engine, policy: Online, record: OnlineRecord | None) -> OnlineDecoding:

@@ -20,12 +20,12 @@ from edgeskip.plan import Label
 from edgeskip.runtime.arguments import check_count, check_stop, token_ids
 from edgeskip.runtime.chat import Message
 from edgeskip.runtime.decoding import Decoding, PlainDecoding
-from edgeskip.runtime.engines.interface import DraftingEngine, Engine
+from edgeskip.runtime.engines.interface import DraftingEngine, Engine, OnlineEngine
 from edgeskip.runtime.generation import STRATEGIES, Generation, Strategy
 from edgeskip.runtime.handover import HandoverEngine, handover_decoding
 from edgeskip.runtime.loops import PREFILL_CHUNK, check_prompt
 from edgeskip.runtime.online import Online
-from edgeskip.runtime.online_decoding import online_decoding
+from edgeskip.runtime.online_decoding import online_decoding, open_gates
 from edgeskip.runtime.opening import open_artifact
 from edgeskip.runtime.prompts import encode_messages, encode_text
 from edgeskip.runtime.sampling import Sampler, Sampling
@@ -249,8 +249,8 @@ class Session:
             return
         with self._alone():
             self._end_stream("this session was closed")
-            self._engine.close()
-            self._engine = None
+            engine, self._engine = self._engine, None  # first: after Ctrl-C half-freed memory must not be used
+            engine.close()
 
     def __enter__(self) -> Session:
         return self
@@ -308,10 +308,13 @@ class Session:
             self._caller.pop("thread", None)
 
     def _end_stream(self, why: str = "a newer call of the same session has begun") -> None:
+        """End the generation before; what it set up for itself is undone even if Ctrl-C kept it from doing so."""
         stream = self._stream() if self._stream is not None else None
         if stream is not None:
             stream.end(why)
         self._stream = None
+        if self.online is not None and isinstance(self._engine, OnlineEngine):
+            open_gates(self._engine)
 
 
 def drafts_of(manifest: Manifest | GgufManifest | None) -> tuple[DraftInfo, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import time
 import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,16 @@ _NO_MEMORY = -2  # llama_decode
 _GGML_F32, _NO_FLASH_ATTENTION = 0, 0  # ggml_type, llama_flash_attn_type
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A native context and what belongs to it: replaced all at once, whenever Ctrl-C comes."""
+
+    pointer: int
+    memory: int  # llama_memory_t
+    capacity: int
+    free: Any  # frees it, once
+
+
 class LlamaContext:
     """The KV cache of one sequence over `model`, and the calls that append to it.
 
@@ -33,10 +44,7 @@ class LlamaContext:
         self._model = model
         self._threads = threads
         self._callback = callback
-        self._pointer: int | None = None
-        self._free: Any = None
-        self._memory = 0  # llama_memory_t
-        self._capacity = 0
+        self._opened: _Opened | None = None
         self.length = 0
         self.run_s = 0.0  # seconds inside llama.cpp
         self._tokens = np.zeros(BATCH, np.int32)
@@ -51,24 +59,28 @@ class LlamaContext:
 
     def reserve(self, tokens: int) -> None:
         """Makes room for `tokens` tokens in all; what the cache holds moves along."""
-        if tokens <= self._capacity and self._pointer is not None:
+        before = self._opened
+        if before is not None and tokens <= before.capacity:
             return
-        capacity = grown_capacity(tokens, self._capacity, self._model.context_length)
+        capacity = grown_capacity(tokens, before.capacity if before else 0, self._model.context_length)
         library = llama()
-        held = self._held_state() if self.length else None
+        held = self._held_state(before) if before is not None and self.length else None
         if held is None:
             self._close_context()
         pointer = self._open(capacity)
         free = weakref.finalize(self, library.llama_free, pointer)
-        if held is not None:
-            if not _put_state(pointer, held):
-                free()
+        opened = _Opened(pointer, library.llama_get_memory(pointer) or 0, capacity, free)
+        try:
+            if not opened.memory:
+                raise EdgeSkipError(f"{self._model.path} has no KV cache: it is no decoder-only language model")
+            if held is not None and not _put_state(pointer, held):
                 raise EdgeSkipError(f"llama.cpp cannot move the KV cache to a larger one: {failure()}")
-            self._close_context()
-        self._pointer, self._free, self._capacity = pointer, free, capacity
-        self._memory = library.llama_get_memory(pointer)
-        if not self._memory:
-            raise EdgeSkipError(f"{self._model.path} has no KV cache: it is no decoder-only language model")
+            self._opened = opened
+        finally:  # of the two, the one that is not used
+            if self._opened is not opened:
+                free()
+            elif before is not None:
+                before.free()
 
     def append_tokens(self, tokens: NDArray[np.int64], logits: NDArray[np.float32] | None) -> None:
         """Runs tokens int64 [n]; fills `logits` [k, vocab_size], k ≤ n, with those of the last k positions."""
@@ -97,14 +109,14 @@ class LlamaContext:
         EdgeSkipError where llama.cpp finds that the two do not fit; `other` is then empty.
         """
         other.truncate(0)
-        if not self.length:
+        if not self.length or self._opened is None:
             return
-        other.reserve(max(self.length, self._capacity))
+        other.reserve(max(self.length, self._opened.capacity))
         if self._interrupted:
             self._forget_uncounted()
         forget_errors()
         other._interrupted = True
-        if other._pointer is None or not _put_state(other._pointer, self._held_state()):
+        if other._opened is None or not _put_state(other._opened.pointer, self._held_state(self._opened)):
             raise EdgeSkipError(
                 f"{other._model.path} cannot take over the KV cache of {self._model.path} ({failure()}): export both "
                 "again"
@@ -123,7 +135,7 @@ class LlamaContext:
     def close(self) -> None:
         """Frees the KV cache."""
         self._close_context()
-        self.length = self._capacity = 0
+        self.length = 0
 
     def _run(self, count: int, left: int, logits: NDArray[np.float32] | None) -> None:
         """One batch of `count` tokens, of `left` still to run; copies the rows of `logits` that fall into it."""
@@ -132,14 +144,16 @@ class LlamaContext:
         self._outputs[:count] = 0
         self._outputs[count - wanted : count] = 1
         batch, library = self._batch, llama()
+        opened = self._opened
+        assert opened is not None  # reserved
         batch.n_tokens = count
         if self._interrupted:
             self._forget_uncounted()
         forget_errors()
         self._interrupted = True
         begin = time.perf_counter()
-        status = library.llama_decode(self._pointer, batch)
-        rows = library.llama_get_logits(self._pointer) if wanted and not status else None  # waits for the device
+        status = library.llama_decode(opened.pointer, batch)
+        rows = library.llama_get_logits(opened.pointer) if wanted and not status else None  # waits for the device
         self.run_s += time.perf_counter() - begin
         if status:
             self._fail(status, count)
@@ -152,7 +166,8 @@ class LlamaContext:
 
     def _forget_uncounted(self) -> None:
         """Drops what the cache holds beyond `length`: Ctrl-C can come between a batch's run and its being counted."""
-        if not llama().llama_memory_seq_rm(self._memory, 0, self.length, -1):
+        opened = self._opened
+        if opened is not None and not llama().llama_memory_seq_rm(opened.memory, 0, self.length, -1):
             raise EdgeSkipError(f"{self._model.path} cannot forget single tokens: it has no plain KV cache")
         self._interrupted = False
 
@@ -190,18 +205,18 @@ class LlamaContext:
             )
         return pointer
 
-    def _held_state(self) -> NDArray[np.uint8]:
+    def _held_state(self, opened: _Opened) -> NDArray[np.uint8]:
         library = llama()
-        state = np.empty(library.llama_state_seq_get_size(self._pointer, 0), np.uint8)
+        state = np.empty(library.llama_state_seq_get_size(opened.pointer, 0), np.uint8)
         size = library.llama_state_seq_get_data(
-            self._pointer, state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), len(state), 0
+            opened.pointer, state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), len(state), 0
         )
         return state[:size]
 
     def _close_context(self) -> None:
-        if self._free is not None:
-            self._free()
-        self._pointer = self._free = None
+        before, self._opened = self._opened, None
+        if before is not None:
+            before.free()
 
     def _make_batch(self) -> Any:
         batch = llama().llama_batch()

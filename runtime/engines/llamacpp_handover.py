@@ -88,8 +88,8 @@ class LlamaCppHandoverEngine:
         return result
 
     def prepare(self) -> None:
-        if self._second is None:
-            second = self._open_second()
+        if len(self._contexts) < 2:
+            second = self._second or self._open_second()
             if (second.vocab_size, second.hidden_size, second.num_blocks, second.context_length) != (
                 self.first.vocab_size,
                 self.first.hidden_size,

@@ -6,7 +6,6 @@ The graph's past and present of every layer are bound to one buffer `[1, num_kv_
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.limits import check_truncation, grown_capacity
 from edgeskip.runtime.engines.onnxruntime_captured import CapturedSteps
-from edgeskip.runtime.engines.onnxruntime_session import GraphShape, first_line, switches_of
+from edgeskip.runtime.engines.onnxruntime_errors import lack_of_memory
+from edgeskip.runtime.engines.onnxruntime_session import GraphShape, switches_of
 from edgeskip.runtime.engines.onnxruntime_states import Rows
 from edgeskip.runtime.engines.providers import Provider, nodes_by_provider
 
@@ -28,6 +28,10 @@ class GraphRunner:
     """Appends tokens or exit states to the sequence of one session.
 
     It trusts its caller: that the tokens are the model's and that they fit the context has been checked.
+
+    Ctrl-C may come between any two instructions, and the same sequence may be used afterwards. So what is bound is
+    recorded only once it is: a field that stands for a binding is emptied first, and set last. ONNX Runtime does not
+    keep the memory that is bound to it alive.
     """
 
     def __init__(self, session: Any, shape: GraphShape, provider: Provider) -> None:
@@ -50,6 +54,7 @@ class GraphRunner:
         self._cache: dict[str, Any] = {}  # name of the past input -> NDArray (host) or OrtValue (device)
         self._mask: NDArray[np.int64] = np.ones((1, 0), np.int64)
         self._ids: NDArray[np.int64] = np.zeros((1, 0), np.int64)
+        self._bound_ids = 0  # width of `_ids` as bound
         self._states_in: Rows | None = None  # as bound
         self._states_out: Rows | None = None
         self._switches: dict[str, NDArray[Any]] = {}  # overridable initialisers; rewritten in place
@@ -84,6 +89,7 @@ class GraphRunner:
         if tokens <= self._capacity:
             return
         capacity = grown_capacity(tokens, self._capacity, self._shape.context_length)
+        self._capacity = 0  # until every buffer is there and bound
         for layer in range(self._shape.kv_layers):
             for part in ("key", "value"):
                 past, present = f"past_key_values.{layer}.{part}", f"present.{layer}.{part}"
@@ -92,9 +98,9 @@ class GraphRunner:
                 else:
                     self._grow_on_device(past, present, capacity)
         self._mask = np.ones((1, capacity), np.int64)
-        self._capacity = capacity
         if self._captured is not None:
             self._captured.renew(self._cache, capacity)
+        self._capacity = capacity
 
     def override(self, name: str, value: NDArray[Any]) -> None:
         """Every run reads the overridable initialiser `name` from `value`, which may be rewritten in place."""
@@ -111,17 +117,21 @@ class GraphRunner:
         A graph that gives exit states writes them into `states`, n rows. The returned array may be overwritten by
         the next call.
         """
-        if len(tokens) != self._ids.shape[1]:
+        if len(tokens) != self._bound_ids:
+            self._bound_ids = 0
             self._ids = np.empty((1, len(tokens)), np.int64)
             self._bind_input("input_ids", self._ids)
+            self._bound_ids = len(tokens)
         self._ids[0] = tokens
         return self._run(len(tokens), kept, states)
 
     def append_states(self, rows: Rows, kept: int, states: Rows | None = None) -> NDArray[np.float32]:
         """Appends one position for each row of exit states; otherwise as `append_tokens`."""
         if rows is not self._states_in:
+            self._states_in = None
+            for binding in self._bindings():
+                rows.bind_input(binding, "hidden_states")
             self._states_in = rows
-            self._bind_states()
         return self._run(rows.count, kept, states)
 
     def truncate(self, length: int) -> None:
@@ -150,11 +160,8 @@ class GraphRunner:
             else:
                 self._session.run_with_iobinding(binding, options)
         except Exception as error:
-            if re.search(r"memory|allocat", str(error), re.IGNORECASE):
-                raise EdgeSkipError(
-                    f"not enough memory for {total} tokens on {self._provider.name} ({first_line(error)}): "
-                    "use a shorter prompt or a smaller model"
-                ) from error
+            if (told := lack_of_memory(error, self._provider.name, total)) is not None:
+                raise told from error
             raise
         self._run_s += time.perf_counter() - begin
 
@@ -180,9 +187,11 @@ class GraphRunner:
         # What ONNX Runtime allocated for the step before would be taken for a buffer of ours: ask for a new one.
         if binding is self._binding and (kept != self._kept or kept != 1):
             self._bind_logits(kept)
-        if states is not self._states_out:
+        if states is not None and states is not self._states_out:
+            self._states_out = None
+            for each in self._bindings():
+                states.bind_output(each, "exit_states")
             self._states_out = states
-            self._bind_states()
         # bind_cpu_input: the cheapest of the binding calls, 25 µs of cold caches a step less than bind_input.
         binding.bind_cpu_input("attention_mask", self._mask[:, :total])
         if self._provider.name != "cpu":
@@ -216,13 +225,14 @@ class GraphRunner:
         return [self._binding] if self._silent is None else [self._binding, self._silent]
 
     def _bind_logits(self, kept: int) -> None:
-        self._kept = kept
+        self._kept = -1
         if kept == 1:
             logits = self._logits
             self._binding.bind_output("logits", "cpu", 0, logits.dtype.type, logits.shape, logits.ctypes.data)
         else:
             # The graph declares one position, so a buffer of more is refused: ONNX Runtime allocates these itself.
             self._binding.bind_output("logits", "cpu")
+        self._kept = kept
 
     def _allocated_logits(self) -> NDArray[np.float32]:
         """The logits [k, columns] that ONNX Runtime allocated."""

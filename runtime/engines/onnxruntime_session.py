@@ -104,7 +104,7 @@ def check_file(path: Path, sha256: str | None) -> None:
 def first_line(error: Exception) -> str:
     """What ONNX Runtime says, without its prefix."""
     line = str(error).strip().split("\n")[0]
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    return re.sub(r"^(?:Error in execution: |\[ONNXRuntimeError\] : \d+ : \w+ : )+", "", line)
 
 
 def _open(path: Path, settings: Settings) -> Any:

@@ -33,6 +33,16 @@ class Rows:
         return self.device, 0, np.dtype(self.dtype).type, (1, self.count, self.width), self.address
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """What a `StateBuffer` has at one time: all of it is replaced at once, whenever Ctrl-C comes."""
+
+    owner: Any  # NDArray [capacity, width] (host) or OrtValue (device): what keeps it alive
+    address: int
+    capacity: int
+    rows: dict[tuple[int, int], Rows]
+
+
 class StateBuffer:
     """Rows [capacity, width] in the memory where the graphs have their caches; it does not know which are in use."""
 
@@ -41,37 +51,31 @@ class StateBuffer:
         self._dtype: Literal["float32", "float16"] = dtype
         self._device = provider.device
         self._row_bytes = width * np.dtype(dtype).itemsize
-        self._allocate(np.empty((_FIRST_ROWS, width), dtype))
+        self._memory = self._allocated(np.empty((_FIRST_ROWS, width), dtype))
 
     def reserve(self, rows: int, used: int) -> None:
         """Makes room for `rows` rows and keeps the first `used`."""
-        if rows <= self._capacity:
+        memory = self._memory
+        if rows <= memory.capacity:
             return
-        grown = np.empty((max(rows, 2 * self._capacity), self._width), self._dtype)
-        grown[:used] = self._host()[:used]
-        self._allocate(grown)
+        grown = np.empty((max(rows, 2 * memory.capacity), self._width), self._dtype)
+        grown[:used] = (memory.owner if self._device == "cpu" else memory.owner.numpy())[:used]
+        self._memory = self._allocated(grown)
 
     def rows(self, start: int, stop: int) -> Rows:
         """Rows start … stop−1; the same object each time, until the buffer grows."""
-        rows = self._rows.get((start, stop))
+        memory = self._memory
+        rows = memory.rows.get((start, stop))
         if rows is None:
-            address = self._address + start * self._row_bytes
+            address = memory.address + start * self._row_bytes
             rows = Rows(address, stop - start, self._width, self._dtype, self._device)
-            self._rows[start, stop] = rows
+            memory.rows[start, stop] = rows
         return rows
 
-    def _allocate(self, host: NDArray[Any]) -> None:
-        self._rows: dict[tuple[int, int], Rows] = {}
-        self._capacity = len(host)
-        self._memory: Any = host
+    def _allocated(self, host: NDArray[Any]) -> _Memory:
         if self._device == "cpu":
-            self._address = int(host.ctypes.data)
-        else:
-            import onnxruntime
+            return _Memory(host, int(host.ctypes.data), len(host), {})
+        import onnxruntime
 
-            self._memory = onnxruntime.OrtValue.ortvalue_from_numpy(host, self._device, 0)
-            self._address = int(self._memory.data_ptr())
-
-    def _host(self) -> NDArray[Any]:
-        result: NDArray[Any] = self._memory if self._device == "cpu" else self._memory.numpy()
-        return result
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(host, self._device, 0)
+        return _Memory(value, int(value.data_ptr()), len(host), {})

@@ -183,3 +183,36 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
     assert "missing" in refusal()
     other = tiny.manifest.graph.model_copy(update={"num_kv_layers": 2})
     assert "than its manifest describes" in refusal({"graph": other})
+
+
+def test_a_buffer_of_another_shape_is_not_called_lack_of_memory(tiny_artifact: TinyArtifact) -> None:
+    """Oracle: what was done to it. ONNX Runtime's words for it have "pre-allocated" in them."""
+    engine = open_engine(tiny_artifact)
+    engine.step(TOKENS[:5])
+    wrong = np.zeros((1, 2, VOCAB), np.float32)
+    engine._runner._binding.bind_output("logits", "cpu", 0, np.float32, wrong.shape, wrong.ctypes.data)
+    with pytest.raises(RuntimeError, match="pre-allocated"):
+        engine.step(TOKENS[5:6])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Failed to allocate memory for requested buffer of size 549755813888",
+        "std::bad_alloc",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "Available memory of 5 is smaller than requested bytes of 9",
+        "8007000E Not enough memory resources are available to complete this operation.",
+    ],
+)
+def test_lack_of_memory_is_called_that(tiny_artifact: TinyArtifact, text: str) -> None:
+    """Oracle: what the allocators of ONNX Runtime, C++, CUDA and DirectML say (their sources)."""
+
+    class Failing:
+        def run_with_iobinding(self, *arguments: object) -> None:
+            raise RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {text}")
+
+    engine = open_engine(tiny_artifact)
+    engine._runner._session = Failing()
+    with pytest.raises(EdgeSkipError, match="not enough memory for 5 tokens on cpu"):
+        engine.step(TOKENS[:5])
