@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.leftovers import OLD, PART, clean_up
+from edgeskip.locks import claim
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a write without a file name fails with
 # numpy's tofile reports a full disk as "8192 requested and 512 written", without a number.
@@ -25,8 +27,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes `data` beside `path`, flushes it to disk and renames it into place; an OSError names `path`."""
+def replace_file(path: Path, data: bytes, *, overwrite: bool = True) -> None:
+    """Writes `data` beside `path`, flushes it to disk and renames it into place; an OSError names `path`.
+
+    EdgeSkipError if something is there and `overwrite` is false, however lately it came.
+    """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +42,7 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
-        temporary.replace(path)
+        _put(temporary, path, overwrite=overwrite)
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -76,10 +81,14 @@ def staged_files(targets: Sequence[Path], *, overwrite: bool) -> Iterator[list[P
     """
     for target in targets:
         refuse_file(target, overwrite=overwrite)
-    with _staging(targets[0]) as staging:
-        staged = [staging / target.name for target in targets]
-        yield staged
-        _take_places(staged, targets)
+    with claim(*targets):
+        for target in targets:
+            clean_up(target)
+            refuse_file(target, overwrite=overwrite)  # whoever had claimed it may have made it
+        with _staging(targets[0]) as staging:
+            staged = [staging / target.name for target in targets]
+            yield staged
+            _take_places(staged, targets, overwrite=overwrite)
 
 
 @contextmanager
@@ -90,24 +99,39 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     and what was at `target` stays as it was. An OSError in writing names `target`.
     """
     refuse_folder(target, overwrite=overwrite)
-    with _staging(target) as staging:
-        staging.chmod(0o755)
-        yield staging
-        if target.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-            kept = old / target.name
-            try:
-                target.rename(kept)
-                staging.rename(target)
-            except BaseException:
-                if kept.exists() and not target.exists():
-                    kept.rename(target)
-                raise
-            finally:
-                if target.exists():
-                    shutil.rmtree(old)
-        else:
+    with claim(target):
+        clean_up(target)
+        refuse_folder(target, overwrite=overwrite)  # whoever had claimed it may have made it
+        with _staging(target) as staging:
+            staging.chmod(0o755)
+            yield staging
+            _take_place(staging, target, overwrite=overwrite)
+
+
+def _take_place(staging: Path, target: Path, *, overwrite: bool) -> None:
+    """Renames the folder `staging` to `target`; what was there stays where that fails."""
+    if target.exists() and not overwrite:
+        raise _appeared(target)
+    if target.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=OLD, dir=target.parent))
+        kept = old / target.name
+        try:
+            target.rename(kept)
             staging.rename(target)
+        except BaseException:
+            if kept.exists() and not target.exists():
+                kept.rename(target)
+            raise
+        finally:
+            if target.exists():
+                shutil.rmtree(old)
+    else:
+        try:
+            staging.rename(target)
+        except OSError as error:  # a folder with something in it, or a file
+            if target.exists() and error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise _appeared(target) from None
+            raise
 
 
 @contextmanager
@@ -118,7 +142,7 @@ def _staging(target: Path) -> Iterator[Path]:
     staging: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=PART, dir=target.parent))
         yield staging
         made = []
     except OSError as error:
@@ -135,7 +159,7 @@ def _staging(target: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def _take_places(staged: Sequence[Path], targets: Sequence[Path]) -> None:
+def _take_places(staged: Sequence[Path], targets: Sequence[Path], *, overwrite: bool) -> None:
     """Renames each staged file to its target; where one fails, those before it are as they were."""
     for path in staged:
         path.chmod(0o644)
@@ -144,15 +168,39 @@ def _take_places(staged: Sequence[Path], targets: Sequence[Path]) -> None:
         for path, target, old in zip(staged, targets, kept, strict=True):
             if target != targets[-1] and target.exists():  # nothing can fail after the last
                 target.rename(old)
-            path.replace(target)
+            _put(path, target, overwrite=overwrite)
     except BaseException:
         if any(path.exists() for path in staged):
             for path, target, old in zip(staged, targets, kept, strict=True):
-                if not path.exists():
+                if not path.exists() or (target.exists() and path.samefile(target)):
                     target.unlink()
                 if old.exists():
                     old.rename(target)
         raise
+
+
+def _put(path: Path, target: Path, *, overwrite: bool) -> None:
+    """Renames the file `path` to `target`; EdgeSkipError if something is there and `overwrite` is false."""
+    if overwrite:
+        path.replace(target)
+        return
+    try:
+        try:
+            os.link(path, target)  # unlike a rename, which replaces, this fails where something is
+            path.unlink()
+        except FileExistsError:
+            raise
+        except OSError:  # no hard links on this file system
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            path.replace(target)
+    except FileExistsError:
+        raise _appeared(target) from None
+
+
+def _appeared(target: Path) -> EdgeSkipError:
+    return EdgeSkipError(
+        f"{target} exists, it was made meanwhile by another process: choose another -o or add --overwrite"
+    )
 
 
 def _refuse_parent(target: Path) -> None:
