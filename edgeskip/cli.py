@@ -17,6 +17,7 @@ import typer
 
 from edgeskip import terminal
 from edgeskip.errors import EdgeSkipError
+from edgeskip.locks import let_go
 from edgeskip.verbs.bench import bench
 from edgeskip.verbs.calibrate import calibrate
 from edgeskip.verbs.compare import compare
@@ -58,11 +59,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    context.call_on_close(let_go)
 
 
 def main() -> None:
@@ -137,6 +139,7 @@ def _run() -> int:
 def _leave_at_once() -> NoReturn:
     """Ends a process of a torchrun that has done its work: while the interpreter is taken apart, Gloo's threads now and
     then abort it ("terminate called without an active exception")."""
+    let_go()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

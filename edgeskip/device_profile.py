@@ -169,6 +169,6 @@ def read_device_profile(path: Path) -> DeviceProfile:
     return profile
 
 
-def write_device_profile(profile: DeviceProfile, path: Path) -> None:
-    """Replaces the file at `path` in one step."""
-    replace_file(path, (profile.model_dump_json(indent=1) + "\n").encode("utf-8"))
+def write_device_profile(profile: DeviceProfile, path: Path, *, overwrite: bool = True) -> None:
+    """Replaces the file at `path` in one step; EdgeSkipError if one is there and `overwrite` is false."""
+    replace_file(path, (profile.model_dump_json(indent=1) + "\n").encode("utf-8"), overwrite=overwrite)

@@ -53,6 +53,7 @@ def diagnose() -> Diagnosis:
     findings = [*_find_onnxruntime(builds, broken, machine, providers), *_find_missing(declared, builds, machine)]
     llamacpp, broken_llamacpp = _llamacpp()
     findings += broken_llamacpp
+    findings += _find_leftovers()
     cache, fetched = _fetched_models()
     return Diagnosis(versions, providers, machine, llamacpp, cache, fetched, tuple(findings))
 
@@ -146,6 +147,21 @@ def _llamacpp() -> tuple[str, list[Finding]]:
         return "self-test passed: every weight type that an export writes, one row and several", []
     problem, command = describe(answer), rebuild(answer)
     return "self-test failed, see below", [Finding(problem, command, blocking=False)]
+
+
+def _find_leftovers() -> list[Finding]:
+    """What killed processes left in the current folder."""
+    from edgeskip.leftovers import leftovers_in
+
+    return [
+        Finding(
+            f"an interrupted process left {leftover.folder.name} ({leftover.size / 1e6:.0f} MB) here"
+            + (f", the {leftover.target.name} that it was to replace" if leftover.is_old else ""),
+            f"make {leftover.target.name} again, which clears it, or remove the folder",
+            blocking=False,
+        )
+        for leftover in leftovers_in(Path())
+    ]
 
 
 def _plain_torch_is_cuda(machine: Machine) -> bool:

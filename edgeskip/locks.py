@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -72,6 +73,23 @@ def _claim(target: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+_command = ExitStack()  # what the command that runs has claimed
+
+
+def hold(*targets: Path) -> None:
+    """Claim `targets` until the command that runs has ended (`let_go`); of several processes of one job the first does.
+
+    EdgeSkipError as `claim`.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        _command.enter_context(claim(*targets))
+
+
+def let_go() -> None:
+    """Free what `hold` claimed."""
+    _command.close()
+
+
 def is_claimed(target: Path) -> bool:
     """Whether a process, this one included, is making `target` now."""
     path = lock_path(target)
@@ -100,7 +118,7 @@ def _lock(path: Path, target: Path) -> int | None:
         except OSError:  # no such file can be: whoever writes the output meets the same error, and can explain it
             return None
         try:
-            if not _try_lock(handle):
+            if not (_try_lock(handle) or _try_lock_again(handle)):
                 owner = os.pread(handle, 20, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else ""
                 number = f" (pid {owner})" if owner.isdigit() else ""
                 raise ClaimedError(_told(target, f"another edgeskip process{number}"))
@@ -119,6 +137,12 @@ def _lock(path: Path, target: Path) -> int | None:
             _unlock(path, handle)
             raise
         os.close(handle)
+
+
+def _try_lock_again(handle: int) -> bool:
+    """Whether it was only looked at (`is_claimed`), which takes no time."""
+    time.sleep(0.05)
+    return _try_lock(handle)
 
 
 def _same_file(path: Path, handle: int) -> bool:

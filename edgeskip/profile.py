@@ -349,9 +349,16 @@ def refuse_output(path: Path, *, overwrite: bool) -> None:
 
 
 def write_profile(
-    profile: Profile, path: Path, packed_vectors: bytes | None = None, packed_adapter: bytes | None = None
+    profile: Profile,
+    path: Path,
+    packed_vectors: bytes | None = None,
+    packed_adapter: bytes | None = None,
+    *,
+    overwrite: bool = True,
 ) -> None:
     """Replaces the profile at `path` in one step, after the files beside it whose bytes are given.
+
+    EdgeSkipError if a profile is there and `overwrite` is false, however lately it came.
 
     When writing the profile fails or is interrupted, those files are put back as they were. The LoRA of a profile
     that was there before goes where the new one has none.
@@ -367,7 +374,7 @@ def write_profile(
     try:
         for file, content in beside.items():
             replace_file(file, content)
-        replace_file(path, data)
+        replace_file(path, data, overwrite=overwrite)
     except BaseException:
         for file, old in before.items():
             if old is not None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.locks import claim
 from edgeskip.planner import skipped_of
-from edgeskip.profile import SpeculationRecord, write_profile
+from edgeskip.profile import SpeculationRecord, read_profile, write_profile
 from edgeskip.profile_source import source_of
 from edgeskip.vectors import read_vectors
 
@@ -99,4 +100,5 @@ class Exports:
             machine=f"{this_machine().processor}, {provider}, {threads_or_default(threads)} threads",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        write_profile(self._profile.model_copy(update={"speculation": record}), self._path)
+        with claim(self._path):  # and read again: it may have got another plan meanwhile
+            write_profile(read_profile(self._path).model_copy(update={"speculation": record}), self._path)

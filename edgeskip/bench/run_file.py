@@ -52,8 +52,12 @@ class RunLog:
         self.path = path
         if path is not None:
             if path.exists():
-                raise EdgeSkipError(f"{path} exists: choose another file, earlier results are not written over")
+                raise _refused(path)
             path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.touch(exist_ok=False)
+            except FileExistsError:  # another bench made it meanwhile
+                raise _refused(path) from None
             self._append(header)
 
     def add(self, line: Target | Device | Sample | Failure) -> None:
@@ -67,6 +71,10 @@ class RunLog:
             file.write(line.model_dump_json() + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _refused(path: Path) -> EdgeSkipError:
+    return EdgeSkipError(f"{path} exists: choose another file, earlier results are not written over")
 
 
 def read_run(path: Path) -> Run:

@@ -23,6 +23,7 @@ from edgeskip.evaluation.windows import (
     text_windows,
 )
 from edgeskip.files import sha256_of
+from edgeskip.locks import hold
 from edgeskip.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -87,17 +88,16 @@ def count(works: Sequence[Work], settings: Settings) -> int:
 def open_logs(
     artifact: Path, works: Sequence[Work], settings: Settings, output: Path | None, *, overwrite: bool
 ) -> list[RecordLog]:
-    """A log for each task; EdgeSkipError where there is no artifact, or a log is of other settings."""
+    """A log for each task, this process' alone; EdgeSkipError where there is no artifact, a log is of other settings,
+    or another process writes it."""
     made = identity(artifact)
     reference = identity(settings.reference) if settings.reference else None
     name = artifact_name(artifact)
+    paths = [output / f"{work.task.name}-{name}.jsonl" if output else None for work in works]
+    hold(*(path for path in paths if path is not None))
     return [
-        RecordLog(
-            output / f"{work.task.name}-{name}.jsonl" if output else None,
-            _settings_of(work, settings, made, reference),
-            overwrite=overwrite,
-        )
-        for work in works
+        RecordLog(path, _settings_of(work, settings, made, reference), overwrite=overwrite)
+        for path, work in zip(paths, works, strict=True)
     ]
 
 

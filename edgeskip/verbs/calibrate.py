@@ -50,6 +50,7 @@ def calibrate(
     from edgeskip.calibration.settings import Settings, parse_exits
     from edgeskip.exporters.families.source import open_model
     from edgeskip.exporters.onnx.attention_limits import head_size_problem
+    from edgeskip.locks import hold
     from edgeskip.profile import refuse_output, write_profile
 
     layers = parse_exits(exits) if exits is not None else ()
@@ -58,13 +59,15 @@ def calibrate(
     source = open_model(model)
     path = output or Path(f"{name or source.name}.json".lower())
     refuse_output(path, overwrite=overwrite)
+    hold(path)
+    refuse_output(path, overwrite=overwrite)  # whoever had claimed it may have made it
     if (problem := head_size_problem(source.decoder)) is not None and os.environ.get("RANK", "0") == "0":
         print(f"edgeskip: note: {problem}: export it with  --target gguf", file=sys.stderr)
     with _progress_bar() as progress:
         result = calibrate(source, texts, settings, path, name=name, progress=progress)
     if result is not None:
         profile, packed = result
-        write_profile(profile, path, packed, source.stored_lora)
+        write_profile(profile, path, packed, source.stored_lora, overwrite=overwrite)
         print(path)
 
 

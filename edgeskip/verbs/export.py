@@ -89,9 +89,11 @@ def export(
     from edgeskip.exporters.export import ExportPolicy, export_onnx, refuse_output
     from edgeskip.exporters.export_gguf import export_gguf, refuse_outputs
     from edgeskip.exporters.gguf.formats import format_for
+    from edgeskip.exporters.gguf.outputs import output_paths
     from edgeskip.exporters.onnx.attention_limits import refuse_head_size
     from edgeskip.exporters.onnx.formats import weight_format
     from edgeskip.exporters.targets import draft_of, online_of, settled, targets_of
+    from edgeskip.locks import hold
     from edgeskip.planner import skipped_of
     from edgeskip.profile import locate_profile, read_profile
     from edgeskip.profile_source import source_of
@@ -111,6 +113,7 @@ def export(
             accuracy_level=accuracy_level,
         )
         refuse_output(folder, overwrite=overwrite)
+        hold(folder)
     path = locate_profile(profile)
     read = read_profile(path)
     if request is not None:
@@ -134,6 +137,7 @@ def export(
             policy=policy,
             folder=targets.onnx,
         )
+        hold(*output_paths(source, read, gguf_form, output, request, online=gates is not None))
     if targets.onnx:
         if request is not None and request.kind == "skip-plan":
             kept = 2 * read.model.num_blocks

@@ -111,6 +111,7 @@ def plan(
     from edgeskip.budget_planning import PlanningRequest, plan_by_budget, plan_fitted
     from edgeskip.errors import EdgeSkipError
     from edgeskip.front_report import check_figure
+    from edgeskip.locks import hold
     from edgeskip.models.profiles import ready_profiles
     from edgeskip.plan import COMPENSATIONS
     from edgeskip.planner import METHODS, choose, resolve
@@ -148,8 +149,11 @@ def plan(
         raise EdgeSkipError(f"{profile} ships with EdgeSkip and is not changed: write a profile of your own with -o")
     if output is not None and elsewhere:
         refuse_output(output, overwrite=overwrite)
-    read = read_profile(path)
     target = output or path
+    hold(target)
+    if output is not None and elsewhere:
+        refuse_output(output, overwrite=overwrite)  # whoever had claimed it may have made it
+    read = read_profile(path)
     vectors = read_vectors(read, path)
     request = PlanningRequest(
         corpus=tuple(corpus or ()), field=field, model=model, compensation=kind, objective=objective,
@@ -188,7 +192,7 @@ def plan(
     planned = read.model_copy(update=moved)
     resolved = resolve(planned, vectors)
     adapter = read_adapter(read, path) if elsewhere else None
-    write_profile(planned, target, packed, adapter)
+    write_profile(planned, target, packed, adapter, overwrite=overwrite or not elsewhere)
     if searching:
         _show_front(planned, plot)
     _show(planned, resolved, target)

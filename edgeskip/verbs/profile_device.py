@@ -30,6 +30,7 @@ def profile_device(
     from edgeskip.device_profile import write_device_profile
     from edgeskip.errors import EdgeSkipError
     from edgeskip.files import refuse_file
+    from edgeskip.locks import hold
 
     names = [name.strip() for name in contexts.split(",")]
     if not all(name.isascii() and name.isdecimal() for name in names):
@@ -37,11 +38,13 @@ def profile_device(
     if output.suffix != ".json":
         raise EdgeSkipError(f"{output} does not end in .json: name the device profile, e.g.  -o phone.json")
     refuse_file(output, overwrite=overwrite)
+    hold(output)
+    refuse_file(output, overwrite=overwrite)  # whoever had claimed it may have made it
     opened = open_dense(artifact, provider=provider, threads=threads)
     request = settle(opened, prompt, [int(name) for name in names], rounds)
     with _progress(request.runs) as advance:
         profile = measure_device(opened, request, advance)
-    write_device_profile(profile, output)
+    write_device_profile(profile, output, overwrite=overwrite)
     _show(profile, output)
 
 

@@ -41,6 +41,7 @@ def sweep(
     """Measure early-exit speculation: exit layer × draft vocabulary × γ, against plain decoding, on this device."""
     from edgeskip.calibration.corpus import read_corpus
     from edgeskip.errors import EdgeSkipError
+    from edgeskip.locks import hold
     from edgeskip.profile import locate_profile, read_profile
     from edgeskip.runtime.session import load
     from edgeskip.runtime.speculation.policy import Speculation
@@ -67,6 +68,7 @@ def sweep(
         "max_tokens": max_tokens, "raw": raw, "threads": threads, "provider": provider,
         "num_speculations": grid.num_speculations,
     }  # fmt: skip
+    hold(output)
     output.mkdir(parents=True, exist_ok=True)
     log = SweepLog(output / "sweep.json", settings, overwrite=overwrite)
     todo = list(log.missing(grid))

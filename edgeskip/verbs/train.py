@@ -125,6 +125,7 @@ def train(
     On several devices:  accelerate launch -m edgeskip train …  or torchrun --nproc-per-node N -m edgeskip train …
     """
     from edgeskip.errors import EdgeSkipError
+    from edgeskip.locks import hold
     from edgeskip.training.data import Data, Generation
     from edgeskip.training.policy import METHODS, ExitPolicy, Lora, Optimisation, Recipe
 
@@ -141,6 +142,7 @@ def train(
     policy = Optimisation(rate, batch_size, epochs, steps, warmup, decay, seed=seed, save_every=save_every)  # type: ignore[arg-type]
     generation = Generation(tuple(prompts or ()), new_tokens, temperature=temperature)
     texts = Data(tuple(data or ()), context, tuple(validation or ()), held_out, generation, seed)
+    hold(output)
     with _progress_bars() as (progress, advance):
         run: _Run = {"dtype": dtype, "overwrite": overwrite, "progress": progress, "advance": advance}
         if method == "layerskip":

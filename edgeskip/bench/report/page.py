@@ -57,7 +57,7 @@ def write_report(
         with staged_files(pictures, overwrite=overwrite) as staged:
             for path, plot in zip(staged, plots, strict=True):
                 path.write_bytes(png(plot.draw, WIDE, plot.title, plot.description))
-    replace_file(output, page.encode())
+    replace_file(output, page.encode(), overwrite=overwrite)
     return [output, *pictures]
 
 
