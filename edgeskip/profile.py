@@ -53,6 +53,15 @@ class ModelRecord(_Record):
     adapter: AdapterRecord | None = Field(default=None, description="LoRA to merge into the source's weights")
 
 
+class ModelLocation(_Record):
+    """Where a calibrated model lies on the disk; a ready model and one of the hub have none, their names do."""
+
+    absolute: str = Field(min_length=1, description="Its path on the machine that calibrated it")
+    relative: str | None = Field(
+        default=None, description="Its path from the profile's folder, with / on every system; None on another drive"
+    )
+
+
 class CorpusFile(_Record):
     """One text the statistics come from."""
 
@@ -216,6 +225,9 @@ class Profile(_Record):
     format: Literal["edgeskip-profile"] = "edgeskip-profile"
     version: Literal[1] = 1
     model: ModelRecord
+    model_location: ModelLocation | None = Field(
+        default=None, description="Where its folder or file is; None = `model.source` is a name, or nothing is known"
+    )
     calibration: CalibrationRecord
     sublayers: list[SublayerStatistics]
     vectors: VectorsRecord

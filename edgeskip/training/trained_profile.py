@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.exit_adapter import ExitAdapter
+from edgeskip.model_location import relocated
 from edgeskip.profile import (
     ExitStatistics,
     Profile,
@@ -60,7 +61,8 @@ class TrainedProfile:
             "exits": [merged[layer] for layer in sorted(merged)],
             "speculation": None,
         }
-        write_profile(self.profile.model_copy(update=changed), path, packed, read_adapter(self.profile, self.path))
+        trained = relocated(self.profile.model_copy(update=changed), self.path, path)
+        write_profile(trained, path, packed, read_adapter(self.profile, self.path))
         return path
 
     def write_healed(self, folder: Path, lora: Lora) -> Path:
@@ -85,7 +87,8 @@ class TrainedProfile:
             changed["plan"] = plan.model_copy(
                 update={"decode_skip": [], "decode_scales": None, "window": None, "beta": None}
             )
-        write_profile(self.profile.model_copy(update=changed), path, packed, healed.stored_lora)
+        written = relocated(self.profile.model_copy(update=changed), self.path, path)
+        write_profile(written, path, packed, healed.stored_lora)
         return path
 
     def _path(self, folder: Path) -> Path:

@@ -68,16 +68,20 @@ def _print_profile(console: Console, report: ProfileReport) -> None:
 
     from edgeskip.draft_facts import exit_facts
     from edgeskip.front_report import front_line
+    from edgeskip.model_location import found_at
     from edgeskip.sublayers import KINDS, Sublayer
 
     profile, plan = report.profile, report.profile.plan
     skipped = set(plan.skip) if plan else set()
     calibration = profile.calibration
+    found = found_at(profile, report.path)
+    if found is None and profile.model_location is not None:
+        found = Path(profile.model_location.absolute + ": not there")
     facts = {
         "profile": str(report.path),
         "model": f"{profile.model.name} ({profile.model.family}, {profile.model.num_blocks} blocks, "
         f"hidden size {profile.model.hidden_size})",
-        "source": profile.model.source,
+        "source": profile.model.source + ("" if found is None else f" ({found})"),
         "fingerprint": profile.model.fingerprint[:16],
         "calibrated": f"{calibration.created}, context {calibration.context} tokens, seed {calibration.seed}, "
         f"{calibration.dtype}",

@@ -112,6 +112,7 @@ def plan(
     from edgeskip.errors import EdgeSkipError
     from edgeskip.front_report import check_figure
     from edgeskip.locks import hold
+    from edgeskip.model_location import relocated
     from edgeskip.models.profiles import ready_profiles
     from edgeskip.plan import COMPENSATIONS
     from edgeskip.planner import METHODS, choose, resolve
@@ -189,7 +190,7 @@ def plan(
     )  # fmt: skip
     vectors_record, packed = pack_vectors(vectors, target)
     moved = {"vectors": vectors_record, "model": model_at(read.model, target)}
-    planned = read.model_copy(update=moved)
+    planned = relocated(read.model_copy(update=moved), path, target)
     resolved = resolve(planned, vectors)
     adapter = read_adapter(read, path) if elsewhere else None
     write_profile(planned, target, packed, adapter, overwrite=overwrite or not elsewhere)

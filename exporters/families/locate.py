@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -17,20 +18,32 @@ _HELP = "a model is a ready model's name, a Hugging Face or PEFT folder, a .gguf
 
 def locate(reference: str) -> tuple[Path, str]:
     """(path of a folder or GGUF file, short name). An existing path wins over a ready model, that over a hub id."""
-    if (path := _existing(reference)) is not None:
-        return path, short_name(path.resolve())
+    if (path := existing_path(reference)) is not None:
+        return path, short_name(path)
     from edgeskip.models.registry import READY_MODELS
 
     if reference in READY_MODELS:
         from edgeskip.fetch import fetch
 
         return fetch(reference), reference
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", reference) and not reference.startswith((".", "/")):
+    if _is_hub_id(reference):
         return _download(reference), reference.split("/")[1]
     raise EdgeSkipError(f"there is no model {reference!r}: {_HELP} (ready models: {', '.join(READY_MODELS)})")
 
 
-def _existing(reference: str) -> Path | None:
+def is_name(reference: str) -> bool:
+    """Whether a reference that is no existing path may be a ready model's name or a hub id."""
+    from edgeskip.models.registry import READY_MODELS
+
+    return reference in READY_MODELS or _is_hub_id(reference)
+
+
+def _is_hub_id(reference: str) -> bool:
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", reference)) and not reference.startswith((".", "/"))
+
+
+def existing_path(reference: str) -> Path | None:
+    """The path that a reference is; None if nothing is there."""
     try:
         path = Path(reference).expanduser()
         return path if reference and path.exists() else None
@@ -39,10 +52,23 @@ def _existing(reference: str) -> Path | None:
 
 
 def short_name(path: Path) -> str:
-    """`SmolLM2-135M-Instruct.Q4_1.gguf` -> `SmolLM2-135M-Instruct`; a folder's own name."""
+    """`SmolLM2-135M-Instruct.Q4_1.gguf` -> `SmolLM2-135M-Instruct`; a folder's own name.
+
+    A snapshot of the Hugging Face cache, `models--org--NAME/snapshots/HASH`, is called NAME. Links are not followed:
+    they have names, what they lead to there is called by hashes.
+    """
+    absolute = Path(os.path.normpath(path.absolute()))
     if path.is_dir():
-        return path.name or "model"
-    return re.sub(r"[.-](I?Q\d\w*|T?Q\d\w*|B?F16|F32|MXFP4\w*)$", "", path.stem, flags=re.IGNORECASE) or path.stem
+        return _repository(absolute) or absolute.name or "model"
+    stem = absolute.stem
+    return re.sub(r"[.-](I?Q\d\w*|T?Q\d\w*|B?F16|F32|MXFP4\w*)$", "", stem, flags=re.IGNORECASE) or stem
+
+
+def _repository(folder: Path) -> str | None:
+    """The name of the repository whose cache `folder` is, or is a snapshot of; None for any other folder."""
+    cache = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    match = re.fullmatch(r"models--(?:(?!--).+?--)?(.+)", cache.name)
+    return match[1] if match else None
 
 
 def _download(hub_id: str) -> Path:
