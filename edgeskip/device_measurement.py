@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from edgeskip.artifact_path import artifact_at
 from edgeskip.device_profile import DecodeCost, DeviceProfile, DeviceRecord, PrefillCost
 from edgeskip.errors import EdgeSkipError
 from edgeskip.gguf_manifest import read_gguf_manifest
@@ -60,6 +61,7 @@ class Request:
 def open_dense(path: Path, *, provider: str = "cpu", threads: int | None = None) -> Opened:
     """EdgeSkipError, naming what to export, where the artifact skips or drafts, or cannot be timed on `provider`."""
     threads = threads_or_default(threads)
+    path = artifact_at(path)
     if path.suffix.lower() == ".gguf" or path.is_file():
         return _open_gguf(path, provider, threads)
     from edgeskip.runtime.engines.onnxruntime_clock import OnnxRuntimeClock

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgeskip.artifact_path import artifact_at
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -98,6 +99,8 @@ def inspect_path(reference: str, *, verify: bool = True) -> ProfileReport | Arti
     is damaged or its JSON is not valid; an artifact's files that are damaged or missing are reported, not raised.
     """
     path = Path(reference)
+    if path.is_dir():
+        path = artifact_at(path)
     if path.is_dir():
         return _inspect_artifact(path, verify=verify)
     if path.name == MANIFEST_NAME and path.is_file():

@@ -134,7 +134,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = read_json(path, "damaged", "export again")
     except FileNotFoundError:
-        raise EdgeSkipError(f"{folder} has no {MANIFEST_NAME}: it is not an EdgeSkip artifact") from None
+        from edgeskip.artifact_path import not_an_artifact
+
+        raise not_an_artifact(folder) from None
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:

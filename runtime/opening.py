@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeskip.artifact_path import artifact_at
 from edgeskip.errors import EdgeSkipError
 from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
 from edgeskip.json_file import read_json as read_json_file
@@ -53,6 +54,7 @@ def open_artifact(
     neither, is damaged, or cannot run on `provider`.
     """
     threads = threads_or_default(threads)
+    path = artifact_at(path)
     if path.is_dir() or not (path.is_file() or path.suffix.lower() == ".gguf"):
         return _open_folder(path, provider, threads, frugal=frugal, alone=alone)
     return _open_gguf(path, provider, threads, alone=alone)

@@ -14,6 +14,7 @@ from edgeskip.bench.prompts import read_prompts
 from edgeskip.bench.record import RunHeader, Settings, Target
 from edgeskip.bench.schedule import Work, tests_of
 from edgeskip.bench.survey import survey
+from edgeskip.bench.target_names import told_apart
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.threads import default_threads
 from edgeskip.version import __version__
@@ -69,7 +70,7 @@ def read_asked(words: Words) -> Asked:
     pythons = _pythons(words.pythons, grid)
     count = SHIPPED_PROMPTS if words.num_prompts is None and words.prompts is None else words.num_prompts
     prompts = read_prompts(words.prompts, count) if count != 0 else []
-    targets = tuple(_surveyed(word) for word in words.targets)
+    targets = _surveyed(words.targets)
     distinct(target.name for target in targets)
     check_baselines(targets, words.baselines)
     created = datetime.now(UTC)
@@ -110,12 +111,18 @@ def default_log(header: RunHeader) -> Path:
     return Path(f"edgeskip-bench-{moment:%Y%m%d-%H%M%S}.jsonl")
 
 
-def _surveyed(word: str) -> Target:
-    """PATH, or NAME=PATH where there is no file of that whole name."""
+def _surveyed(words: Sequence[str]) -> tuple[Target, ...]:
+    """Each PATH, or NAME=PATH if there is no file of that whole name; those without a name are told apart."""
+    split = [_named_path(word) for word in words]
+    names = told_apart([path for _, path in split], [name for name, _ in split])
+    return tuple(survey(path, name) for name, (_, path) in zip(names, split, strict=True))
+
+
+def _named_path(word: str) -> tuple[str | None, Path]:
     name, equals, path = word.partition("=")
     if equals and name and not Path(word).exists():
-        return survey(Path(path), name)
-    return survey(Path(word))
+        return name, Path(path)
+    return None, Path(word)
 
 
 def _pythons(words: Sequence[str], grid: Grid) -> dict[str, Path]:

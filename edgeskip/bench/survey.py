@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeskip.artifact_path import artifact_at
 from edgeskip.bench.record import Strategy, Target, Work
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 
 def survey(path: Path, name: str | None = None) -> Target:
     """The artifact folder or .gguf file at `path`; EdgeSkipError where it is neither."""
+    path, given = artifact_at(path), path
     if path.is_dir():
         return _folder(path, name or path.resolve().name)
+    if path != given:  # a folder that stands for the file in it
+        name = name or given.resolve().name
     if path.is_file() and path.suffix.lower() == ".gguf":
         return _gguf(path, name or path.stem)
     if path.exists():

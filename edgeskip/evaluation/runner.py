@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeskip.artifact_path import artifact_at
 from edgeskip.errors import EdgeSkipError
 from edgeskip.evaluation import reading
 from edgeskip.evaluation.answers import answer, prompt_room
@@ -121,9 +122,8 @@ def run(
 def identity(artifact: Path) -> str:
     """The sha256 of what tells the artifact from any other: of a folder its manifest, which has every file's; of a GGUF
     file itself (its other half is bound to it when both are opened). EdgeSkipError where there is none."""
+    artifact = artifact_at(artifact)
     if artifact.is_dir():
-        if not (artifact / MANIFEST_NAME).is_file():
-            raise EdgeSkipError(f"{artifact} has no {MANIFEST_NAME}: it is not an EdgeSkip artifact")
         return sha256_of(artifact / MANIFEST_NAME)
     if not artifact.is_file():
         raise EdgeSkipError(f"there is no artifact {artifact}: name an exported folder or a .gguf file")

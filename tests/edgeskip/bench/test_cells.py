@@ -207,11 +207,12 @@ def test_a_gguf_of_others_is_surveyed(tmp_path: Path) -> None:
 def test_what_is_no_target(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.gguf").write_text("GGUFnonsense")
+    (tmp_path / "empty").mkdir()
     for path, words in (
         (tmp_path / "gone", "does not exist"),
         (tmp_path / "a.txt", "neither an artifact folder nor a .gguf"),
         (tmp_path / "b.gguf", "b.gguf"),
-        (tmp_path, "it is not an EdgeSkip artifact"),
+        (tmp_path / "empty", "it is not an EdgeSkip artifact"),
     ):
         with pytest.raises(EdgeSkipError, match=words):
             survey(path)
