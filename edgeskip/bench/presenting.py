@@ -6,25 +6,24 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from edgeskip.bench.record import Cell, Failure, Sample
 from edgeskip.bench.report.words import clean
 from edgeskip.bench.rows import rows_of
 from edgeskip.bench.run_bench import Listener
 from edgeskip.bench.run_file import Run, as_json
 from edgeskip.bench.table import as_csv, as_markdown, warnings_of
-from edgeskip.terminal import Console, print_json
+from edgeskip.progress import ProgressDisplay, progress_display
+from edgeskip.terminal import print_json
 
 FORMATS = ("md", "json", "jsonl", "csv")
 
 
 class Display:
-    """Draws when told to, between measurements: a thread that draws would take a core from them."""
+    """Shows a benchmark as it goes. On a terminal it draws when told to, between measurements."""
 
-    def __init__(self, progress: Progress, console: Console) -> None:
-        self._progress, self._console = progress, console
-        self._task = progress.add_task("", total=None)
+    def __init__(self, shown: ProgressDisplay) -> None:
+        self._shown = shown
+        self._done: tuple[int, int | None] = 0, None
 
     def listener(self) -> Listener:
         """What the benchmark calls."""
@@ -32,16 +31,15 @@ class Display:
 
     def note(self, line: str) -> None:
         """Something worth a line of its own."""
-        self._console.print(line, soft_wrap=True)
+        self._shown.note(line)
 
     def state(self, line: str) -> None:
         """What is going on now, in place of what was."""
-        self._progress.update(self._task, description=line)
-        self._progress.refresh()
+        self._shown.update("measuring", *self._done, line)
 
     def at(self, done: int, total: int, cell: Cell, message: str) -> None:
-        self._progress.update(self._task, completed=done, total=total, description=f"{cell.title}: {message}")
-        self._progress.refresh()
+        self._done = done, total
+        self._shown.update("measuring", done, total, f"{cell.title}: {message}")
 
     def recorded(self, line: Sample | Failure) -> None:
         if isinstance(line, Failure):
@@ -50,12 +48,9 @@ class Display:
 
 @contextmanager
 def display() -> Iterator[Display]:
-    """Nothing moves where stderr is no terminal; notes are printed all the same."""
-    console = Console(stderr=True, highlight=False, markup=False)
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    moving = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not moving, auto_refresh=False) as progress:
-        yield Display(progress, console)
+    """On stderr: a bar on a terminal, elsewhere a line every few seconds; notes either way."""
+    with progress_display(refresh=True) as shown:
+        yield Display(shown)
 
 
 def print_run(run: Run, form: str) -> None:

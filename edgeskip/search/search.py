@@ -16,6 +16,7 @@ from edgeskip.profile import FrontPoint, FrontRecord
 from edgeskip.search.front import thinned
 from edgeskip.search.losses import Losses, QualityLog, Skips
 from edgeskip.search.paths import Saved, greedy_path
+from edgeskip.search.progress_estimate import SearchEstimate
 from edgeskip.search.quality import Quality, QualityMeter
 from edgeskip.search.runner import SublayerRunner
 from edgeskip.search.skipping_run import Kept, alongside, run, stored
@@ -94,27 +95,37 @@ class Searcher:
             runner = SublayerRunner(self._model, windows)
             known = QualityLog(log, self.settings)
             losses = Losses(runner, fit_windows, policy.compensation, known)
+            ends = policy.max_skips or losses.num_sublayers
+            cost = sum(policy.windows[::2]) / (2 * policy.windows[1])
+            estimate = SearchEstimate(losses.num_sublayers, ends, policy.max_kl, 2 * cost)
             for name, saved in (("by loss", lambda plan, index: 1.0), ("by loss and time", self._saved(costs))):
-                measured = 0
 
                 def step(plan: Skips, name: str = name) -> None:
-                    nonlocal measured
-                    measured += 1
-                    progress(f"{name}: {len(plan)} skipped", measured, None)
+                    if plan not in known.known:
+                        estimate.measured()
+                    progress(f"searching: {name}, {len(plan)} skipped", round(estimate.done), round(estimate.total))
 
-                found |= dict(greedy_path(losses, policy, saved, progress=step))
+                for plan, quality in greedy_path(losses, policy, saved, progress=step):
+                    estimate.stepped(quality.kl)
+                    found[plan] = quality
+                estimate.next_path()
             del losses, runner
         points = []
-        for number, plan in enumerate(sorted(found, key=lambda plan: (len(plan), sorted(plan)))):
-            progress("measuring on unseen text", number, len(found))
+        fresh = sum(plan not in known.reported for plan in found)  # those of a search that was cut short are there
+        reported = 0
+        for plan in sorted(found, key=lambda plan: (len(plan), sorted(plan))):
+            estimate.reporting(reported, fresh)
+            progress("searching: measuring on unseen text", round(estimate.done), round(estimate.total))
             skip = [self._sublayers[index] for index in sorted(plan)]
             if plan not in known.reported:
                 known.report(plan, self._report(skip))
+                reported += 1
             prefill, decode = costs.speedups(skip)
             names = [str(sublayer) for sublayer in skip]
             speeds = {"prefill_speedup": prefill, "decode_speedup": decode}
             points.append(FrontPoint(skip=names, **speeds, **known.reported[plan]))
-        progress("measuring on unseen text", len(found), len(found))
+        estimate.reporting(reported, fresh)
+        progress("searching: measured on unseen text", round(estimate.done), round(estimate.total))
         reporter = self._reporting()
         return FrontRecord(
             points=thinned(points, policy.objective),

@@ -72,6 +72,8 @@ class ExitCache:
         done = json.loads(marker.read_text()) if marker.is_file() else 0
         order = sorted(range(len(self._examples)), key=lambda index: len(self._examples[index]))
         finished = sum(len(self._examples[index]) for index in order[:done])
+        if done < len(order):
+            advance(finished, self._tokens)
         while done < len(order):
             longest = 0
             batch: list[int] = []

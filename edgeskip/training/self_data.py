@@ -51,6 +51,7 @@ def write_self_data(
 
     sampler = Sampler(source, encoder.ends, generation, seed=seed)
     written = 0
+    advance(done, total)
     with file.open("a", encoding="utf-8") as out:
         for number, batch in enumerate(batches):
             written += len(batch)

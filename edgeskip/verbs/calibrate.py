@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from edgeskip.calibration.calibrate import Progress
 
 
 def calibrate(
@@ -52,6 +47,7 @@ def calibrate(
     from edgeskip.exporters.onnx.attention_limits import head_size_problem
     from edgeskip.locks import hold
     from edgeskip.profile import refuse_output, write_profile
+    from edgeskip.progress import progress_display
 
     layers = parse_exits(exits) if exits is not None else ()
     settings = Settings(tokens, context, decode_tokens, seed, device, dtype, layers)  # type: ignore[arg-type]
@@ -63,41 +59,10 @@ def calibrate(
     refuse_output(path, overwrite=overwrite)  # whoever had claimed it may have made it
     if (problem := head_size_problem(source.decoder)) is not None and os.environ.get("RANK", "0") == "0":
         print(f"edgeskip: note: {problem}: export it with  --target gguf", file=sys.stderr)
-    with _progress_bar() as progress:
-        result = calibrate(source, texts, settings, path, name=name, progress=progress)
+    with progress_display(unit="tokens", transient=False) as shown:
+        shown.update("loading the model", 0, None)
+        result = calibrate(source, texts, settings, path, name=name, progress=shown.update)
     if result is not None:
         profile, packed = result
         write_profile(profile, path, packed, source.stored_lora, overwrite=overwrite)
         print(path)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Progress]:
-    """A bar on stderr with tokens/s and time left; only the first process of a torchrun draws one."""
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    from edgeskip.terminal import Console
-
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:,.0f} tokens/s" if speed else "… tokens/s")
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
-        Speed(),
-        TimeRemainingColumn(),
-    )
-    first = os.environ.get("RANK", "0") == "0"
-    with Progress(*columns, console=Console(stderr=True), disable=not first) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(phase: str, done: int, total: int) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total)
-            bar.update(tasks[phase], completed=done)
-
-        yield progress

@@ -117,22 +117,15 @@ def _show(results: list[Result], settings: Settings, json_file: Path | None) -> 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from edgeskip.progress import progress_display
 
-    from edgeskip.terminal import Console
+    with progress_display() as shown:
+        done = 0
+        shown.update("evaluating", 0, total, "loading")
 
-    columns = (
-        TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("loading", total=total)
-        yield lambda name: progress.update(task, advance=1, description=name)
+        def advance(name: str) -> None:
+            nonlocal done
+            done += 1
+            shown.update("evaluating", done, total, name)
+
+        yield advance

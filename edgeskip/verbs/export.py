@@ -174,25 +174,20 @@ def export(
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr over `total` named steps."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    """How far `total` named steps are, on stderr."""
+    from edgeskip.progress import progress_display
 
-    from edgeskip.terminal import Console
-
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    # Transient: where the work fails, the error is the only line left.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("export", total=total)
+    with progress_display() as shown:
+        shown.update("exporting", 0, total)
         done = -1
 
         def step(name: str) -> None:
             nonlocal done
             done += 1
-            progress.update(task, description=name, completed=done)
+            shown.update("exporting", min(done, total - 1), total, name)
 
         yield step
-        progress.update(task, description="done", completed=total)
+        shown.update("exporting", total, total)
 
 
 def _show_folder(manifest: Manifest, folder: Path) -> None:

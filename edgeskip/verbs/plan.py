@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,6 +115,7 @@ def plan(
     from edgeskip.plan import COMPENSATIONS
     from edgeskip.planner import METHODS, choose, resolve
     from edgeskip.profile import locate_profile, model_at, read_adapter, read_profile, refuse_output, write_profile
+    from edgeskip.progress import progress_display
     from edgeskip.search.front import Budget, parse_share
     from edgeskip.vectors import pack_vectors, read_vectors
 
@@ -168,8 +167,8 @@ def plan(
             max_kl, None if max_ppl_increase is None else parse_share(max_ppl_increase), min_speedup, skip_sublayers,
             point,
         )  # fmt: skip
-        with _progress() as progress:
-            read, fitted, decode = plan_by_budget(read, path, budget, request, progress)
+        with progress_display() as shown:
+            read, fitted, decode = plan_by_budget(read, path, budget, request, shown.update)
     else:
         record = choose(
             read,
@@ -182,8 +181,8 @@ def plan(
         )
         fitted = None
         if fitting and record.skip:
-            with _progress() as progress:
-                record, fitted = plan_fitted(read, path, record, request, progress)
+            with progress_display() as shown:
+                record, fitted = plan_fitted(read, path, record, request, shown.update)
         read = read.model_copy(update={"plan": record})
     vectors = replace(
         vectors, plan_bias=fitted.biases if fitted else None, plan_map=fitted.maps if fitted else None
@@ -224,27 +223,6 @@ def _refuse_idle(
         for name, value in options.items():
             if value is not None and not wanted:
                 raise EdgeSkipError(f"{name} is of {says}: add that, or leave it out")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """What is being done and how much of it, on stderr."""
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-    from edgeskip.terminal import Console
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(name: str, done: int, total: int | None) -> None:
-            phase = name.partition(":")[0]
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(name, total=total)
-            bar.update(tasks[phase], description=name, completed=done, total=total)
-
-        yield progress
 
 
 def _show_front(profile: Profile, plot: Path | None) -> None:

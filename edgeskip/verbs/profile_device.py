@@ -68,19 +68,15 @@ def _show(profile: DeviceProfile, path: Path) -> None:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from edgeskip.progress import progress_display
 
-    from edgeskip.terminal import Console
-
-    columns = (TextColumn("measuring"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal, auto_refresh=False
-    ) as progress:
-        task = progress.add_task("measuring", total=total)
+    with progress_display(refresh=True) as shown:
+        done = 0
+        shown.update("measuring", 0, total)
 
         def advance() -> None:
-            progress.advance(task)
-            progress.refresh()  # here, between runs: a thread that draws would take a core from them
+            nonlocal done
+            done += 1
+            shown.update("measuring", done, total)
 
         yield advance

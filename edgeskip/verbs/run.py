@@ -189,19 +189,19 @@ def _compare(
     """Both ways of decoding, one after the other; True where Ctrl-C ended it, and then nothing is compared."""
     from edgeskip.comparison import Comparison, first_difference
     from edgeskip.errors import EdgeSkipError
+    from edgeskip.progress import progress_display
     from edgeskip.terminal import Console
 
     if strategy == "plain":
         raise EdgeSkipError("--compare runs plain decoding anyway: give the other --strategy, or none")
     chosen = strategy or ("online" if session.online else "speculative")
     start(strategy=chosen).close()  # measures what drafting costs, and refuses what the artifact cannot do, before
-    console = Console(stderr=True, highlight=False)
     pieces: dict[str, list[Piece]] = {}
     streams: dict[str, TextStream] = {}
     try:
-        with console.status("decoding", spinner="line") as status:
+        with progress_display() as shown:
             for name in ("plain", chosen):
-                status.update(f"{name} decoding")
+                shown.update(f"{name} decoding", 0, None)
                 streams[name] = start(strategy=name)
                 pieces[name] = list(streams[name])
     except KeyboardInterrupt:

@@ -130,15 +130,18 @@ def _vocabularies(text: str) -> tuple[int | None, ...]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from edgeskip.progress import progress_display
 
-    from edgeskip.terminal import Console
+    with progress_display() as shown:
+        done = 0
 
-    columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("sweep", total=total)
-        yield lambda name: progress.update(task, advance=1, description=name)
+        def advance(name: str) -> None:
+            nonlocal done
+            shown.update("sweeping", done, total, name)  # what begins, so `done` of them are behind
+            done += 1
+
+        yield advance
+        shown.update("sweeping", total, total)
 
 
 def _print(line: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
@@ -143,7 +141,7 @@ def train(
     generation = Generation(tuple(prompts or ()), new_tokens, temperature=temperature)
     texts = Data(tuple(data or ()), context, tuple(validation or ()), held_out, generation, seed)
     hold(output)
-    with _progress_bars() as (progress, advance):
+    with _progress() as (progress, advance):
         run: _Run = {"dtype": dtype, "overwrite": overwrite, "progress": progress, "advance": advance}
         if method == "layerskip":
             from edgeskip.exporters.families.source import open_model
@@ -219,43 +217,17 @@ def _layers(text: str) -> list[int]:
 
 
 @contextmanager
-def _progress_bars() -> Iterator[tuple[Progress, Advance]]:
-    """Bars on stderr: what happens before the first step, then the steps with losses, tokens/s and time left. Without
-    a terminal a line every 20 steps. Only the first process of several draws."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+def _progress() -> Iterator[tuple[Progress, Advance]]:
+    """On stderr: what happens before the first step, then the steps with losses, tokens/s and time left."""
+    from edgeskip.progress import progress_display
 
-    from edgeskip.terminal import Console
-
-    console = Console(stderr=True)
-    first = os.environ.get("RANK", "0") == "0"
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Bars(*columns, console=console, disable=not (first and console.is_terminal)) as bars:
-        tasks: dict[str, TaskID] = {}
+    with progress_display(transient=False) as shown:
+        shown.update("loading the model", 0, None)
         seen: dict[str, float] = {}
-
-        def draw(name: str, description: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(description, total=total)
-            bars.update(tasks[name], completed=done, description=description)
-
-        said: dict[str, int] = {}
-
-        def advance(what: str, done: int, total: int) -> None:
-            draw(what, what, done, total)
-            tenth = 10 * done // total
-            if first and not console.is_terminal and tenth > said.get(what, 0):
-                said[what] = tenth
-                console.print(f"{what}: {done:,} of {total:,}", highlight=False, soft_wrap=True)
 
         def progress(report: Report) -> None:
             seen.update(report.losses)
-            losses = "  ".join(f"{name} {loss:.2f}" for name, loss in seen.items())
-            line = f"{report.tokens_per_second:,.0f} tokens/s  {losses}"
-            draw("steps", line, report.step, report.steps)
-            last = report.step == report.steps
-            if first and not console.is_terminal and (report.step % 20 == 0 or last):
-                left = f"{timedelta(seconds=round(report.seconds_left))} left  {line}"
-                console.print(f"step {report.step}/{report.steps}  {left}", highlight=False, soft_wrap=True)
+            losses = " ".join(f"{name} {loss:.2f}" for name, loss in seen.items())
+            shown.update("steps", report.step, report.steps, f"{report.tokens_per_second:,.0f} tokens/s, {losses}")
 
-        yield progress, advance
+        yield progress, shown.update
