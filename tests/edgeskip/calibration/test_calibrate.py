@@ -118,17 +118,27 @@ def test_two_processes_write_the_same_profile(tiny_llama: Path, tmp_path: Path) 
 
 
 def test_interrupted_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
-    """Ctrl-C once the bar shows progress."""
+    """Ctrl-C once a line says how far it is; FORCE_COLOR must not make bars of lines."""
     long_text = tmp_path / "long.txt"
     long_text.write_text("The quick brown fox jumps over the lazy dog. " * 20_000)
     process = subprocess.Popen(
-        command(tiny_llama, "--decode-tokens", 10**6, "--corpus", long_text, "-o", tmp_path / "out" / "m.json"),
+        command(
+            tiny_llama,
+            "--tokens",
+            150_000,
+            "--decode-tokens",
+            10**6,
+            "--corpus",
+            long_text,
+            "-o",
+            tmp_path / "out" / "m.json",
+        ),
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "FORCE_COLOR": "1"},
     )
     assert process.stderr is not None
-    while "decode" not in (line := process.stderr.readline()):
+    while "elapsed" not in (line := process.stderr.readline()):
         assert line, "ended before it was interrupted"
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
