@@ -74,13 +74,18 @@ def how_it_ended(code: int | None, watch: MemoryWatch | None = None) -> str:
     name = signal_name(code)
     if name is None:
         return f"ended with code {code}"
-    known = [meaning] if (meaning := _MEANINGS.get(name)) else []
+    known = [meaning] if (meaning := meaning_of(name)) else []
     if name in _MEMORY_SIGNALS and watch is not None:
         if evidence := watch.evidence():
             known.append(f"{evidence}: {_REMEDY}")
         elif name == "SIGKILL":
             known.append("nothing shows that memory ran out")
     return f"was ended by {name}" + (f" ({'; '.join(known)})" if known else "")
+
+
+def meaning_of(name: str) -> str:
+    """What a signal says of the process that it ended; '' if nothing is known."""
+    return _MEANINGS.get(name, "")
 
 
 def count_oom_kills() -> int | None:

@@ -21,8 +21,8 @@ def plugin_devices(name: str, execution_provider: str, device_type: str | None) 
     `device_type`: cpu, gpu or npu; None prefers the CPU, then takes what there is. EdgeSkipError where the plugin is
     installed and cannot be used here.
     """
-    module = f"onnxruntime_ep_{name}"
-    if importlib.util.find_spec(module) is None:
+    module = plugin_module(name)
+    if module is None:
         return ()
     import onnxruntime
 
@@ -49,6 +49,12 @@ def plugin_devices(name: str, execution_provider: str, device_type: str | None) 
             f"the plugin {module} finds no {kind} it supports here (it found: {found}){_HINTS.get(name, '')}"
         )
     return (wanted[0],)
+
+
+def plugin_module(name: str) -> str | None:
+    """The module of the plugin for `name`, None if it is not installed; it is not imported."""
+    module = f"onnxruntime_ep_{name}"
+    return None if importlib.util.find_spec(module) is None else module
 
 
 # The plugin asks for Intel's vendor id, though OpenVINO itself runs elsewhere (onnxruntime pull request 31981).

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.runtime.engines.plugin_providers import plugin_devices
+from edgeskip.runtime.engines.plugin_providers import plugin_devices, plugin_module
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -69,8 +70,16 @@ def find_provider(name: str) -> Provider:
     """The provider called `name`, if the installed onnxruntime or a plugin of it has it; EdgeSkipError lists those.
 
     A provider for several kinds of device takes one after a colon, `openvino:gpu`; without, the CPU. `cuda:graphs`
-    replays decode steps as CUDA graphs.
+    replays decode steps as CUDA graphs. One that ends the process it is opened in is refused: that is found out in a
+    child, the first time that its build is used.
     """
+    from edgeskip.runtime.engines.provider_self_test import check_opens
+
+    return locate_provider(name, check_opens)
+
+
+def locate_provider(name: str, check: Callable[[Provider], None]) -> Provider:
+    """`find_provider`; `check` is called before anything of a provider that is installed is loaded."""
     import onnxruntime
 
     installed = onnxruntime.get_available_providers()
@@ -86,6 +95,8 @@ def find_provider(name: str) -> Provider:
         captures = device_type == "graphs"
         device_type = "" if captures else device_type
         provider = replace(provider, name=name.lower(), device_type=device_type or None, captures=captures)
+    if provider.name != "cpu" and (provider.execution_provider in installed or plugin_module(base) is not None):
+        check(provider)
     if provider.execution_provider in installed:
         return provider
     devices = plugin_devices(base, provider.execution_provider, provider.device_type)
