@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from edgeskip.artifact_files import check_files
 from edgeskip.artifact_path import artifact_at
 from edgeskip.device_profile import DecodeCost, DeviceProfile, DeviceRecord, PrefillCost
 from edgeskip.errors import EdgeSkipError
@@ -67,6 +68,7 @@ def open_dense(path: Path, *, provider: str = "cpu", threads: int | None = None)
     from edgeskip.runtime.engines.onnxruntime_clock import OnnxRuntimeClock
 
     manifest = read_manifest(path)
+    check_files(path, manifest)
     _refuse_plan(path, manifest.plan)
     if manifest.draft is not None or manifest.online is not None:
         raise EdgeSkipError(f"{path} can skip at run time: export it without --draft and --online, and time that")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeskip.artifact_files import check_files
 from edgeskip.artifact_path import artifact_at
 from edgeskip.errors import EdgeSkipError
 from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
@@ -62,6 +63,7 @@ def open_artifact(
 
 def _open_folder(folder: Path, provider: str, threads: int, *, frugal: bool, alone: bool) -> Opened:
     manifest = read_manifest(folder)
+    check_files(folder, manifest)
     open_engine = _engine_for(manifest, alone=alone)
     tokenizer = TextTokenizer(folder)
     tokenizer_config = read_json(folder / "tokenizer_config.json")

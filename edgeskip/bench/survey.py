@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeskip.artifact_files import check_files
 from edgeskip.artifact_path import artifact_at
 from edgeskip.bench.record import Strategy, Target, Work
 from edgeskip.errors import EdgeSkipError
@@ -43,6 +44,7 @@ def files_of(path: Path) -> list[Path]:
 
 def _folder(folder: Path, name: str) -> Target:
     manifest = read_manifest(folder)
+    check_files(folder, manifest)
     strategies: list[Strategy] = ["plain", "speculative"]  # any artifact can draft by n-grams
     if manifest.draft is not None:
         strategies.append("self-speculative")

@@ -6,8 +6,9 @@ Arrays in a folder, mapped into memory: `states-E` [tokens, d] for each exit lay
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
+from edgeskip.training.cache_progress import CacheProgress, digest_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,18 +60,26 @@ class ExitCache:
         self.top = self._array("top", (rows, TOP), np.int32)
         self.log_probabilities = self._array("log_probabilities", (rows, TOP), np.float16)
         self._tokens = tokens
+        # The order they are run in: similar lengths together.
+        self._order = sorted(range(len(self._examples)), key=lambda index: len(self._examples[index]))
+        self._progress = CacheProgress(folder / "done.json", self._what(hidden_size), self._digest)
 
     def fill(self, model: PreTrainedModel, autocast: Callable[[], Any], advance: Callable[[int, int], None]) -> None:
         """Runs the model over the examples that are not in the cache yet, shortest first; `advance` is told the
-        tokens done and in all.
+        tokens done and in all. What is there is checked by its hashes first, and computed again where they differ.
 
         EdgeSkipError where an exit state does not fit into float16.
         """
         import torch
 
-        marker = self._folder / "done.json"
-        done = json.loads(marker.read_text()) if marker.is_file() else 0
-        order = sorted(range(len(self._examples)), key=lambda index: len(self._examples[index]))
+        order = self._order
+        if (why := self._progress.resume(len(order))) is not None:
+            print(
+                f"{self._folder}: {why}: {self._progress.done} of {len(order)} examples are kept, the rest is computed "
+                "again",
+                file=sys.stderr,
+            )
+        done = self._progress.done
         finished = sum(len(self._examples[index]) for index in order[:done])
         if done < len(order):
             advance(finished, self._tokens)
@@ -89,7 +98,7 @@ class ExitCache:
             if done % 64 < len(batch) or done == len(order):
                 for array in (*self.states.values(), self.top, self.log_probabilities):
                     array.flush()
-                replace_file(marker, json.dumps(done).encode())
+                self._progress.advance(done)
             advance(finished, self._tokens)
 
     def _run(self, model: PreTrainedModel, batch: list[int]) -> None:
@@ -126,14 +135,28 @@ class ExitCache:
     def _array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
         path = self._folder / f"{name}.npy"
         if path.is_file():
-            found = np.lib.format.open_memmap(path, mode="r+")
-            if found.shape == shape and found.dtype == dtype:
-                return found
-            (self._folder / "done.json").unlink(missing_ok=True)
+            with suppress(Exception):  # a header can be damaged in any way; the file is made again
+                found = np.lib.format.open_memmap(path, mode="r+")
+                if found.shape == shape and found.dtype == dtype:
+                    return found
         made = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         if name == "log_probabilities":
             made[:] = -np.inf
         return made
+
+    def _what(self, hidden_size: int) -> str:
+        """What the cache is of: the examples in order, and the arrays."""
+        shape = f"{self._layers} {hidden_size} {TOP}"
+        return digest_of([shape, *(str((len(e.prompt), list(map(int, e.ids)))) for e in self._examples)])
+
+    def _digest(self, start: int, stop: int) -> str:
+        """Hash of what the examples start … stop−1, in the order they are run in, have in the arrays."""
+        items = [self.items[index] for index in self._order[start:stop]]
+        parts: list[NDArray[Any]] = []
+        for item in items:
+            parts += [states[item.tokens] for states in self.states.values()]
+            parts += [self.top[item.rows], self.log_probabilities[item.rows]]
+        return digest_of([np.ascontiguousarray(part) for part in parts if part.size])
 
     def collate(self, items: list[Cached]) -> dict[str, Tensor]:
         """`states-E` [batch, n, d] float32, padded on the right; `rows` bool [batch, n]; `top` [rows, K] and their

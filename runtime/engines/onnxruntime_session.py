@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edgeskip.artifact_files import check_file
 from edgeskip.errors import EdgeSkipError
-from edgeskip.files import sha256_of
 from edgeskip.manifest import GraphRecord, Manifest
 from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider
 from edgeskip.runtime.engines.required_inputs import with_required_inputs
@@ -88,17 +88,6 @@ def switches_of(session: Any) -> set[str]:
     """Those of `SWITCHES` that the session's graph has, optional or not."""
     values = [*session.get_overridable_initializers(), *session.get_inputs()]
     return {value.name for value in values} & SWITCHES
-
-
-def check_file(path: Path, sha256: str | None) -> None:
-    """EdgeSkipError where a small file of the artifact is missing or not the one whose hash the manifest has.
-
-    The weight file is not hashed: it is large, and ONNX Runtime checks that it holds every tensor.
-    """
-    if not path.is_file():
-        raise EdgeSkipError(f"{path} is missing: export again")
-    if sha256 is not None and sha256_of(path) != sha256:
-        raise EdgeSkipError(f"{path} is not the file its manifest names (sha256 differs): export again")
 
 
 def first_line(error: Exception) -> str:

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeskip.artifact_files import check_file
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import DraftRecord, Manifest
 from edgeskip.runtime.engines.limits import check_step, check_truncation
 from edgeskip.runtime.engines.onnxruntime_base import OnnxRuntimeBase
 from edgeskip.runtime.engines.onnxruntime_graph import GraphRunner
-from edgeskip.runtime.engines.onnxruntime_session import GraphShape, check_file, open_session, settings_of, shape_of
+from edgeskip.runtime.engines.onnxruntime_session import GraphShape, open_session, settings_of, shape_of
 from edgeskip.runtime.engines.onnxruntime_states import Rows, StateBuffer
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accepted import accept_changes
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
@@ -58,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "out" / "config.json").write_text("{}", encoding="utf-8")
     config = path / "out" / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": None}), encoding="utf-8")
+    accept_changes(path / "out")
     return path / "out"
 
 

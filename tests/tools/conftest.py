@@ -47,6 +47,7 @@ def prompt_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def tiny_online(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense artifact with gates whose answers have no end token; read only."""
+    from accepted import accept_changes
     from random_profiles import random_profile
 
     from edgeskip.exporters.export import ExportPolicy, export_onnx
@@ -62,4 +63,5 @@ def tiny_online(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         (folder / "on" / name).write_text("{}", encoding="utf-8")
     config = folder / "on" / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": None}), encoding="utf-8")
+    accept_changes(folder / "on")
     return folder / "on"

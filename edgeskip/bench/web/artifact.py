@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeskip.artifact_files import check_files
 from edgeskip.bench.request import Prompt, Request
 from edgeskip.bench.web.graphs import attention_heads_of, derive, quantised_bytes, switches_of, weight_files
 from edgeskip.errors import EdgeSkipError
@@ -66,6 +67,7 @@ class WebArtifact:
             raise EdgeSkipError(f"{path} is a GGUF file, which no browser runs: give an ONNX artifact folder")
         self.path = path
         self._manifest = read_manifest(path)
+        check_files(path, self._manifest)
         self._tokenizer = TextTokenizer(path)
         config = read_json(path / "tokenizer_config.json")
         self._chat_template: ChatTemplate | None = read_chat_template(path, config)

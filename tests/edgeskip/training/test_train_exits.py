@@ -4,6 +4,7 @@ uninterrupted run, and the exported artifact's plain logits against those of the
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,91 @@ def test_the_cache_goes_on_where_it_was_broken_off(model: Any, tmp_path: Path, m
         assert np.array_equal(getattr(again, name), getattr(whole, name))
     for layer in (1, 3):
         assert np.array_equal(again.states[layer], whole.states[layer])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def zero_the_end(path: Path) -> None:
+    """As a file system leaves what was never flushed."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-200] + bytes(200))
+
+
+def sparse(path: Path) -> None:
+    """As large as it was, and all zeros behind the header."""
+    data = path.read_bytes()
+    path.write_bytes(data[:128])
+    os.truncate(path, len(data))
+
+
+DAMAGES: list[Any] = [Path.unlink, cut, zero_the_end, sparse, lambda path: path.write_bytes(b"\x93NUMPY" + bytes(300))]
+MARKS = ["", "80", "[" * 5000, '{"format": 2, "what": "0", "pieces": []}', "1e400"]
+
+
+DAMAGED = [("top.npy", number) for number in range(len(DAMAGES))]
+DAMAGED += [("log_probabilities.npy", 0), ("states-1.npy", 0), ("states-3.npy", 3)]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGED)
+def test_a_damaged_cache_is_made_again(
+    model: Any, tmp_path: Path, name: str, damage: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the cache as it was. All examples were done; what the damage does not reach is not run again."""
+    whole = filled(model, tmp_path)
+    kept = {name: np.array(array) for name, array in whole.states.items()}
+    top, logs = np.array(whole.top), np.array(whole.log_probabilities)
+    del whole
+    DAMAGES[damage](tmp_path / name)
+    again = filled(model, tmp_path)
+    assert capsys.readouterr().err.count("\n") == 1
+    assert np.array_equal(again.top, top)
+    assert np.array_equal(again.log_probabilities, logs)
+    assert all(np.array_equal(again.states[layer], kept[layer]) for layer in kept)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_damaged_mark_of_the_cache(model: Any, tmp_path: Path, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = np.array(filled(model, tmp_path).top)
+    (tmp_path / "done.json").write_text(mark)
+    assert np.array_equal(filled(model, tmp_path).top, whole)
+    told = capsys.readouterr().err
+    assert (told.count("\n"), "done.json is damaged" in told) == (1, True)
+    (tmp_path / "done.json").unlink()  # as good as none: nobody need be told
+    assert np.array_equal(filled(model, tmp_path).top, whole)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_mark_that_claims_too_much(model: Any, tmp_path: Path) -> None:
+    """The run of all examples but the last, and a mark from the run of all."""
+    marks = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        filled(model, folder, EXAMPLES[:number] if number == 1 else EXAMPLES)
+        marks.append((folder / "done.json").read_text())
+    (tmp_path / "1" / "done.json").write_text(marks[1])
+    again = filled(model, tmp_path / "1", EXAMPLES)
+    assert np.array_equal(again.top, filled(model, tmp_path / "new").top)
+
+
+def test_damage_in_the_middle_keeps_what_is_before(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 examples, written down at 64 and 80; what is run again is counted."""
+    monkeypatch.setattr(exit_cache, "BATCH_TOKENS", 1)
+    many = [Example((n % 300,), tuple(range(2, 4 + n % 5))) for n in range(80)]
+    cache = filled(model, tmp_path, many)
+    whole = np.array(cache.top)
+    cache.top[cache.items[cache._order[70]].rows] = 0
+    cache.top.flush()
+    runs, real = [], ExitCache._run
+
+    def counted(self: ExitCache, model: Any, batch: list[int]) -> None:
+        runs.append(batch)
+        real(self, model, batch)
+
+    monkeypatch.setattr(ExitCache, "_run", counted)
+    assert np.array_equal(filled(model, tmp_path, many).top, whole)
+    assert len(runs) == 80 - 64
 
 
 def made_batch() -> dict[str, torch.Tensor]:
