@@ -52,7 +52,7 @@ def diagnose() -> Diagnosis:
     versions |= {package: version for package in _RELATED if (version := installed_version(package)) is not None}
     findings = [*_find_onnxruntime(builds, broken, machine, providers), *_find_missing(declared, builds, machine)]
     llamacpp, broken_llamacpp = _llamacpp()
-    findings += broken_llamacpp
+    findings += [*(_find_crashes() if providers else ()), *broken_llamacpp]
     findings += _find_leftovers()
     cache, fetched = _fetched_models()
     return Diagnosis(versions, providers, machine, llamacpp, cache, fetched, tuple(findings))
@@ -132,17 +132,32 @@ def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], mac
     return findings
 
 
+def _find_crashes() -> list[Finding]:
+    """The installed providers that end the process which opens them, or give wrong numbers."""
+    from edgeskip.errors import EdgeSkipError
+    from edgeskip.runtime.engines.providers import PROVIDERS, self_test_provider
+
+    findings = []
+    for name in PROVIDERS:
+        try:
+            self_test_provider(name)
+        except EdgeSkipError as error:
+            problem, _, remedy = str(error).rpartition(": ")
+            findings.append(Finding(problem, remedy, blocking=False))
+    return findings
+
+
 def _llamacpp() -> tuple[str, list[Finding]]:
     """What the self-test of llama.cpp says, done now if it never was or failed before, and a finding if it fails."""
     from edgeskip.errors import EdgeSkipError
-    from edgeskip.runtime.engines.llamacpp_self_test import describe, rebuild, self_test
+    from edgeskip.runtime.engines.llamacpp_self_test import describe, library_files, rebuild, self_test
 
     try:
         answer = self_test(again=True)
     except EdgeSkipError as error:
         return str(error), []
     if answer is None:
-        return "not installed", []
+        return "not tested: no process can be started" if library_files() else "not installed", []
     if not answer:
         return "self-test passed: every weight type that an export writes, one row and several", []
     problem, command = describe(answer), rebuild(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +43,7 @@ def measure(request: Request, progress: Callable[[str], None]) -> Sample:
     memory = DeviceMemory(cell.provider)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     progress("loading")
+    _run_self_tests(request)
     with _opened(request, notes) as session:
         engine = session.engine
         progress("warming up")
@@ -75,6 +77,18 @@ def measure(request: Request, progress: Callable[[str], None]) -> Sample:
             energy=energy,
             notes=notes,
         )
+
+
+def _run_self_tests(request: Request) -> None:
+    """Those of a build that was never used here: they are no part of loading, which says what they found."""
+    from edgeskip.runtime.engines.llamacpp_self_test import check_llamacpp
+    from edgeskip.runtime.engines.providers import self_test_provider
+
+    with suppress(EdgeSkipError):
+        if Path(request.path).is_file():
+            check_llamacpp()
+        else:
+            self_test_provider(request.cell.provider)
 
 
 def _opened(request: Request, notes: list[str]) -> Session:

@@ -1,5 +1,7 @@
 """How llama.cpp has to be compiled here: flags for the compiler and processor, and the command that builds it again.
 
+    python -m edgeskip.runtime.engines.llamacpp_build     prints what CMAKE_ARGS has to be
+
 The one defect known: gcc before 12.4 and 13.3 declares that `_tile_loadconfig` reads 8 of its 64 bytes (gcc bug
 114098), so it drops the stores that fill the others, and AMX's next instruction is a general protection fault. With
 `-march=native`, as llama-cpp-python compiles itself, that is every product of most weight types on a processor with
@@ -181,3 +183,7 @@ def _value(words: Sequence[str], name: str) -> str | None:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split("."))
+
+
+if __name__ == "__main__":
+    print(advise_here().cmake_args or os.environ.get("CMAKE_ARGS", ""))

@@ -44,7 +44,7 @@ def check_llamacpp() -> None:
 
 
 def self_test(*, again: bool = False) -> Answer | None:
-    """What is wrong with llama.cpp here, by case; {} = nothing, None = no compiled library is installed.
+    """What is wrong with llama.cpp here, by case; {} = nothing, None = there is no library, or no way to start a child.
 
     `again` tests even if it was found wrong before. EdgeSkipError if the test cannot be done.
     """
@@ -55,7 +55,8 @@ def self_test(*, again: bool = False) -> Answer | None:
     answer = subject.recall()
     if answer is None or (answer and again):
         answer = run_cases(CHILD, CASES, "llama.cpp")
-        subject.remember(answer)
+        if answer is not None:
+            subject.remember(answer)
     return answer
 
 

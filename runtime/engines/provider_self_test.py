@@ -40,7 +40,8 @@ def _check(name: str) -> None:
     answer = subject.recall()
     if answer is None:
         answer = run_cases(CHILD, [name], f"the provider {name!r}")
-        subject.remember(answer)
+        if answer is not None:
+            subject.remember(answer)
     if not answer:
         return
     how = next(iter(answer.values()))

@@ -78,6 +78,25 @@ def find_provider(name: str) -> Provider:
     return locate_provider(name, check_opens)
 
 
+def self_test_provider(name: str) -> None:
+    """The self-test of the provider called `name` alone, if it is installed; EdgeSkipError if it fails."""
+    from edgeskip.runtime.engines.provider_self_test import check_opens
+
+    provider = PROVIDERS.get(name.lower().partition(":")[0])
+    if provider is not None and is_loaded_with_care(provider):
+        check_opens(replace(provider, name=name.lower()))
+
+
+def is_loaded_with_care(provider: Provider) -> bool:
+    """Whether the provider is installed and loads libraries of its own, which may crash."""
+    import onnxruntime
+
+    if provider.name == "cpu":
+        return False
+    installed = provider.execution_provider in onnxruntime.get_available_providers()
+    return installed or plugin_module(provider.name.partition(":")[0]) is not None
+
+
 def locate_provider(name: str, check: Callable[[Provider], None]) -> Provider:
     """`find_provider`; `check` is called before anything of a provider that is installed is loaded."""
     import onnxruntime
@@ -95,7 +114,7 @@ def locate_provider(name: str, check: Callable[[Provider], None]) -> Provider:
         captures = device_type == "graphs"
         device_type = "" if captures else device_type
         provider = replace(provider, name=name.lower(), device_type=device_type or None, captures=captures)
-    if provider.name != "cpu" and (provider.execution_provider in installed or plugin_module(base) is not None):
+    if is_loaded_with_care(provider):
         check(provider)
     if provider.execution_provider in installed:
         return provider

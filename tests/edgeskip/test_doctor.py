@@ -124,6 +124,45 @@ def test_a_broken_base_install_exits_1(cli: Cli, install: Callable[..., None]) -
     assert "pip install 'tokenizers>=" in outcome.out
 
 
+def test_a_provider_that_crashes_is_a_finding(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: what the self-test of providers would have found."""
+    from edgeskip.runtime.engines import provider_self_test
+
+    monkeypatch.setattr(provider_self_test, "run_cases", lambda *_: {"xnnpack": "SIGSEGV"})
+    monkeypatch.setattr(provider_self_test.Subject, "recall", lambda _: None)
+    monkeypatch.setattr(provider_self_test.Subject, "remember", lambda *_: None)
+    built_in = ["XnnpackExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built_in)
+    provider_self_test._check.cache_clear()
+    (finding,) = json.loads(cli("doctor", "--json").out)["findings"]
+    provider_self_test._check.cache_clear()
+    assert finding["problem"].startswith("the provider 'xnnpack' does not work here: opening it ends in SIGSEGV (")
+    assert finding["command"] == "update its drivers or reinstall onnxruntime, or pass --provider cpu"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({}, "self-test passed: every weight type that an export writes, one row and several"),
+        ({"f16/1": "SIGSEGV"}, "self-test failed, see below"),
+        (None, "not tested: no process can be started"),
+    ],
+)
+def test_what_it_tells_of_llamacpp(answer: Any, told: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: answers of the self-test. A failure does not make the base install broken."""
+    from edgeskip.runtime.engines import llamacpp_self_test
+
+    monkeypatch.setattr(llamacpp_self_test, "self_test", lambda **_: answer)
+    monkeypatch.setattr(llamacpp_self_test, "library_files", lambda: (Path("libggml.so"),))
+    outcome = cli("doctor", "--json")
+    report = json.loads(outcome.out)
+    assert (outcome.code, report["llamacpp"]) == (0, told)
+    assert len(report["findings"]) == bool(answer)
+    if answer:
+        assert "computing with f16 (1 row) ends in SIGSEGV" in report["findings"][0]["problem"]
+        assert "--force-reinstall" in report["findings"][0]["command"]
+
+
 def test_requirements_and_the_extras_they_belong_to() -> None:
     found = {(r.package, r.extra) for r in requirements.requirements()}
     assert found >= {("numpy", None), ("torch", "export"), ("matplotlib", "plot"), ("onnxruntime-gpu", "gpu")}

@@ -232,6 +232,18 @@ def test_without_a_library_nothing_runs(
     check_llamacpp()
 
 
+def test_where_no_child_can_be_started_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python inside another program; one that finds EdgeSkip only by what this process added to its path."""
+    monkeypatch.setattr(llamacpp_self_test, "CHILD", "edgeskip.no_such_module")
+    check_llamacpp()
+    monkeypatch.undo()
+    monkeypatch.setenv("EDGESKIP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "executable", "")
+    check_llamacpp.cache_clear()
+    check_llamacpp()
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.fixture
 def subject(tmp_path: Path) -> self_test_cache.Subject:
     files = (tmp_path / "a.so", tmp_path / "b.so")

@@ -75,7 +75,10 @@ def add_llama_cpp(remote: Remote, environment: Environment, progress: Progress) 
     folder = environment.python.removesuffix("/bin/python")
     progress(f"{remote.named}: installing llama-cpp-python (once; compiles for minutes where there is no wheel)")
     mark = f"{folder}/.complete-llamacpp"
-    steps = f"{_pip(folder, needed)} && : > {shlex.quote(mark)}"
+    # The flags are those for the compiler and the processor there.
+    module = "edgeskip.runtime.engines.llamacpp_build"
+    flags = f"PYTHONPATH={shlex.quote(environment.code)} {shlex.quote(environment.python)} -m {module}"
+    steps = f'CMAKE_ARGS="$({flags})" {_pip(folder, needed)} && : > {shlex.quote(mark)}'
     _install(remote, steps, mark, needed, COMPILE_S, progress)
 
 
