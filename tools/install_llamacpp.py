@@ -31,9 +31,11 @@ def install(requirements: list[str]) -> None:
         version = installed_version(PACKAGE)
         print(f"   {describe(answer)}")
         print(f"   removing the wheel that pip keeps, and compiling again (minutes): {rebuild(answer)}", flush=True)
-        _pip("cache", "remove", f"{PACKAGE.replace('-', '_')}-{version}*", must=False)
+        removed = _pip("cache", "remove", f"{PACKAGE.replace('-', '_')}-{version}*", must=False)
+        # With the bad wheel gone the new one may take its place: the next environment here need not compile.
+        command = [word for word in rebuild_arguments(version) if not (removed and word == "--no-cache-dir")]
         begin = time.monotonic()
-        _run(rebuild_arguments(version), advise_here(without_amx=needs_no_amx(answer)))
+        _run(command, advise_here(without_amx=needs_no_amx(answer)))
         print(f"   compiled in {time.monotonic() - begin:.0f} s")
         answer = self_test(again=True)
     if answer is None:
@@ -43,11 +45,12 @@ def install(requirements: list[str]) -> None:
     print("   self-test passed")
 
 
-def _pip(*words: str, advice: BuildAdvice | None = None, must: bool = True) -> None:
-    _run([sys.executable, "-m", "pip", "--disable-pip-version-check", *words], advice, must=must)
+def _pip(*words: str, advice: BuildAdvice | None = None, must: bool = True) -> bool:
+    return _run([sys.executable, "-m", "pip", "--disable-pip-version-check", *words], advice, must=must)
 
 
-def _run(command: list[str], advice: BuildAdvice | None, *, must: bool = True) -> None:
+def _run(command: list[str], advice: BuildAdvice | None, *, must: bool = True) -> bool:
+    """Whether it succeeded; EdgeSkipError if it did not and must."""
     environment = dict(os.environ)
     if advice is not None and advice.cmake_args is not None:
         environment["CMAKE_ARGS"] = advice.cmake_args
@@ -55,6 +58,7 @@ def _run(command: list[str], advice: BuildAdvice | None, *, must: bool = True) -
     code = subprocess.run(command, env=environment, stdout=quiet, stderr=quiet, check=False).returncode
     if code and must:
         raise EdgeSkipError(f"pip cannot install {PACKAGE} (its words are above): it needs a C++ compiler and cmake")
+    return not code
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_a_kept_wheel_that_fails_is_compiled_again(machine: Any, capsys: pytest.
     install_llamacpp.install(["x"])
     assert ran[1][0] == "pip --disable-pip-version-check cache remove llama_cpp_python-9.9*"
     assert ran[2] == (
-        "pip install --no-cache-dir --force-reinstall --no-deps --no-binary llama-cpp-python llama-cpp-python==9.9",
+        "pip install --force-reinstall --no-deps --no-binary llama-cpp-python llama-cpp-python==9.9",
         ARGS,
     )
     told = capsys.readouterr().out
