@@ -153,10 +153,11 @@ def _searcher(source: ModelSource, request: PlanningRequest) -> Searcher:
 def _costs(profile: Profile, source: ModelSource, request: PlanningRequest) -> Costs:
     from edgeskip.search.costs import weight_costs
 
-    return _device_costs(profile, request) or weight_costs(source.decoder)
+    return device_costs(profile, request) or weight_costs(source.decoder)
 
 
-def _device_costs(profile: Profile, request: PlanningRequest) -> DeviceCosts | None:
+def device_costs(profile: Profile, request: PlanningRequest) -> DeviceCosts | None:
+    """The times of the device profile that `request` names; None if it names none."""
     from edgeskip.search.costs import DeviceCosts
 
     if request.device_profile is None:
@@ -179,7 +180,7 @@ def _as_asked(front: FrontRecord, profile: Profile, request: PlanningRequest) ->
     }
     for option in (name for name, given in of_a_search.items() if given):
         raise EdgeSkipError(f"{option} is of a search, and the profile has a front already: add --search")
-    costs = _device_costs(profile, request)
+    costs = device_costs(profile, request)
     if costs is None:
         return front
     points = []

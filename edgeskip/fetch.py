@@ -68,6 +68,12 @@ def fetch(name: str, *, source: Source = "auto", quiet: bool = False) -> Path:
         raise EdgeSkipError(f"{explain(error)} (EDGESKIP_CACHE chooses where models are kept)") from None
 
 
+def fetched(name: str, *, source: Source = "auto") -> Path | None:
+    """What `fetch` would return without the network; None if it has to bring the model first."""
+    model = _ready(name)
+    return _cached(model, cache_folder() / "models" / model.name, source)
+
+
 def _ready(name: str) -> ReadyModel:
     from edgeskip.models.registry import READY_MODELS
 

@@ -9,11 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeskip.comparison import NEAR_TIE
+from edgeskip.plan_cost import short_cost
 from edgeskip.terminal import Console
 
 if TYPE_CHECKING:
     from edgeskip.comparison import Comparison
     from edgeskip.manifest import PlanSummary
+    from edgeskip.plan_cost import PlanCost
     from edgeskip.runtime.generation import Generation
     from edgeskip.runtime.online import OnlineStats
     from edgeskip.runtime.speculation.statistics import SpeculationStats
@@ -28,8 +30,8 @@ def coloured(pieces: list[Piece]) -> Text:
     return Text.assemble(*((str(piece), DRAFTED if piece.drafted else "") for piece in pieces))
 
 
-def summary(generation: Generation, plan: PlanSummary | None) -> Text:
-    """One line: label, strategy, speed, end; with speculation its acceptance and gain."""
+def summary(generation: Generation, plan: PlanSummary | None, cost: PlanCost | None = None) -> Text:
+    """One line: label and what the artifact loses, strategy, speed, end; with speculation its acceptance and gain."""
     stats = generation.stats
     lossy = generation.label in ("lossy-skip", "draft-only")
     skipped = f" ({len(plan.skip)} of {2 * plan.num_blocks} sublayers skipped)" if plan and plan.skip else ""
@@ -42,7 +44,25 @@ def summary(generation: Generation, plan: PlanSummary | None) -> Text:
         *([online_facts(stats.online)] if stats.online else []),
         f"ended by {generation.finish_reason}",
     ]
-    return Text.assemble((generation.label + skipped, "bold red" if lossy else "bold"), " | ", " | ".join(facts))
+    head = (generation.label + skipped, "bold red" if lossy else "bold")
+    loss = cost_clause(generation, plan, cost)
+    return Text.assemble(head, f": {loss}" if loss else "", " | ", " | ".join(facts))
+
+
+def cost_clause(generation: Generation, plan: PlanSummary | None, cost: PlanCost | None) -> str | None:
+    """What this text loses against the dense model's; None if nothing is to be said."""
+    skips, known = bool(plan and plan.skip), short_cost(cost)
+    if generation.label == "draft-only":
+        return "what it loses against the dense model was not measured"
+    if not skips:  # dense: only a precision can cost something
+        return known
+    known = known or "what it loses against the dense model was not measured"
+    if cost is not None and cost.artifact is None and cost.plan is not None:
+        known += " (the plan alone, in float32)"
+    left_out = generation.stats.online
+    if left_out is not None and left_out.gated:
+        known += ", before what was skipped online"
+    return known
 
 
 def speculation_facts(stats: SpeculationStats) -> str:

@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import ExitHead, PlanSummary, VerificationRecord
 from edgeskip.plan import Label
+from edgeskip.plan_cost import PlanCost
 from edgeskip.profile import ModelRecord
 
 PREFIX = "edgeskip."
 VERIFICATION_KEY = PREFIX + "verification"
 DRAFT_VERIFICATION_KEY = PREFIX + "draft_verification"
-_VERIFICATION_ROOM = 1024  # bytes
+COST_KEY = PREFIX + "cost"
+_ROOM = {VERIFICATION_KEY: 1024, DRAFT_VERIFICATION_KEY: 1024, COST_KEY: 2048}  # bytes
 Part = Literal["whole", "first", "rest"]
 
 
@@ -62,6 +64,9 @@ class GgufManifest(BaseModel):
     created: str
     verification: VerificationRecord | None = Field(default=None, description="of a pair: of both halves together")
     draft_verification: VerificationRecord | None = Field(default=None, description="first: of the draft alone")
+    cost: PlanCost | None = Field(
+        default=None, description="What it loses against the dense model; of a pair: both halves together"
+    )
 
     @property
     def decode_skipped(self) -> tuple[str, ...]:
@@ -78,16 +83,17 @@ class GgufManifest(BaseModel):
     def to_metadata(self) -> dict[str, str]:
         """Key -> string, in the order of the fields; fields that are None are left out.
 
-        The verifications are padded with spaces: they are known only once the file is written, and then take their
-        place. A first half has room for its own.
+        The verifications and the cost are padded with spaces: they are known only once the file is written, and then
+        take their place. A first half has room for its own.
         """
-        fields = self.model_dump(mode="json", exclude_none=True, exclude={"verification", "draft_verification"})
+        late = {"verification", "draft_verification", "cost"}
+        fields = self.model_dump(mode="json", exclude_none=True, exclude=late)
         keys = {PREFIX + name: _as_text(value) for name, value in fields.items()}
-        records = {VERIFICATION_KEY: self.verification}
+        records: dict[str, BaseModel | None] = {VERIFICATION_KEY: self.verification, COST_KEY: self.cost}
         if self.part == "first":
             records[DRAFT_VERIFICATION_KEY] = self.draft_verification
         for key, record in records.items():
-            keys[key] = json.dumps(record and record.model_dump(mode="json")).ljust(_VERIFICATION_ROOM)
+            keys[key] = json.dumps(record and record.model_dump(mode="json")).ljust(_ROOM[key])
         return keys
 
 
@@ -102,7 +108,8 @@ def read_gguf_manifest(metadata: Mapping[str, Any], file: str) -> GgufManifest |
     if not fields:
         return None
     try:
-        for name in ("model", "plan", "decode_plan", "inputs", "versions", "verification", "draft_verification"):
+        records = ("verification", "draft_verification", "cost")
+        for name in ("model", "plan", "decode_plan", "inputs", "versions", *records):
             if name in fields:
                 fields[name] = json.loads(fields[name])
         return GgufManifest.model_validate(fields)

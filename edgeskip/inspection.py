@@ -10,6 +10,8 @@ from edgeskip.artifact_path import artifact_at
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import MANIFEST_NAME, Manifest, read_manifest
+from edgeskip.plan_cost import PlanCost, cost_of
+from edgeskip.planner import resolve
 from edgeskip.profile import Profile, locate_profile, read_adapter, read_profile
 from edgeskip.vectors import read_vectors
 
@@ -47,6 +49,7 @@ class ProfileReport:
     profile: Profile
     problem: str | None
     lora: LoraSummary | None = None
+    cost: PlanCost | None = None  # of the plan as it is now
 
     def as_json(self) -> dict[str, Any]:
         plan = self.profile.plan
@@ -56,6 +59,7 @@ class ProfileReport:
             "label": "lossy-skip" if plan and plan.skip else "dense",
             "problem": self.problem,
             "lora": asdict(self.lora) if self.lora else None,
+            "cost": self.cost.model_dump(mode="json") if self.cost else None,
             **self.profile.model_dump(mode="json"),
         }
 
@@ -112,11 +116,12 @@ def inspect_path(reference: str, *, verify: bool = True) -> ProfileReport | Arti
     path = locate_profile(reference)
     profile = read_profile(path)
     try:
-        read_vectors(profile, path)
+        plan = resolve(profile, read_vectors(profile, path))
         lora = _lora_of(profile, path)
     except EdgeSkipError as error:
         return ProfileReport(path, profile, str(error))
-    return ProfileReport(path, profile, None, lora)
+    recorded = profile.plan.cost if profile.plan else None
+    return ProfileReport(path, profile, None, lora, cost_of(recorded, profile.model.fingerprint, plan))
 
 
 def _lora_of(profile: Profile, path: Path) -> LoraSummary | None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeskip.errors import EdgeSkipError
 from edgeskip.json_file import read_json
 from edgeskip.plan import Compensation, Label
+from edgeskip.plan_cost import PlanCost
 from edgeskip.profile import ModelRecord
 
 MANIFEST_NAME = "edgeskip.json"
@@ -124,6 +125,10 @@ class Manifest(_Record):
     versions: dict[str, str]
     created: str
     verification: VerificationRecord | None = Field(description="None = exported with the check switched off")
+    cost: PlanCost | None = Field(
+        default=None,
+        description="What it loses against the dense model; with a draft, what verified text loses",
+    )
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -19,6 +19,7 @@ from edgeskip.exit_adapter import AdapterKind
 from edgeskip.files import replace_file
 from edgeskip.json_file import read_json
 from edgeskip.plan import Compensation
+from edgeskip.plan_cost import PlanCost
 from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
 
 PROFILE_VERSION = 1
@@ -172,6 +173,10 @@ class PlanRecord(_Record):
     )
     decode_scales: list[float] | None = Field(
         default=None, description="s of each of them, on the plan's stream; None = decoding's scale by the statistics"
+    )
+    cost: PlanCost | None = Field(default=None, description="Against the dense model; None = not measured yet")
+    healed_from: str | None = Field(
+        default=None, description="Fingerprint of the dense model that the profile's LoRA heals this plan towards"
     )
 
 

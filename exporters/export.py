@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
+from edgeskip.exporters.dense_cost import artifact_cost, dense_source
 from edgeskip.exporters.importance import importance_of
 from edgeskip.exporters.provenance import (
     check_weights,
@@ -123,7 +124,7 @@ def export_onnx(
             graph = lower(baked, form, staging, online=gated, progress=progress)
         write_sidecars(source, graph, staging, record)
         manifest = _manifest(source, profile, graph, staging, record)
-        manifest = manifest.model_copy(update={"online": gates})
+        manifest = manifest.model_copy(update={"online": gates, "cost": artifact_cost(profile, source, plan, None)})
         if policy.check:
             progress("check")
             # The engine reads the manifest, so a first one is there during the check.
@@ -172,11 +173,14 @@ def _checked(
     Of these one that fails and is allowed to counts as the whole's failure. EdgeSkipError where it is not allowed to.
     """
     precision, draft = manifest.graph.precision, manifest.draft
+    # A dense artifact in floating point loses what the check itself measures.
+    dense = dense_source(profile, source, plan) if plan.skips or precision == "int4" else None
     bound = BOUNDS[precision]
     # The int4 kernels need their second copy: without it they take another, many times slower way.
     frugal = precision != "int4" and is_large(source)
     if draft is None:
-        record = verify(source, plan, folder, bound=bound, frugal=frugal).record
+        measured = verify(source, plan, folder, bound=bound, frugal=frugal, dense=dense)
+        record, cost = measured.record, artifact_cost(profile, source, plan, measured.cost)
         require_match(record, policy)
         if manifest.online is not None:
             from edgeskip.exporters.online import check_gates
@@ -184,12 +188,12 @@ def _checked(
             gated = check_gates(source, profile, plan, manifest.online, folder, bound=bound, frugal=frugal).record
             require_match(gated, policy, "model with FFNs skipped online")
             record = record.model_copy(update={"passed": record.passed and gated.passed})
-        return manifest.model_copy(update={"verification": record})
+        return manifest.model_copy(update={"verification": record, "cost": cost})
     from edgeskip.exporters.draft_checks import check_exits, check_skip_plan
     from edgeskip.exporters.onnx.drafts import genai_graphs
 
     genai_model, genai_draft = genai_graphs(manifest.graph, draft)
-    whole = verify(source, plan, folder, bound=bound, frugal=frugal, both=True, graphs=[genai_model])
+    whole = verify(source, plan, folder, bound=bound, frugal=frugal, both=True, graphs=[genai_model], dense=dense)
     require_match(whole.record, policy)
     checks = (
         check_exits(source, plan, exits, folder, genai_draft, bound=bound, frugal=frugal)
@@ -205,6 +209,7 @@ def _checked(
         update={
             "verification": whole.record.model_copy(update={"passed": passed}),
             "draft": _with_agreement(draft, shares),
+            "cost": artifact_cost(profile, source, plan, whole.cost),
         }
     )
 

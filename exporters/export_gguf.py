@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.dense_cost import artifact_cost, dense_source
 from edgeskip.exporters.export import ExportPolicy, require_match
 from edgeskip.exporters.families.gguf_header import read_gguf_header
 from edgeskip.exporters.gguf.blocks import check_scalable
@@ -33,15 +34,14 @@ from edgeskip.exporters.provenance import (
     software_versions,
 )
 from edgeskip.exporters.split import exiting
-from edgeskip.exporters.verify import Bound, DraftCheck, Twin, verify
+from edgeskip.exporters.verify import Bound, DraftCheck, Measured, Twin, verify
 from edgeskip.files import refuse_file, staged_files
-from edgeskip.gguf_manifest import DRAFT_VERIFICATION_KEY, VERIFICATION_KEY, GgufManifest
+from edgeskip.gguf_manifest import COST_KEY, DRAFT_VERIFICATION_KEY, VERIFICATION_KEY, GgufManifest
 from edgeskip.runtime.engines.llamacpp_library import llama
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.exporters.targets import DraftRequest, OnlineRequest
-    from edgeskip.manifest import VerificationRecord
     from edgeskip.plan import Plan
     from edgeskip.profile import Profile
     from edgeskip.vectors import Vectors
@@ -149,7 +149,7 @@ def export_gguf(
             checked = _check(source, files, form, staged, manifests, cut, policy)
             for path, before, after in zip(staged, manifests, checked, strict=False):
                 old, new = before.to_metadata(), after.to_metadata()
-                for key in (VERIFICATION_KEY, DRAFT_VERIFICATION_KEY):
+                for key in (VERIFICATION_KEY, DRAFT_VERIFICATION_KEY, COST_KEY):
                     if new.get(key) != old.get(key):
                         patch_string(path, key, old[key], new[key])
             manifests = checked
@@ -263,37 +263,52 @@ def _check(
     """
     length = min(context_length(file.decoder) for file in files)
 
-    def check(paths: list[Path], plan: Plan, draft: DraftCheck | None = None) -> VerificationRecord:
-        record = _verify(source, plan, paths, form, length, draft)
-        require_match(record, policy)
-        return record
+    def check(paths: list[Path], plan: Plan, draft: DraftCheck | None = None, whole: Output | None = None) -> Measured:
+        exact = form.kind in ("F32", "F16") and not form.by_llamacpp
+        dense = dense_source(whole.profile, source, plan) if whole and (plan.skips or not exact) else None
+        measured = _verify(source, plan, paths, form, length, draft, dense)
+        require_match(measured.record, policy)
+        return measured
 
     if cut is None:
-        records = [check([path], file.plan) for file, path in zip(files, staged, strict=True)]
-        return [manifest.model_copy(update={"verification": r}) for manifest, r in zip(manifests, records, strict=True)]
+        found = [check([path], file.plan, whole=file) for file, path in zip(files, staged, strict=True)]
+        return [_with_check(*each, source) for each in zip(manifests, files, found, strict=True)]
     plan, exits = files[0].plan, exiting(files[0].plan, cut.layer)
     # As any program would run it; with a trimmed head that is another draft than ours.
-    draft = check(staged[:1], exits, DraftCheck(None, cut.alone) if cut.alone else None)
+    draft = check(staged[:1], exits, DraftCheck(None, cut.alone) if cut.alone else None).record
     if cut.head.tokens is not None:
-        own = check(staged, exits, DraftCheck(0, cut.chosen.adapter, cut.head.tokens))
+        own = check(staged, exits, DraftCheck(0, cut.chosen.adapter, cut.head.tokens)).record
         draft = own.model_copy(update={"passed": own.passed and draft.passed})
     if len(files) == 1:
         return [manifests[0].model_copy(update={"verification": draft})]
-    both = check(staged, plan)
-    first, rest = (manifest.model_copy(update={"verification": both}) for manifest in manifests)
+    both = check(staged, plan, whole=files[0])
+    first, rest = (_with_check(manifest, files[0], both, source) for manifest in manifests)
     return [first.model_copy(update={"draft_verification": draft}), rest]
 
 
+def _with_check(manifest: GgufManifest, file: Output, measured: Measured, source: ModelSource) -> GgufManifest:
+    cost = artifact_cost(file.profile, source, file.plan, measured.cost)
+    return manifest.model_copy(update={"verification": measured.record, "cost": cost})
+
+
 def _verify(
-    source: ModelSource, plan: Plan, staged: list[Path], form: GgufFormat, length: int, draft: DraftCheck | None
-) -> VerificationRecord:
+    source: ModelSource,
+    plan: Plan,
+    staged: list[Path],
+    form: GgufFormat,
+    length: int,
+    draft: DraftCheck | None,
+    dense: ModelSource | None,
+) -> Measured:
     """Kept blocks are compared a second time as F16, because of what llama.cpp rounds in running them.
 
     One file of a pair is run alone.
     """
-    check = partial(verify, bound=bound_of(form), alone=len(staged) == 1, draft=draft, context_length=length)
+    check = partial(
+        verify, bound=bound_of(form), alone=len(staged) == 1, draft=draft, context_length=length, dense=dense
+    )
     if form.kind is not None:
-        return check(source, plan, staged[0]).record
+        return check(source, plan, staged[0])
     with tempfile.TemporaryDirectory(prefix="widened.", dir=staged[0].parent) as folder:
         for path in staged:
             if path.suffix == ".gguf":
@@ -302,4 +317,4 @@ def _verify(
                 shutil.copyfile(path, Path(folder) / path.name)
         own = draft is not None and (draft.which is None or draft.adapter is not None)
         exact = OWN_HEAD if own else EXACT
-        return check(source, plan, staged[0], twin=Twin(Path(folder) / staged[0].name, exact)).record
+        return check(source, plan, staged[0], twin=Twin(Path(folder) / staged[0].name, exact))

@@ -21,12 +21,14 @@ from edgeskip.child_exit import MemoryWatch, how_it_ended, signal_name
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.tokenizer_check import TokenizerCases, check_tokenizer, tokenizer_cases
 from edgeskip.manifest import GraphRecord, Precision, VerificationRecord
+from edgeskip.plan_cost import DenseComparison
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from edgeskip.exit_adapter import ExitAdapter
+    from edgeskip.exporters.dense_cost import HeldOut
     from edgeskip.exporters.families.source import ModelSource
     from edgeskip.plan import Plan, Skip
 
@@ -98,11 +100,15 @@ class DraftCheck:
 
 @dataclass(frozen=True)
 class Measured:
-    """A comparison, and the likeliest token after each of the text's, by torch and by the artifact: ids int64 [n]."""
+    """A comparison, and the likeliest token after each of the text's, by torch and by the artifact: ids int64 [n].
+
+    `cost` is the artifact's distance from the dense model, if that was asked for and could be measured.
+    """
 
     record: VerificationRecord
     expected: NDArray[np.int64]
     found: NDArray[np.int64]
+    cost: DenseComparison | None = None
 
 
 def verify(
@@ -119,6 +125,7 @@ def verify(
     draft: DraftCheck | None = None,
     gates: Sequence[Skip] = (),
     context_length: int | None = None,
+    dense: ModelSource | None = None,
 ) -> Measured:
     """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
 
@@ -128,7 +135,8 @@ def verify(
     `model.onnx`. `both`: alone and as the drafting engine runs it. `draft`: one of its drafts. `graphs`: files of the
     folder that give the same logits to other runtimes. What is measured is that of the worst. `gates`: FFNs of an
     online artifact that are left out, of which `plan` knows.
-    `context_length`: the artifact's, tokens, where it is shorter than the model's. EdgeSkipError where the artifact
+    `context_length`: the artifact's, tokens, where it is shorter than the model's. `dense`: the model that nothing is
+    skipped of, usually `source` itself, with which held-out text is compared besides. EdgeSkipError where the artifact
     does not even run, or its tokens differ.
     """
     with _scratch() as scratch:
@@ -144,20 +152,23 @@ def verify(
             ways = [["--gates", json.dumps({str(skip.sublayer): skip.scale for skip in gates})]]
         ways += [["--graph", graph.model_dump_json()] for graph in graphs]
         files = [logits.with_name(f"logits-{number}.npy") for number in range(len(ways))]
+        text = _held_out(dense, context_length)
         for way, file in zip(ways, files, strict=True):
-            asked = cases if way is ways[0] else None
-            answer = _run_probe(target, tokens, file, flags + way, asked)
+            first = way is ways[0]
+            asked = cases if first else None
+            answer = _run_probe(target, tokens, file, flags + way, asked, text if first else None)
             if asked is not None:
                 check_tokenizer(asked, answer, target.name, _ADVICE if target.is_dir() else _GGUF_ADVICE)
         if twin is not None:
             _run_probe(twin.path, tokens, logits.with_name("twin.npy"), flags + ways[0])
-        reference, name = _reference_logits(source, plan, tokens, draft)
+        reference, dense_rows, name = _reference_logits(source, plan, tokens, draft, text if dense is source else None)
         found = [compare(reference, _columns(file, draft)) for file in files]
         passed, twin_kl = all(bound.holds(difference, kl) for difference, kl, _ in found), None
         if twin is not None:
             twin_difference, twin_kl, _ = compare(reference, np.load(logits.with_name("twin.npy"), mmap_mode="r"))
             passed &= twin.bound.holds(twin_difference, twin_kl)
         likeliest = [_likeliest(logits, draft) for logits in (reference, _columns(files[0], draft))]
+        cost = None if dense is None or text is None else _cost(dense, text, dense_rows, files[0])
     differences, kls, agreements = np.array(found).T
     # numpy's max passes a NaN on.
     difference, kl, top1 = float(differences.max()), float(kls.max()), float(agreements.min())
@@ -171,7 +182,7 @@ def verify(
         widened_kl_divergence=twin_kl,
         bound=str(bound) if twin is None else f"{bound}; widened {twin.bound}",
     )
-    return Measured(record, *likeliest)
+    return Measured(record, *likeliest, cost)
 
 
 @contextmanager
@@ -247,10 +258,38 @@ def shipped_text(count: int) -> str:
     return "\n\n".join(corpus_named(()).documents)[: 16 * count]
 
 
+def _held_out(dense: ModelSource | None, context_length: int | None) -> HeldOut | None:
+    from edgeskip.exporters.dense_cost import held_out
+
+    return None if dense is None else held_out(dense, positions=context_length, large=is_large(dense))
+
+
+def _cost(
+    dense: ModelSource, text: HeldOut, dense_rows: list[NDArray[np.float32]], logits: Path
+) -> DenseComparison | None:
+    """The artifact's logits beside the file `logits` against `dense_rows`; the dense model is run if there are none."""
+    from edgeskip.exporters.dense_cost import compared, dense_logits
+    from edgeskip.exporters.families.torch_model import load_torch_model
+
+    if not dense_rows:
+        dense_rows = list(dense_logits(load_torch_model(dense, stream=True), text))
+    return compared(text, dense_rows, np.load(_windows_file(logits), mmap_mode="r"))
+
+
+def _windows_file(logits: Path) -> Path:
+    return logits.with_name(f"held-out-{logits.name}")
+
+
 def _run_probe(
-    target: Path, tokens: NDArray[np.int64], logits: Path, flags: list[str], cases: TokenizerCases | None = None
+    target: Path,
+    tokens: NDArray[np.int64],
+    logits: Path,
+    flags: list[str],
+    cases: TokenizerCases | None = None,
+    text: HeldOut | None = None,
 ) -> dict[str, Any]:
-    """Writes the logits [n, V] of `tokens` [n] and returns what the probe prints."""
+    """Writes the logits [n, V] of `tokens` [n], and of the windows of `text` beside them, and returns what the probe
+    prints."""
     tokens_file, questions_file = logits.with_name("tokens.npy"), logits.with_name("questions.json")
     np.save(tokens_file, tokens)
     if cases is not None:
@@ -259,6 +298,10 @@ def _run_probe(
     # -P: nothing that lies in the current folder is imported; it may be one that someone else made.
     command = [sys.executable, "-P", "-m", "edgeskip.runtime.probe", str(target)]
     command += [str(tokens_file), str(logits), *flags]
+    if text is not None:
+        windows_file = logits.with_name("windows.npy")
+        np.save(windows_file, text.windows)
+        command += ["--held-out", str(windows_file), str(_windows_file(logits))]
     watch = MemoryWatch()
     result = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if signal_name(result.returncode) is not None:
@@ -272,15 +315,22 @@ def _run_probe(
 
 
 def _reference_logits(
-    source: ModelSource, plan: Plan, tokens: NDArray[np.int64], draft: DraftCheck | None
-) -> tuple[NDArray[np.float32], str]:
+    source: ModelSource,
+    plan: Plan,
+    tokens: NDArray[np.int64],
+    draft: DraftCheck | None,
+    text: HeldOut | None,
+) -> tuple[NDArray[np.float32], list[NDArray[np.float32]], str]:
+    """Logits [n, V] under `plan`, those [T, V] of each window of `text` without it, and what computed them."""
     import torch
     import transformers
 
     from edgeskip.calibration.skipping import skipped
+    from edgeskip.exporters.dense_cost import dense_logits
     from edgeskip.exporters.families.torch_model import load_torch_model
 
     model = load_torch_model(source, stream=True)
+    dense = list(dense_logits(model, text)) if text is not None else []
     adapter = draft.adapter if draft else None
     head = nullcontext() if adapter is None else _adapted(model, adapter)
     with torch.inference_mode(), skipped(model, plan), head:
@@ -289,7 +339,7 @@ def _reference_logits(
     name = f"transformers {transformers.__version__} {type(model).__name__}, {applied}float32"
     if draft is not None and draft.tokens is not None:
         logits = logits[:, torch.from_numpy(draft.tokens)]
-    return logits.float().numpy(), name
+    return logits.float().numpy(), dense, name
 
 
 @contextmanager

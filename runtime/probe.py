@@ -6,7 +6,8 @@ greedy continuation and their text, and with `--questions FILE` what the artifac
 answer. Where
 the artifact drafts, the last tokens are drafted and verified at once. With `--draft N` the logits are those of its
 draft number N, each token a draft step of its own; with `--graph JSON`, a `GraphRecord`, those of another graph in the
-folder; with `--gates JSON`, FFNs and their scales, those of an online artifact without these FFNs.
+folder; with `--gates JSON`, FFNs and their scales, those of an online artifact without these FFNs. `--held-out IN OUT`
+runs windows of another text besides, each afresh.
 """
 
 from __future__ import annotations
@@ -41,12 +42,15 @@ def probe(
     graph: GraphRecord | None = None,
     gates: Mapping[str, float] | None = None,
     questions: Mapping[str, Any] | None = None,
+    held_out: tuple[Path, Path] | None = None,
 ) -> dict[str, object]:
     """Writes logits float32 [n, vocab_size] for the int64 [n] tokens; `generated` tokens and `text` of what follows.
 
     `alone` runs one graph of several: a pair's first half as the draft it is, a folder's `model.onnx`. `draft`: logits
     [n, V'] of that draft, and nothing is generated. `graph`: another graph of the folder. `gates`: scales of the FFNs
     that are left out. `questions`: texts, conversations and ids for the artifact's own tokenizer and chat template.
+    `held_out`: a file of token ids int64 [W, T], and the one that gets their logits float32 [W, T, vocab_size], each
+    row from an empty cache.
     """
     tokens = np.load(tokens_file)
     if graph is not None:
@@ -64,6 +68,8 @@ def probe(
         found |= {"generated": generated, "text": "".join(map(TextDecoder(opened.tokenizer).push, generated))}
     if questions is not None:
         found |= _text_answers(opened, questions)
+    if held_out is not None:
+        _write_windows(engine, np.load(held_out[0]), held_out[1])
     return found
 
 
@@ -119,6 +125,15 @@ def _write_logits(engine: Engine, tokens: NDArray[np.int64], logits_file: Path) 
     return generated
 
 
+def _write_windows(engine: Engine, windows: NDArray[np.int64], file: Path) -> None:
+    shape = (*windows.shape, engine.vocab_size)
+    logits = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+    for number, window in enumerate(windows):
+        engine.truncate(0)
+        logits[number] = engine.step(window, logits=0)
+    logits.flush()
+
+
 def _verified(engine: DraftingEngine, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
     """All tokens but the last go through the drafts, by turns; the logits that verification gives of all of them."""
     for position in range(len(tokens) - 1):
@@ -142,6 +157,7 @@ if __name__ == "__main__":
     parser.add_argument("--graph", help="record of a graph of the folder whose logits are wanted")
     parser.add_argument("--gates", type=json.loads, help="scales of the FFNs that are left out")
     parser.add_argument("--questions", type=Path, help="texts, conversations and ids for the tokenizer, as JSON")
+    parser.add_argument("--held-out", type=Path, nargs=2, help="windows of token ids, and the file for their logits")
     arguments = parser.parse_args()
     asked = None if arguments.questions is None else json.loads(arguments.questions.read_text(encoding="utf-8"))
     found = probe(
@@ -154,5 +170,6 @@ if __name__ == "__main__":
         graph=None if arguments.graph is None else GraphRecord.model_validate_json(arguments.graph),
         gates=arguments.gates,
         questions=asked,
+        held_out=arguments.held_out,
     )
     print(json.dumps(found))

@@ -17,6 +17,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.gguf_manifest import GgufManifest
 from edgeskip.manifest import Manifest, OnlineRecord, PlanSummary
 from edgeskip.plan import Label
+from edgeskip.plan_cost import PlanCost
 from edgeskip.runtime.arguments import check_count, check_stop, token_ids
 from edgeskip.runtime.chat import Message
 from edgeskip.runtime.decoding import Decoding, PlainDecoding
@@ -65,6 +66,8 @@ class Session:
         """What EdgeSkip wrote about the artifact; None for a GGUF file it did not write."""
         self.plan: PlanSummary | None = opened.plan
         """What was skipped; None where `manifest` is."""
+        self.cost: PlanCost | None = opened.manifest.cost if opened.manifest is not None else None
+        """What the artifact loses against the dense model and gains; None if that was not measured."""
         self.online: OnlineRecord | None = opened.manifest.online if isinstance(opened.manifest, Manifest) else None
         """How the artifact skips FFNs online; None where it has no gates."""
         self.label: Label = opened.label

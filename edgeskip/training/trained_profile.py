@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,11 +82,14 @@ class TrainedProfile:
             "speculation": None,
             "front": None,
         }
-        plan = self.profile.plan
-        if plan is not None and plan.decode_skip:
-            changed["plan"] = plan.model_copy(
-                update={"decode_skip": [], "decode_scales": None, "window": None, "beta": None}
-            )
+        if (plan := self.profile.plan) is not None:
+            of_healed: dict[str, Any] = {
+                "healed_from": plan.healed_from or self.profile.model.fingerprint,
+                "cost": None,
+            }
+            if plan.decode_skip:
+                of_healed |= {"decode_skip": [], "decode_scales": None, "window": None, "beta": None}
+            changed["plan"] = plan.model_copy(update=of_healed)
         written = relocated(self.profile.model_copy(update=changed), self.path, path)
         write_profile(written, path, packed, healed.stored_lora)
         return path

@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from edgeskip.exporters.export_gguf import GgufFile
     from edgeskip.manifest import DraftRecord, Manifest, VerificationRecord
+    from edgeskip.plan_cost import PlanCost
 
 
 def export(
@@ -206,6 +207,19 @@ def _show_folder(manifest: Manifest, folder: Path) -> None:
             f"the first {gates.window} tokens of an answer"
         )
     _print(_checked(manifest.verification))
+    _show_cost(manifest.cost)
+
+
+def _show_cost(cost: PlanCost | None) -> None:
+    from edgeskip.plan_cost import quality_line, speed_line
+
+    if cost is not None and cost.artifact is not None:
+        _print(f"cost against the dense model: {quality_line(cost.artifact)}")
+    elif cost is not None:
+        alone = f"; the plan alone, in float32: {quality_line(cost.plan)}" if cost.plan else ""
+        _print(f"cost against the dense model: not measured for this artifact{alone}")
+    if cost is not None and cost.speedup is not None:
+        _print(speed_line(cost.speedup))
 
 
 def _drafts(draft: DraftRecord, num_blocks: int) -> str:
@@ -235,12 +249,15 @@ def _show_files(files: list[GgufFile]) -> None:
     if first.draft_head is not None:
         _print(f"{files[0].path.with_name(first.draft_head)}: the head that drafts")
     _print(_checked(first.verification))
+    if first.draft is None:
+        _show_cost(first.cost)
     if first.draft_verification is not None:
         _print(f"its draft: {_checked(first.draft_verification)}")
     if first.decode is not None:
         _print(f"{first.decode} takes over after {first.window} tokens: {_checked(files[1].manifest.verification)}")
     if first.draft is not None:
         _print(f"its draft: {_checked(files[1].manifest.verification)}")
+        _show_cost(files[1].manifest.cost)
 
 
 def _checked(record: VerificationRecord | None) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgeskip.gguf_inspection import GgufReport
     from edgeskip.inspection import ArtifactReport, ProfileReport
     from edgeskip.manifest import OnlineRecord, PlanSummary, VerificationRecord
+    from edgeskip.plan_cost import PlanCost
     from edgeskip.profile import ModelRecord
     from edgeskip.terminal import Console
 
@@ -69,6 +70,7 @@ def _print_profile(console: Console, report: ProfileReport) -> None:
     from edgeskip.draft_facts import exit_facts
     from edgeskip.front_report import front_line
     from edgeskip.model_location import found_at
+    from edgeskip.plan_cost import cost_facts
     from edgeskip.sublayers import KINDS, Sublayer
 
     profile, plan = report.profile, report.profile.plan
@@ -94,6 +96,8 @@ def _print_profile(console: Console, report: ProfileReport) -> None:
     if (lora := report.lora) is not None:
         ranks = ", ".join(map(str, lora.ranks))
         facts["LoRA"] = f"{lora.file}, rank {ranks} on {lora.num_layers} linear layers, {_size(lora.size_bytes)}"
+    if plan and plan.skip:
+        facts |= cost_facts(report.cost) or {"plan against dense": "not measured: plan again, or see the export"}
     if plan and plan.beta is not None:
         facts["threshold β"] = f"{plan.beta:.4f}"
     if plan and plan.decode_skip:
@@ -144,6 +148,7 @@ def _print_artifact(console: Console, report: ArtifactReport) -> None:
         **_online(manifest.online),
         "context": f"{graph.context_length} tokens",
         "size": _size(report.size_bytes),
+        **_cost(manifest.cost, bool(plan.skip)),
         "verified": _verified(check),
         "created": _created(manifest.created, manifest.versions),
     }
@@ -199,6 +204,7 @@ def _print_gguf(console: Console, report: GgufReport) -> None:
     facts["licence"] = report.license or "not stated"
     facts["size"] = _size(report.size_bytes)
     if manifest is not None:
+        facts |= _cost(manifest.cost, bool(manifest.plan.skip))
         pair = "both halves together: " if manifest.partner and manifest.verification else ""
         facts["verified"] = pair + _verified(manifest.verification)
         if manifest.draft_verification is not None:
@@ -227,6 +233,16 @@ def _online(record: OnlineRecord | None) -> dict[str, str]:
         return {}
     over = f"similarity ≥ {record.threshold:.4f} over the first {record.window} tokens"
     return {"online": f"{len(record.ffns)} FFNs can be skipped while it runs: those of {over}"}
+
+
+def _cost(cost: PlanCost | None, lossy: bool) -> dict[str, str]:
+    """What the artifact loses against the dense model and gains; if its plan skips, also that it was not measured."""
+    from edgeskip.plan_cost import cost_facts
+
+    facts = cost_facts(cost)
+    if lossy and "against dense" not in facts:
+        facts = {"against dense": "not measured: exported with --no-check, or by an older EdgeSkip", **facts}
+    return facts
 
 
 def _verified(check: VerificationRecord | None) -> str:

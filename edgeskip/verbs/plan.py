@@ -51,11 +51,13 @@ def plan(
     point: Annotated[int | None, typer.Option(help="budget: this point of the front, from 1.")] = None,
     device_profile: Annotated[
         Path | None,
-        typer.Option(help="budget: what sublayers cost where it is to run (edgeskip profile-device)."),
+        typer.Option(
+            help="What sublayers cost where it is to run (edgeskip profile-device): the speed-up is predicted from it."
+        ),
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(help="budget: tokens in the KV cache that the device's times are of.", show_default="512"),
+        typer.Option(help="--device-profile: tokens in the KV cache that the times are of.", show_default="512"),
     ] = None,
     corpus: Annotated[
         list[str] | None,
@@ -90,11 +92,16 @@ def plan(
         bool, typer.Option(help="budget: choose FFNs besides that decoding may leave out, with P and β.")
     ] = True,
     plot: Annotated[Path | None, typer.Option(help="budget: draw the front into a .png, .svg or .pdf.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="budget, --fit: the model, where it is not where the profile says.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model, where it is not where the profile says.")] = None,
     device: Annotated[str | None, typer.Option(help="budget, --fit: PyTorch device.", show_default="cpu")] = None,
     seed: Annotated[int, typer.Option(help="Of the method random; budget, --fit: draws the windows.")] = 0,
+    cost: Annotated[
+        bool,
+        typer.Option(
+            help="Measure what the plan costs against the dense model on text that ships, if torch and the model are "
+            "here."
+        ),
+    ] = True,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the profile there instead of replacing it.")
     ] = None,
@@ -106,10 +113,11 @@ def plan(
     """
     from dataclasses import replace
 
-    from edgeskip.budget_planning import PlanningRequest, plan_by_budget, plan_fitted
+    from edgeskip.budget_planning import PlanningRequest, device_costs, plan_by_budget, plan_fitted
     from edgeskip.errors import EdgeSkipError
     from edgeskip.front_report import check_figure
     from edgeskip.locks import hold
+    from edgeskip.measure_cost import measure_cost
     from edgeskip.model_location import relocated
     from edgeskip.models.profiles import ready_profiles
     from edgeskip.plan import COMPENSATIONS
@@ -131,13 +139,13 @@ def plan(
         fitting,
         budget={
             "--max-kl": max_kl, "--max-ppl-increase": max_ppl_increase, "--min-speedup": min_speedup,
-            "--point": point, "--device-profile": device_profile, "--max-skips": max_skips, "--plot": plot,
-            "--objective": objective, "--search-kl": search_kl, "--search": search or None, "--context": context,
+            "--point": point, "--max-skips": max_skips, "--plot": plot,
+            "--objective": objective, "--search-kl": search_kl, "--search": search or None,
             "--no-decode-set": None if decode_set else True,
         },
         fits={
-            "--corpus": corpus, "--field": field, "--model": model, "--tokens": tokens,
-            "--window-tokens": window_tokens, "--device": device,
+            "--corpus": corpus, "--field": field, "--tokens": tokens, "--window-tokens": window_tokens,
+            "--device": device,
         },
         named={"--alpha": alpha, "--skip": skip, "--fit": fit or None},
     )  # fmt: skip
@@ -154,6 +162,7 @@ def plan(
     if output is not None and elsewhere:
         refuse_output(output, overwrite=overwrite)  # whoever had claimed it may have made it
     read = read_profile(path)
+    healed_from = read.plan.healed_from if read.plan else None
     vectors = read_vectors(read, path)
     request = PlanningRequest(
         corpus=tuple(corpus or ()), field=field, model=model, compensation=kind, objective=objective,
@@ -161,6 +170,7 @@ def plan(
         max_skips=max_skips, search_kl=search_kl, search=search, device_profile=device_profile, context=context,
         decode_set=decode_set, device=device, seed=seed, log=target.with_suffix(""),
     )  # fmt: skip
+    device_times = device_costs(read, request)
     decode = None
     if searching:
         budget = Budget(
@@ -191,11 +201,21 @@ def plan(
     moved = {"vectors": vectors_record, "model": model_at(read.model, target)}
     planned = relocated(read.model_copy(update=moved), path, target)
     resolved = resolve(planned, vectors)
+    found = None
+    if resolved.skips:
+        with progress_display() as shown:
+            shown.update("cost against the dense model", 0, None)
+            found = measure_cost(read, path, resolved, model=model, device=device_times, measure=cost)
+        assert planned.plan is not None
+        with_cost = planned.plan.model_copy(update={"cost": found.cost, "healed_from": healed_from})
+        planned = planned.model_copy(update={"plan": with_cost})
     adapter = read_adapter(read, path) if elsewhere else None
     write_profile(planned, target, packed, adapter, overwrite=overwrite or not elsewhere)
     if searching:
         _show_front(planned, plot)
     _show(planned, resolved, target)
+    for line in found.lines if found else ():
+        _print(line)
     if fitted is not None:
         from edgeskip.front_report import decode_line, quality_line
 

@@ -170,11 +170,12 @@ def _generate(session: Session, stream: TextStream, *, as_json: bool) -> bool:
     """One generation; True where Ctrl-C ended it."""
     interrupted = _print_stream(stream, silent=as_json)
     if as_json:
-        print_json(stream.generation.as_dict())
+        cost = session.cost.model_dump(mode="json") if session.cost else None
+        print_json(stream.generation.as_dict() | {"cost": cost})
     else:
         from edgeskip.generation_report import print_error_line, summary
 
-        print_error_line(summary(stream.generation, session.plan))
+        print_error_line(summary(stream.generation, session.plan, session.cost))
     return interrupted
 
 
