@@ -24,6 +24,11 @@ class MeasuredCost:
     missing: str | None
 
     @property
+    def kept(self) -> PlanCost | None:
+        """What the profile keeps: nothing if nothing is known."""
+        return self.cost if self.cost.plan or self.cost.speedup else None
+
+    @property
     def lines(self) -> list[str]:
         """For people: what is lost, what is gained."""
         found = self.cost.plan

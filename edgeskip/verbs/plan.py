@@ -207,7 +207,7 @@ def plan(
             shown.update("cost against the dense model", 0, None)
             found = measure_cost(read, path, resolved, model=model, device=device_times, measure=cost)
         assert planned.plan is not None
-        with_cost = planned.plan.model_copy(update={"cost": found.cost, "healed_from": healed_from})
+        with_cost = planned.plan.model_copy(update={"cost": found.kept, "healed_from": healed_from})
         planned = planned.model_copy(update={"plan": with_cost})
     adapter = read_adapter(read, path) if elsewhere else None
     write_profile(planned, target, packed, adapter, overwrite=overwrite or not elsewhere)
