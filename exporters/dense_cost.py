@@ -160,7 +160,8 @@ def _loss(logits: NDArray[np.float32], tokens: NDArray[np.int64]) -> float:
     """Mean −ln p of `tokens` [n] by logits [n, V], in nats."""
     total = 0.0
     for start in range(0, len(tokens), 64):  # rows in memory twice
-        rows = log_probabilities(logits[start : start + 64])
+        with np.errstate(invalid="ignore"):  # infinite logits end as a NaN, which is no cost
+            rows = log_probabilities(logits[start : start + 64])
         total -= float(rows[np.arange(len(rows)), tokens[start : start + 64]].sum(dtype=np.float64))
     return total / len(tokens)
 
