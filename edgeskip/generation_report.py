@@ -55,7 +55,7 @@ def cost_clause(generation: Generation, plan: PlanSummary | None, cost: PlanCost
     if generation.label == "draft-only":
         return "what it loses against the dense model was not measured"
     if not skips:  # dense: only a precision can cost something
-        return known
+        return known or ("the dense model's own text" if generation.label == "verified" else None)
     known = known or "what it loses against the dense model was not measured"
     if cost is not None and cost.artifact is None and cost.plan is not None:
         known += " (the plan alone, in float32)"

@@ -249,15 +249,13 @@ def _show_files(files: list[GgufFile]) -> None:
     if first.draft_head is not None:
         _print(f"{files[0].path.with_name(first.draft_head)}: the head that drafts")
     _print(_checked(first.verification))
-    if first.draft is None:
-        _show_cost(first.cost)
     if first.draft_verification is not None:
         _print(f"its draft: {_checked(first.draft_verification)}")
     if first.decode is not None:
         _print(f"{first.decode} takes over after {first.window} tokens: {_checked(files[1].manifest.verification)}")
     if first.draft is not None:
         _print(f"its draft: {_checked(files[1].manifest.verification)}")
-        _show_cost(files[1].manifest.cost)
+    _show_cost(first.cost)
 
 
 def _checked(record: VerificationRecord | None) -> str:

@@ -148,7 +148,7 @@ def _print_artifact(console: Console, report: ArtifactReport) -> None:
         **_online(manifest.online),
         "context": f"{graph.context_length} tokens",
         "size": _size(report.size_bytes),
-        **_cost(manifest.cost, bool(plan.skip)),
+        **_cost(manifest.cost, bool(plan.skip), drafts=manifest.draft is not None),
         "verified": _verified(check),
         "created": _created(manifest.created, manifest.versions),
     }
@@ -235,13 +235,15 @@ def _online(record: OnlineRecord | None) -> dict[str, str]:
     return {"online": f"{len(record.ffns)} FFNs can be skipped while it runs: those of {over}"}
 
 
-def _cost(cost: PlanCost | None, lossy: bool) -> dict[str, str]:
+def _cost(cost: PlanCost | None, lossy: bool, *, drafts: bool = False) -> dict[str, str]:
     """What the artifact loses against the dense model and gains; if its plan skips, also that it was not measured."""
     from edgeskip.plan_cost import cost_facts
 
     facts = cost_facts(cost)
     if lossy and "against dense" not in facts:
         facts = {"against dense": "not measured: exported with --no-check, or by an older EdgeSkip", **facts}
+    elif drafts and not facts:
+        facts = {"against dense": "verified text is the dense model's own; draft-only text was not measured"}
     return facts
 
 

@@ -78,25 +78,28 @@ def refused(cli: Cli, out: Path, profile: Path, *options: object, target: str = 
 
 
 def test_a_file_named_after_what_it_is(cli: Cli, profile: Path, out: Path) -> None:
-    first, second = exported(cli, profile, out)
+    first, second, third, fourth = exported(cli, profile, out)
     (file,) = out.iterdir()
     assert file.name == "tiny-llama-explicit3-F16.gguf"
     assert first.startswith(f"{file}: lossy-skip, F16 (deci), 3 of 8 sublayers skipped, ")
     assert second.startswith("checked against transformers ")
     assert "LlamaForCausalLM, same plan by hooks, float32 on 256 tokens: max |Δlogit| " in second
     assert second.endswith("(KL ≤ 0.001 nats per token)")
+    assert third.startswith("cost against the dense model: perplexity ")
+    assert fourth.startswith("predicted speed-up: prefill ")
 
 
 def test_a_file_named_by_the_user(cli: Cli, profile: Path, out: Path) -> None:
-    (first, second) = exported(cli, profile, out / "deep" / "mine.GGUF", "--precision", "Q8_0", "--no-check")
+    first, second, third, _ = exported(cli, profile, out / "deep" / "mine.GGUF", "--precision", "Q8_0", "--no-check")
     assert [path.name for path in (out / "deep").iterdir()] == ["mine.GGUF"]
     assert "lossy-skip, Q8_0 (deci)" in first
     assert second == "not checked (--no-check)"
+    assert third == "cost against the dense model: not measured for this artifact"
 
 
 def test_a_gguf_keeps_its_blocks_by_default(cli: Cli, out: Path, tmp_path: Path) -> None:
     path, _ = talking_gguf(tmp_path / "Talking.Q4_1.gguf", kind=Kind.Q4_1)
-    first, second = exported(cli, profile_for(path, *SKIP), out)
+    first, second, *_ = exported(cli, profile_for(path, *SKIP), out)
     assert [file.name for file in out.iterdir()] == ["talking-explicit3-Q4_1.gguf"]
     assert "lossy-skip, Q4_1 (deci), 3 of 8" in first
     assert "with its blocks as F16), top-1 agreement" in second
@@ -106,7 +109,7 @@ def test_a_pair(cli: Cli, profile: Path, out: Path) -> None:
     lines = exported(cli, profile, out, "--draft", "early-exit", "--exit-layer", 2)
     names = ["tiny-llama-explicit3-exit2-F16.gguf", "tiny-llama-explicit3-exit2-rest-F16.gguf"]
     assert sorted(path.name for path in out.iterdir()) == names
-    assert len(lines) == 4
+    assert len(lines) == 6
     assert lines[2].startswith("checked against transformers ")
     assert lines[3].startswith("its draft: checked against transformers ")
     assert (

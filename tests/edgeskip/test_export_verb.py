@@ -59,10 +59,12 @@ def test_an_artifact_is_written_and_described(cli: Cli, profile: Path, out: Path
     outcome = cli("export", "--profile", profile, "-o", out / "artifact")
     assert outcome.code == 0, outcome.err
     assert [path.name for path in out.iterdir()] == ["artifact"]
-    first, second = outcome.out.strip().splitlines()
+    first, second, third, fourth = outcome.out.strip().splitlines()
     assert "lossy-skip, fp32, 3 of 8 sublayers skipped" in first
     assert second.startswith("checked against transformers ")
     assert "LlamaForCausalLM, same plan by hooks, float32 on 256 tokens: max |Δlogit| " in second
+    assert third.startswith("cost against the dense model: perplexity ")
+    assert fourth.startswith("predicted speed-up: prefill ")
     assert read_manifest(out / "artifact").plan.skip == ["attn.0", "ffn.1", "attn.2"]
 
 

@@ -263,7 +263,7 @@ DENSE = SKIPS.model_copy(update={"skip": []})
         (Answer("lossy-skip"), SKIPS, None, "what it loses against the dense model was not measured"),
         (Answer("lossy-skip", ("ffn.2",)), SKIPS, COST, "top-1 90% of dense, before what was skipped online"),
         (Answer("draft-only"), DENSE, COST, "what it loses against the dense model was not measured"),
-        (Answer("verified"), DENSE, None, None),  # verified by the dense model in floating point: nothing is lost
+        (Answer("verified"), DENSE, None, "the dense model's own text"),  # in floating point: nothing is lost
         (Answer("verified"), SKIPS, COST, "perplexity +10.0 %, top-1 90% of dense"),  # verified by a skipped model
         (Answer("dense"), DENSE, COST, "perplexity +10.0 %, top-1 90% of dense"),  # int4
         (Answer("dense"), None, None, None),
