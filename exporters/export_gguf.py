@@ -185,6 +185,7 @@ def _manifest(
         precision=form.name,
         model=source.record(),
         plan=plan_summary(file.profile),
+        cost=None if cut and len(names) == 1 else artifact_cost(file.profile, source, file.plan, None),
         inputs=inputs_of(source, file.profile, importance=form.by_llamacpp),
         versions=software_versions("gguf", "torch", "transformers")
         | (software_versions("llama-cpp-python") if form.by_llamacpp else {}),
