@@ -174,18 +174,21 @@ def without_torch(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def without_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    record = read_profile(path)
-    moved = record.model_copy(update={"model": record.model.model_copy(update={"source": str(path.parent / "gone")})})
-    path.write_text(moved.model_dump_json(exclude_none=True))
-    return "there is no model"
+    return elsewhere(path, str(path.parent / "gone"), "the model of tiny.json, ")
 
 
 def with_a_hub_id(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Nothing is downloaded for a number that was not asked for."""
+    return elsewhere(path, "nobody/no-such-model", "the model nobody/no-such-model is not on this machine")
+
+
+def elsewhere(path: Path, source: str, says: str) -> str:
+    """Make the profile's model another one, without the location it was calibrated at."""
     record = read_profile(path)
-    named = record.model_copy(update={"model": record.model.model_copy(update={"source": "nobody/no-such-model"})})
-    path.write_text(named.model_dump_json(exclude_none=True))
-    return "the model nobody/no-such-model is not on this machine"
+    model = record.model.model_copy(update={"source": source})
+    moved = record.model_copy(update={"model": model, "model_location": None})
+    path.write_text(moved.model_dump_json(exclude_none=True))
+    return says
 
 
 @pytest.mark.parametrize("prepare", [without_torch, without_model, with_a_hub_id])
