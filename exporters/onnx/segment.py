@@ -17,6 +17,7 @@ from edgeskip.exporters.onnx.formats import WeightFormat, embedding, linear, sta
 from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder, int64
 from edgeskip.exporters.onnx.online import FfnGates
 from edgeskip.plan import Skip
+from edgeskip.runtime.engines.padding_check import LEFT_PADDING, PADDING_INDEX
 from edgeskip.sublayers import Sublayer
 
 Progress = Callable[[str], None]
@@ -255,8 +256,23 @@ class _Lowering:
         counted = graph.op("ReduceSum", [mask, axis], "seqlens/sum", keepdims=0)
         seqlens = graph.op("Cast", [graph.op("Sub", [counted, one], "seqlens/sub")], "seqlens/cast", to=int32)
         shape = graph.op("Shape", [mask], "total/shape", start=1, end=2)
-        scalar = graph.op("Squeeze", [shape], "total/squeeze")
-        return seqlens, graph.op("Cast", [scalar], "total/cast", to=int32)
+        return seqlens, graph.op("Cast", [self._checked(shape, mask)], "total/cast", to=int32)
+
+    def _checked(self, total: ir.Value, mask: ir.Value) -> ir.Value:
+        """The only element of `total` [1], at an index that exists only if no row of the mask begins with a zero.
+
+        GroupQueryAttention counts a row's ones and takes them for its first tokens, so prompts padded on the left
+        would be read wrongly. The node that fails has the reason for its name, which ONNX Runtime puts in its error.
+        """
+        graph = self.graph
+        if not self.segment.from_ids or self.segment.exit_states or self.form.activations is ir.DataType.FLOAT16:
+            # Only graphs that others run in batches; on a GPU, which float16 is for, the answer would have to come back
+            # from the device in every step.
+            return graph.op("Squeeze", [total], "total/squeeze")
+        first = graph.op("Gather", [mask, graph.constant("zero", np.array(0, np.int64))], "padding/first", axis=1)
+        least = graph.op("ReduceMin", [first], "padding/least", keepdims=0)
+        index = graph.op("Sub", [graph.constant("whole", np.array(1, np.int64)), least], PADDING_INDEX)
+        return graph.op("Gather", [total, index], LEFT_PADDING)
 
     def _rotary_caches(self) -> tuple[ir.Value, ir.Value]:
         """cos and sin [max_positions, head_dim/2], attention factor applied."""

@@ -11,6 +11,7 @@ from edgeskip.artifact_files import check_file
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import GraphRecord, Manifest
 from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider
+from edgeskip.runtime.engines.padding_check import without_padding_check
 from edgeskip.runtime.engines.required_inputs import with_required_inputs
 from edgeskip.runtime.engines.threads import threads_or_default
 
@@ -128,8 +129,9 @@ def _open(path: Path, settings: Settings) -> Any:
         options.add_provider_for_devices(list(provider.plugin), provider.options(threads))
         providers = []  # the options name them; the CPU's is there anyway
     model: str | bytes = str(path)
-    if provider.compiles:
-        model = with_required_inputs(path.read_bytes(), SWITCHES)
+    if provider.name != "cpu" or provider.compiles:
+        model = without_padding_check(path.read_bytes())
+        model = with_required_inputs(model, SWITCHES) if provider.compiles else model
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
         session = onnxruntime.InferenceSession(model, options, providers=providers or None, enable_fallback=0)

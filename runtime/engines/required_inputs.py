@@ -8,10 +8,12 @@ does without the onnx package; weights are in another file and stay where they a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 # Field numbers of onnx.proto3.
-_MODEL_GRAPH, _GRAPH_INITIALISER, _TENSOR_NAME = 7, 5, 8
+_MODEL_GRAPH = 7
+GRAPH_NODE, GRAPH_INITIALISER = 1, 5
+NODE_NAME, TENSOR_NAME = 3, 8
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
@@ -20,24 +22,39 @@ def with_required_inputs(model: bytes, names: frozenset[str]) -> bytes:
 
     ValueError where `model` is no protocol buffer.
     """
+    return with_graph_fields(
+        model, lambda field, inner: field != GRAPH_INITIALISER or string_field(inner, TENSOR_NAME) not in names
+    )
+
+
+def with_graph_fields(model: bytes, keep: Callable[[int, bytes], bool], added: bytes = b"") -> bytes:
+    """The ModelProto `model` with only those fields of its graph that `keep` (number, content) wants.
+
+    `added`: encoded fields that the graph gets besides. ValueError where `model` is no protocol buffer.
+    """
     result = bytearray()
     for number, start, content, end in _fields(model):
         if number == _MODEL_GRAPH:
-            graph = b"".join(
+            graph = added + b"".join(
                 model[begin:stop]
                 for field, begin, inner, stop in _fields(model, content, end)
-                if field != _GRAPH_INITIALISER or _name(model, inner, stop) not in names
+                if keep(field, model[inner:stop])
             )
-            result += bytes([_MODEL_GRAPH << 3 | _LENGTH]) + _varint(len(graph)) + graph
+            result += length_field(_MODEL_GRAPH, graph)
         else:
             result += model[start:end]
     return bytes(result)
 
 
-def _name(data: bytes, start: int, end: int) -> str:
-    """A TensorProto's name."""
-    found = [data[content:stop] for field, _, content, stop in _fields(data, start, end) if field == _TENSOR_NAME]
+def string_field(message: bytes, number: int) -> str:
+    """The string in field `number` of a message; "" where it has none."""
+    found = [message[content:stop] for field, _, content, stop in _fields(message) if field == number]
     return found[-1].decode() if found else ""
+
+
+def length_field(number: int, content: bytes) -> bytes:
+    """A field of bytes, text or a message, encoded; `number` is below 16."""
+    return bytes([number << 3 | _LENGTH]) + _varint(len(content)) + content
 
 
 def _fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
