@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeskip.exporters.onnx.weights import INLINE_BYTES, WeightFile
+from edgeskip.runtime.engines.own_graph import SWITCHES
 from edgeskip.version import __version__
 
 ONNX_OPSET = 21
@@ -33,11 +34,10 @@ class GraphBuilder:
         self._inputs.append(value)
         return value
 
-    def optional_input(self, name: str, default: NDArray[Any]) -> ir.Value:
-        """An initialiser that is also a graph input: callers may override it and need not know of it."""
-        value = self.constant(name, default)
-        self._inputs.append(value)
-        return value
+    def switch(self, name: str, default: NDArray[Any]) -> ir.Value:
+        """A constant that our own runtime makes an input when it loads the graph (`own_graph.SWITCHES`)."""
+        assert name in SWITCHES, name
+        return self.constant(name, default)
 
     def output(
         self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str], *, first: bool = False

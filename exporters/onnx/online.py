@@ -32,9 +32,9 @@ class FfnGates:
 
     def __init__(self, graph: GraphBuilder, form: WeightFormat, count: int) -> None:
         self._graph, self._form, self._count = graph, form, count
-        skip = graph.optional_input(SKIP, np.zeros(count, np.bool_))
-        scale = graph.optional_input(SCALE, np.ones(count, np.float32))
-        self._watch = graph.optional_input(WATCH, np.zeros(1, np.bool_))
+        skip = graph.switch(SKIP, np.zeros(count, np.bool_))
+        scale = graph.switch(SCALE, np.ones(count, np.float32))
+        self._watch = graph.switch(WATCH, np.zeros(1, np.bool_))
         # Cut once: an operator for each FFN that picks its own would cost three times as much as the gates do.
         self._skips = graph.node("Split", [skip], f"{SKIP}/split", outputs=count, axis=0, num_outputs=count)
         less = graph.op("Sub", [scale, graph.constant("one.float", np.ones(1, np.float32))], f"{SCALE}/less")

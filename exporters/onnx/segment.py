@@ -17,7 +17,13 @@ from edgeskip.exporters.onnx.formats import WeightFormat, embedding, linear, sta
 from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder, int64
 from edgeskip.exporters.onnx.online import FfnGates
 from edgeskip.plan import Skip
-from edgeskip.runtime.engines.padding_check import LEFT_PADDING, PADDING_INDEX
+from edgeskip.runtime.engines.own_graph import (
+    LEFT_PADDING,
+    PADDING_FIRST,
+    PADDING_INDEX,
+    PADDING_LEAST,
+    POSITIONS,
+)
 from edgeskip.sublayers import Sublayer
 
 Progress = Callable[[str], None]
@@ -93,11 +99,13 @@ class _Lowering:
         # Nothing after the last attention mixes positions; exit states are wanted of all of them.
         self.last = attentions[-1] if attentions and (block or not segment.exit_states) else None
         self.seqlens, self.total = self._lengths(mask)
-        kept = graph.optional_input("logits_to_keep", int64(0 if segment.every_position else 1))
+        if segment.from_ids:  # nothing reads it (`own_graph`)
+            graph.input(POSITIONS, ir.DataType.INT64, ["batch", "sequence"])
+        kept = graph.switch("logits_to_keep", int64(0 if segment.every_position else 1))
         self.keep = graph.op("Neg", [kept], "logits_start")
         self.caches = self._rotary_caches() if any(a.rotary for a in attentions) else None
         if segment.gated:
-            self.skip = graph.optional_input("skip", np.zeros(1, np.bool_))
+            self.skip = graph.switch("skip", np.zeros(1, np.bool_))
         gates = sum(s.sublayer in segment.online for s in segment.sublayers)
         self.gates = FfnGates(graph, self.form, gates) if gates else None
         self.stream = self._start(source, progress)
@@ -259,7 +267,7 @@ class _Lowering:
         return seqlens, graph.op("Cast", [self._checked(shape, mask)], "total/cast", to=int32)
 
     def _checked(self, total: ir.Value, mask: ir.Value) -> ir.Value:
-        """The only element of `total` [1], at an index that exists only if no row of the mask begins with a zero.
+        """The only element of `total` [1], at an index that is there only if no row of the mask begins with a zero.
 
         GroupQueryAttention counts a row's ones and takes them for its first tokens, so prompts padded on the left
         would be read wrongly. The node that fails has the reason for its name, which ONNX Runtime puts in its error.
@@ -269,8 +277,8 @@ class _Lowering:
             # Only graphs that others run in batches; on a GPU, which float16 is for, the answer would have to come back
             # from the device in every step.
             return graph.op("Squeeze", [total], "total/squeeze")
-        first = graph.op("Gather", [mask, graph.constant("zero", np.array(0, np.int64))], "padding/first", axis=1)
-        least = graph.op("ReduceMin", [first], "padding/least", keepdims=0)
+        first = graph.op("Gather", [mask, graph.constant("zero", np.array(0, np.int64))], PADDING_FIRST, axis=1)
+        least = graph.op("ReduceMin", [first], PADDING_LEAST, keepdims=0)
         index = graph.op("Sub", [graph.constant("whole", np.array(1, np.int64)), least], PADDING_INDEX)
         return graph.op("Gather", [total, index], LEFT_PADDING)
 

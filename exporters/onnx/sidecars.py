@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.exporters.onnx.drafts import genai_graphs
+from edgeskip.runtime.engines.own_graph import POSITIONS
 
 if TYPE_CHECKING:
     from edgeskip.exporters.decoder import DecoderConfig
@@ -76,6 +77,7 @@ def _decoder(config: DecoderConfig, graph: GraphRecord) -> dict[str, Any]:
         "inputs": {
             "input_ids": "input_ids",
             "attention_mask": "attention_mask",
+            "position_ids": POSITIONS,
             "past_key_names": "past_key_values.%d.key",
             "past_value_names": "past_key_values.%d.value",
         },

@@ -10,15 +10,11 @@ from typing import Any, Literal
 from edgeskip.artifact_files import check_file
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import GraphRecord, Manifest
+from edgeskip.runtime.engines.own_graph import SWITCHES, own_graph
 from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider
-from edgeskip.runtime.engines.padding_check import without_padding_check
-from edgeskip.runtime.engines.required_inputs import with_required_inputs
 from edgeskip.runtime.engines.threads import threads_or_default
 
 _TENSORS = {"float32": "tensor(float)", "float16": "tensor(float16)"}
-
-# Inputs of our graphs that a run may leave out: other runtimes know nothing of them.
-SWITCHES = frozenset({"logits_to_keep", "skip", "ffn_skip", "ffn_scale", "ffn_watch"})
 
 
 @dataclass(frozen=True)
@@ -128,11 +124,11 @@ def _open(path: Path, settings: Settings) -> Any:
     if provider.plugin:
         options.add_provider_for_devices(list(provider.plugin), provider.options(threads))
         providers = []  # the options name them; the CPU's is there anyway
-    model: str | bytes = str(path)
-    if provider.name != "cpu" or provider.compiles:
-        model = without_padding_check(path.read_bytes())
-        model = with_required_inputs(model, SWITCHES) if provider.compiles else model
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    try:
+        model = own_graph(path.read_bytes(), required=provider.compiles)
+    except ValueError as error:
+        raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
     try:
         session = onnxruntime.InferenceSession(model, options, providers=providers or None, enable_fallback=0)
     except Exception as error:  # onnxruntime's own classes share no base but Exception

@@ -130,7 +130,7 @@ def test_a_fall_back_is_an_error(tiny_artifact: TinyArtifact, monkeypatch: pytes
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",
-        lambda path, options, providers, enable_fallback: real(path, providers=["CPUExecutionProvider"]),
+        lambda model, options, providers, enable_fallback: real(model, options, providers=["CPUExecutionProvider"]),
     )
     with pytest.raises(EdgeSkipError, match=r"'cuda' could not start here .* would use CPUExecutionProvider"):
         open_engine(tiny_artifact, provider="cuda")
@@ -178,7 +178,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
     graph.write_bytes(whole[graph][:-20])
     assert "sha256 differs" in refusal()
     graph.write_bytes(whole[graph][:-20])
-    assert "Protobuf parsing failed" in refusal({"files": {"model.onnx": sha256_of(graph)}})
+    assert "this ONNX model is cut off" in refusal({"files": {"model.onnx": sha256_of(graph)}})
     graph.unlink()
     assert "missing" in refusal()
     other = tiny.manifest.graph.model_copy(update={"num_kv_layers": 2})

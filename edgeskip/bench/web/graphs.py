@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError, MissingExtraError
-from edgeskip.runtime.engines.required_inputs import with_required_inputs
+from edgeskip.runtime.engines.own_graph import own_graph
 
 # What the page feeds, of runtime/engines' SWITCHES: it decodes nothing online, so the gates' values stay as they are.
 FED = frozenset({"logits_to_keep", "skip"})
@@ -32,7 +32,7 @@ def derive(path: Path, *, unpack: bool = False) -> bytes:
     except ImportError:
         raise MissingExtraError("onnx", "bench") from None
     try:
-        model = onnx.load_from_string(with_required_inputs(path.read_bytes(), FED))
+        model = onnx.load_from_string(own_graph(path.read_bytes(), FED, required=True))
     except Exception as error:  # protobuf's own classes
         raise EdgeSkipError(f"{path} is no ONNX graph ({str(error).splitlines()[0]}): export again") from None
     graph = model.graph

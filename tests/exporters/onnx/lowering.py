@@ -18,6 +18,7 @@ from edgeskip.exporters.onnx.quantise import dequantise, quantise
 from edgeskip.manifest import Manifest, PlanSummary
 from edgeskip.plan import Plan
 from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+from edgeskip.runtime.engines.own_graph import own_graph
 
 
 def artifact_of(source: ModelSource, plan: Plan, form: WeightFormat, folder: Path) -> Manifest:
@@ -71,10 +72,13 @@ def rounded_model(family: str, form: WeightFormat, **overrides: Any) -> Any:
 
 
 def run_graph(path: Path, outputs: list[str], total: int, **feeds: Any) -> list[Any]:
-    """One run of a graph by a plain session on empty caches; `total` tokens, logits of all unless told otherwise."""
+    """One run of a graph as the runtime reads it, on empty caches; `total` tokens, logits of all unless told."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    model = own_graph(path.read_bytes())
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     inputs = {value.name: value for value in session.get_inputs()}
     types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
     for name, value in inputs.items():

@@ -159,7 +159,7 @@ def test_inputs_and_outputs(llama: Case, tmp_path: Path) -> None:
         (3, "draft-3.onnx", 1, "plain"),
     ]
     assert (record.verify, record.verify_kv_layers, record.vocabulary) == ("verify.onnx", 1, None)
-    common = {"attention_mask", "logits_to_keep", "past_key_values.0.key", "past_key_values.0.value"}
+    common = {"attention_mask", "past_key_values.0.key", "past_key_values.0.value"}
     given = {"logits", "present.0.key", "present.0.value"}
     for file, source, states in (
         ("draft.onnx", "input_ids", {"exit_states"}),
@@ -167,7 +167,9 @@ def test_inputs_and_outputs(llama: Case, tmp_path: Path) -> None:
         ("verify.onnx", "hidden_states", set()),
     ):
         graph = onnx.load(tmp_path / file, load_external_data=False).graph
-        assert {value.name for value in graph.input} == common | {source}
+        assert {value.name for value in graph.input} == common | (
+            {source, "position_ids"} if source == "input_ids" else {source}
+        )
         assert {value.name for value in graph.output} == given | states
         assert graph.output[0].name == "logits"
 

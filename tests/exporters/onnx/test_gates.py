@@ -129,7 +129,7 @@ def test_one_gate_for_neighbours_and_one_set_of_weights(llama: Case, tmp_path: P
     assert [node.name for node in graph.node if node.op_type == "If"] == ["attn.1.gate", "attn.3.gate"]
     assert {value.name for value in graph.input} - {
         f"past_key_values.{n}.{p}" for n in range(4) for p in ("key", "value")
-    } == {*("input_ids", "attention_mask", "logits_to_keep", "skip")}
+    } == {*("input_ids", "attention_mask", "position_ids")}
     draft = onnx.load(tmp_path / "draft.onnx", load_external_data=False).graph
     names = [node.name for node in draft.node] + [value.name for value in draft.initializer]
     skipped_ = [name for name in names if name.startswith(("attn.1", "ffn.1", "attn.3"))]

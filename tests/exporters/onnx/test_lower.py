@@ -130,6 +130,7 @@ def test_logits_to_keep(llama: Case, names: list[str], tmp_path: Path) -> None:
         if value.name.startswith("past_key_values")
     }
     feed |= {"input_ids": TOKENS[None], "attention_mask": np.ones((1, len(TOKENS)), np.int64)}
+    feed["position_ids"] = np.arange(len(TOKENS))[None]
     (last,) = session.run(["logits"], feed)
     np.testing.assert_allclose(last, every[None, -1:], rtol=0, atol=1e-4)
 
@@ -144,7 +145,7 @@ def test_skipped_sublayers_are_gone(llama: Case, tmp_path: Path) -> None:
     assert any(name.startswith("attn.2") for name in names)
     assert not [name for name in names if name.startswith(("attn.1", "ffn.2"))]
     caches = {f"{n}.{part}" for n in range(3) for part in ("key", "value")}
-    inputs = {"input_ids", "attention_mask", "logits_to_keep"} | {f"past_key_values.{c}" for c in caches}
+    inputs = {"input_ids", "attention_mask", "position_ids"} | {f"past_key_values.{c}" for c in caches}
     assert {value.name for value in graph.input} == inputs
     assert {value.name for value in graph.output} == {"logits"} | {f"present.{c}" for c in caches}
     saved = (tmp_path / "dense" / "model.onnx.data").stat().st_size

@@ -58,7 +58,7 @@ def test_genai_names_are_the_graphs(tiny_llama: Path, tmp_path: Path) -> None:
     inputs, outputs = ({value.name for value in values} for values in (graph.input, graph.output))
     layers = range(decoder["num_hidden_layers"])
     named = {name % n if "%d" in name else name for name in decoder["inputs"].values() for n in layers}
-    assert named == inputs - {"logits_to_keep"}
+    assert named == inputs
     assert {name % n if "%d" in name else name for name in decoder["outputs"].values() for n in layers} == outputs
 
 
@@ -88,7 +88,7 @@ def test_genai_drafts_with_the_folders_graphs(tiny_llama: Path, tmp_path: Path, 
         read = onnx.load(tmp_path / model[part]["filename"], load_external_data=False).graph
         inputs = {value.name for value in read.input}
         named = {name % n for n in range(model[part]["num_hidden_layers"]) for name in PAST}
-        assert inputs - {"logits_to_keep"} == {"input_ids", "attention_mask"} | named
+        assert inputs == {"input_ids", "attention_mask", "position_ids"} | named
         shape = [dim.dim_param or dim.dim_value for dim in read.output[0].type.tensor_type.shape.dim]
         assert shape == ["batch", rows, 320]
 

@@ -17,6 +17,7 @@ from edgeskip.bench.web.artifact import WebArtifact
 from edgeskip.bench.web.graphs import derive, quantised_bytes, switches_of, weight_files
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
+from edgeskip.runtime.engines.own_graph import own_graph
 from edgeskip.runtime.session import load
 
 IDS = np.array([[5, 80, 200, 31, 7]], np.int64)
@@ -26,7 +27,8 @@ def session_of(path: Path, *, unpacked: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     if unpacked:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    return onnxruntime.InferenceSession(own_graph(path.read_bytes()), options, providers=["CPUExecutionProvider"])
 
 
 def feeds_of(session: Any, **switches: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:

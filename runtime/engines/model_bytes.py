@@ -1,30 +1,20 @@
-"""Makes optional inputs of an ONNX model required: the same graph without the values it would fall back on.
+"""Reads and rewrites the bytes of an ONNX model, without the onnx package, which the runtime does not need otherwise.
 
-An input that also is an initialiser may be left out of a run. Providers that compile a graph take such a value for a
-constant, and onnxruntime-web cannot be fed it; without the initialiser it is an input like the others. Works on the
-bytes of the file (protocol buffers' wire format, https://protobuf.dev/programming-guides/encoding), as the runtime
-does without the onnx package; weights are in another file and stay where they are.
+protocol buffers' wire format, https://protobuf.dev/programming-guides/encoding; field numbers of onnx.proto3. Weights
+are in another file and stay where they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-# Field numbers of onnx.proto3.
 _MODEL_GRAPH = 7
-GRAPH_NODE, GRAPH_INITIALISER = 1, 5
-NODE_NAME, TENSOR_NAME = 3, 8
+GRAPH_NODE, GRAPH_INITIALISER, GRAPH_INPUT = 1, 5, 11
+NODE_NAME = 3
+TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW = 1, 2, 8, 9
+VALUE_NAME, VALUE_TYPE = 1, 2
+INT64 = 7  # TensorProto.DataType
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-
-
-def with_required_inputs(model: bytes, names: frozenset[str]) -> bytes:
-    """The ModelProto `model` without its graph's initialisers called `names`, its other bytes as they were.
-
-    ValueError where `model` is no protocol buffer.
-    """
-    return with_graph_fields(
-        model, lambda field, inner: field != GRAPH_INITIALISER or string_field(inner, TENSOR_NAME) not in names
-    )
 
 
 def with_graph_fields(model: bytes, keep: Callable[[int, bytes], bool], added: bytes = b"") -> bytes:
@@ -46,10 +36,38 @@ def with_graph_fields(model: bytes, keep: Callable[[int, bytes], bool], added: b
     return bytes(result)
 
 
+def graph_fields(model: bytes) -> Iterator[tuple[int, bytes]]:
+    """Number and content of every field of the model's graph; ValueError where `model` is no protocol buffer."""
+    for number, _, content, end in _fields(model):
+        if number == _MODEL_GRAPH:
+            for field, _, inner, stop in _fields(model, content, end):
+                yield field, model[inner:stop]
+
+
+def integers(message: bytes, number: int) -> list[int]:
+    """The numbers in field `number` of a message, repeated one by one or packed."""
+    found: list[int] = []
+    for field, start, content, stop in _fields(message):
+        if field != number:
+            continue
+        if message[start] & 7 == _VARINT:
+            found.append(_read_varint(message, content, stop)[0])
+            continue
+        while content < stop:
+            value, content = _read_varint(message, content, stop)
+            found.append(value)
+    return found
+
+
 def string_field(message: bytes, number: int) -> str:
     """The string in field `number` of a message; "" where it has none."""
     found = [message[content:stop] for field, _, content, stop in _fields(message) if field == number]
     return found[-1].decode() if found else ""
+
+
+def integer_field(number: int, value: int) -> bytes:
+    """A field of a number, encoded; `number` is below 16."""
+    return bytes([number << 3 | _VARINT]) + _varint(value)
 
 
 def length_field(number: int, content: bytes) -> bytes:
