@@ -50,7 +50,7 @@ class SearchPolicy:
                 "--window-tokens"
             )
         if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise EdgeSkipError(f"--dtype {self.dtype} is unknown: choose auto, float32 or bfloat16")
+            raise EdgeSkipError(f"dtype {self.dtype} is unknown: choose auto, float32 or bfloat16")
         if self.max_skips is not None and self.max_skips < 1:
             raise EdgeSkipError(f"--max-skips {self.max_skips} leaves nothing to search: give at least 1")
         if not self.max_kl > 0:

@@ -72,10 +72,24 @@ def test_a_search_and_what_is_picked_from_it(folder: Path, calibrated: Path) -> 
     assert vectors.plan_map is not None
     assert vectors.plan_map.shape == (3, 64, 64)
 
-    # Another budget takes a point of the front that is there, without searching; limits of a search say nothing to it.
+    # Another budget takes a point of the front that is there, without searching, and so does a smaller question; what
+    # is left open is as the front was searched.
     pick(folder, "--point", "1", "--no-decode-set")
-    with pytest.raises(EdgeSkipError, match="--max-skips is of a search"):
-        plan(folder, "--method", "budget", "--point", "1")
+    text = ("--corpus", str(folder / "text.txt"), "--no-decode-set")
+    for smaller in ((), ("--tokens", "64"), ("--max-skips", "2"), ("--search-kl", "0.9", "--window-tokens", "32")):
+        invoke("plan", str(path), *text, "--method", "budget", "--point", "1", *smaller)
+    for larger, says in (
+        (("--tokens", "99999"), r"searched with --tokens \d+, fewer than 99999: leave --tokens out, or add --search"),
+        (("--max-skips", "7"), "--max-skips 7 is more than the . sublayers that the profile's front reaches"),
+        (("--window-tokens", "64"), "searched with --window-tokens 32, not 64"),
+        (("--seed", "5"), "searched with --seed 0, not 5"),
+        (("--compensation", "scale"), "searched with --compensation linear, not scale"),
+        (("--objective", "perplexity"), "searched with --objective kl, not perplexity"),
+    ):
+        with pytest.raises(EdgeSkipError, match=says):
+            invoke("plan", str(path), *text, "--method", "budget", "--point", "1", *larger)
+    with pytest.raises(EdgeSkipError, match=r"measured on other text: give --corpus text\.txt with the same content"):
+        invoke("plan", str(path), "--method", "budget", "--point", "1")
     again = read_profile(path)
     assert again.front == profile.front
     assert again.plan is not None
