@@ -56,19 +56,21 @@ def settled_options(
 def within(front: FrontRecord, *, max_skips: int | None, search_kl: float | None) -> list[int]:
     """Numbers, from 0, of the points that a search with these limits would have come to.
 
-    EdgeSkipError for a limit beyond what the front's search reached, which may have ended there by its own limit.
+    EdgeSkipError for a limit beyond the one that the front's search had.
     """
-    points = front.points
+    points, limits = front.points, front.settings
     deepest, farthest = max(len(point.skip) for point in points), max(point.kl for point in points)
-    if max_skips is not None and max_skips > deepest:
+    # A front of an older version does not say where its search would have ended.
+    most = limits.get("max_skips", deepest)
+    if max_skips is not None and most is not None and max_skips > most:
         raise EdgeSkipError(
-            f"--max-skips {max_skips} is more than the {deepest} sublayers that the profile's front reaches: leave it "
+            f"the profile's front was searched for up to {most} skips, fewer than --max-skips {max_skips}: leave it "
             f"out, {_AGAIN}"
         )
-    if search_kl is not None and search_kl > farthest and f"{search_kl:g}" != "1":  # 1 is the default
+    if search_kl is not None and search_kl > limits.get("max_kl", farthest):
         raise EdgeSkipError(
-            f"--search-kl {search_kl:g} is more than the {farthest:.4g} nats that the profile's front reaches: leave "
-            f"it out, {_AGAIN}"
+            f"the profile's front was searched up to {limits.get('max_kl', farthest):.4g} nats, less than --search-kl "
+            f"{search_kl:g}: leave it out, {_AGAIN}"
         )
     return [
         number

@@ -63,6 +63,11 @@ class SearchPolicy:
         return fit // self.context, self.search_tokens // self.context, self.report_tokens // self.context
 
     @property
+    def limits(self) -> dict[str, Any]:
+        """Where a search ends: a front keeps it, to know which other question it answers."""
+        return {"max_skips": self.max_skips, "max_kl": self.max_kl}
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What the quality of a plan depends on, besides the model, the text and what it is multiplied in."""
         return {

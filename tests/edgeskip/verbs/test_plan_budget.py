@@ -80,7 +80,8 @@ def test_a_search_and_what_is_picked_from_it(folder: Path, calibrated: Path) -> 
         invoke("plan", str(path), *text, "--method", "budget", "--point", "1", *smaller)
     for larger, says in (
         (("--tokens", "99999"), r"searched with --tokens \d+, fewer than 99999: leave --tokens out, or add --search"),
-        (("--max-skips", "7"), "--max-skips 7 is more than the . sublayers that the profile's front reaches"),
+        (("--max-skips", "7"), "searched for up to 3 skips, fewer than --max-skips 7: leave it out, or add --search"),
+        (("--search-kl", "200"), "searched up to 100 nats, less than --search-kl 200"),
         (("--window-tokens", "64"), "searched with --window-tokens 32, not 64"),
         (("--seed", "5"), "searched with --seed 0, not 5"),
         (("--compensation", "scale"), "searched with --compensation linear, not scale"),
@@ -185,7 +186,7 @@ def test_bad_input_leaves_the_profile_alone(folder: Path, arguments: tuple[str, 
 def test_another_corpus_than_the_fronts_is_refused(folder: Path) -> None:
     plan(folder, "--method", "budget", "--point", "1")
     (folder / "other.txt").write_text(TEXT.replace("foxes", "hares"))
-    with pytest.raises(EdgeSkipError, match="another corpus"):
+    with pytest.raises(EdgeSkipError, match="measured on other text"):
         invoke(
             "plan", str(folder / "tiny.json"), "--corpus", str(folder / "other.txt"), *WINDOWS, "--method", "budget",
             "--point", "1",
