@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 # Field numbers of onnx.proto3.
-_MODEL_GRAPH, _GRAPH_INITIALISER, _TENSOR_NAME = 7, 5, 8
+MODEL_GRAPH, GRAPH_INITIALISER, _TENSOR_NAME = 7, 5, 8
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
@@ -21,35 +21,35 @@ def with_required_inputs(model: bytes, names: frozenset[str]) -> bytes:
     ValueError where `model` is no protocol buffer.
     """
     result = bytearray()
-    for number, start, content, end in _fields(model):
-        if number == _MODEL_GRAPH:
+    for number, start, content, end in fields(model):
+        if number == MODEL_GRAPH:
             graph = b"".join(
                 model[begin:stop]
-                for field, begin, inner, stop in _fields(model, content, end)
-                if field != _GRAPH_INITIALISER or _name(model, inner, stop) not in names
+                for field, begin, inner, stop in fields(model, content, end)
+                if field != GRAPH_INITIALISER or name_of(model, inner, stop) not in names
             )
-            result += bytes([_MODEL_GRAPH << 3 | _LENGTH]) + _varint(len(graph)) + graph
+            result += bytes([MODEL_GRAPH << 3 | _LENGTH]) + _varint(len(graph)) + graph
         else:
             result += model[start:end]
     return bytes(result)
 
 
-def _name(data: bytes, start: int, end: int) -> str:
+def name_of(data: bytes, start: int, end: int) -> str:
     """A TensorProto's name."""
-    found = [data[content:stop] for field, _, content, stop in _fields(data, start, end) if field == _TENSOR_NAME]
+    found = [data[content:stop] for field, _, content, stop in fields(data, start, end) if field == _TENSOR_NAME]
     return found[-1].decode() if found else ""
 
 
-def _fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+def fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
     """Number, start, start of the content and end of each field of the message in `data[start:end]`."""
     end = len(data) if end is None else end
     while start < end:
-        key, content = _read_varint(data, start, end)
+        key, content = read_varint(data, start, end)
         kind = key & 7
         if kind == _VARINT:
-            stop = _read_varint(data, content, end)[1]
+            stop = read_varint(data, content, end)[1]
         elif kind == _LENGTH:
-            length, content = _read_varint(data, content, end)
+            length, content = read_varint(data, content, end)
             stop = content + length
         elif kind in (_FIXED32, _FIXED64):
             stop = content + (4 if kind == _FIXED32 else 8)
@@ -61,7 +61,8 @@ def _fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tup
         start = stop
 
 
-def _read_varint(data: bytes, start: int, end: int) -> tuple[int, int]:
+def read_varint(data: bytes, start: int, end: int) -> tuple[int, int]:
+    """The number at `start` and where it ends; ValueError if it does not end."""
     value = shift = 0
     for place in range(start, min(end, start + 10)):
         value |= (data[place] & 0x7F) << shift
