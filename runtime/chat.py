@@ -23,11 +23,6 @@ from edgeskip.runtime.template_sandbox import LimitedEnvironment
 Message = Mapping[str, Any]  # {"role": "user", "content": "…"}
 TEMPLATE_NAME = "chat_template.jinja"
 LIMITS = TemplateLimits()
-# What a template's own expressions can raise.
-_REFUSALS = (
-    *(jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError),
-    *(MemoryError, AssertionError, NotImplementedError, RuntimeError),
-)
 _TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What `chat_kwargs` cannot set: the conversation itself, and the tokens of the vocabulary.
 _GIVEN = frozenset({"messages", "add_generation_prompt", "continue_final_message", "self", *_TOKEN_NAMES})
@@ -38,12 +33,11 @@ class ChatTemplate:
     nobody's way who does without it."""
 
     def __init__(
-        self, source: str, special_tokens: Mapping[str, str] | None = None, *, name: str = "the chat template"
+        self, source: str, special_tokens: Mapping[str, str] | None = None, *, origin: str | Path | None = None
     ) -> None:
         self._source = source
         self._special_tokens = dict(special_tokens or {})
-        self._name = name
-        """What messages call it."""
+        self._origin = f"{origin}: " if origin is not None else ""
         self._lock = threading.Lock()
         self._environment = LimitedEnvironment(LIMITS)
 
@@ -54,13 +48,12 @@ class ChatTemplate:
         except TemplateLimitError as error:
             raise self._over(error) from None
         except Exception as error:  # jinja2's own, and what Python's compiler makes of the code that jinja2 generates
-            raise EdgeSkipError(
-                f"{self._name} is damaged ({_short(error)}): pass --raw (chat=False) to do without it"
-            ) from error
+            what = f"the chat template is damaged ({self._origin}{_short(error)})"
+            raise EdgeSkipError(f"{what}: pass --raw (chat=False) to do without it") from error
 
     def _over(self, error: TemplateLimitError) -> EdgeSkipError:
         return TemplateLimitError(
-            f"{self._name} {error}, and was stopped: pass --raw (chat=False) to do without it, or use another model's"
+            f"{self._origin}the chat template {error}, and was stopped: pass --raw (chat=False) to do without it"
         )
 
     def render(
@@ -92,8 +85,8 @@ class ChatTemplate:
                 return template.render(values)
             except TemplateLimitError as error:
                 raise self._over(error) from None
-            except _REFUSALS as error:
-                raise EdgeSkipError(f"{self._name} refuses these messages ({_short(error)})") from error
+            except Exception as error:  # whatever the code raises that jinja2 made of the template
+                raise EdgeSkipError(f"the chat template refuses these messages ({_short(error)})") from error
             finally:
                 self._environment.meter = Meter(LIMITS, {})  # what was made is free again
 
@@ -120,9 +113,12 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> Cha
     """The folder's template: `chat_template.jinja`, else the one in `tokenizer_config.json`; None where it has none."""
     path = folder / TEMPLATE_NAME
     source: Any = tokenizer_config.get("chat_template")
+    origin = folder / "tokenizer_config.json"
     if path.is_file():
+        origin = path
         try:
-            source = path.read_text(encoding="utf-8")
+            with path.open(encoding="utf-8") as file:
+                source = file.read(LIMITS.source + 1)  # a longer one is refused when it is used
         except UnicodeDecodeError as error:
             raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
     if isinstance(source, list):  # several named templates
@@ -131,7 +127,7 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> Cha
     if not isinstance(source, str):
         return None
     tokens = {name: token_text(tokenizer_config.get(name)) for name in _TOKEN_NAMES}
-    return ChatTemplate(source, {name: token for name, token in tokens.items() if token is not None})
+    return ChatTemplate(source, {name: token for name, token in tokens.items() if token is not None}, origin=origin)
 
 
 def token_text(entry: Any) -> str | None:
