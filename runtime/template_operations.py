@@ -164,8 +164,9 @@ def check_method(meter: Meter, owner: Any, name: str, arguments: list[Any], name
         _replacing(meter, owner, arguments, named)
     elif name == "join":
         if arguments and isinstance(arguments[0], Iterable):
-            arguments[0] = meter.collect(arguments[0])
-            meter.room(meter.weight(arguments[0]) + len(owner) * len(arguments[0]))
+            items = meter.collect(arguments[0])
+            arguments[0] = items
+            meter.room(meter.weight(items) + len(owner) * len(items))
     else:
         return False
     return True
@@ -203,7 +204,7 @@ class LimitedFormat:
         if self._mapping:
             if kwargs or len(args) != 1:
                 raise TypeError("format_map() takes exactly one argument")
-            args, kwargs = (), args[0]
+            (kwargs,), args = args, ()
         if isinstance(self._text, Markup):
             escaping = _EscapeFormatter(self._environment, escape=self._text.escape)
             return type(self._text)(escaping.vformat(self._text, args, kwargs))
@@ -354,7 +355,7 @@ def limited_sum(environment: Any, iterable: Iterable[Any], attribute: str | int 
     if attribute is not None:
         values = map(make_attrgetter(environment, attribute), iterable)
     if isinstance(start, str | bytes):
-        return sum([], start)  # type: ignore[call-overload]  # Python's own refusal
+        return sum([], start)  # Python's own refusal
     total = start
     for value in values:
         check_operator(meter, "+", total, value)

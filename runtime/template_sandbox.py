@@ -20,7 +20,7 @@ import jinja2.parser
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.runtime import BlockReference, Context, LoopContext, Macro, Undefined, markup_join, str_join
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Cycler, Joiner, Namespace, pass_environment, pass_eval_context
 
 from edgeskip.runtime.template_limits import Buffer, Meter, TemplateLimitError, TemplateLimits
@@ -82,7 +82,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.limits = limits
         self.meter = Meter(limits, {})
         functions: dict[str, Callable[..., Any]] = {
-            "range": self.globals["range"],
+            "range": safe_range,
             "dict": self._dict,
             "namespace": _Namespace,
             "cycler": Cycler,
@@ -124,7 +124,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
     def new_buffer(self) -> Buffer:
         return Buffer(self.meter)
 
-    def concat(self, pieces: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(self, pieces: Iterable[str]) -> str:
         """Join the pieces of output, which may be a generator over the whole template."""
         if not isinstance(pieces, Buffer):
             buffer = self.new_buffer()
@@ -230,7 +230,7 @@ def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-def _rewrite(node: nodes.Node, limits: TemplateLimits) -> nodes.Node:
+def _rewrite(node: Any, limits: TemplateLimits) -> Any:
     """Return the node that stands for `node`, after its children have been rewritten in place."""
     for name, value in node.iter_fields():
         if isinstance(value, list):
@@ -258,5 +258,5 @@ def _rewrite(node: nodes.Node, limits: TemplateLimits) -> nodes.Node:
     return node
 
 
-def _through(name: str, node: nodes.Expr, line: int, arguments: list[nodes.Expr] | None = None) -> nodes.Filter:
+def _through(name: str, node: Any, line: int, arguments: list[nodes.Expr] | None = None) -> nodes.Filter:
     return nodes.Filter(node, name, arguments or [], [], None, None, lineno=line)
