@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
 
-from edgeskip.cli import app
+from edgeskip.cli import _in_options, app
 
 ROOT = Path(__file__).parents[2]
 _GROUP = typer.main.get_command(app)
@@ -88,3 +89,21 @@ def test_options_in_messages_exist(path: Path) -> None:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", alone):
             known = set().union(*(OPTIONS[command] for command in served))
             assert option in known, f"{', '.join(served)} have no {option}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "shown"),
+    [
+        ("run", "max_tokens must be at least 1", "--max-tokens must be at least 1"),
+        ("run", "threads must be a whole number", "--threads must be a whole number"),
+        ("sweep", "num_speculations must be 1 … 16", "--num-speculations must be 1 … 16"),
+        ("run", "--max-tokens must be at least 1", "--max-tokens must be at least 1"),
+        ("plan", "max_tokens must be at least 1", "max_tokens must be at least 1"),  # plan has none
+        ("run", "messages must be a list", "messages must be a list"),
+    ],
+)
+def test_arguments_are_called_as_the_command_does(
+    command: str, line: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["edgeskip", command, "x"])
+    assert _in_options(line) == shown
