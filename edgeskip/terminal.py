@@ -72,7 +72,8 @@ class GuardedStream:
             self.rich_proxied_file = stream
 
     def write(self, text: str) -> int:
-        text = str(text)
+        if not isinstance(text, str):  # click asks so whether a stream takes bytes
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if _CONTROLS.search(text):
             if self._progress:
                 parts = text.split("\r")
