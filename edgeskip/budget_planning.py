@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.profile import FrontRecord, PlanRecord, Profile
 from edgeskip.search.front import Budget, pick
+from edgeskip.search.kept_front import check_settings, settled_options, within
 from edgeskip.sublayers import parse_sublayer
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class PlanningRequest:
     corpus: tuple[str, ...]
     field: str | None
     model: str | None
-    compensation: str
+    compensation: str | None
     objective: str | None
     tokens: int | None
     window_tokens: int | None
@@ -40,7 +41,7 @@ class PlanningRequest:
     context: int | None
     decode_set: bool
     device: str | None
-    seed: int
+    seed: int | None
     log: Path
 
     def policy(self, max_positions: int) -> SearchPolicy:
@@ -57,14 +58,14 @@ class PlanningRequest:
         window = min(window, max_positions) if self.window_tokens is None else self.window_tokens
         return SearchPolicy(
             objective=self.objective or "kl",  # type: ignore[arg-type]
-            compensation=self.compensation,  # type: ignore[arg-type]
+            compensation=self.compensation or "linear",  # type: ignore[arg-type]
             fit_tokens=tokens,
             search_tokens=max(tokens * 3 // 8, 2 * window),
             report_tokens=max(tokens * 3 // 4, 2 * window),
             context=window,
             max_skips=self.max_skips,
             max_kl=1.0 if self.search_kl is None else self.search_kl,
-            seed=self.seed,
+            seed=self.seed or 0,
             device=self.device or "cpu",
         )
 
@@ -78,11 +79,21 @@ def plan_by_budget(
     text, where the budget is no KL): what that leaves room for is the decode set. EdgeSkipError where the front has no
     such point, and where the text or settings are not those of the front.
     """
-    policy = request.policy(max_positions=1024)  # refuses what cannot be, before anything is read
     front = None if request.search else profile.front
     if front is not None:
+        kept = settled_options(
+            front,
+            tokens=request.tokens,
+            window_tokens=request.window_tokens,
+            seed=request.seed,
+            compensation=request.compensation,
+        )
+        request = replace(request, **kept)
+    policy = request.policy(max_positions=1024)  # refuses what cannot be, before anything is read
+    if front is not None:
         front = _as_asked(front, profile, request)
-        number = pick(front, budget)  # before the model is loaded
+        allowed = within(front, max_skips=request.max_skips, search_kl=request.search_kl)
+        number = pick(front, budget, allowed)  # before the model is loaded
     source = _source(profile, path, request)
     searcher = _searcher(source, request)
     if front is None:
@@ -91,7 +102,7 @@ def plan_by_budget(
             raise EdgeSkipError(f"every skip costs more than {policy.max_kl:g} nats per token: raise --search-kl")
         number = pick(front, budget)
     else:
-        _check_settings(front, searcher)
+        check_settings(front, searcher.settings)
     point = front.points[number]
     num_blocks = profile.model.num_blocks
     fitted = searcher.fitted([parse_sublayer(name, num_blocks) for name in point.skip])
@@ -121,7 +132,7 @@ def plan_fitted(
     progress("fitting", 0, None)
     searcher = _searcher(_source(profile, path, request), request)
     fitted = searcher.fitted([parse_sublayer(name, profile.model.num_blocks) for name in record.skip])
-    changed = {"compensation": request.compensation, "scales": fitted.scales}
+    changed = {"compensation": request.compensation or "linear", "scales": fitted.scales}
     return record.model_copy(update=changed), fitted
 
 
@@ -173,13 +184,11 @@ def device_costs(profile: Profile, request: PlanningRequest) -> DeviceCosts | No
 
 def _as_asked(front: FrontRecord, profile: Profile, request: PlanningRequest) -> FrontRecord:
     """The front with the times of the device that `request` names, if any. EdgeSkipError for options of a search."""
-    of_a_search = {
-        "--max-skips": request.max_skips is not None,
-        "--search-kl": request.search_kl is not None,
-        "--objective": request.objective not in (None, front.objective),
-    }
-    for option in (name for name, given in of_a_search.items() if given):
-        raise EdgeSkipError(f"{option} is of a search, and the profile has a front already: add --search")
+    if request.objective not in (None, front.objective):
+        raise EdgeSkipError(
+            f"the profile's front was searched with --objective {front.objective}, not {request.objective}: leave it "
+            "out, or add --search to search anew"
+        )
     costs = device_costs(profile, request)
     if costs is None:
         return front
@@ -189,12 +198,3 @@ def _as_asked(front: FrontRecord, profile: Profile, request: PlanningRequest) ->
         prefill, decode = costs.speedups(skip)
         points.append(point.model_copy(update={"prefill_speedup": prefill, "decode_speedup": decode}))
     return front.model_copy(update={"points": points, "device": costs.name, "context": costs.context})
-
-
-def _check_settings(front: FrontRecord, searcher: Searcher) -> None:
-    """EdgeSkipError where a point of `front`, fitted again, would not be what the front says."""
-    for name, value in searcher.settings.items():
-        if front.settings.get(name) != value:
-            raise EdgeSkipError(
-                f"the profile's front was searched with another {name}: give what it was searched with, or add --search"
-            )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -134,8 +135,19 @@ def _run() -> int:
         if line is None or os.environ.get("EDGESKIP_TRACEBACK"):
             raise
         # Every process of a torchrun meets the same mistake; a full memory or disk may be one process' own.
-        _complain(f"error: {line}", first_only=isinstance(error, EdgeSkipError))
+        _complain(f"error: {_in_options(line)}", first_only=isinstance(error, EdgeSkipError))
         return 2
+
+
+def _in_options(line: str) -> str:
+    """The line with what the Python API calls an argument, `max_tokens must be …`, called as the command does."""
+    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands", {})
+    named = next((commands[word] for word in sys.argv[1:] if word in commands), None)
+    for parameter in named.params if named is not None else []:
+        option = next((opt for opt in parameter.opts if opt.startswith("--")), None)
+        if option is not None:
+            line = re.sub(rf"(?<![\w.'\"/=-]){parameter.name} must\b", f"{option} must", line)
+    return line
 
 
 def _leave_at_once() -> NoReturn:

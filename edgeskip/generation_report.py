@@ -35,8 +35,10 @@ def summary(generation: Generation, plan: PlanSummary | None, cost: PlanCost | N
     stats = generation.stats
     lossy = generation.label in ("lossy-skip", "draft-only")
     skipped = f" ({len(plan.skip)} of {2 * plan.num_blocks} sublayers skipped)" if plan and plan.skip else ""
+    loss = cost_clause(generation, plan, cost)
     facts = [
         f"{generation.strategy}, {generation.provider}, {stats.threads} thread{'s' if stats.threads > 1 else ''}",
+        *([loss] if loss else []),
         f"{stats.prompt_tokens} prompt tokens, first token after {stats.ttft_s:.3f} s "
         f"({stats.prefill_tokens_per_s:.0f} tokens/s)",
         f"{stats.generated_tokens} tokens, {stats.decode_tokens_per_s:.1f} tokens/s",
@@ -44,9 +46,7 @@ def summary(generation: Generation, plan: PlanSummary | None, cost: PlanCost | N
         *([online_facts(stats.online)] if stats.online else []),
         f"ended by {generation.finish_reason}",
     ]
-    head = (generation.label + skipped, "bold red" if lossy else "bold")
-    loss = cost_clause(generation, plan, cost)
-    return Text.assemble(head, f": {loss}" if loss else "", " | ", " | ".join(facts))
+    return Text.assemble((generation.label + skipped, "bold red" if lossy else "bold"), " | ", " | ".join(facts))
 
 
 def cost_clause(generation: Generation, plan: PlanSummary | None, cost: PlanCost | None) -> str | None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.json_file import read_json
+from edgeskip.model_bounds import MAX_CONTEXT, Blocks, ContextLength, VocabSize, Width
 from edgeskip.plan import Compensation, Label
 from edgeskip.plan_cost import PlanCost
 from edgeskip.profile import ModelRecord
@@ -29,11 +30,11 @@ class GraphRecord(_Record):
     precision: Precision
     kv_dtype: Literal["float32", "float16"]
     logits_dtype: Literal["float32", "float16"]
-    num_kv_layers: int = Field(ge=0, description="Kept attention sublayers = past_key_values.0 … N-1")
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    context_length: int = Field(description="Most positions the rotary tables cover, tokens")
+    num_kv_layers: int = Field(ge=0, le=10_000, description="Kept attention sublayers = past_key_values.0 … N-1")
+    num_kv_heads: Width
+    head_dim: Width
+    vocab_size: VocabSize
+    context_length: ContextLength = Field(description="Most positions the rotary tables cover, tokens")
     quantisation: dict[str, str | int | bool] = Field(
         default_factory=dict,
         description="int4: method, block_size, symmetric, head_bits, accuracy_level",
@@ -46,7 +47,7 @@ class PlanSummary(_Record):
     method: str
     compensation: Compensation
     skip: list[str]
-    num_blocks: int
+    num_blocks: Blocks
 
 
 ExitHead = Literal["plain", "ridge", "map", "block"]
@@ -55,9 +56,9 @@ ExitHead = Literal["plain", "ridge", "map", "block"]
 class ExitRecord(_Record):
     """One early exit of the artifact: the graph that runs the blocks before it (after the exit before) and its head."""
 
-    layer: int = Field(gt=0, description="E, the model's blocks the draft runs")
+    layer: Blocks = Field(description="E, the model's blocks the draft runs")
     file: str = Field(pattern=r"^[^/\\]+$", description="draft.onnx, or draft-E.onnx for a deeper one")
-    num_kv_layers: int = Field(ge=0, description="Kept attention sublayers of this graph alone")
+    num_kv_layers: int = Field(ge=0, le=10_000, description="Kept attention sublayers of this graph alone")
     head: ExitHead = Field(
         description="plain: the model's own norm and head; ridge: the calibrated map first; map: a trained one; "
         "block: a trained block and map, whose cache is the last of this graph's"
@@ -75,7 +76,7 @@ class DraftRecord(_Record):
     kind: Literal["early-exit", "skip-plan"]
     exits: list[ExitRecord] = Field(default_factory=list, description="early-exit: shallow first")
     verify: str | None = Field(default=None, description="early-exit: the graph of the blocks after the last exit")
-    verify_kv_layers: int = Field(default=0, description="early-exit: its kept attention sublayers")
+    verify_kv_layers: int = Field(default=0, ge=0, le=10_000, description="early-exit: its kept attention sublayers")
     plan: PlanSummary | None = Field(default=None, description="skip-plan: what the draft skips")
     agreement: float | None = Field(
         default=None, description="skip-plan: share of the check's tokens it predicts as the full model"
@@ -88,7 +89,9 @@ class DraftRecord(_Record):
 class OnlineRecord(_Record):
     """How the artifact skips FFNs online: those that hardly change the stream in an answer's first tokens."""
 
-    window: int = Field(gt=0, description="P, decoded tokens of an answer that are watched before anything is skipped")
+    window: int = Field(
+        gt=0, le=MAX_CONTEXT, description="P, decoded tokens of an answer that are watched before anything is skipped"
+    )
     threshold: float = Field(ge=-1, le=1, description="β: an FFN at least this similar over the window is skipped")
     ffns: list[str] = Field(min_length=1, description="FFNs with a gate, in execution order: ffn_skip 0 … G-1")
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.model_bounds import MAX_TOTAL_SCALE
 from edgeskip.plan import STATISTICAL, Compensation, Plan, Skip
 from edgeskip.profile import Method, PlanRecord, Profile
 from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
@@ -77,6 +78,24 @@ def resolve(profile: Profile, vectors: Vectors | None) -> Plan:
     `vectors` may be None unless the compensation is affine. Affine biases are bias_share·(mean_out − s·mean_in) of
     the prefill phase, computed in float64 and rounded to float32.
     """
+    plan = _resolved(profile, vectors)
+    _check_scale(plan)
+    return plan
+
+
+def _check_scale(plan: Plan) -> None:
+    """EdgeSkipError if the plan's scales together leave what float32 has room for: weights are divided by them."""
+    total = 1.0
+    for skip in plan.skips:
+        total *= skip.scale
+        if not 1 / MAX_TOTAL_SCALE <= total <= MAX_TOTAL_SCALE:
+            raise EdgeSkipError(
+                f"the plan's scales up to {skip.sublayer} multiply to {total:.3g}: no model is measured so, calibrate "
+                "again"
+            )
+
+
+def _resolved(profile: Profile, vectors: Vectors | None) -> Plan:
     num_blocks = profile.model.num_blocks
     if profile.plan is None:
         return Plan(num_blocks)

@@ -18,6 +18,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.exit_adapter import AdapterKind
 from edgeskip.files import replace_file
 from edgeskip.json_file import read_json
+from edgeskip.model_bounds import MAX_CONTEXT, Blocks, ContextLength, Cosine, Count, Scale, VocabSize, Width
 from edgeskip.plan import Compensation
 from edgeskip.plan_cost import PlanCost
 from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
@@ -48,9 +49,9 @@ class ModelRecord(_Record):
     name: str = Field(description="Short name, used to name outputs")
     family: str = Field(description="Model family, e.g. llama, qwen2")
     fingerprint: str = Field(description="sha256 over the weight files; an export refuses other weights")
-    num_blocks: int = Field(gt=0, description="M, transformer blocks; the model has 2M sublayers")
-    hidden_size: int = Field(gt=0, description="Width of the residual stream, elements")
-    vocab_size: int = Field(gt=0, description="Rows of the embedding")
+    num_blocks: Blocks = Field(description="M, transformer blocks; the model has 2M sublayers")
+    hidden_size: Width = Field(description="Width of the residual stream, elements")
+    vocab_size: VocabSize = Field(description="Rows of the embedding")
     adapter: AdapterRecord | None = Field(default=None, description="LoRA to merge into the source's weights")
 
 
@@ -76,7 +77,7 @@ class CalibrationRecord(_Record):
     corpus: list[CorpusFile]
     field: str | None = Field(default=None, description="Field read from .jsonl files")
     continued: bool = Field(default=False, description="The corpus is prompts, continued by the model itself")
-    context: int = Field(gt=0, description="Tokens per window")
+    context: ContextLength = Field(description="Tokens per window")
     seed: int
     dtype: str = Field(description="Floating-point type the model ran in")
     created: str = Field(description="UTC time, ISO 8601")
@@ -86,11 +87,10 @@ class CalibrationRecord(_Record):
 class PhaseStatistics(_Record):
     """Means over the tokens of one phase; x is the residual stream before the sublayer, y after it."""
 
-    tokens: int = Field(gt=0, description="Tokens measured")
-    similarity: float = Field(description="IO similarity: mean cosine(x, y) (AdaSkip eq. 2)")
-    scale: float = Field(gt=0, description="mean ‖y‖/‖x‖ (AdaSkip eq. 3)")
-    affine_scale: float = Field(
-        gt=0,
+    tokens: Count = Field(gt=0, description="Tokens measured")
+    similarity: Cosine = Field(description="IO similarity: mean cosine(x, y) (AdaSkip eq. 2)")
+    scale: Scale = Field(description="mean ‖y‖/‖x‖ (AdaSkip eq. 3)")
+    affine_scale: Scale = Field(
         description="s of the affine compensation s·x + b, which keeps mean and variance of the stream: "
         "s² = var(y)/var(x) and b = mean_out − s·mean_in, moments weighted by 1/‖x‖²",
     )
@@ -118,8 +118,8 @@ class SublayerStatistics(_Record):
 class ExitStatistics(_Record):
     """How well the model can exit after its first `layer` blocks, measured on text the map was not fitted to."""
 
-    layer: int = Field(gt=0, description="E, blocks before the exit")
-    tokens: int = Field(gt=0, description="Held-out tokens")
+    layer: Blocks = Field(description="E, blocks before the exit")
+    tokens: Count = Field(gt=0, description="Held-out tokens")
     plain_agreement: float = Field(ge=0, le=1, description="Share of them predicted as the full model, by its own head")
     ridge_agreement: float | None = Field(
         default=None, ge=0, le=1, description="The same through the calibrated map (vectors file: exit.E.map)"
@@ -139,7 +139,7 @@ class SpeculationRecord(_Record):
     """The best setting that `edgeskip sweep` measured."""
 
     draft: Literal["early-exit"] = "early-exit"
-    exit_layer: int = Field(gt=0)
+    exit_layer: Blocks
     num_speculations: int = Field(ge=1)
     draft_vocab: int | None = Field(default=None, description="Tokens the draft head knows; None = all")
     target: str = Field(description="onnx or gguf")
@@ -156,22 +156,26 @@ class PlanRecord(_Record):
     method: Method
     compensation: Compensation
     skip: list[str] = Field(description="Skipped sublayers in execution order")
-    alpha: float | None = Field(default=None, description="Acceleration ratio α, where the plan was asked for by α")
-    beta: float | None = Field(
+    alpha: float | None = Field(
+        default=None, gt=0, le=1e6, description="Acceleration ratio α, where the plan was asked for by α"
+    )
+    beta: Cosine | None = Field(
         default=None, description="Decode threshold β: the planner's, else the least similarity among the skipped"
     )
     seed: int | None = Field(default=None, description="Seed of a random plan")
-    scales: list[float] | None = Field(
+    scales: list[Scale] | None = Field(
         default=None,
         description="s of each skip, fitted on the stream that the skips before it leave (biases: the vectors file's "
         "`plan.bias` and `plan.map`); None = from the statistics",
     )
-    window: int | None = Field(default=None, gt=0, description="P, decoded tokens that online skipping watches")
+    window: int | None = Field(
+        default=None, gt=0, le=MAX_CONTEXT, description="P, decoded tokens that online skipping watches"
+    )
     decode_skip: list[str] = Field(
         default_factory=list,
         description="FFNs skipped besides once P tokens are decoded, where the engine cannot choose them by request",
     )
-    decode_scales: list[float] | None = Field(
+    decode_scales: list[Scale] | None = Field(
         default=None, description="s of each of them, on the plan's stream; None = decoding's scale by the statistics"
     )
     cost: PlanCost | None = Field(default=None, description="Against the dense model; None = not measured yet")
@@ -202,10 +206,10 @@ class FrontRecord(_Record):
     compensation: Compensation
     objective: Literal["kl", "perplexity"] = Field(description="What the search kept low")
     corpus: list[CorpusFile]
-    tokens: int = Field(gt=0, description="Held-out tokens that the points' quality was measured on")
+    tokens: Count = Field(gt=0, description="Held-out tokens that the points' quality was measured on")
     perplexity: float = Field(gt=0, description="The dense model's on them")
     device: str = Field(description="What the times are of: a device profile's name, or the weights' bytes alone")
-    context: int = Field(ge=0, description="Tokens in the KV cache that decode times are of")
+    context: int = Field(ge=0, le=MAX_CONTEXT, description="Tokens in the KV cache that decode times are of")
     settings: dict[str, Any] = Field(description="What its losses depend on; fitting a point again needs the same")
     created: str = Field(description="UTC time, ISO 8601")
 
@@ -391,7 +395,10 @@ def write_profile(
     try:
         for file, content in beside.items():
             replace_file(file, content)
-        replace_file(path, data, overwrite=overwrite)
+        if overwrite:
+            replace_file(path, data)
+        else:
+            replace_file(path, data, overwrite=False)
     except BaseException:
         for file, old in before.items():
             if old is not None:

@@ -51,6 +51,11 @@ class Cell:
         return self.tokens_per_s / self.plain_tokens_per_s
 
     @property
+    def faster(self) -> bool:
+        """Whether it is faster than plain decoding, as the table prints it."""
+        return round(self.speedup, 2) > 1
+
+    @property
     def acceptance(self) -> float:
         return self.accepted / self.drafted if self.drafted else 0.0
 
@@ -140,7 +145,8 @@ class SweepLog:
         except (ValueError, TypeError, KeyError, OSError) as error:
             raise EdgeSkipError(f"{self._path} is no sweep's file ({error}): choose another -o") from None
         if before != self._settings:
-            names = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]
+            keys = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]
+            names = [f"--{name.replace('_', '-')}" for name in keys]  # every setting is an option
             raise EdgeSkipError(
                 f"{self._path} is of a sweep with another {', '.join(names)}: choose another -o or add --overwrite"
             )

@@ -60,7 +60,10 @@ class Exports:
         if self._onnx is not None:
             refuse_head_size(self._source.decoder, skipped_of(self._profile))
         for layer, vocabulary in grid.artifacts:
-            settled(DraftRequest("early-exit", (layer,), vocabulary), self._profile)
+            try:
+                settled(DraftRequest("early-exit", (layer,), vocabulary), self._profile)
+            except EdgeSkipError as error:
+                raise EdgeSkipError(str(error).replace("--exit-layer ", "--exit-layers ")) from None
         for vocabulary in grid.vocabularies:
             draft_tokens(self._source, self._vectors, vocabulary)
 

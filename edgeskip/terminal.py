@@ -61,7 +61,8 @@ class GuardedStream:
 
     Args:
         stream: Standard output or standard error.
-        progress: Whether a lone carriage return passes, with which libraries' progress bars go back to the start.
+        progress: Standard error: a lone carriage return passes, with which libraries' progress bars go back to the
+            start, and what cannot be written is dropped.
     """
 
     def __init__(self, stream: TextIO, *, progress: bool) -> None:
@@ -71,15 +72,27 @@ class GuardedStream:
             self.rich_proxied_file = stream
 
     def write(self, text: str) -> int:
-        text = str(text)
+        if not isinstance(text, str):  # click asks so whether a stream takes bytes
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if _CONTROLS.search(text):
             if self._progress:
                 parts = text.split("\r")
                 text = "\r".join(map(printable, parts))
             else:
                 text = printable(text.replace("\r\n", "\n"))
-        self._stream.write(text)
+        try:
+            self._stream.write(text)
+        except OSError:
+            if not self._progress:
+                raise  # results that are lost; status that nobody can read is no failure of the command
         return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            if not self._progress:
+                raise
 
     def writelines(self, lines: list[str]) -> None:
         for line in lines:
@@ -166,7 +179,10 @@ def _guarded_console() -> type[Console]:
     from rich.segment import Segment
 
     class GuardedConsole(Console):
-        """rich's console, whose text cannot drive the terminal."""
+        """rich's console, whose text cannot drive the terminal: a name is no markup, and its escapes are shown."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**({"markup": False} | options))
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
             for segment in super().render(renderable, options):

@@ -57,6 +57,8 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
     except SafetensorError as error:
         raise EdgeSkipError(f"{file} is not a safetensors file ({error}): calibrate again") from None
     for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise EdgeSkipError(f"{file}: {name} holds numbers that are not finite: calibrate again")
         if is_adapter_array(name) and array.dtype in (np.float16, np.float32):
             continue
         dtypes, shape = _expected(name, profile)

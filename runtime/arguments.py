@@ -119,6 +119,8 @@ def token_ids(values: object, vocab_size: int | None = None) -> NDArray[np.int64
 
 
 def _as_integers(values: object) -> NDArray[Any]:
+    if isinstance(values, np.ndarray) and (values.dtype == object or not values.ndim):
+        values = values.tolist()
     if not isinstance(values, np.ndarray):
         if hasattr(values, "tolist"):  # torch, wherever the tensor lies, and numpy's scalars
             values = values.tolist()

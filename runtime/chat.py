@@ -6,30 +6,23 @@ The environment offers what templates are written against (transformers' `apply_
 
 from __future__ import annotations
 
-import json
+import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import meta
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.arguments import plain_data
+from edgeskip.runtime.template_limits import Meter, TemplateLimitError, TemplateLimits
+from edgeskip.runtime.template_sandbox import LimitedEnvironment
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "…"}
 TEMPLATE_NAME = "chat_template.jinja"
-# What a template's own expressions can raise.
-_REFUSALS = (
-    *(jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError),
-)
-
-
+LIMITS = TemplateLimits()
 _TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What `chat_kwargs` cannot set: the conversation itself, and the tokens of the vocabulary.
 _GIVEN = frozenset({"messages", "add_generation_prompt", "continue_final_message", "self", *_TOKEN_NAMES})
@@ -39,22 +32,29 @@ class ChatTemplate:
     """A template and the special tokens it may name. It is compiled when it is first used, so that a damaged one is in
     nobody's way who does without it."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str] | None = None, *, origin: str | Path | None = None
+    ) -> None:
         self._source = source
         self._special_tokens = dict(special_tokens or {})
+        self._origin = f"{origin}: " if origin is not None else ""
+        self._lock = threading.Lock()
+        self._environment = LimitedEnvironment(LIMITS)
 
     @cached_property
     def _template(self) -> jinja2.Template:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationMark, jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
         try:
-            return environment.from_string(self._source)
-        except (jinja2.TemplateError, RecursionError) as error:
-            raise EdgeSkipError(f"the chat template is damaged ({error}): pass --raw to do without it") from error
+            return self._environment.compile_limited(self._source)
+        except TemplateLimitError as error:
+            raise self._over(error) from None
+        except Exception as error:  # jinja2's own, and what Python's compiler makes of the code that jinja2 generates
+            what = f"the chat template is damaged ({self._origin}{_short(error)})"
+            raise EdgeSkipError(f"{what}: pass --raw (chat=False) to do without it") from error
+
+    def _over(self, error: TemplateLimitError) -> EdgeSkipError:
+        return TemplateLimitError(
+            f"{self._origin}the chat template {error}, and was stopped: pass --raw (chat=False) to do without it"
+        )
 
     def render(
         self,
@@ -79,18 +79,22 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
             **self._special_tokens,
         } | self._checked_options(chat_kwargs or {})
-        try:
-            return template.render(values)
-        except _REFUSALS as error:
-            raise EdgeSkipError(f"the chat template refuses these messages ({error})") from error
+        with self._lock:
+            self._environment.meter = Meter(LIMITS, values)
+            try:
+                return template.render(values)
+            except TemplateLimitError as error:
+                raise self._over(error) from None
+            except Exception as error:  # whatever the code raises that jinja2 made of the template
+                raise EdgeSkipError(f"the chat template refuses these messages ({_short(error)})") from error
+            finally:
+                self._environment.meter = Meter(LIMITS, {})  # what was made is free again
 
     @cached_property
     def options(self) -> tuple[str, ...]:
         """The names that the template reads besides what it is always given: what `chat_kwargs` may set, sorted."""
-        from jinja2 import meta
-
         tree = self._template.environment.parse(self._source)
-        given = _GIVEN | set(self._template.environment.globals)
+        given = _GIVEN | set(self._environment.globals)
         return tuple(sorted(meta.find_undeclared_variables(tree) - given))
 
     def _checked_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,9 +113,12 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> Cha
     """The folder's template: `chat_template.jinja`, else the one in `tokenizer_config.json`; None where it has none."""
     path = folder / TEMPLATE_NAME
     source: Any = tokenizer_config.get("chat_template")
+    origin = folder / "tokenizer_config.json"
     if path.is_file():
+        origin = path
         try:
-            source = path.read_text(encoding="utf-8")
+            with path.open(encoding="utf-8") as file:
+                source = file.read(LIMITS.source + 1)  # a longer one is refused when it is used
         except UnicodeDecodeError as error:
             raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
     if isinstance(source, list):  # several named templates
@@ -120,7 +127,7 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> Cha
     if not isinstance(source, str):
         return None
     tokens = {name: token_text(tokenizer_config.get(name)) for name in _TOKEN_NAMES}
-    return ChatTemplate(source, {name: token for name, token in tokens.items() if token is not None})
+    return ChatTemplate(source, {name: token for name, token in tokens.items() if token is not None}, origin=origin)
 
 
 def token_text(entry: Any) -> str | None:
@@ -129,29 +136,6 @@ def token_text(entry: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-class _GenerationMark(jinja2.ext.Extension):
-    """`{% generation %} … {% endgeneration %}` marks the assistant's part for training; here it prints its body."""
-
-    tags = {"generation"}  # noqa: RUF012  (jinja2's own declaration)
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:300]}…"

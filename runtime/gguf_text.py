@@ -116,4 +116,5 @@ def gguf_chat_template(model: LlamaModel, tokenizer: GgufTokenizer) -> ChatTempl
         "unk_token": int(unknown),
     }
     texts = {name: tokenizer.text_of(token) for name, token in ids.items()}
-    return ChatTemplate(source, {name: text for name, text in texts.items() if text is not None})
+    tokens = {name: text for name, text in texts.items() if text is not None}
+    return ChatTemplate(source, tokens, origin=model.path)

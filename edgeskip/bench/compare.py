@@ -18,6 +18,10 @@ SPEEDS = SERVING[:3]
 _PULSE = 0.05  # share by which a fixed piece of work may run faster or slower without a word
 
 
+RATIO_DIGITS = 3
+"""Decimals that ratios are printed and judged with."""
+
+
 @dataclass(frozen=True)
 class Key:
     """What makes two rows the same thing measured twice."""
@@ -45,12 +49,13 @@ class Change:
     is_speed: bool  # pp, tg, TTFT, TPOT or ITL p50
 
     def regressed(self, bound: float) -> bool:
-        """Worse by more than `bound` (0.05 = 5 %), and the interval excludes that nothing changed.
+        """Worse by more than `bound` (0.05 = 5 %), and the interval excludes that nothing changed; as it is printed.
 
         One round has no interval: then the bound alone decides.
         """
-        worse = self.is_speed and self.ratio.value < 1 - bound
-        return worse and (self.ratio.high is None or self.ratio.high < 1)
+        low = round(1 - bound, 9)
+        worse = self.is_speed and round(self.ratio.value, RATIO_DIGITS) < low
+        return worse and (self.ratio.high is None or round(self.ratio.high, RATIO_DIGITS) < 1)
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,12 @@ def as_csv(run: Run, rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def ratio_text(ratio: Ratio | None) -> str:
+def ratio_text(ratio: Ratio | None, digits: int = 2) -> str:
     """1.23 [1.20–1.26]; '' where there is none."""
     if ratio is None:
         return ""
-    interval = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.2f}–{ratio.high:.2f}]"
-    return f"{ratio.value:.2f}{interval}"
+    interval = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.{digits}f}–{ratio.high:.{digits}f}]"
+    return f"{ratio.value:.{digits}f}{interval}"
 
 
 def roofline_text(row: Row) -> str:

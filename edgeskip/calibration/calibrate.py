@@ -111,10 +111,12 @@ class _Run:
     def read(self, model: PreTrainedModel, shard: Shard) -> dict[Phase, PhaseSums]:
         """Prefill over the corpus' text, decode after pieces of it."""
         sums: dict[Phase, PhaseSums] = {"prefill": self._prefill(model, shard, self._windows)}
-        new_tokens = min(CONTINUATION, self._positions - 1)
+        longest, wanted = min(CONTINUATION, self._positions - 1), self._settings.decode_tokens
+        count = math.ceil(wanted / longest)
+        new_tokens = math.ceil(wanted / count) if count else longest  # as many as were asked for, not whole prompts
         prompts = prompts_from(
             self._windows,
-            count=math.ceil(self._settings.decode_tokens / new_tokens),
+            count=count,
             length=min(PROMPT_TOKENS, self._context, self._positions - new_tokens),
             seed=self._settings.seed,
         )

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from edgeskip.errors import EdgeSkipError
 
 DType = Literal["float32", "bfloat16", "float16"]
+_SHORTEST = 16  # tokens of a window, where they follow from few --tokens
 DTYPES: tuple[DType, ...] = get_args(DType)
 
 
@@ -30,6 +31,11 @@ class Settings:
         for name, value in (("--tokens", self.tokens), ("--context", self.context)):
             if value is not None and value < 1:
                 raise EdgeSkipError(f"{name} {value} is not a number of tokens: give at least 1")
+        if self.context is not None and self.tokens < self.context:
+            raise EdgeSkipError(
+                f"--tokens {self.tokens} do not fill one window of --context {self.context}: give more tokens or a "
+                "smaller context"
+            )
         if self.decode_tokens < 0:
             raise EdgeSkipError(f"--decode-tokens {self.decode_tokens} is negative: give 0 for no decode phase")
         if self.dtype not in DTYPES:
@@ -47,7 +53,7 @@ class Settings:
         """Tokens per window for a model that holds `max_positions`; EdgeSkipError where they are too many."""
         if self.context is not None and self.context > max_positions:
             raise EdgeSkipError(f"--context {self.context} is longer than the model's {max_positions} positions")
-        return self.context or min(1024, max_positions)
+        return self.context or min(1024, max_positions, max(self.tokens, _SHORTEST))
 
 
 def parse_exits(text: str) -> tuple[int, ...]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from edgeskip.errors import EdgeSkipError
 from edgeskip.profile import FrontPoint, FrontRecord
 
+KL_DIGITS, SHARE_DIGITS, SPEEDUP_DIGITS = 4, 3, 2
+"""Decimals that the front's table prints of KL, of shares (one of their per cent) and of speed-ups."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -48,24 +51,51 @@ def parse_share(text: str) -> float:
         raise EdgeSkipError(f"--max-ppl-increase {text} is no share: write 10% or 0.1") from None
 
 
-def pick(front: FrontRecord, budget: Budget) -> int:
+def pick(front: FrontRecord, budget: Budget, allowed: Sequence[int] | None = None) -> int:
     """Number, from 0, of the point that `budget` buys: the fastest decoder within it, or for a speed the one that
-    loses least. EdgeSkipError where the front has none, naming what it has.
+    loses least; of those `allowed` (None = all). EdgeSkipError where the front has none, naming what it has.
+
+    A point counts as what the table prints of it: one that prints 1.15× is picked by a speed-up of 1.15.
     """
-    points = front.points
     if budget.point is not None:
-        if not 1 <= budget.point <= len(points):
-            raise EdgeSkipError(f"--point {budget.point}: the front has 1 … {len(points)}")
+        if not 1 <= budget.point <= len(front.points):
+            raise EdgeSkipError(f"--point {budget.point}: the front has 1 … {len(front.points)}")
+        if allowed is not None and budget.point - 1 not in allowed:
+            raise EdgeSkipError(f"--point {budget.point} is beyond --max-skips or --search-kl: leave one out")
         return budget.point - 1
+    numbers = list(range(len(front.points)) if allowed is None else allowed)
+    if not numbers:
+        raise EdgeSkipError("no point of the front is within --max-skips and --search-kl: allow more")
+    return numbers[_pick(front, [front.points[number] for number in numbers], budget)]
+
+
+def shown_kl(point: FrontPoint) -> float:
+    """KL as the table prints it."""
+    return round(point.kl, KL_DIGITS)
+
+
+def shown_speedup(point: FrontPoint) -> float:
+    """Decode speed-up as the table prints it."""
+    return round(point.decode_speedup, SPEEDUP_DIGITS)
+
+
+def shown_increase(point: FrontPoint) -> float:
+    """Perplexity's increase and its standard error, as a share, as the table prints them."""
+    return round(round(point.perplexity_ratio - 1, SHARE_DIGITS) + round(point.perplexity_error, SHARE_DIGITS), 6)
+
+
+def _pick(front: FrontRecord, points: Sequence[FrontPoint], budget: Budget) -> int:
     if budget.max_kl is not None:
         most = budget.max_kl
-        return _fastest(points, [p.kl <= most for p in points], f"KL ≤ {most:g}", f"{_least(points, 'kl'):.4g}")
+        return _fastest(
+            points, [min(p.kl, shown_kl(p)) <= most for p in points], f"KL ≤ {most:g}", f"{_least(points, 'kl'):.4g}"
+        )
     if budget.max_ppl_increase is not None:
-        most = 1 + budget.max_ppl_increase
+        most = budget.max_ppl_increase
         # A standard error to spare: of many points the one that looks just good enough is likelier worse than better.
-        high = [p.perplexity_ratio + p.perplexity_error for p in points]
-        least = f"{min(high) - 1:.1%}"
-        fits = [ratio <= most for ratio in high]
+        high = [p.perplexity_ratio - 1 + p.perplexity_error for p in points]
+        least = f"{min(map(shown_increase, points)):.1%}"
+        fits = [min(exact, shown_increase(p)) <= most + 1e-9 for exact, p in zip(high, points, strict=True)]
         wanted = f"a perplexity up to {budget.max_ppl_increase:.1%} higher, a standard error included"
         return _fastest(points, fits, wanted, least)
     if budget.skip_sublayers is not None:
@@ -73,9 +103,9 @@ def pick(front: FrontRecord, budget: Budget) -> int:
         wanted = f"{budget.skip_sublayers} skipped sublayers"
         most_skips = f"{max(len(p.skip) for p in points)} at most"
     else:
-        fits = [p.decode_speedup >= (budget.min_speedup or 0) for p in points]
+        fits = [max(p.decode_speedup, shown_speedup(p)) >= (budget.min_speedup or 0) for p in points]
         wanted = f"a decode speed-up of {budget.min_speedup:g}"
-        most_skips = f"{max(p.decode_speedup for p in points):.3g} at most"
+        most_skips = f"{max(map(shown_speedup, points)):.{SPEEDUP_DIGITS}f} at most"
     if not any(fits):
         raise EdgeSkipError(f"no point of the front has {wanted} ({most_skips}): ask for less, or --search further")
     return min((n for n, fit in enumerate(fits) if fit), key=lambda n: _loss(front, points[n]))

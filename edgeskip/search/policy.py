@@ -50,7 +50,7 @@ class SearchPolicy:
                 "--window-tokens"
             )
         if self.dtype not in ("auto", "float32", "bfloat16"):
-            raise EdgeSkipError(f"--dtype {self.dtype} is unknown: choose auto, float32 or bfloat16")
+            raise EdgeSkipError(f"dtype {self.dtype} is unknown: choose auto, float32 or bfloat16")
         if self.max_skips is not None and self.max_skips < 1:
             raise EdgeSkipError(f"--max-skips {self.max_skips} leaves nothing to search: give at least 1")
         if not self.max_kl > 0:
@@ -61,6 +61,11 @@ class SearchPolicy:
         """Windows to fit to, to compare candidates on and to report on."""
         fit = max(self.fit_tokens, self.search_tokens)
         return fit // self.context, self.search_tokens // self.context, self.report_tokens // self.context
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Where a search ends: a front keeps it, to know which other question it answers."""
+        return {"max_skips": self.max_skips, "max_kl": self.max_kl}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class Searcher:
             perplexity=reporter.dense.perplexity,
             device=costs.name,
             context=getattr(costs, "context", 0),
-            settings=self.settings,
+            settings={**self.settings, **policy.limits},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SELF = "self"
 
+_CONTEXT = 512
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -60,12 +62,12 @@ class Examples:
 class Data:
     """`sources`: `self` and files (`FILE`, `FILE#FIELD`, `FILE#PROMPT,RESPONSE`).
 
-    `context`: tokens of an example at most. `validation`: files to measure on; without them the share `held_out` of
-    the examples is kept back, drawn by `seed`.
+    `context`: tokens of an example at most (None = 512, or what the model holds). `validation`: files to measure on;
+    without them the share `held_out` of the examples is kept back, drawn by `seed`.
     """
 
     sources: tuple[str, ...]
-    context: int
+    context: int | None
     validation: tuple[str, ...] = ()
     held_out: float = 0.02
     generation: Generation = Generation()
@@ -74,7 +76,7 @@ class Data:
     def __post_init__(self) -> None:
         if not self.sources:
             raise EdgeSkipError("--data is missing: name files, or self for what the model writes itself")
-        if self.context < 8:
+        if self.context is not None and self.context < 8:
             raise EdgeSkipError(f"--context {self.context} is too short: give at least 8")
         if not 0 < self.held_out < 1:
             raise EdgeSkipError(f"--held-out {self.held_out} is not a share: choose between 0 and 1")
@@ -98,7 +100,10 @@ class Data:
         from edgeskip.training.self_data import SELF_FILE, write_self_data
 
         encoder = Encoder(source)
-        context = min(self.context, source.decoder.config.max_positions)
+        positions = source.decoder.config.max_positions
+        if self.context is not None and self.context > positions:
+            raise EdgeSkipError(f"--context {self.context} is longer than the model's {positions} positions")
+        context = min(_CONTEXT, positions) if self.context is None else self.context
         files = [name for name in self.sources if name != SELF]
         too_long: dict[str, int] = {}
 

@@ -160,10 +160,10 @@ def bench(
     asked = read_asked(words)
     path = log or default_log(asked.header)
     if path.exists():
-        raise EdgeSkipError(f"{path} exists: choose another file, earlier results are not written over")
+        raise EdgeSkipError(f"{path} exists: choose another --log, earlier results are not written over")
     if report is not None:
         need_matplotlib()
-        refuse_file(report, overwrite=False)
+        refuse_file(report, overwrite=False, option="--report", replaceable=False)
     page_options = (host != "127.0.0.1", port, devices, certificate, key, plain_http)
     if not serve and any(page_options):
         raise EdgeSkipError("--host, --port, --devices, --certificate, --key and --plain-http need --serve")

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgeskip.calibration.settings import Settings
+    from edgeskip.profile import Profile
 
 
 def calibrate(
@@ -58,7 +64,7 @@ def calibrate(
     hold(path)
     refuse_output(path, overwrite=overwrite)  # whoever had claimed it may have made it
     if (problem := head_size_problem(source.decoder)) is not None and os.environ.get("RANK", "0") == "0":
-        print(f"edgeskip: note: {problem}: export it with  --target gguf", file=sys.stderr)
+        print(f"edgeskip: note: {problem}: export it with  edgeskip export --target gguf", file=sys.stderr)
     with progress_display(unit="tokens", transient=False) as shown:
         shown.update("loading the model", 0, None)
         result = calibrate(source, texts, settings, path, name=name, progress=shown.update)
@@ -66,3 +72,21 @@ def calibrate(
         profile, packed = result
         write_profile(profile, path, packed, source.stored_lora, overwrite=overwrite)
         print(path)
+        for note in _shortfalls(profile, settings):
+            print(f"edgeskip: note: {note}", file=sys.stderr)
+
+
+def _shortfalls(profile: Profile, settings: Settings) -> Iterator[str]:
+    """What was measured less than asked for, because there was no more of it."""
+    first = profile.sublayers[0]
+    context = profile.calibration.context
+    if first.prefill.tokens + context <= settings.tokens:
+        yield f"the corpus gave {first.prefill.tokens:,} tokens of the {settings.tokens:,} that --tokens asks for"
+    decoded = first.decode.tokens if first.decode else 0
+    if settings.decode_tokens and not decoded:
+        yield "nothing was measured of decoding: the model ended its continuations, or the text has no prompts"
+    elif decoded < settings.decode_tokens // 2:
+        yield (
+            f"decoding gave {decoded:,} tokens of the {settings.decode_tokens:,} that --decode-tokens asks for: the "
+            "model ended its continuations, or the text has too few prompts"
+        )

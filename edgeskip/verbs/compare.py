@@ -104,9 +104,10 @@ def _print(found: Comparison, bound: float) -> None:
 
 
 def _ratio(change: Change) -> str:
+    from edgeskip.bench.compare import RATIO_DIGITS
     from edgeskip.bench.table import ratio_text
 
-    return ratio_text(change.ratio)
+    return ratio_text(change.ratio, RATIO_DIGITS)
 
 
 def _verdict(change: Change, bound: float) -> str:

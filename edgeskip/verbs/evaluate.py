@@ -79,7 +79,7 @@ def eval_(
         windows=windows, window_tokens=window_tokens, provider=provider, threads=threads, reference=reference,
     )  # fmt: skip
     if json is not None:
-        refuse_file(json, overwrite=True)
+        refuse_file(json, overwrite=True, option="--json")
     works = prepare(names, data, settings)
     logs = [open_logs(path, works, settings, output, overwrite=overwrite) for path in targets]
     results: list[Result] = []

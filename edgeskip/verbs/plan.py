@@ -94,7 +94,9 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="budget: draw the front into a .png, .svg or .pdf.")] = None,
     model: Annotated[str | None, typer.Option(help="The model, where it is not where the profile says.")] = None,
     device: Annotated[str | None, typer.Option(help="budget, --fit: PyTorch device.", show_default="cpu")] = None,
-    seed: Annotated[int, typer.Option(help="Of the method random; budget, --fit: draws the windows.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the method random; budget, --fit: draws the windows.", show_default="0")
+    ] = None,
     cost: Annotated[
         bool,
         typer.Option(
@@ -165,7 +167,8 @@ def plan(
     healed_from = read.plan.healed_from if read.plan else None
     vectors = read_vectors(read, path)
     request = PlanningRequest(
-        corpus=tuple(corpus or ()), field=field, model=model, compensation=kind, objective=objective,
+        corpus=tuple(corpus or ()), field=field, model=model, compensation=compensation if searching else kind,
+        objective=objective,
         tokens=tokens, window_tokens=window_tokens,
         max_skips=max_skips, search_kl=search_kl, search=search, device_profile=device_profile, context=context,
         decode_set=decode_set, device=device, seed=seed, log=target.with_suffix(""),
@@ -187,7 +190,7 @@ def plan(
             alpha=alpha,
             skip_sublayers=skip_sublayers,
             skip=None if skip is None else [name for name in skip.split(",") if name.strip()],
-            seed=seed,
+            seed=seed or 0,
         )
         fitted = None
         if fitting and record.skip:
@@ -252,7 +255,7 @@ def _show_front(profile: Profile, plot: Path | None) -> None:
     assert profile.front is not None
     assert profile.plan is not None
     chosen = next(n for n, found in enumerate(profile.front.points) if found.skip == profile.plan.skip)
-    Console(highlight=False).print(front_table(profile.front, chosen))
+    Console(highlight=False, markup=True).print(front_table(profile.front, chosen))
     if plot is not None:
         plot_front(profile, plot)
         _print(f"{plot}: the front")

@@ -148,12 +148,14 @@ def _refuse_unused(
     rounds = {"--drafter": drafter is not None, "--num-speculations": num_speculations != "auto"}
     drafts = {"--draft-confidence": confidence != 0, "--exit-layer": exit_layer is not None}
     gates = {"--window": window is not None, "--beta": beta is not None}
+    named = strategy
     if strategy is None and any(gates.values()):
         strategy = "online"
     unused = {"plain": rounds | drafts | gates, "speculative": gates, "draft-only": rounds | gates}
     given = unused.get(strategy or "", rounds | drafts if strategy == "online" else {})
     for option in (option for option, is_given in given.items() if is_given):
-        raise EdgeSkipError(f"{option} says nothing to --strategy {strategy}: leave one of the two out")
+        other = f"--strategy {named}" if named is not None else next(name for name, given in gates.items() if given)
+        raise EdgeSkipError(f"{option} has no effect with {other}: leave one of the two out")
 
 
 def _speculation(drafter: str | None, num_speculations: str, confidence: float, exit_layer: int | None) -> Speculation:

@@ -35,12 +35,19 @@ def sweep(
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompts, without the chat template.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads to compute with.", show_default="physical cores")] = None,
     provider: Annotated[str, typer.Option(help="Processor to run on: cpu, cuda, …")] = "cpu",
-    write: Annotated[bool, typer.Option(help="Write the best setting into the profile, unless it ships.")] = True,
+    write: Annotated[
+        bool | None,
+        typer.Option(
+            help="Write the best setting into the profile, unless it ships.",
+            show_default="if it is faster than plain decoding",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again where -o has a sweep already.")] = False,
 ) -> None:
     """Measure early-exit speculation: exit layer × draft vocabulary × γ, against plain decoding, on this device."""
     from edgeskip.calibration.corpus import read_corpus
     from edgeskip.errors import EdgeSkipError
+    from edgeskip.files import named_instead
     from edgeskip.locks import hold
     from edgeskip.profile import locate_profile, read_profile
     from edgeskip.runtime.session import load
@@ -52,7 +59,9 @@ def sweep(
     read = read_profile(path)
     layers = _numbers("--exit-layers", exit_layers) if exit_layers else tuple(found.layer for found in read.exits)
     if not layers:
-        raise EdgeSkipError("the profile has no calibrated exits: give --exit-layers, or calibrate with --exits 4,8,12")
+        raise EdgeSkipError(
+            "the profile has no calibrated exits: give --exit-layers, or run  edgeskip calibrate --exits 4,8,12"
+        )
     grid = SweepGrid(layers, _vocabularies(draft_vocab), _numbers("--num-speculations", num_speculations))
     for gamma in grid.num_speculations:
         Speculation("model", gamma)  # refuses what cannot be
@@ -75,7 +84,10 @@ def sweep(
     with _progress(len(todo) * (1 + len(texts) * (1 + len(grid.num_speculations)))) as advance:
         for layer, vocabulary in todo:
             advance(f"exporting E = {layer}")
-            with tempfile.TemporaryDirectory(prefix="edgeskip-sweep-") as scratch:
+            with (
+                tempfile.TemporaryDirectory(prefix="edgeskip-sweep-") as scratch,
+                named_instead(Path(scratch), Path(f"the artifact of exit layer {layer}")),
+            ):
                 artifact = exports.export(layer, vocabulary, Path(scratch))
                 with load(artifact, provider=provider, threads=threads) as session:
                     encoded = [session.encode(text, chat=False if raw else None) for text in texts]
@@ -86,7 +98,9 @@ def sweep(
     cells = [cell for cell in log.cells if (cell.exit_layer, cell.draft_vocab) in grid.artifacts]
     _show(cells, grid, output, f"{read.model.name}, {target} {exports.precision}")
     best = best_of(cells)
-    if write and exports.writable:
+    if write is None and not best.faster:
+        _print(f"not written into {path}; --write does it all the same")
+    elif write is not False and exports.writable:
         exports.write_best(best, threads, provider)
         _print(f"written into {path}: exit layer {best.exit_layer}, γ {best.num_speculations}")
 
@@ -102,9 +116,9 @@ def _show(cells: list[Cell], grid: SweepGrid, output: Path, title: str) -> None:
         write_heat_map(cells, output / "sweep.png", title)
     except MissingExtraError as error:
         _print(f"no heat map: {error}")
-    Console(highlight=False).print(table(cells))
+    Console(highlight=False, markup=True).print(table(cells))
     best = best_of(cells)
-    if best.speedup <= 1:
+    if not best.faster:
         _print("no setting is faster than plain decoding here: with γ auto these artifacts decode plainly")
     different = sum(cell.prompts - cell.identical for cell in cells)
     if different:

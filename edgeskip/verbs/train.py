@@ -107,7 +107,10 @@ def train(
     ] = None,
     warmup: Annotated[int, typer.Option(help="Steps over which it rises.")] = 20,
     decay: Annotated[str, typer.Option(help="How it falls: cosine, linear or constant.")] = "cosine",
-    context: Annotated[int, typer.Option(help="Tokens of an example at most.")] = 512,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens of an example at most.", show_default="512, or what the model holds"),
+    ] = None,
     held_out: Annotated[float, typer.Option(help="Share of the examples that is measured on, not learned.")] = 0.02,
     new_tokens: Annotated[int, typer.Option(help="self: tokens of an answer at most.")] = 192,
     temperature: Annotated[float, typer.Option(help="self: 0 = greedy.")] = 0.0,

@@ -39,7 +39,7 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
         frugal: bool = False,
     ) -> None:
         if manifest.draft is None or manifest.draft.kind != "skip-plan":
-            raise EdgeSkipError(f"{folder} has no skip-plan draft: export it with  --draft skip-plan")
+            raise EdgeSkipError(f"{folder} has no skip-plan draft: export it with  edgeskip export --draft skip-plan")
         settings = settings_of(provider, threads, frugal=frugal)
         super().__init__(manifest.graph, settings)
         shape = shape_of(manifest.graph, switches=frozenset({SWITCH, "logits_to_keep"}))

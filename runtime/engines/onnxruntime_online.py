@@ -27,7 +27,7 @@ class OnnxRuntimeOnlineEngine(OnnxRuntimeEngine):
         frugal: bool = False,
     ) -> None:
         if manifest.online is None:
-            raise EdgeSkipError(f"{folder} has no gates: export it with  --online")
+            raise EdgeSkipError(f"{folder} has no gates: export it with  edgeskip export --online")
         super().__init__(folder, manifest, provider=provider, threads=threads, frugal=frugal)
         self._ffns = tuple(manifest.online.ffns)
         count = len(self._ffns)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from edgeskip.artifact_files import check_file
 from edgeskip.errors import EdgeSkipError
-from edgeskip.manifest import GraphRecord, Manifest
+from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest
 from edgeskip.runtime.engines.own_graph import SWITCHES, own_graph
 from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider
+from edgeskip.runtime.engines.rotary_tables import rotary_positions
 from edgeskip.runtime.engines.threads import threads_or_default
 
 _TENSORS = {"float32": "tensor(float)", "float16": "tensor(float16)"}
@@ -76,6 +78,7 @@ def open_session(folder: Path, manifest: Manifest, shape: GraphShape, settings: 
     path = folder / shape.file
     check_file(path, manifest.files.get(shape.file))
     _check_version(manifest)
+    _check_context(path, shape.context_length)
     session = _open(path, settings)
     _check_shape(session, shape)
     return session
@@ -85,6 +88,17 @@ def switches_of(session: Any) -> set[str]:
     """Those of `SWITCHES` that the session's graph has, optional or not."""
     values = [*session.get_overridable_initializers(), *session.get_inputs()]
     return {value.name for value in values} & SWITCHES
+
+
+def _check_context(path: Path, context_length: int) -> None:
+    """EdgeSkipError if the manifest promises more positions than the graph's rotary tables have."""
+    with suppress(ValueError):  # no ONNX model: opening it says so
+        positions = rotary_positions(path.read_bytes())
+        if positions is not None and context_length > positions:
+            raise EdgeSkipError(
+                f"{path.with_name(MANIFEST_NAME)} says that the context is {context_length} tokens, but {path.name} "
+                f"covers {positions} positions: export again"
+            )
 
 
 def first_line(error: Exception) -> str:

@@ -42,7 +42,7 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
     ) -> None:
         record = manifest.draft
         if record is None or not record.exits or record.verify is None:
-            raise EdgeSkipError(f"{folder} has no early-exit draft: export it with  --draft early-exit")
+            raise EdgeSkipError(f"{folder} has no early-exit draft: export it with  edgeskip export --draft early-exit")
         # A trained block's cache is the draft's alone.
         caches = sum(e.num_kv_layers - (e.head == "block") for e in record.exits) + record.verify_kv_layers
         if caches != manifest.graph.num_kv_layers:

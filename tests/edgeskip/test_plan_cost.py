@@ -299,3 +299,34 @@ def test_numbers_that_are_none_are_no_cost(tiny_llama: Path) -> None:
         bad = [row.copy() for row in logits]
         bad[1][3, 3] = value
         assert compared(text, logits, bad) is None
+
+
+def test_a_healed_plan_is_compared_with_the_model_before_healing(
+    path: Path, oracle: dict[str, float], tmp_path: Path
+) -> None:
+    """With its LoRA the model without the plan is nobody's dense model; without knowing which was, no number."""
+    import numpy as np
+
+    from edgeskip.exporters.families.lora import Lora, LoraWeight
+    from edgeskip.training.trained_profile import open_profile
+
+    invoke("plan", str(path), *SKIP, "--no-cost")
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(scale=0.2, size=shape).astype(np.float32) for shape in ((2, 64), (64, 2)))
+    (tmp_path / "healed").mkdir()
+    healed = open_profile(str(path)).write_healed(
+        tmp_path / "healed", Lora({"model.layers.2.self_attn.q_proj": LoraWeight(a, b, 1.0)})
+    )
+    invoke("export", "--profile", str(healed), "-o", str(tmp_path / "out"))
+    cost = read_manifest(tmp_path / "out").cost
+    assert cost is not None
+    assert cost.artifact is not None
+    assert cost.artifact.dense_perplexity == pytest.approx(oracle["dense_perplexity"], rel=1e-3)
+    assert cost.artifact.perplexity != pytest.approx(oracle["perplexity"], rel=1e-3)
+
+    old = json.loads(healed.read_text())
+    del old["plan"]["healed_from"]
+    healed.write_text(json.dumps(old))
+    invoke("export", "--profile", str(healed), "-o", str(tmp_path / "old"))
+    cost = read_manifest(tmp_path / "old").cost
+    assert cost is None or cost.artifact is None

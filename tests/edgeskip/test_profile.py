@@ -285,3 +285,68 @@ def test_statistics_are_numbers(path: Path) -> None:
     path.write_text(json.dumps(data))
     with pytest.raises(EdgeSkipError, match=r"sublayers\.0\.prefill\.similarity"):
         read_profile(path)
+
+
+def with_number(path: Path, place: str, value: str) -> None:
+    """Writes the number `value`, as it is spelled, at `place` of the profile."""
+    content = json.loads(path.read_text())
+    *parents, last = place.split(".")
+    inner = content
+    for name in parents:
+        inner = inner[int(name)] if isinstance(inner, list) else inner[name]
+    inner[last] = "HERE"
+    path.write_text(json.dumps(content).replace('"HERE"', value))
+
+
+@pytest.mark.parametrize("value", ["1e300", "1e-300", "5e-324", "0", "-1", "NaN", "Infinity", "1e400", '"x"', "[1]"])
+@pytest.mark.parametrize("place", ["sublayers.0.prefill.scale", "sublayers.3.prefill.affine_scale"])
+def test_scales_that_no_model_has(path: Path, place: str, value: str) -> None:
+    with_number(path, place, value)
+    with pytest.raises(EdgeSkipError, match=r"m\.json"):
+        read_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "values"),
+    [
+        ("sublayers.0.prefill.similarity", ["2", "-1.5", "1e300", "NaN"]),
+        ("sublayers.0.prefill.tokens", ["0", "1.7", "1e30", "-1"]),
+        ("model.num_blocks", ["1.7", "1000000000", "0", "1e30"]),
+        ("model.hidden_size", ["3.5", "1000000000000"]),
+        ("model.vocab_size", ["0", "1e18"]),
+        ("calibration.context", ["0", "1e12", "2.5"]),
+        ("plan.alpha", ["0", "-1", "NaN", "1e300"]),
+        ("plan.beta", ["2", "NaN", "-1e300"]),
+        ("plan.window", ["0", "1.7", "1e15"]),
+        ("plan.scales", ["[1e300]", "[0]", "[-1]", "[NaN]", "[1e-300]"]),
+        ("plan.decode_scales", ["[1e300]", "[NaN]"]),
+    ],
+)
+def test_numbers_out_of_bounds(path: Path, place: str, values: list[str]) -> None:
+    before = path.read_text()
+    for value in values:
+        path.write_text(before)
+        with_number(path, place, value)
+        with pytest.raises(EdgeSkipError, match=r"m\.json"):
+            read_profile(path)
+
+
+def test_scales_that_multiply_to_nonsense(tmp_path: Path) -> None:
+    """By hand: each is possible, 9,000⁴ = 6.6e15 is not: a plan divides the weights by it."""
+    from edgeskip.planner import resolve
+
+    plan = PlanRecord(method="explicit", compensation="scale", skip=[f"ffn.{n}" for n in range(4)], scales=[9000.0] * 4)
+    with pytest.raises(EdgeSkipError, match=r"multiply to 6\.56e\+15"):
+        resolve(make_profile(plan=plan), None)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_vectors_that_are_not_finite(path: Path, value: float) -> None:
+    """The hash is right: it was written so."""
+    profile = read_profile(path)
+    vectors = read_vectors(profile, path)
+    vectors.mean_out["prefill"][2, 1] = value
+    record, packed = pack_vectors(vectors, path)
+    write_profile(profile.model_copy(update={"vectors": record}), path, packed)
+    with pytest.raises(EdgeSkipError, match=r"prefill\.mean_out holds numbers that are not finite"):
+        read_vectors(read_profile(path), path)

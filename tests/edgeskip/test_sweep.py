@@ -14,6 +14,7 @@ from tiny_models import tiny_checkpoint
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.source import open_model
+from edgeskip.files import sha256_of
 from edgeskip.profile import read_profile
 from edgeskip.sweep import Cell, SweepGrid, SweepLog, best_of, measure
 from edgeskip.sweep_report import COLUMNS, table, write_csv, write_heat_map
@@ -53,7 +54,7 @@ def sweep(*arguments):
 def test_a_sweep_from_a_profile_to_the_profile(profile, prompts, tmp_path):
     options = ["--profile", profile, "--prompts", prompts, "-o", tmp_path / "out", "--exit-layers", "1,3"]
     options += ["--num-speculations", "1,2", "--draft-vocab", "all", "--limit", 2, "--max-tokens", 8, "--threads", 1]
-    answer = sweep(*options, "--field", "turns")
+    answer = sweep(*options, "--field", "turns", "--write")
     assert answer.returncode == 0, answer.stderr
     cells = list(csv.DictReader((tmp_path / "out" / "sweep.csv").open()))
     assert [(c["exit_layer"], c["num_speculations"]) for c in cells] == [("1", "1"), ("1", "2"), ("3", "1"), ("3", "2")]
@@ -71,21 +72,21 @@ def test_a_sweep_from_a_profile_to_the_profile(profile, prompts, tmp_path):
     assert sweep(*options, "--field", "turns").returncode == 0
     assert (tmp_path / "out" / "sweep.csv").read_text() == before
     other = sweep(*options, "--field", "turns", "--raw")
-    assert (other.returncode, "sweep with another raw" in other.stderr) == (2, True)
+    assert (other.returncode, "sweep with another --raw" in other.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "no calibrated exits: give --exit-layers, or calibrate with --exits"),
+        ([], "no calibrated exits: give --exit-layers, or run edgeskip calibrate --exits"),
         (["--exit-layers", "x"], "--exit-layers x is no list of numbers"),
-        (["--exit-layers", "9"], "--exit-layer 9 is not possible"),
+        (["--exit-layers", "9"], "--exit-layers 9 is not possible"),
         (["--exit-layers", "1", "--num-speculations", "0"], "--num-speculations 0 is no list of numbers"),
         (["--exit-layers", "1", "--draft-vocab", "many"], "--draft-vocab many is no list of numbers"),
         (["--exit-layers", "1", "--target", "onnx,gguf"], "a sweep is for one --target"),
         (["--exit-layers", "1", "--limit", "0"], "--limit must be at least 1"),
-        (["--exit-layers", "1", "--num-speculations", "2,17"], "num_speculations must be 1 … 16 or auto, not 17"),
-        (["--exit-layers", "1,9", "--draft-vocab", "all"], "--exit-layer 9 is not possible"),
+        (["--exit-layers", "1", "--num-speculations", "2,17"], "--num-speculations must be 1 … 16 or auto, not 17"),
+        (["--exit-layers", "1,9", "--draft-vocab", "all"], "--exit-layers 9 is not possible"),
         (["--exit-layers", "1", "--draft-vocab", "all,999999"], "--draft-vocab 999999 is not possible"),
         (["--exit-layers", "1", "--draft-vocab", "all,8"], "--draft-vocab needs the corpus' token counts"),
     ],
@@ -113,6 +114,29 @@ def test_prompts_that_end_at_once_are_one_line():
         measure(Silent(), 1, None, (1, 2), ["a", "b"], max_tokens=8)
 
 
+@pytest.mark.parametrize(("tokens_per_s", "options", "written"), [
+    (40.0, [], False), (50.2, [], False), (75.0, [], True), (40.0, ["--write"], True), (75.0, ["--no-write"], False),
+])  # fmt: skip
+def test_only_what_is_faster_than_plain_is_written(profile, prompts, tmp_path, cli, tokens_per_s, options, written):
+    """Oracle: the figures, put where a sweep keeps them; 50.2 over 50 prints as 1.00×."""
+    arguments = ["sweep", "--profile", profile, "--prompts", prompts, "-o", tmp_path / "out", "--exit-layers", 1]
+    arguments += ["--num-speculations", 1, "--draft-vocab", "all", "--field", "turns", "--limit", 2, *options]
+    read = read_profile(profile)
+    settings = {
+        "model": read.model.fingerprint, "profile": read.vectors.sha256, "target": "onnx", "precision": "fp32",
+        "prompts": sha256_of(prompts), "limit": 2, "max_tokens": 64, "raw": False, "threads": None, "provider": "cpu",
+        "num_speculations": [1],
+    }  # fmt: skip
+    log = SweepLog(tmp_path / "out" / "sweep.json", settings, overwrite=False)
+    log.add([_cell(1, None, 1, tokens_per_s)])
+    answer = cli(*arguments)
+    assert answer.code == 0, answer.err
+    assert (read_profile(profile).speculation is not None) is written
+    if not written and not options:
+        assert "no setting is faster than plain decoding" in answer.out
+        assert "--write does it all the same" in answer.out
+
+
 def test_the_best_is_the_fastest_over_plain():
     assert best_of(CELLS) is CELLS[1]
     assert (CELLS[1].speedup, CELLS[1].acceptance, CELLS[3].acceptance) == (1.5, 0.5, 0.0)
@@ -128,7 +152,7 @@ def test_a_log_goes_on_where_it_was(tmp_path):
     assert again.cells == CELLS[:3]
     assert list(again.missing(grid)) == [(4, 64), (8, 64)]
     assert not SweepLog(tmp_path / "sweep.json", {"gammas": (1, 2)}, overwrite=True).cells
-    with pytest.raises(EdgeSkipError, match="sweep with another gammas"):
+    with pytest.raises(EdgeSkipError, match="sweep with another --gammas"):
         SweepLog(tmp_path / "sweep.json", {"gammas": (1, 4)}, overwrite=False)
     (tmp_path / "sweep.json").write_text("[]")
     with pytest.raises(EdgeSkipError, match="is no sweep's file"):

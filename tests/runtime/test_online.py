@@ -239,7 +239,7 @@ def test_what_is_refused(session: edgeskip.Session, folder: Path, tiny_llama: Pa
     export_onnx(source, profile, vectors, form, plain, policy=ExportPolicy(check=False))
     with pytest.raises(EdgeSkipError, match="edgeskip export --online"):
         edgeskip.load(plain, threads=1).stream(PROMPT, strategy="online")
-    with pytest.raises(EdgeSkipError, match=r"has no gates: export it with  --online$"):
+    with pytest.raises(EdgeSkipError, match=r"has no gates: export it with  edgeskip export --online$"):
         OnnxRuntimeOnlineEngine(plain, read_manifest(plain))
     with pytest.raises(EdgeSkipError, match=r"^model.onnx has other inputs and outputs than its manifest describes"):
         OnnxRuntimeOnlineEngine(plain, replace_online(plain, folder))

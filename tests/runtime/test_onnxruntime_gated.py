@@ -174,7 +174,7 @@ def test_what_cannot_be_asked(case: Case) -> None:
 def test_a_graph_without_the_switch_is_one_line(case: Case, source: ModelSource, tmp_path: Path) -> None:
     """By hand: a plain graph under a skip-plan manifest, and a manifest that has no such draft."""
     plain = whole_artifact(source, tmp_path, Plan(4))
-    with pytest.raises(EdgeSkipError, match=r"no skip-plan draft: export it with  --draft skip-plan$"):
+    with pytest.raises(EdgeSkipError, match=r"no skip-plan draft: export it with  edgeskip export --draft skip-plan$"):
         OnnxRuntimeGatedEngine(tmp_path, plain)
     with pytest.raises(EdgeSkipError, match=r"^model.onnx has other inputs and outputs than its manifest describes"):
         OnnxRuntimeGatedEngine(tmp_path, plain.model_copy(update={"draft": case.manifest.draft}))

@@ -302,7 +302,9 @@ def test_graphs_that_are_not_the_manifests_are_one_line(three: Case, tmp_path: P
         with pytest.raises(EdgeSkipError, match="the graphs that draft and verify are not the whole model"):
             OnnxRuntimeSplitEngine(folder, manifest)
     for changes in ({"draft": None}, {"draft": record.model_copy(update={"verify": None})}):
-        with pytest.raises(EdgeSkipError, match=r"no early-exit draft: export it with  --draft early-exit$"):
+        with pytest.raises(
+            EdgeSkipError, match=r"no early-exit draft: export it with  edgeskip export --draft early-exit$"
+        ):
             OnnxRuntimeSplitEngine(folder, three.manifest.model_copy(update=changes))
 
 

@@ -51,7 +51,7 @@ def write_report(
     plots = [plot for section in sections for plot in section.plots]
     pictures = [] if png_folder is None else [png_folder / f"{plot.name}.png" for plot in plots]
     for picture in pictures:
-        refuse_file(picture, overwrite=overwrite)
+        refuse_file(picture, overwrite=overwrite, option="--png")
     page = html(joined, sections)
     if pictures:
         with staged_files(pictures, overwrite=overwrite) as staged:

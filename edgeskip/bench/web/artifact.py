@@ -152,7 +152,7 @@ def _parts(manifest: Manifest, folder: Path) -> list[tuple[str, int, int, bool, 
     if draft is None or draft.kind == "skip-plan":
         return [(graph.file, graph.num_kv_layers, graph.vocab_size, False, False)]
     if not draft.exits or draft.verify is None:
-        raise EdgeSkipError(f"{folder} has no early-exit draft: export it with  --draft early-exit")
+        raise EdgeSkipError(f"{folder} has no early-exit draft: export it with  edgeskip export --draft early-exit")
     tokens = _draft_tokens(folder, manifest)
     columns = graph.vocab_size if tokens is None else len(tokens)
     exits = [(e.file, e.num_kv_layers, columns, number > 0, True) for number, e in enumerate(draft.exits)]

@@ -158,11 +158,20 @@ def test_exit_codes(cli: Cli, tmp_path: Path) -> None:
     done = cli("compare", a, b)
     assert done.code == 1
     assert "1 of 4 speeds are worse by more than 5.0%: dense tg4 (cpu, 2 threads, plain, Made CPU)" in done.out
-    assert "0.91 [0.91–0.91]" in done.out
+    assert "0.909 [0.909–0.909]" in done.out
     assert cli("compare", a, b, "--fail-above", "20%").code == 0
     assert cli("compare", a, b, "--fail-above", "0.2").code == 0
     assert cli("compare", b, a).code == 0
     assert cli("compare", a, b, "--measure", "TPOT").code == 0
+
+
+def test_a_bound_is_compared_with_what_is_printed(cli: Cli, tmp_path: Path) -> None:
+    """5.04 % slower prints as 0.950, which is not worse than 5 %; 5.2 % prints as 0.948. Oracle: the printed line."""
+    a = write_run(run_of([1, 1, 1]), tmp_path / "a.jsonl")
+    for slower, printed, code in ((1 / 0.9496, "0.950", 0), (1 / 0.948, "0.948", 1)):
+        b = write_run(run_of([slower] * 3), tmp_path / f"{code}.jsonl")
+        done = cli("compare", a, b, "--fail-above", "5%")
+        assert (done.code, printed in done.out) == (code, True)
 
 
 def test_json(cli: Cli, tmp_path: Path) -> None:

@@ -226,3 +226,18 @@ def test_half_precision_measures_nearly_the_same(source: ModelSource) -> None:
     for one, two in zip(wide.sublayers, narrow.sublayers, strict=True):
         assert two.prefill.similarity == pytest.approx(one.prefill.similarity, abs=0.02)
         assert two.prefill.scale == pytest.approx(one.prefill.scale, rel=0.02)
+
+
+@pytest.mark.parametrize("asked", [8, 70])
+def test_no_more_decode_tokens_than_were_asked_for(asked: int, tiny_llama: Path) -> None:
+    """Whole prompts of 64 are no unit: 8 are 8. Oracle: the counts that the profile keeps (a model may end early)."""
+    profile, _ = run(open_model(str(tiny_llama)), Settings(tokens=512, context=128, decode_tokens=asked))
+    decode = profile.sublayers[0].decode
+    assert decode is not None
+    assert decode.tokens <= asked + 1  # shared out evenly between prompts
+
+
+def test_fewer_tokens_than_a_window(tiny_llama: Path) -> None:
+    with pytest.raises(EdgeSkipError, match="--tokens 100 do not fill one window of --context 128"):
+        Settings(tokens=100, context=128)
+    assert run(open_model(str(tiny_llama)), Settings(tokens=100, decode_tokens=0))[0].calibration.context == 100

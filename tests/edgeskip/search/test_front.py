@@ -45,7 +45,7 @@ def test_what_a_budget_buys(budget: Budget, number: int) -> None:
     [
         (Budget(max_kl=0.001), "the least is 0.01"),
         (Budget(max_ppl_increase=0.001), "the least is 1.0%"),
-        (Budget(min_speedup=2), "1.3 at most"),
+        (Budget(min_speedup=2), r"1\.30 at most"),
         (Budget(skip_sublayers=9), "4 at most"),
         (Budget(point=5), "1 … 4"),
     ],
@@ -85,3 +85,30 @@ def test_what_another_plan_beats_goes() -> None:
     better, beaten = point(3, 0.05, 1.2), point(3, 0.06, 1.1)
     best_of_two = point(2, 0.055, 1.15)
     assert thinned([beaten, better, best_of_two], "kl") == [better, best_of_two]
+
+
+@pytest.mark.parametrize(
+    ("budget", "found"),
+    [
+        (Budget(min_speedup=1.15), point(1, 0.1, 1.1463)),  # 1.15×
+        (Budget(max_kl=0.0123), point(1, 0.01234, 1.1)),  # 0.0123
+        (Budget(max_ppl_increase=parse_share("10%")), point(1, 0.1, 1.1, 1.0804, 0.0203)),  # +8.0% ± 2.0%
+        (Budget(max_ppl_increase=parse_share("0.1")), point(1, 0.1, 1.1, 1.0804, 0.0203)),
+    ],
+)
+def test_a_point_counts_as_it_is_printed(budget: Budget, found: FrontPoint) -> None:
+    """Oracle: the table. What prints as enough is enough, what prints as more is not."""
+    assert pick(front(found), budget) == 0
+    worse = found.model_copy(
+        update={"decode_speedup": 1.1449, "kl": found.kl + 1e-4, "perplexity_ratio": found.perplexity_ratio + 1e-3}
+    )
+    with pytest.raises(EdgeSkipError, match="no point of the front"):
+        pick(front(worse), budget)
+
+
+def test_limits_of_a_search_narrow_a_front() -> None:
+    assert pick(FRONT, Budget(max_kl=1), allowed=[0, 2]) == 2
+    with pytest.raises(EdgeSkipError, match="--point 2 is beyond"):
+        pick(FRONT, Budget(point=2), allowed=[0])
+    with pytest.raises(EdgeSkipError, match="allow more"):
+        pick(FRONT, Budget(max_kl=1), allowed=[])

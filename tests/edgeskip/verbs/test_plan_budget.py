@@ -72,10 +72,25 @@ def test_a_search_and_what_is_picked_from_it(folder: Path, calibrated: Path) -> 
     assert vectors.plan_map is not None
     assert vectors.plan_map.shape == (3, 64, 64)
 
-    # Another budget takes a point of the front that is there, without searching; limits of a search say nothing to it.
+    # Another budget takes a point of the front that is there, without searching, and so does a smaller question; what
+    # is left open is as the front was searched.
     pick(folder, "--point", "1", "--no-decode-set")
-    with pytest.raises(EdgeSkipError, match="--max-skips is of a search"):
-        plan(folder, "--method", "budget", "--point", "1")
+    text = ("--corpus", str(folder / "text.txt"), "--no-decode-set")
+    for smaller in ((), ("--tokens", "64"), ("--max-skips", "2"), ("--search-kl", "0.9", "--window-tokens", "32")):
+        invoke("plan", str(path), *text, "--method", "budget", "--point", "1", *smaller)
+    for larger, says in (
+        (("--tokens", "99999"), r"searched with --tokens \d+, fewer than 99999: leave --tokens out, or add --search"),
+        (("--max-skips", "7"), "searched for up to 3 skips, fewer than --max-skips 7: leave it out, or add --search"),
+        (("--search-kl", "200"), "searched up to 100 nats, less than --search-kl 200"),
+        (("--window-tokens", "64"), "searched with --window-tokens 32, not 64"),
+        (("--seed", "5"), "searched with --seed 0, not 5"),
+        (("--compensation", "scale"), "searched with --compensation linear, not scale"),
+        (("--objective", "perplexity"), "searched with --objective kl, not perplexity"),
+    ):
+        with pytest.raises(EdgeSkipError, match=says):
+            invoke("plan", str(path), *text, "--method", "budget", "--point", "1", *larger)
+    with pytest.raises(EdgeSkipError, match=r"measured on other text: give --corpus text\.txt with the same content"):
+        invoke("plan", str(path), "--method", "budget", "--point", "1")
     again = read_profile(path)
     assert again.front == profile.front
     assert again.plan is not None
@@ -171,7 +186,7 @@ def test_bad_input_leaves_the_profile_alone(folder: Path, arguments: tuple[str, 
 def test_another_corpus_than_the_fronts_is_refused(folder: Path) -> None:
     plan(folder, "--method", "budget", "--point", "1")
     (folder / "other.txt").write_text(TEXT.replace("foxes", "hares"))
-    with pytest.raises(EdgeSkipError, match="another corpus"):
+    with pytest.raises(EdgeSkipError, match="measured on other text"):
         invoke(
             "plan", str(folder / "tiny.json"), "--corpus", str(folder / "other.txt"), *WINDOWS, "--method", "budget",
             "--point", "1",

@@ -90,6 +90,13 @@ def test_no_data(cli: Cli, tiny_llama: Path, out: Path) -> None:
     assert list(out.iterdir()) == []
 
 
+def test_a_context_beyond_the_model(cli: Cli, tiny_llama: Path, text: Path, out: Path) -> None:
+    """It was cut to the model's 512 positions without a word."""
+    arguments = ("--method", "layerskip", "--data", text, "--context", 513, "-o", out / "run")
+    assert "--context 513 is longer than the model's 512 positions" in cli("train", tiny_llama, *arguments).complaint()
+    assert list(out.iterdir()) == []
+
+
 def test_a_profile_where_a_model_is_wanted(cli: Cli, tiny_llama: Path, text: Path, tmp_path: Path, out: Path) -> None:
     random_profile(open_model(str(tiny_llama)), tmp_path / "p.json")
     complaint = cli(
