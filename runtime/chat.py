@@ -145,8 +145,9 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> Cha
     if isinstance(source, list):  # several named templates
         named = [entry for entry in source if isinstance(entry, dict)]
         source = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
-        if source is None and named:
-            return NamedTemplates([str(entry.get("name")) for entry in named])
+        names = [str(entry.get("name")) for entry in named if isinstance(entry.get("template"), str)]
+        if source is None and names:
+            return NamedTemplates(names)
     if not isinstance(source, str):
         return None
     tokens = {name: token_text(tokenizer_config.get(name)) for name in _TOKEN_NAMES}

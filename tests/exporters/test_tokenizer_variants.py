@@ -145,3 +145,10 @@ def test_text_with_tokens_beyond_the_embedding_is_an_error(base: Path, tmp_path:
     check_ids(encoder.encode("a <extra0> b <extra279>").ids, 600, encoder)
     with pytest.raises(EdgeSkipError, match=r"the token '<extra280>' with id 600.*ends at 599"):
         check_ids(encoder.encode("a <extra280>").ids, 600, encoder)
+
+
+def test_a_template_without_end_is_not_given_to_transformers(base: Path, tmp_path: Path) -> None:
+    """By hand: 10¹² turns of a loop; transformers would render them all."""
+    endless = "{% for i in range(1000000) %}{% for j in range(1000000) %}x{% endfor %}{% endfor %}"
+    folder = variant(base, tmp_path / "model", lambda f: settings(f, chat_template=endless))
+    assert tokenizer_cases(open_model(str(folder))).chats == ()
