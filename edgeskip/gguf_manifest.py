@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.gguf_text_rules import TextRules
 from edgeskip.manifest import ExitHead, PlanSummary, VerificationRecord
 from edgeskip.plan import Label
 from edgeskip.plan_cost import PlanCost
@@ -56,6 +57,8 @@ class GgufManifest(BaseModel):
         default=None, description="first: the file beside it with the head over part of the vocabulary that drafts"
     )
     draft_head_sha256: str | None = None
+    text: TextRules | None = Field(default=None, description="what llama.cpp has no key for in tokenizing")
+    notes: tuple[str, ...] = Field(default=(), description="where other programs than EdgeSkip do otherwise")
     precision: str
     model: ModelRecord
     plan: PlanSummary
@@ -88,6 +91,8 @@ class GgufManifest(BaseModel):
         """
         late = {"verification", "draft_verification", "cost"}
         fields = self.model_dump(mode="json", exclude_none=True, exclude=late)
+        if not self.notes:
+            del fields["notes"]
         keys = {PREFIX + name: _as_text(value) for name, value in fields.items()}
         records: dict[str, BaseModel | None] = {VERIFICATION_KEY: self.verification, COST_KEY: self.cost}
         if self.part == "first":
@@ -109,7 +114,7 @@ def read_gguf_manifest(metadata: Mapping[str, Any], file: str) -> GgufManifest |
         return None
     try:
         records = ("verification", "draft_verification", "cost")
-        for name in ("model", "plan", "decode_plan", "inputs", "versions", *records):
+        for name in ("model", "plan", "decode_plan", "text", "notes", "inputs", "versions", *records):
             if name in fields:
                 fields[name] = json.loads(fields[name])
         return GgufManifest.model_validate(fields)

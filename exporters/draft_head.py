@@ -127,9 +127,5 @@ def draft_tokens(source: ModelSource, vectors: Vectors | None, size: int | None)
 
 
 def end_tokens(source: ModelSource) -> list[int]:
-    """Ids that end a text of the model's, as its generation config says, or else its config."""
-    for settings in (source.generation_config, source.config):
-        ids = settings.get("eos_token_id")
-        if ids is not None:
-            return [ids] if isinstance(ids, int) else list(ids)
-    return []
+    """Ids that end a text of the model's, the first one first (`ModelSource.end_tokens`)."""
+    return list(source.end_tokens)

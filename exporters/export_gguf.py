@@ -21,6 +21,7 @@ from edgeskip.exporters.gguf.metadata import context_length, file_metadata
 from edgeskip.exporters.gguf.outputs import Exit, Output, output_paths, outputs_of
 from edgeskip.exporters.gguf.quantise import check_quantiser, quantise
 from edgeskip.exporters.gguf.tensors import NamedTensor, named_tensors
+from edgeskip.exporters.gguf.text_rules import gguf_text
 from edgeskip.exporters.gguf.widen import widen
 from edgeskip.exporters.gguf.write import patch_string, write_gguf
 from edgeskip.exporters.importance import HEAD_WEIGHT, Importance, importance_of
@@ -176,7 +177,10 @@ def _manifest(
     head_sha256: str | None,
 ) -> GgufManifest:
     """The manifest of the file `names[number]`, not checked yet; `names` are those of everything that is written."""
+    text = gguf_text(source)
     manifest = GgufManifest(
+        text=text.rules,
+        notes=text.notes,
         label="draft-only" if file.part == "first" else plan_label(file.profile),
         part=file.part,
         exit_layer=cut.layer if cut else None,

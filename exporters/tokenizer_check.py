@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.tricky_texts import CONVERSATIONS, DECOMPOSED, TEXTS, around
+from edgeskip.runtime.chat import ChatTemplate
+from edgeskip.runtime.template_limits import TemplateLimitError
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.loaded_tokenizer import LoadedTokenizer
@@ -141,7 +143,15 @@ def _chats(loaded: LoadedTokenizer) -> list[ChatCase]:
     source = template["default"] if isinstance(template, dict) else template
     if "strftime_now" in source:
         return []  # the time of day differs between the two renderings
+    limited = ChatTemplate(source, {name: str(token) for name, token in auto.special_tokens_map.items()})
     for messages, opened in CONVERSATIONS:
+        # transformers knows no limits of time and memory: it is asked only what is known to end.
+        try:
+            limited.render(messages, add_generation_prompt=opened)
+        except TemplateLimitError:
+            continue  # `edgeskip run` says it as well
+        except EdgeSkipError:
+            pass
         try:
             text = auto.apply_chat_template([*messages], tokenize=False, add_generation_prompt=opened)
         except Exception:  # jinja2's errors, and whatever the template's expressions raise: it takes no such messages

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgeskip.child_exit import MemoryWatch, how_it_ended, signal_name
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.gguf.text_rules import gguf_text
 from edgeskip.exporters.tokenizer_check import TokenizerCases, check_tokenizer, tokenizer_cases
 from edgeskip.manifest import GraphRecord, Precision, VerificationRecord
 from edgeskip.plan_cost import DenseComparison
@@ -142,7 +143,9 @@ def verify(
     with _scratch() as scratch:
         count = TOKENS if context_length is None else min(TOKENS, context_length - 1)
         tokens = shipped_tokens(source, count)
-        cases = tokenizer_cases(source) if draft is None and not gates else None
+        cases = None
+        if draft is None and not gates:
+            cases = tokenizer_cases(source) if target.is_dir() else tokenizer_cases(source, gguf_text(source).skips)
         logits = scratch / "logits.npy"
         flags = ["--frugal"] * frugal
         ways = [["--alone"], []] if both else [["--alone"] * alone]

@@ -109,6 +109,27 @@ class ChatTemplate:
         return {name: plain_data(value, f"the chat option {name}") for name, value in options.items()}
 
 
+class NamedTemplates(ChatTemplate):
+    """Templates for tools or documents, say, and none that is for every conversation: transformers refuses as well."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__("")
+        self._names = tuple(names)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        chat_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Raise EdgeSkipError: there is no template for a plain conversation."""
+        raise EdgeSkipError(
+            f"the model's chat templates are for {', '.join(self._names)} only, none is called default: write the "
+            "prompt yourself and pass --raw (chat=False)"
+        )
+
+
 def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplate | None:
     """The folder's template: `chat_template.jinja`, else the one in `tokenizer_config.json`; None where it has none."""
     path = folder / TEMPLATE_NAME
@@ -124,6 +145,9 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> Cha
     if isinstance(source, list):  # several named templates
         named = [entry for entry in source if isinstance(entry, dict)]
         source = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
+        names = [str(entry.get("name")) for entry in named if isinstance(entry.get("template"), str)]
+        if source is None and names:
+            return NamedTemplates(names)
     if not isinstance(source, str):
         return None
     tokens = {name: token_text(tokenizer_config.get(name)) for name in _TOKEN_NAMES}

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import ctypes
+import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.runtime.chat import ChatTemplate
+from edgeskip.gguf_text_rules import TextRules
+from edgeskip.runtime.chat import ChatTemplate, NamedTemplates
 from edgeskip.runtime.engines.llamacpp_library import llama
 from edgeskip.runtime.engines.llamacpp_model import LlamaModel
 
 _SPACE_PREFIXED = (1, 4)  # llama_vocab_type: SentencePiece's BPE and Unigram
 _NO_VOCABULARY = 0
+_NAMED = "tokenizer.chat_template."  # before the name of a template that is not for every conversation
+_SPACES = (" ", "▁")  # as a text and as SentencePiece writes it
 _TOO_LONG = -(2**31)
 
 
 class GgufTokenizer:
-    """The vocabulary of an open model, a `Tokenizer`. Its rules are those of the llama.cpp that runs the model."""
+    """The vocabulary of an open model, a `Tokenizer`. Its rules are those of the llama.cpp that runs the model, and for
+    what llama.cpp has none those that a file of EdgeSkip brings along."""
 
-    def __init__(self, model: LlamaModel) -> None:
+    def __init__(self, model: LlamaModel, rules: TextRules | None = None) -> None:
         self._model = model
+        self.rules = rules
         self._type = int(llama().llama_vocab_type(model.vocab))
         if self._type == _NO_VOCABULARY:
             raise EdgeSkipError(f"{model.path} has no vocabulary: use a file that carries its tokenizer")
@@ -31,6 +38,44 @@ class GgufTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`, control tokens written in it included; `add_special_tokens` adds BOS (and EOS) where
         the file says so."""
+        rules = self.rules
+        if rules is None or not (rules.compose or rules.space):
+            return self._tokenize(text, add_special_tokens=add_special_tokens)
+        ids: list[int] = []
+        position = 0
+        for match in self._added_tokens.finditer(text):
+            ids += self._segment(text[position : match.start()], first=position == 0)
+            ids.append(self._ids[match[0]])
+            position = match.end()
+        ids += self._segment(text[position:], first=position == 0)
+        return self._surrounded(ids) if add_special_tokens else ids
+
+    def _segment(self, text: str, *, first: bool) -> list[int]:
+        """Token ids of a text without added tokens; `first`: nothing stands before it."""
+        rules = self.rules
+        assert rules is not None
+        if not text:
+            return []
+        if rules.compose:
+            text = unicodedata.normalize("NFC", text)
+        spaced = text[0] in _SPACES
+        if rules.space == "first" and first and not spaced:
+            text = " " + text  # the file asks llama.cpp for none
+        elif rules.space == "always" and spaced:
+            text = text[1:]  # llama.cpp puts one in front of every text
+            if not text:
+                space = self._ids.get(_SPACES[1])
+                return [] if space is None else [space]
+        return self._tokenize(text, add_special_tokens=False)
+
+    def _surrounded(self, ids: list[int]) -> list[int]:
+        """The ids with BOS and EOS as the file says."""
+        library, vocab, metadata = llama(), self._model.vocab, self._model.metadata
+        before = [library.llama_vocab_bos(vocab)] if metadata.get("tokenizer.ggml.add_bos_token") == "true" else []
+        after = [library.llama_vocab_eos(vocab)] if metadata.get("tokenizer.ggml.add_eos_token") == "true" else []
+        return [*before, *ids, *after]
+
+    def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
         data = text.encode("utf-8", "replace")
         size = len(data) + 8
         while True:
@@ -48,11 +93,15 @@ class GgufTokenizer:
 
     def is_special(self, token: int) -> bool:
         """Whether a token marks structure and shows no text."""
+        if self.rules is not None:
+            return token in self._special
         return 0 <= token < self._model.vocab_size and bool(llama().llama_vocab_is_control(self._model.vocab, token))
 
     @property
     def strips_first_space(self) -> bool:
         """Whether a text's first token carries a space that is not the text's (SentencePiece's dummy prefix)."""
+        if self.rules is not None:
+            return self.rules.strip is not None
         stated = self._model.metadata.get("tokenizer.ggml.add_space_prefix")
         return self._type in _SPACE_PREFIXED if stated is None else stated == "true"
 
@@ -60,7 +109,8 @@ class GgufTokenizer:
 
     def first_piece(self, token: int) -> bytes:
         """What one token is as the first of a text, in bytes."""
-        return self.piece(token).removeprefix(b" ")
+        piece = self.piece(token)
+        return piece.lstrip(b" ") if self.rules is not None and self.rules.strip == "all" else piece.removeprefix(b" ")
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
@@ -82,9 +132,21 @@ class GgufTokenizer:
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:
-        """Every token that ends a text or a turn: what llama.cpp calls end-of-generation."""
+        """Every token that ends a text or a turn: as the file says, else what llama.cpp calls end-of-generation."""
+        if self.rules is not None and self.rules.end_tokens:
+            return frozenset(self.rules.end_tokens)
         is_end, vocab = llama().llama_vocab_is_eog, self._model.vocab
         return frozenset(token for token in range(self._model.vocab_size) if is_end(vocab, token))
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        return frozenset(self.rules.special if self.rules is not None else ())
+
+    @cached_property
+    def _added_tokens(self) -> re.Pattern[str]:
+        """Matches the added tokens, of several at one place the longest."""
+        texts = [text for token in self.rules.added if (text := self.text_of(token))] if self.rules is not None else []
+        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -92,8 +154,10 @@ class GgufTokenizer:
         return {text: token for token, text in enumerate(texts) if text is not None}
 
     def _piece(self, token: int) -> bytes:
-        if not 0 <= token < self._model.vocab_size:
+        if not 0 <= token < self._model.vocab_size or (self.rules is not None and self.is_special(token)):
             return b""
+        if self.rules is not None and llama().llama_vocab_is_control(self._model.vocab, token):
+            return (self.text_of(token) or "").encode()  # llama.cpp goes by the text and would not show it
         while True:
             buffer = self._buffer
             length = llama().llama_token_to_piece(self._model.vocab, token, buffer, len(buffer), 0, False)
@@ -106,7 +170,8 @@ def gguf_chat_template(model: LlamaModel, tokenizer: GgufTokenizer) -> ChatTempl
     """The file's chat template (`tokenizer.chat_template`); None where it has none."""
     source = model.metadata.get("tokenizer.chat_template")
     if not source:
-        return None
+        names = [key.removeprefix(_NAMED) for key in sorted(model.metadata) if key.startswith(_NAMED)]
+        return NamedTemplates(names) if names else None
     library, vocab = llama(), model.vocab
     unknown = model.metadata.get("tokenizer.ggml.unknown_token_id", "-1")
     ids = {
@@ -117,4 +182,6 @@ def gguf_chat_template(model: LlamaModel, tokenizer: GgufTokenizer) -> ChatTempl
     }
     texts = {name: tokenizer.text_of(token) for name, token in ids.items()}
     tokens = {name: text for name, text in texts.items() if text is not None}
+    if tokenizer.rules is not None:
+        tokens = tokenizer.rules.names
     return ChatTemplate(source, tokens, origin=model.path)

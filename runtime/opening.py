@@ -106,7 +106,7 @@ def _open_gguf(path: Path, provider: str, threads: int, *, alone: bool) -> Opene
 
     model = LlamaModel(path, provider)
     manifest = read_gguf_manifest(model.metadata, str(path))
-    tokenizer = GgufTokenizer(model)
+    tokenizer = GgufTokenizer(model, None if manifest is None else manifest.text)
     engine: Engine | None = None
     label: Label = "dense" if manifest is None else manifest.label
     if manifest is not None and manifest.part == "rest":

@@ -117,17 +117,27 @@ class Session:
             raise EdgeSkipError("enable_thinking and chat_kwargs contradict each other: give one of the two")
         if isinstance(prompt, str):
             ids = encode_text(self.tokenizer, self.chat_template, prompt, chat=chat, system=system, chat_kwargs=options)
-            return np.asarray(ids, dtype=np.int64)
+            return self._with_rows(ids)
         if isinstance(prompt, Mapping) and "role" in prompt:
             raise EdgeSkipError("this is one message: give messages as a list, [message]")
         if isinstance(prompt, list | tuple) and prompt and isinstance(prompt[0], Mapping):
             if chat is False:
                 raise EdgeSkipError("messages need the chat template: leave chat=False out, or give text")
             ids = encode_messages(self.tokenizer, self.chat_template, prompt, system, chat_kwargs=options)
-            return np.asarray(ids, dtype=np.int64)
+            return self._with_rows(ids)
         if system is not None or chat or options:
             raise EdgeSkipError("token ids go to the model as they are: give text or messages for a chat")
         return token_ids(prompt, self.engine.vocab_size)
+
+    def _with_rows(self, ids: Sequence[int]) -> NDArray[np.int64]:
+        """Return a text's ids; EdgeSkipError if the embedding has no row for one."""
+        rows = self.engine.vocab_size
+        if ids and max(ids) >= rows:
+            raise EdgeSkipError(
+                f"the prompt has a token with id {max(ids)}, and the model's embedding ends at {rows - 1}: the "
+                "tokenizer has tokens that the model was not trained with; leave them out of the prompt"
+            )
+        return np.asarray(ids, dtype=np.int64)
 
     def generate(
         self,

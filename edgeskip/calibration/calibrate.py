@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,7 +12,7 @@ from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING
 
-from edgeskip.calibration.corpus import Corpus, cut, ids_of, prompts_from, start_tokens
+from edgeskip.calibration.corpus import Corpus, check_ids, cut, ids_of, prompts_from, start_tokens
 from edgeskip.calibration.exits import HELD_OUT, ExitProbe, roles_of
 from edgeskip.calibration.measure import measure_decode, measure_prefill
 from edgeskip.calibration.settings import Settings
@@ -103,8 +103,10 @@ class _Run:
         self._start = start_tokens(tokenizer)
         if corpus.continued:
             self._prompts = [tokenizer.encode(prompt).ids for prompt in corpus.documents]
+            check_ids([token for prompt in self._prompts for token in prompt], self._vocab_size, tokenizer)
         else:
             self._ids = ids_of(corpus, tokenizer)
+            check_ids([*self._start, *self._ids], self._vocab_size, tokenizer)
             self._windows = self._cut()
             self._roles(self._windows)
 
@@ -192,12 +194,8 @@ class _Run:
 
 
 def end_tokens_of(source: ModelSource) -> frozenset[int]:
-    """Ids that end a text, by the model's config and generation config together."""
-    found: set[int] = set()
-    for settings in (source.config, source.generation_config):
-        ids = settings.get("eos_token_id")
-        found.update(ids if isinstance(ids, Iterable) else [] if ids is None else [ids])
-    return frozenset(found)
+    """Ids that end a text, by the model's config, generation config and tokenizer together."""
+    return frozenset(source.end_tokens)
 
 
 def _device(name: str) -> torch.device:

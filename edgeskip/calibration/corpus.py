@@ -80,6 +80,16 @@ def ids_of(corpus: Corpus, tokenizer: Tokenizer) -> list[int]:
     return ids
 
 
+def check_ids(ids: Sequence[int], rows: int, tokenizer: Tokenizer) -> None:
+    """Raise EdgeSkipError if a token has no row in the model's embedding: it was added after training."""
+    beyond = max(ids, default=0)
+    if beyond >= rows:
+        raise EdgeSkipError(
+            f"the text has the token {tokenizer.id_to_token(beyond)!r} with id {beyond}, the model's embedding ends "
+            f"at {rows - 1}: take it out of the text, or use the tokenizer that the model was trained with"
+        )
+
+
 def start_tokens(tokenizer: Tokenizer) -> list[int]:
     """What the tokenizer puts before every text, BOS or nothing."""
     return list(tokenizer.encode("").ids)

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeskip.calibration.corpus import Corpus, cut, ids_of, start_tokens
+from edgeskip.calibration.corpus import Corpus, check_ids, cut, ids_of, start_tokens
 from edgeskip.errors import EdgeSkipError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def search_text(source: ModelSource, corpus: Corpus, policy: SearchPolicy) -> Se
     counts = policy.windows
     wanted = sum(counts)
     ids = ids_of(corpus, tokenizer)
+    check_ids(ids, source.decoder.config.vocab_size, tokenizer)
     found = cut(ids, start_tokens(tokenizer), context=policy.context, tokens=wanted * policy.context, seed=policy.seed)
     if len(found) < wanted:
         raise EdgeSkipError(

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeskip.calibration.corpus import check_ids
 from edgeskip.errors import EdgeSkipError
 from edgeskip.profile import CorpusFile
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template
@@ -130,6 +131,8 @@ def read_examples(
         examples += [example for example in found if len(example) <= context]
         if longer := sum(len(example) > context for example in found):
             too_long(path.name, longer)
+    for example in examples:
+        check_ids(example.ids, encoder.vocab_size, encoder.fast)
     if not examples:
         raise EdgeSkipError(
             f"{', '.join(references)}: no example fits into {context} tokens: raise --context or check the file"

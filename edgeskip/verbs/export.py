@@ -248,6 +248,8 @@ def _show_files(files: list[GgufFile]) -> None:
     first = files[0].manifest
     if first.draft_head is not None:
         _print(f"{files[0].path.with_name(first.draft_head)}: the head that drafts")
+    for note in first.notes:
+        _print(f"note: {note}")
     _print(_checked(first.verification))
     if first.draft_verification is not None:
         _print(f"its draft: {_checked(first.draft_verification)}")

@@ -28,3 +28,4 @@ class Checkpoint:
     file: str  # where the config came from, for messages
     tokenizer: TokenizerSource
     gguf: GgufHeader | None = None
+    own_end_tokens: bool = False  # a GGUF of EdgeSkip, which lists them all

@@ -19,6 +19,7 @@ from edgeskip.exporters.families.gguf_config import gguf_config, gguf_family, gg
 from edgeskip.exporters.families.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from edgeskip.exporters.families.settings import Settings
 from edgeskip.exporters.families.tokenizer_source import MadeTokenizer
+from edgeskip.gguf_text_rules import TextRules
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BLOCK = {
@@ -44,7 +45,7 @@ def open_gguf(path: Path) -> Checkpoint:
     except ImportError:
         raise MissingExtraError("gguf", "export") from None
     header, file = read_gguf_header(path), str(path)
-    _refuse_export(header, file)
+    text = _refuse_export(header, file)
     family = gguf_family(header.metadata, file)
     for kind in {tensor.type for tensor in header.tensors.values()}:
         _check_readable(kind, file)
@@ -64,20 +65,23 @@ def open_gguf(path: Path) -> Checkpoint:
             interleaved = 0  # a wrong shape, which the decoder reports
         blocks = Blocks(stored.type.name, partial(_read_blocks, path, stored, interleaved))
         tensors[name] = Tensor(name, stored.shape, partial(_read, path, stored, interleaved), blocks)
+    ends = () if text is None else text.end_tokens
     return Checkpoint(
         family,
         config,
-        gguf_generation_config(header.metadata, file),
+        gguf_generation_config(header.metadata, file) | ({"eos_token_id": list(ends)} if ends else {}),
         tensors,
         (path,),
         file,
-        MadeTokenizer(partial(_tokenizer_files, header.metadata), file),
+        MadeTokenizer(partial(_tokenizer_files, header.metadata, text), file),
         header,
+        bool(ends),
     )
 
 
-def _refuse_export(header: GgufHeader, file: str) -> None:
-    """A file of ours that is not a whole dense model: what is made of it would be called one."""
+def _refuse_export(header: GgufHeader, file: str) -> TextRules | None:
+    """Return what a file of ours says of text. EdgeSkipError for one that is not a whole dense model: what is made of
+    it would be called one."""
     from edgeskip.gguf_manifest import read_gguf_manifest
 
     manifest = read_gguf_manifest(header.metadata, file)
@@ -86,6 +90,7 @@ def _refuse_export(header: GgufHeader, file: str) -> None:
         raise EdgeSkipError(
             f"{file} is an export of EdgeSkip ({what}): use the model it was made from, {manifest.model.source}"
         )
+    return None if manifest is None else manifest.text
 
 
 def hugging_face_name(name: str) -> str | None:
@@ -142,11 +147,19 @@ def paired_apart(rows: NDArray[Any], heads: int) -> NDArray[Any]:
     return np.ascontiguousarray(rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2)).reshape(rows.shape)
 
 
-def _tokenizer_files(metadata: dict[str, Any]) -> dict[str, bytes]:
+def _tokenizer_files(metadata: dict[str, Any], text: TextRules | None) -> dict[str, bytes]:
     import json
 
     from edgeskip.exporters.families.gguf_tokenizer import build_tokenizer, tokenizer_config
 
     config = json.dumps(tokenizer_config(metadata), indent=2, ensure_ascii=False) + "\n"
-    tokenizer: str = build_tokenizer(metadata).to_str()
+    spec = json.loads(build_tokenizer(metadata).to_str())
+    if text is not None and text.space is not None:  # SentencePiece's other way with spaces
+        metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": text.space, "split": False}
+        spec |= {"normalizer": None, "pre_tokenizer": metaspace}
+        if text.strip == "all":
+            spec["decoder"] = metaspace
+        elif text.strip == "one" and metadata.get("tokenizer.ggml.add_space_prefix") is False:
+            spec["decoder"]["decoders"].append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    tokenizer = json.dumps(spec, ensure_ascii=False)
     return {"tokenizer.json": tokenizer.encode("utf-8"), "tokenizer_config.json": config.encode("utf-8")}

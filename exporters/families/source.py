@@ -15,6 +15,7 @@ from edgeskip.exporters.decoder import Decoder, Tensor
 from edgeskip.exporters.families.canonical import decoder_of
 from edgeskip.exporters.families.checkpoint import Checkpoint
 from edgeskip.exporters.families.json_file import read_json
+from edgeskip.exporters.families.loaded_tokenizer import CONFIG
 from edgeskip.exporters.families.locate import locate
 from edgeskip.exporters.families.settings import Settings
 from edgeskip.exporters.families.tokenizer_source import (
@@ -65,6 +66,21 @@ class ModelSource:
     def generation_config(self) -> dict[str, Any]:
         """generation_config.json: special token ids at least."""
         return self.checkpoint.generation_config
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids that end a text, each once: the generation config's, the config's and the tokenizer's eos_token.
+
+        Ids that the embedding has no row for are left out: they are never generated. A GGUF's own are as its keys say.
+        """
+        found: list[int] = []
+        for settings in (self.generation_config, self.config):
+            ids = settings.get("eos_token_id")
+            found += ids if isinstance(ids, list) else [] if ids is None else [ids]
+        eos = json.loads(self.checkpoint.tokenizer.files[CONFIG]).get("eos_token")
+        named = self.encoder().token_to_id(eos) if isinstance(eos, str) else None
+        found += [] if named is None else [named]
+        return tuple(index for index in dict.fromkeys(found) if 0 <= index < self.decoder.config.vocab_size)
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -135,7 +151,8 @@ class ModelSource:
         folder."""
         if self.adaptation is None:
             return {}
-        base, files = self.adaptation.base.checkpoint, {}
+        base = self.adaptation.base.checkpoint
+        files: dict[str, bytes] = {}
         if self.checkpoint.tokenizer is not base.tokenizer:
             files.update(self.checkpoint.tokenizer.files)
         if self.generation_config != base.generation_config:

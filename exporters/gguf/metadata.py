@@ -118,16 +118,26 @@ def _as_type(value: Any, kind: Any, key: str, file: str) -> Any:
 
 
 def _tokenizer(source: ModelSource) -> dict[str, Value]:
+    from edgeskip.exporters.gguf.text_rules import gguf_text
     from edgeskip.exporters.gguf.vocabulary import vocabulary_metadata
 
     with tempfile.TemporaryDirectory(prefix="edgeskip-tokenizer-") as folder:
         source.write_tokenizer(Path(folder))
         # Some tokenizers name no BOS or EOS; the config does.
-        ids = {key: value for key, value in source.config.items() if key.endswith("_token_id")}
+        named = {**source.config, **source.generation_config}
+        ids = {key: value for key, value in named.items() if key.endswith("_token_id")}
         first = {key: value[0] if isinstance(value, list) and value else value for key, value in ids.items()}
         (Path(folder) / "config.json").write_text(json.dumps(first), encoding="utf-8")
-        keys = vocabulary_metadata(Path(folder), source.decoder.config.vocab_size)
-    return {key: Value(value) for key, value in keys.items()}
+        keys = vocabulary_metadata(Path(folder), source.decoder.config.vocab_size, _tokenizer_file(source))
+    text = gguf_text(source)
+    return {key: Value(value) for key, value in (keys | dict(text.end_keys)).items()}
+
+
+def _tokenizer_file(source: ModelSource) -> str:
+    """Return what messages about the tokenizer name: the user's own file."""
+    named = source.checkpoint.tokenizer.file
+    file = Path(named) / "tokenizer.json"
+    return str(file) if file.is_file() else named
 
 
 def _shape(decoder: Decoder, layout: Layout, eps: float) -> dict[str, Any]:

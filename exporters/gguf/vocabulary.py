@@ -27,32 +27,37 @@ from edgeskip.exporters.families.gguf_tokenizer import (
 from edgeskip.exporters.families.json_file import read_json
 from edgeskip.exporters.gguf.pre_tokenizer import PROBES, pre_tokenizer_name
 from edgeskip.exporters.gguf.sentencepiece import is_byte_piece, piece_scores, space_prefix
+from edgeskip.exporters.gguf.text_rules import space_rule
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")  # the special tokens that GGUF has a key for
 _BPE_EXTRAS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
 
-def vocabulary_metadata(folder: Path, vocab_size: int) -> dict[str, Any]:
+def vocabulary_metadata(folder: Path, vocab_size: int, file: str | None = None) -> dict[str, Any]:
     """GGUF key -> str, bool, int, list[str], list[int] (int32) or list[float] (float32), in file order.
 
     `folder` holds tokenizer.json, tokenizer_config.json and perhaps special_tokens_map.json and config.json (whose
     `bos_token_id` … count where the tokenizer names no such token). `vocab_size` is the number of rows of the
-    model's embedding: tokens are padded to it with unused ones. EdgeSkipError where llama.cpp has no such tokenizer.
+    model's embedding: tokens are padded to it with unused ones, and added tokens beyond it are left out. `file` is the
+    tokenizer's name in messages. EdgeSkipError where llama.cpp has no such tokenizer.
     """
     try:
         import gguf
     except ImportError:
         raise MissingExtraError("gguf", "export") from None
-    file = str(folder / "tokenizer.json")
     spec = read_json(folder / "tokenizer.json")
-    tokenizer = _load(file)
+    tokenizer = _load(str(folder / "tokenizer.json"))
+    file = file or str(folder / "tokenizer.json")
+    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     prefix = _check_kind(spec, file)
     tokens, kinds = _tokens(spec, tokenizer, vocab_size, file)
     logging.getLogger("gguf.vocab").setLevel(logging.ERROR)  # its warnings are checked for below
     special = gguf.SpecialVocab(folder, load_merges=True, special_token_types=_ROLES, n_vocab=vocab_size)
+    inside = {role: index for role, index in special.special_token_ids.items() if index < vocab_size}
+    special.special_token_ids = inside
     if not special.merges:
         raise EdgeSkipError(f"{file} has no merges: a BPE vocabulary cannot be used without; fetch the model again")
-    _complete_special(special, folder, tokenizer)
+    _complete_special(special, folder, tokenizer, vocab_size)
     _set_added(special, tokenizer, file)
 
     writer = gguf.GGUFWriter(None, "llama")  # only its keys are used
@@ -79,7 +84,8 @@ def vocabulary_metadata(folder: Path, vocab_size: int) -> dict[str, Any]:
         writer.add_token_scores(piece_scores(tokens, special.merges, file))
         writer.add_token_types(kinds)
         special.merges = []
-    writer.add_add_space_prefix(bool(prefix))
+    only_first, _ = space_rule(spec, has_template=bool(config.get("chat_template")))
+    writer.add_add_space_prefix(bool(prefix) and only_first != "first")
     special.add_to_gguf(writer, quiet=True)
     metadata = {key: field.value for key, field in writer.kv_data[0].items() if key.startswith("tokenizer.")}
 
@@ -144,6 +150,10 @@ def _tokens(spec: Mapping[str, Any], tokenizer: Any, vocab_size: int, file: str)
             )
         if ids.setdefault(text, index) != index:
             raise EdgeSkipError(f"{file} gives {text!r} two ids, {ids[text]} and {index}: fetch the model again")
+    for token in added:  # a <pad> that the embedding was never resized for
+        if token["id"] >= vocab_size and tokenizer.token_to_id(token["content"]) == token["id"]:
+            texts.pop(token["id"], None)
+            ids.pop(token["content"], None)
     top = max(texts, default=-1)
     if top >= vocab_size:
         raise EdgeSkipError(
@@ -179,7 +189,7 @@ def _piece_kind(token: str, kind: int, unknown: str | None) -> int:
     return BYTE if kind == NORMAL and is_byte_piece(token) else kind
 
 
-def _complete_special(special: Any, folder: Path, tokenizer: Any) -> None:
+def _complete_special(special: Any, folder: Path, tokenizer: Any, vocab_size: int) -> None:
     """Adds special tokens that the gguf package passes over: in special_tokens_map.json, or not marked as added."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         settings = read_json(folder / name) if (folder / name).is_file() else {}
@@ -187,7 +197,7 @@ def _complete_special(special: Any, folder: Path, tokenizer: Any) -> None:
             entry = settings.get(f"{role}_token")
             text = entry.get("content") if isinstance(entry, dict) else entry
             index = tokenizer.token_to_id(text) if isinstance(text, str) else None
-            if index is not None:
+            if index is not None and index < vocab_size:
                 special.special_token_ids.setdefault(role, index)
 
 

@@ -36,6 +36,9 @@ def genai_config(source: ModelSource, graph: GraphRecord, draft: DraftRecord | N
         return source.config.get(name) if value is None else value
 
     eos = token("eos_token_id")
+    ends = list(source.end_tokens)  # the tokenizer's as well: a fine-tune may name its own there alone
+    if ends and set(ends) != set(eos if isinstance(eos, list) else [eos]):
+        eos = ends
     first_eos = eos[0] if isinstance(eos, list) and eos else eos
     pad = token("pad_token_id")
     model: dict[str, Any] = {

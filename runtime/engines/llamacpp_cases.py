@@ -10,6 +10,7 @@ TYPES = {
     "q5_K": (13, 0.08), "q6_K": (14, 0.04), "iq4_nl": (20, 0.16), "iq4_xs": (23, 0.16),
 }  # fmt: skip
 ONE_ROW, SEVERAL_ROWS = 1, 37  # a decode step; a prompt, larger than any kernel's tile and no multiple of one
+MOST_MODEL_ERROR = 0.02  # of a whole model in float16; the caches round too
 CASES = [f"{name}/{way}" for name in TYPES for way in ("lookup", ONE_ROW, SEVERAL_ROWS)] + [
-    f"attention/{rows}" for rows in (ONE_ROW, SEVERAL_ROWS)
+    f"{name}/{rows}" for name in ("attention", "model") for rows in (ONE_ROW, SEVERAL_ROWS)
 ]

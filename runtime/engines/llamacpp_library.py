@@ -99,7 +99,7 @@ def too_old(lacking: str) -> EdgeSkipError:
 
 def listen() -> None:
     """Called before a load that `failure` is to explain: others in this process may have set a log callback since."""
-    llama().llama_log_set(_keep[-1], None)
+    load().llama_log_set(_keep[-1], None)
     forget_errors()
 
 

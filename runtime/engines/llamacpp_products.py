@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from edgeskip.child_exit import signal_name, without_core_dump
 from edgeskip.errors import EdgeSkipError
-from edgeskip.runtime.engines.llamacpp_cases import CASES, TYPES
+from edgeskip.runtime.engines.llamacpp_cases import CASES, MOST_MODEL_ERROR, TYPES
 from edgeskip.runtime.engines.llamacpp_library import ggml_function, load
+from edgeskip.runtime.engines.llamacpp_tiny_model import logits_error
 
 APART = "--apart"
 _IN, _OUT = 512, 96  # two of the largest blocks (256); whole tiles of AMX and of the repacked kernels (32)
@@ -78,6 +79,8 @@ def run_case(case: str) -> tuple[float, float]:
     random = np.random.default_rng(7)
     if name == "attention":
         return _attention(int(way), random), 1e-2
+    if name == "model":
+        return logits_error(int(way)), MOST_MODEL_ERROR
     number, most = TYPES[name]
     weights = random.standard_normal((_OUT, _IN), np.float32)
     stored = quantised(weights, number)

@@ -28,8 +28,9 @@ from edgeskip.runtime.engines.self_test_cache import Answer, Subject, files_in
 from edgeskip.runtime.engines.self_test_child import WRONG, run_cases
 
 CHILD = "edgeskip.runtime.engines.llamacpp_products"
-_VERSION = 1  # of the self-test: one more where it tests more
+_VERSION = 2  # of the self-test: one more where it tests more
 _LIBRARIES = [f"*{name}*{ending}" for name in ("ggml", "llama") for ending in (".so", ".dylib", ".dll")]
+_SHOWN = {"model": "a whole model"}
 _LOADING = "load"  # the child's name for what comes before its cases
 
 
@@ -77,18 +78,17 @@ def needs_no_amx(answer: Answer) -> bool:
 
 
 def library_files() -> tuple[Path, ...]:
-    """llama.cpp's and ggml's shared libraries as llama-cpp-python would load them; () if there are none."""
+    """llama.cpp's and ggml's shared libraries as llama-cpp-python would load them, and its loader; () = no package."""
     # As llama_cpp.llama_cpp does, which is not imported: a library for another processor can end the process then.
-    folder = os.environ.get("LLAMA_CPP_LIB_PATH")
-    if folder is None:
-        try:
-            spec = importlib.util.find_spec("llama_cpp")
-        except (ImportError, ValueError):
-            return ()
-        if spec is None or not spec.submodule_search_locations:
-            return ()
-        folder = str(Path(next(iter(spec.submodule_search_locations))) / "lib")
-    return files_in(Path(folder), _LIBRARIES)
+    try:
+        spec = importlib.util.find_spec("llama_cpp")
+    except (ImportError, ValueError):
+        return ()
+    if spec is None or not spec.submodule_search_locations:
+        return ()
+    package = Path(next(iter(spec.submodule_search_locations)))
+    libraries = files_in(Path(os.environ.get("LLAMA_CPP_LIB_PATH") or package / "lib"), _LIBRARIES)
+    return libraries + files_in(package, ["llama_cpp.py", "_ctypes_extensions.py"])
 
 
 def _subject(files: tuple[Path, ...]) -> Subject:
@@ -111,8 +111,9 @@ def _what(answer: Answer) -> str:
         for name, all_ways in by_way.items():
             names.setdefault(tuple(all_ways), []).append(name)
         for ways, found in names.items():
-            types = "every weight type" if set(found) == set(TYPES) else ", ".join(found)
-            parts.append(f"computing with {types} ({_ways(ways)}) {ends}")
+            if set(TYPES) <= set(found):
+                found = ["every weight type", *(name for name in found if name not in TYPES)]
+            parts.append(f"computing with {', '.join(_SHOWN.get(name, name) for name in found)} ({_ways(ways)}) {ends}")
     return ", ".join(parts)
 
 

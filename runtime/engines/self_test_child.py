@@ -49,9 +49,11 @@ def run_cases(module: str, cases: Sequence[str], what: str) -> Answer | None:
         name = signal_name(code)
         if name is None and not any(line.startswith("run ") for line in lines):
             return None
+        if name is None:
+            said = errors[-1][:200] if errors else "it does not say why"
+            raise EdgeSkipError(f"the self-test of {what} failed ({said}): install {what} again")
         if name not in CRASHES or running is None or watch.evidence():
-            said = f": {errors[-1][:200]}" if errors and name is None else ""
-            raise EdgeSkipError(f"the self-test of {what} {how_it_ended(code, watch)}{said}; try again")
+            raise EdgeSkipError(f"the self-test of {what} {how_it_ended(code, watch)}; try again")
         answer[running] = name
         if running not in left:  # what comes before all cases
             return answer

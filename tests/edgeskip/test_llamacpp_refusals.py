@@ -48,7 +48,9 @@ def refused(environment: dict[str, str], *arguments: object, cwd: Path) -> None:
     done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     *before, line = done.stderr.strip().splitlines()
-    assert line.startswith("edgeskip: error: llama.cpp does not work here: computing with every weight type (1 and 37")
+    assert line.startswith(
+        "edgeskip: error: llama.cpp does not work here: computing with every weight type, a whole model (1 and 37"
+    )
     assert "ends in SIGSEGV; compiled by " in line
     assert "--no-cache-dir --force-reinstall --no-deps --no-binary llama-cpp-python llama-cpp-python==" in line
     assert not any("error" in other.lower() for other in before), done.stderr
@@ -101,7 +103,9 @@ def test_load_raises(environment: dict[str, str], file: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("llama.cpp does not work here: computing with every weight type (1 and 37 rows) ends")
+    assert done.stdout.startswith(
+        "llama.cpp does not work here: computing with every weight type, a whole model (1 and 37 rows) ends"
+    )
 
 
 def test_doctor_tells_it_with_the_command(environment: dict[str, str]) -> None:

@@ -130,7 +130,7 @@ def test_the_tokens_of_a_trimmed_head(source: ModelSource, tmp_path: Path) -> No
             draft_tokens(source, found, 4)
 
 
-@pytest.mark.parametrize(("generation", "config", "expected"), [([5, 1], 1, [5, 1]), (5, 1, [5]), (None, 1, [1])])
+@pytest.mark.parametrize(("generation", "config", "expected"), [([5, 1], 1, [5, 1]), (5, 1, [5, 1]), (None, 1, [1])])
 def test_ends_of_text(tiny_llama: Path, tmp_path: Path, generation: Any, config: Any, expected: list[int]) -> None:
     folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
     for name, value in (("generation_config.json", generation), ("config.json", config)):

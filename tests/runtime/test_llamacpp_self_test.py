@@ -26,7 +26,7 @@ from edgeskip.runtime.engines.llamacpp_build import Compiler
 from edgeskip.runtime.engines.llamacpp_cases import CASES, ONE_ROW, SEVERAL_ROWS, TYPES
 from edgeskip.runtime.engines.llamacpp_self_test import check_llamacpp, describe, known_cause, rebuild, self_test
 
-PRODUCTS = [f"{name}/{rows}" for name in TYPES for rows in (ONE_ROW, SEVERAL_ROWS)]
+PRODUCTS = [f"{name}/{rows}" for name in (*TYPES, "model") for rows in (ONE_ROW, SEVERAL_ROWS)]
 needs_x86 = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the broken instruction is one of x86 in ELF"
 )
@@ -129,7 +129,7 @@ def test_a_broken_library_fails_in_its_products_alone(
         check_llamacpp()
     line = str(raised.value)
     ends = "gives wrong numbers" if how == "wrong" else f"ends in {how}"
-    assert f"computing with every weight type (1 and 37 rows) {ends}; compiled by " in line
+    assert f"computing with every weight type, a whole model (1 and 37 rows) {ends}; compiled by " in line
     assert line.endswith(rebuild(answer))
     assert "\n" not in line
 
@@ -214,6 +214,49 @@ def test_one_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         self_test()
 
 
+def test_a_package_without_its_library_is_told_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    with pytest.raises(EdgeSkipError, match=r"^llama-cpp-python does not load \(.*not found"):
+        self_test()
+
+
+def test_one_that_fails_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: a package of this name that is another thing."""
+    code = "from edgeskip.runtime.engines import llamacpp_library as l; l._check_features = lambda _: None\n"
+    code += "class Anything:\n def __getattr__(self, name): raise ValueError('nonsense')\n"
+    code += "import sys; sys.modules[__name__] = Anything()"
+    monkeypatch.setenv("PYTHONPATH", str(package(tmp_path / "site", code)))
+    with pytest.raises(EdgeSkipError, match="nonsense"):
+        self_test()
+
+
+def test_the_tiny_model_is_a_gguf_file(tmp_path: Path) -> None:
+    """Oracle: the gguf package's reader."""
+    from gguf import GGUFReader
+
+    from edgeskip.runtime.engines import llamacpp_tiny_model as tiny
+
+    tensors = tiny._tensors()
+    (tmp_path / "x.gguf").write_bytes(tiny.gguf_bytes(tensors))
+    reader = GGUFReader(tmp_path / "x.gguf")
+    assert {tensor.name for tensor in reader.tensors} == set(tensors)
+    for tensor in reader.tensors:
+        np.testing.assert_array_equal(tensor.data, tensors[tensor.name])
+    assert reader.get_field("llama.vocab_size").contents() == 48  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("rows", [ONE_ROW, SEVERAL_ROWS])
+def test_a_model_whose_logits_are_wrong_is_caught(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: the last token's logits are another's; one is not a number."""
+    from edgeskip.runtime.engines import llamacpp_tiny_model as tiny
+
+    run = tiny._run
+    for wrong in (lambda found: np.roll(found, 1), lambda found: np.where(np.arange(48) == 3, np.nan, found)):
+        monkeypatch.setattr(tiny, "_run", lambda path, prompt, wrong=wrong: wrong(run(path, prompt)))
+        error, most = llamacpp_products.run_case(f"model/{rows}")
+        assert not error <= most
+
+
 def test_what_the_library_lacks_is_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(package(tmp_path / "site", "x = 1")))
     with pytest.raises(EdgeSkipError, match="is too old: it lacks llama_backend_init"):
@@ -224,9 +267,6 @@ def test_without_a_library_nothing_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_child: Callable[[], None]
 ) -> None:
     no_child()
-    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
-    assert self_test() is None
-    monkeypatch.delenv("LLAMA_CPP_LIB_PATH")
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
     assert self_test() is None
     check_llamacpp()

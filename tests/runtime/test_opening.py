@@ -24,6 +24,7 @@ from edgeskip.plan import Label
 from edgeskip.profile import ModelRecord
 from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
 from edgeskip.runtime.engines.llamacpp_split import SplitEngine
+from edgeskip.runtime.text import TextDecoder
 
 PROMPT = [5, 80, 33, 12, 200]
 COMMAND = [sys.executable, "-m", "edgeskip", "run"]
@@ -226,14 +227,25 @@ def probe(artifact: Path, scratch: Path, tokens: np.ndarray[Any, Any], *options:
 
 def test_the_probe_runs_files_and_folders_alike(folder: Path, tiny_artifact: TinyArtifact, tmp_path: Path) -> None:
     """Oracle: the engine's logits, the session's tokens and the tokenizer of each artifact."""
-    (tmp_path / "text.txt").write_bytes("héy\r\nyou".encode())
+    asked = {
+        "texts": [["héy\r\nyou", False]],
+        "chats": [[[{"role": "user", "content": "x"}], True]],
+        "ids": [[100, 101]],
+    }
+    (tmp_path / "questions.json").write_text(json.dumps(asked))
     tokens = np.random.default_rng(4).integers(3, 256, 40)
     for artifact in (folder / "stock.gguf", tiny_artifact.folder):
-        logits, found = probe(artifact, tmp_path, tokens, "--text", str(tmp_path / "text.txt"))
+        logits, found = probe(artifact, tmp_path, tokens, "--questions", str(tmp_path / "questions.json"))
         session = edgeskip.load(artifact, threads=1)
         np.testing.assert_allclose(logits, session.logits(tokens), atol=0.02)
         last = session.logits([*tokens, *found["generated"]])
         assert found["generated"] == last[len(tokens) - 1 : -1].argmax(-1).tolist()
-        assert found["tokens"] == session.tokenizer.encode("héy\r\nyou", add_special_tokens=False)
+        assert found["texts"] == [session.tokenizer.encode("héy\r\nyou", add_special_tokens=False)]
+        if session.chat_template is None:
+            assert found["chats"] == [[None, None]]
+        else:
+            assert found["chats"][0][1] == session.encode("x").tolist()
+        assert found["decoded"] == ["".join(map(TextDecoder(session.tokenizer).push, [100, 101]))]
+        assert found["end_tokens"] == sorted(session.end_tokens)
     _, found = probe(folder / "first.gguf", tmp_path, tokens)
     assert set(found) == {"generated", "text"}

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,127 @@ def test_a_new_generation_ends_the_one_before(session: edgeskip.Session) -> None
     with pytest.raises(EdgeSkipError, match="ended before its text was complete: a newer call"):
         next(older)
     assert older.generation.finish_reason == "interrupted"
+
+
+def test_an_abandoned_stream_is_in_nobodys_way(session: edgeskip.Session, tiny_artifact: TinyArtifact) -> None:
+    """Oracle: numpy's greedy tokens, after a stream that was broken off, closed, or refused something."""
+    sampling = Sampling(temperature=1.0, seed=4)
+    expected = tuple(tiny_artifact.greedy(PROMPT, 5))
+    for _ in session.stream(PROMPT, max_tokens=40, sampling=sampling):
+        break
+    assert session.generate(PROMPT, max_tokens=5).tokens == expected
+    closed = session.stream(PROMPT, max_tokens=40, sampling=sampling)
+    next(closed)
+    closed.close()
+    closed.close()
+    assert session.generate(PROMPT, max_tokens=5).tokens == expected
+    assert list(closed) == []  # it was the caller who closed it
+
+
+def test_a_stream_that_has_ended_stays_so(session: edgeskip.Session) -> None:
+    """By hand: a newer one takes nothing from it."""
+    older = session.stream(PROMPT, max_tokens=5)
+    text = "".join(older)
+    session.generate(PROMPT, max_tokens=3)
+    assert list(older) == []
+    assert (older.generation.text, older.generation.finish_reason) == (text, "length")
+
+
+def test_what_is_refused_ends_no_stream(session: edgeskip.Session) -> None:
+    """By hand: a mistake in the second call must not cost the first."""
+    sampling = Sampling(temperature=1.0, seed=4)
+    whole = session.generate(PROMPT, max_tokens=40, sampling=sampling)
+    stream = session.stream(PROMPT, max_tokens=40, sampling=sampling)
+    next(stream)
+    for options in ({"max_tokens": 0}, {"stop": 5}, {"system": "a"}):
+        with pytest.raises(EdgeSkipError):
+            session.stream(PROMPT, **options)  # type: ignore[arg-type]
+    for _ in stream:
+        pass
+    assert stream.generation.tokens == whole.tokens
+
+
+def test_two_streams_never_mix(session: edgeskip.Session) -> None:
+    """By hand: of two that are drawn in turn, the older says that it was ended; the newer is whole."""
+    sampling = Sampling(temperature=1.0, seed=4)
+    whole = session.generate(PROMPT, max_tokens=40, sampling=sampling)
+    older, newer = (session.stream(PROMPT, max_tokens=40, sampling=sampling) for _ in range(2))
+    with pytest.raises(EdgeSkipError, match="a newer call of the same session"):
+        list(zip(newer, older, strict=False))
+    for _ in newer:
+        pass
+    assert newer.generation.tokens == whole.tokens
+
+
+def test_a_stream_says_that_its_session_was_closed(tiny_artifact: TinyArtifact) -> None:
+    """By hand."""
+    session = edgeskip.load(tiny_artifact.folder, threads=1)
+    stream = session.stream(PROMPT, max_tokens=40, sampling=Sampling(temperature=1.0, seed=4))
+    next(stream)
+    session.close()
+    session.close()
+    with pytest.raises(EdgeSkipError, match="session was closed"):
+        next(stream)
+
+
+def test_threads_get_whole_answers_or_a_clear_error(session: edgeskip.Session, tiny_artifact: TinyArtifact) -> None:
+    """Oracle: numpy's greedy tokens; every other outcome is an EdgeSkipError, and the session lives on."""
+    expected = tuple(tiny_artifact.greedy(PROMPT, 30))
+    logits = session.logits(PROMPT)
+    shared = session.stream(PROMPT, max_tokens=500)
+    wrong: list[object] = []
+    outcomes: list[str] = []
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            try:
+                if number % 3 == 0:
+                    next(shared, None)
+                elif number % 3 == 1:
+                    found = session.generate(PROMPT, max_tokens=30).tokens
+                    wrong.extend([] if found == expected else [found])
+                else:
+                    np.testing.assert_array_equal(session.logits(PROMPT), logits)
+                outcomes.append("done")
+            except EdgeSkipError as error:
+                outcomes.append(str(error))
+            except BaseException as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert set(outcomes) - {"done"}
+    assert all("thread" in outcome or "newer call" in outcome for outcome in set(outcomes) - {"done"})
+    assert session.generate(PROMPT, max_tokens=30).tokens == expected
+
+
+def test_a_call_from_another_thread_is_refused_while_one_runs(session: edgeskip.Session) -> None:
+    """By hand: in the middle of a step, which the session's own thread may not begin another in either."""
+    refused: list[str] = []
+    step = session.engine.step
+
+    def meanwhile(*args: object, **kwargs: object) -> object:
+        def call() -> None:
+            try:
+                session.generate(PROMPT, max_tokens=1)
+            except EdgeSkipError as error:
+                refused.append(str(error))
+
+        other = threading.Thread(target=call)
+        other.start()
+        other.join()
+        call()  # as a signal handler would
+        return step(*args, **kwargs)  # type: ignore[arg-type]
+
+    session.engine.step = meanwhile  # type: ignore[method-assign]
+    stream = session.stream(PROMPT, max_tokens=1)
+    assert len(list(stream)) <= 1
+    assert stream.generation.finish_reason == "length"
+    assert ["another thread" in refused[0], "computing its next token" in refused[1]] == [True, True]
 
 
 @pytest.mark.parametrize("source", ["generation_config.json", "config.json"])

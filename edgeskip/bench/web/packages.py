@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from edgeskip.child_exit import how_it_ended
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
 
@@ -166,5 +167,5 @@ def _run_npm(command: Sequence[str], folder: str, spec: str) -> None:
         raise EdgeSkipError(f"npm pack {spec} took over {NPM_TIMEOUT_S:.0f} s: check the network") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
-        reason = lines[0].strip() if lines else f"exit code {done.returncode}"
+        reason = lines[0].strip() if lines else f"it {how_it_ended(done.returncode)}"
         raise EdgeSkipError(f"npm cannot fetch {spec} ({reason[:200]}): check the network, or use  --web-packages")

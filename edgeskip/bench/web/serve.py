@@ -195,7 +195,7 @@ class Phones:
             index, phone.running = phone.running, None
             if phone.given_out.get(index, 0) >= _TRIES:
                 request = phone.requests[index]
-                message = "the page was closed in the middle, twice: the device may have too little memory"
+                message = "the page was closed in the middle, twice: keep it in front, or measure a smaller model"
                 self._end(phone, Failure(cell=request.cell, round=request.round, created=_now(), message=message))
         return [request for index, request in enumerate(phone.requests) if index not in phone.done]
 

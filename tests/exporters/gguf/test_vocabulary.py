@@ -326,6 +326,7 @@ TWICE = processors.TemplateProcessing(single="th $A", pair="th $A $B", special_t
     [
         (small(model={"merges": []}), "no merges"),
         (small(added_tokens=added((300, "<new>"))), r"'<new>' with id 300, but the model's vocabulary ends at 299"),
+        (small(model={"vocab": small()["model"]["vocab"] | {"zz": 300}}), r"'zz' with id 300, but the model's "),
         (small(added_tokens=added((5, "<clash>"))), "the same id 5"),
         (small(model={"vocab": small()["model"]["vocab"] | {"zq": 290}}), "says 257, the tokenizers library reads 258"),
         (small(added_tokens=added((260, "th"))), r"'th' two ids, 256 and 260"),
