@@ -5,20 +5,24 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -qq --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest
+# Tests run in as many processes as there are cores for them, a file's tests in one: they share what its fixtures make.
+WORKERS ?= 2
+SPREAD := -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Texts for the tests that measure quality; those tests skip where the folder is absent.
 export EDGESKIP_DATA ?= $(abspath ../shared/data)
 
 CODE    := edgeskip exporters runtime models
 SOURCES := $(shell find $(CODE) -name '*.py')
 
-.PHONY: help demo test test-slow compat lint types install llamacpp clean
+.PHONY: help demo test test-slow compat lowest lint types install llamacpp clean
 
 help:
 	@echo "make demo       fetch, calibrate, plan, export and run SmolLM2-135M-Instruct; a comparison table at the end"
 	@echo "make test       lint, types, and every test that is not slow"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make compat     the tests that touch transformers, with transformers 4.57"
+	@echo "make lowest     the base suite with the lowest versions that pyproject.toml allows"
 	@echo "make install    only set up $(VENV)"
 	@echo "make llamacpp   and llama-cpp-python in it; make demo then shows GGUF files too"
 	@echo "make clean      remove everything made here, $(VENV) included"
@@ -72,7 +76,7 @@ types: build/site/.installed
 
 test: lint types llamacpp
 	@echo "== pytest"
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) $(SPREAD) -m "not slow"
 
 test-slow: $(VENV)/.llamacpp
 	@$(PYTEST) -m slow
@@ -91,7 +95,26 @@ COMPAT_TESTS ?= tests/exporters tests/edgeskip/calibration tests/edgeskip/search
 compat: build/transformers4/.installed
 	@echo "== pytest with transformers 4.57"
 	@PYTHONPATH=$(abspath build/transformers4) $(BIN)/python -c 'import transformers as t; assert t.__version__ < "4.58", t'
-	@PYTHONPATH=$(abspath build/transformers4) $(PYTEST) -m "not slow" $(COMPAT_TESTS)
+	@PYTHONPATH=$(abspath build/transformers4) $(PYTEST) $(SPREAD) -m "not slow" $(COMPAT_TESTS)
+
+# Every floor in pyproject.toml, direct dependencies of all extras together; torch is the one that the tests are for.
+LOWEST := build/lowest/bin/python
+$(LOWEST): pyproject.toml tools/install_torch.py $(VENV)/.installed
+	@echo "== environment: build/lowest (compiles an old llama-cpp-python the first time: some minutes)"
+	@rm -rf build/lowest
+	@mkdir -p build
+	@$(BIN)/uv venv -q --seed --python $(BIN)/python build/lowest
+	@$(LOWEST) tools/install_torch.py
+	@CMAKE_ARGS="$$($(BIN)/python -m edgeskip.runtime.engines.llamacpp_build)" \
+	  $(BIN)/uv pip install -q --python $(LOWEST) --resolution lowest-direct -e '.[dev,llamacpp]'
+	@touch $@
+
+# What users run and what touches their dependencies: the commands, the runtime, the exporters, the readers.
+LOWEST_TESTS ?= tests/models tests/runtime tests/exporters tests/edgeskip
+
+lowest: $(LOWEST)
+	@echo "== pytest with the lowest versions"
+	@OMP_NUM_THREADS=1 $(LOWEST) -m pytest $(SPREAD) -m "not slow" $(LOWEST_TESTS)
 
 demo: $(VENV)/.installed
 	@$(BIN)/python tools/demo.py
