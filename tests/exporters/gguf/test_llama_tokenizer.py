@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def test_a_sentencepiece_folder_reads_as_transformers_reads_it(
 ) -> None:
     from transformers import AutoTokenizer
 
+    if form == "fast" and "add_prefix_space" in settings and version("transformers").startswith("4."):
+        pytest.skip("transformers 4.57 wants the slow tokenizer's file for it")
     folder = Path(shutil.copytree(base, tmp_path / "model"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(names | settings))
