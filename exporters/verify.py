@@ -185,7 +185,8 @@ def verify(
         widened_kl_divergence=twin_kl,
         bound=str(bound) if twin is None else f"{bound}; widened {twin.bound}",
     )
-    return Measured(record, *likeliest, cost)
+    expected, chosen = likeliest
+    return Measured(record, expected, chosen, cost)
 
 
 @contextmanager
