@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,11 @@ def answer(session: Session, task: Task, sample: Sample, settings: Settings) -> 
 
     What is cut is the whole prompt, chat template included: its ends, and with them the template, stay.
     """
-    whole = session.encode(sample.prompt, chat=task.chat and session.chat_template is not None)
+    chat = task.chat and session.chat_template is not None
+    if settings.chat_kwargs and task.chat and not chat:
+        raise EdgeSkipError("--chat-option is for a chat template, which this artifact has not: leave it out")
+    options: dict[str, Any] = {"chat_kwargs": settings.chat_kwargs} if chat and settings.chat_kwargs else {}
+    whole = session.encode(sample.prompt, chat=chat, **options)
     ids = cut_middle(whole, prompt_room(session.context_length, task, settings))
     generation = session.generate(
         ids,

@@ -193,6 +193,8 @@ def _check(tasks: Sequence[AnyTask], settings: Settings) -> None:
             f"--strategy {settings.strategy} says nothing to {texts[0]}, which is of the whole artifact's logits: "
             "leave one of the two out"
         )
+    if settings.chat_kwargs and not any(isinstance(task, Task) and task.chat for task in tasks):
+        raise EdgeSkipError("--chat-option has no effect on tasks without a chat: leave it out")
     if (settings.reference is not None) != (DIVERGENCE in tasks):
         raise EdgeSkipError("divergence is measured from a dense artifact: give --tasks divergence and --reference DIR")
 
@@ -207,6 +209,8 @@ def _settings_of(work: Work, settings: Settings, artifact: str, reference: str |
         "provider": settings.provider,
         "threads": settings.threads,
     }
+    if settings.chat_kwargs and isinstance(work.task, Task) and work.task.chat:
+        common["chat_options"] = dict(settings.chat_kwargs)
     if not isinstance(work.task, Task):
         more = {"reference": reference} if work.task is DIVERGENCE else {}
         return common | {"window_tokens": settings.window_tokens} | more

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgeskip.plan import Label
 
@@ -107,4 +108,5 @@ class Settings:
     window_tokens: int = 1024
     provider: str = "cpu"
     threads: int | None = None
+    chat_kwargs: Mapping[str, Any] = field(default_factory=dict)  # what the chat template is told
     reference: Path | None = None  # the dense artifact that divergence compares with

@@ -48,6 +48,10 @@ def eval_(
             help="Longer prompts lose their middle.", show_default="what the context leaves beside the new tokens"
         ),
     ] = None,
+    chat_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Tell the chat template, as enable_thinking=false; repeatable."),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads to compute with.", show_default="physical cores")] = None,
     provider: Annotated[str, typer.Option(help="Processor to run on: cpu, cuda, …")] = "cpu",
     output: Annotated[
@@ -63,6 +67,7 @@ def eval_(
 
     Decoding is greedy. humaneval runs the code that the model writes, in a process under limits.
     """
+    from edgeskip.chat_options import parse_chat_options
     from edgeskip.errors import EdgeSkipError
     from edgeskip.evaluation.runner import artifact_name, count, open_logs, prepare, run
     from edgeskip.evaluation.task import Settings
@@ -76,7 +81,8 @@ def eval_(
         raise EdgeSkipError(f"two artifacts are called {twice[0]}: rename one, or the table cannot tell them apart")
     settings = Settings(
         limit=limit or None, strategy=strategy, max_new_tokens=max_new_tokens, max_prompt_tokens=max_prompt_tokens,
-        windows=windows, window_tokens=window_tokens, provider=provider, threads=threads, reference=reference,
+        chat_kwargs=parse_chat_options(chat_option or []), windows=windows, window_tokens=window_tokens,
+        provider=provider, threads=threads, reference=reference,
     )  # fmt: skip
     if json is not None:
         refuse_file(json, overwrite=True, option="--json")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,6 +32,10 @@ def sweep(
     field: Annotated[str | None, typer.Option(help="Field of .jsonl records that holds the prompt.")] = None,
     limit: Annotated[int, typer.Option(help="Prompts to use, spread over the file.")] = 8,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate for each.")] = 64,
+    chat_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Tell the chat template, as enable_thinking=false; repeatable."),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompts, without the chat template.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads to compute with.", show_default="physical cores")] = None,
     provider: Annotated[str, typer.Option(help="Processor to run on: cpu, cuda, …")] = "cpu",
@@ -46,6 +50,7 @@ def sweep(
 ) -> None:
     """Measure early-exit speculation: exit layer × draft vocabulary × γ, against plain decoding, on this device."""
     from edgeskip.calibration.corpus import read_corpus
+    from edgeskip.chat_options import parse_chat_options
     from edgeskip.errors import EdgeSkipError
     from edgeskip.files import named_instead
     from edgeskip.locks import hold
@@ -65,18 +70,23 @@ def sweep(
     grid = SweepGrid(layers, _vocabularies(draft_vocab), _numbers("--num-speculations", num_speculations))
     for gamma in grid.num_speculations:
         Speculation("model", gamma)  # refuses what cannot be
+    options = parse_chat_options(chat_option or [])
+    if raw and options:
+        raise EdgeSkipError("--chat-option is for the chat template, which --raw leaves out: give one of the two")
     if limit < 1 or max_tokens < 2:
         raise EdgeSkipError("--limit must be at least 1 and --max-tokens at least 2")
     corpus = read_corpus([prompts], field)
     texts = list(corpus.documents[:: max(1, len(corpus.documents) // limit)][:limit])
     exports = Exports(path, read, model, target, precision)
     exports.check(grid)
-    settings = {
+    settings: dict[str, Any] = {
         "model": read.model.fingerprint, "profile": read.vectors.sha256, "target": target,
         "precision": exports.precision, "prompts": corpus.files[0].sha256, "limit": len(texts),
         "max_tokens": max_tokens, "raw": raw, "threads": threads, "provider": provider,
         "num_speculations": grid.num_speculations,
     }  # fmt: skip
+    if options:
+        settings["chat_options"] = options
     hold(output)
     output.mkdir(parents=True, exist_ok=True)
     log = SweepLog(output / "sweep.json", settings, overwrite=overwrite)
@@ -90,7 +100,7 @@ def sweep(
             ):
                 artifact = exports.export(layer, vocabulary, Path(scratch))
                 with load(artifact, provider=provider, threads=threads) as session:
-                    encoded = [session.encode(text, chat=False if raw else None) for text in texts]
+                    encoded = [session.encode(text, chat=False if raw else None, chat_kwargs=options) for text in texts]
                     step = partial(advance, f"E = {layer}, vocabulary {vocabulary or 'all'}")
                     gammas = grid.num_speculations
                     cells = measure(session, layer, vocabulary, gammas, encoded, max_tokens=max_tokens, advance=step)

@@ -346,7 +346,7 @@ def test_a_manifest_that_is_not_the_graphs(copy: Path, field: str, value: object
     manifest = json.loads((copy / "edgeskip.json").read_text(encoding="utf-8"))
     manifest["graph"][field] = value
     (copy / "edgeskip.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(EdgeSkipError, match="than its manifest describes"):
+    with pytest.raises(EdgeSkipError, match=r"than its manifest describes|less than or equal to 10000"):
         edgeskip.load(copy)
 
 

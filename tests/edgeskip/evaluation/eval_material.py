@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +52,4 @@ def data_folder(folder: Path) -> Path:
 
 
 def _tiny_graph() -> Any:
-    name = "tiny_graph"
-    if name not in sys.modules:  # tests/runtime is on the path only when its own tests run
-        path = Path(__file__).parents[2] / "runtime" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    return importlib.import_module("tiny_graph")

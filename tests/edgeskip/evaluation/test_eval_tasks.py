@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eval_material import data_folder, write_lines
+from eval_material import data_folder, tiny_artifact, write_lines
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.evaluation import reading
@@ -16,7 +16,7 @@ from edgeskip.evaluation.answers import answer, cut_middle, prompt_room
 from edgeskip.evaluation.layerskip import TOPV2
 from edgeskip.evaluation.longbench import GOV_REPORT, TRIVIAQA
 from edgeskip.evaluation.runner import prepare
-from edgeskip.evaluation.task import Sample, Settings, Task
+from edgeskip.evaluation.task import Record, Sample, Settings, Task
 from edgeskip.evaluation.tasks import TASKS, tasks_named
 from edgeskip.evaluation.trec import EXAMPLES, TREC
 
@@ -134,6 +134,32 @@ def test_other_tasks_are_refused(names: list[str], message: str) -> None:
         tasks_named(names)
 
 
+def test_the_template_is_told(tmp_path: Path) -> None:
+    """Oracle: transformers' rendering with the same keyword, a token a byte; it makes another log's settings."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    import edgeskip
+    from edgeskip.evaluation.runner import open_logs
+
+    source = "{{ messages[0].content }}{% if not enable_thinking %}<think></think>{% endif %}"
+    folder = tiny_artifact(tmp_path / "artifact").folder
+    (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
+    sample = Sample("0", "set timer 0", ("",))
+    lengths = []
+    for thinking in (False, True):
+        settings = Settings(max_new_tokens=2, chat_kwargs={"enable_thinking": thinking})
+        with edgeskip.load(folder, threads=1) as session:
+            lengths.append(answer(session, TOPV2, sample, settings).prompt_tokens)
+        conversation = [{"role": "user", "content": "set timer 0"}]
+        expected = render_jinja_template([conversation], chat_template=source, enable_thinking=thinking)[0][0]
+        assert lengths[-1] == len(expected)
+    assert lengths[0] > lengths[1]
+    works = prepare(["topv2"], data_folder(tmp_path / "data"), settings)
+    open_logs(folder, works, settings, tmp_path, overwrite=False)[0].add(Record("0", "dense", {"exact": 1.0}, tokens=1))
+    with pytest.raises(EdgeSkipError, match="chat_options"):
+        open_logs(folder, works, Settings(max_new_tokens=2), tmp_path, overwrite=False)
+
+
 @pytest.mark.parametrize(
     ("settings", "tasks", "message"),
     [
@@ -141,6 +167,7 @@ def test_other_tasks_are_refused(names: list[str], message: str) -> None:
         (Settings(windows=0), ["perplexity"], "--windows must be at least 1"),
         (Settings(window_tokens=1), ["perplexity"], "--window-tokens must be at least 2"),
         (Settings(strategy="draft-only"), ["perplexity"], "draft-only says nothing to perplexity"),
+        (Settings(chat_kwargs={"a": 1}), ["humaneval"], "--chat-option has no effect on tasks without a chat"),
         (Settings(), ["divergence"], "give --tasks divergence and --reference DIR"),
         (Settings(reference=Path("x")), ["perplexity"], "give --tasks divergence and --reference DIR"),
     ],
