@@ -15,6 +15,7 @@ import pytest
 from build_llamacpp import OPTIONS, PROGRAMS, build, unpacked, wanted_version, why_failed
 
 from edgeskip.errors import EdgeSkipError, MissingExtraError
+from edgeskip.runtime.engines.llamacpp_build import AMX_OFF, BuildAdvice
 
 SCRIPT = Path(build_llamacpp.__file__)
 needs_cmake = pytest.mark.skipif(
@@ -49,6 +50,20 @@ def test_builds_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(build_llamacpp, "_logged", lambda command, log: pytest.fail("builds again"))
     assert build(tmp_path / "into", sdist=sdist) == programs
+
+
+@needs_cmake
+def test_the_compilers_flags_reach_cmake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that were built without them are not taken for those with them."""
+    sdist = write_sdist(tmp_path, PROJECT)
+    (without, *_) = build(tmp_path / "into", sdist=sdist)
+    advice = BuildAdvice(f"-DCMAKE_C_FLAGS='{AMX_OFF}' -DCMAKE_CXX_FLAGS='-O2 {AMX_OFF}'", "gcc 12.2.0 breaks")
+    monkeypatch.setattr(build_llamacpp, "advise_here", lambda: advice)
+    (with_flags, *_) = build(tmp_path / "into", sdist=sdist)
+    cache = (with_flags.parents[1] / "CMakeCache.txt").read_text()
+    assert f"CMAKE_C_FLAGS:UNINITIALIZED={AMX_OFF}\n" in cache
+    assert f"CMAKE_CXX_FLAGS:UNINITIALIZED=-O2 {AMX_OFF}\n" in cache
+    assert with_flags != without
 
 
 @needs_cmake
