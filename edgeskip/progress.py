@@ -45,8 +45,11 @@ class _Phase:
 
 @dataclass
 class LineProgress:
-    """Plain lines: the first `first_s` seconds after the start, then one every `every_s`, and one at a phase's end if
-    it was spoken of before. `write` gets each line, `clock` gives seconds."""
+    """Plain lines: the first `first_s` seconds after the start, then one every `every_s`.
+
+    Another phase is spoken of sooner, after `first_s`; a phase that was spoken of says when it ends. `write` gets each
+    line, `clock` gives seconds.
+    """
 
     write: Write
     unit: str = ""
@@ -59,7 +62,7 @@ class LineProgress:
 
     def __post_init__(self) -> None:
         self._began = self.clock()
-        self._next = self._began + self.first_s
+        self._next, self._last = self._began + self.first_s, self._began
 
     def update(self, name: str, done: float, total: float | None, detail: str = "") -> None:
         key, _, more = name.partition(":")
@@ -67,11 +70,13 @@ class LineProgress:
         with self._lock:
             if key not in self._phases:
                 self._phases[key] = _Phase(self.clock(), done, done, total, text)
+                self._next = min(self._next, self._last + self.first_s)  # something new is said sooner
             phase = self._phases[key]
             phase.done, phase.total, phase.text = done, total, text
             self._current = key
             if phase.said and total is not None and done >= total:
-                self._say(key)
+                if self.clock() - self._last >= 1.0:
+                    self._say(key)
                 phase.said = False
             self.tick()
 
@@ -89,7 +94,7 @@ class LineProgress:
 
     def _say(self, key: str) -> None:
         now = self.clock()
-        self._next = now + self.every_s
+        self._next, self._last = now + self.every_s, now
         phase = self._phases[key]
         parts = [part for part in (_amount(phase.done, phase.total, self.unit),) if part]
         parts.append(f"{_time(now - phase.began)} elapsed")

@@ -66,7 +66,19 @@ def test_many_short_phases_are_no_flood() -> None:
         job.now = phase / 5
         progress.update(f"phase {phase}", 0, 1)
         progress.update(f"phase {phase}", 1, 1)
-    assert len(job.lines) <= 1 + 20 / 10 + 1
+    assert len(job.lines) <= 20 / 3 + 1
+
+
+def test_another_phase_is_said_sooner() -> None:
+    job = FakeJob()
+    progress = job.progress()
+    progress.update("loading the model", 0, None)
+    for second in range(1, 9):
+        job.now = float(second)
+        progress.tick()
+        if second == 4:
+            progress.update("prefill", 0, 100)
+    assert [when for when, _ in job.lines] == [3.0, 6.0]
 
 
 def test_a_job_that_goes_on_does_not_count_what_was_there() -> None:
