@@ -28,7 +28,7 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        strict = {"parse_constant": _refuse_constant, "parse_float": _number} if finite else {}
+        strict: dict[str, Any] = {"parse_constant": _refuse_constant, "parse_float": _number} if finite else {}
         value = json.loads(text, parse_int=_integer, **strict)
     except RecursionError:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from None

@@ -63,7 +63,8 @@ class Exports:
             try:
                 settled(DraftRequest("early-exit", (layer,), vocabulary), self._profile)
             except EdgeSkipError as error:
-                raise EdgeSkipError(str(error).replace("--exit-layer ", "--exit-layers ")) from None
+                line = str(error).replace("--exit-layer ", "--exit-layers ")  # export's is called otherwise
+                raise EdgeSkipError(line) from None
         for vocabulary in grid.vocabularies:
             draft_tokens(self._source, self._vectors, vocabulary)
 
