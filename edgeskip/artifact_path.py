@@ -114,7 +114,7 @@ def _to_run(folder: Path) -> list[Path]:
 def _manifest(file: Path) -> GgufManifest | None:
     """None for a file of others and for one that cannot be read: opening it says what is wrong."""
     try:
-        from edgeskip.exporters.families.gguf_header import read_gguf_header
+        from edgeskip.gguf_header import read_gguf_header
         from edgeskip.gguf_manifest import read_gguf_manifest
 
         return read_gguf_manifest(read_gguf_header(file).metadata, str(file))

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeskip.errors import MissingExtraError
+from edgeskip.errors import EdgeSkipError, MissingExtraError
+from edgeskip.gguf_header import read_gguf_header
 from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
+from edgeskip.gguf_rules import check_gguf
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,19 @@ class GgufReport:
 
 def inspect_gguf(path: Path) -> GgufReport:
     """Reads the header. EdgeSkipError where the file is missing, not GGUF, damaged or truncated, or where its
-    `edgeskip.*` keys are no manifest; MissingExtraError without the gguf package."""
+    `edgeskip.*` keys are no manifest; MissingExtraError without the gguf package. A header that no decoder-only
+    language model has so, which llama.cpp may not be given, is the report's `problem`."""
     try:
         import gguf
     except ImportError:
         raise MissingExtraError("gguf", "llamacpp") from None
-    from edgeskip.exporters.families.gguf_header import read_gguf_header
-
     header = read_gguf_header(path)
     metadata = header.metadata
+    problem = None
+    try:
+        check_gguf(header, str(path), complete=False)
+    except EdgeSkipError as error:
+        problem = str(error)
     manifest = read_gguf_manifest(metadata, str(path))
     architecture = _text(metadata, "general.architecture")
     try:
@@ -108,6 +114,7 @@ def inspect_gguf(path: Path) -> GgufReport:
         draft_found=found("draft"),
         draft_head_found=found("draft_head"),
         decode_found=found("decode"),
+        problem=problem,
     )
 
 
@@ -118,4 +125,4 @@ def _text(metadata: Mapping[str, Any], key: str) -> str | None:
 
 def _number(metadata: Mapping[str, Any], key: str) -> int | None:
     value = metadata.get(key)
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

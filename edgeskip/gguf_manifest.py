@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.gguf_seal import SEAL_KEY
 from edgeskip.gguf_text_rules import TextRules
 from edgeskip.manifest import ExitHead, PlanSummary, VerificationRecord
 from edgeskip.plan import Label
@@ -108,7 +109,7 @@ def read_gguf_manifest(metadata: Mapping[str, Any], file: str) -> GgufManifest |
     EdgeSkipError where the keys are there but do not make a manifest.
     """
     fields: dict[str, Any] = {
-        key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX)
+        key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX) and key != SEAL_KEY
     }
     if not fields:
         return None

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.dense_cost import artifact_cost, dense_source
 from edgeskip.exporters.export import ExportPolicy, require_match
-from edgeskip.exporters.families.gguf_header import read_gguf_header
 from edgeskip.exporters.gguf.blocks import check_scalable
 from edgeskip.exporters.gguf.formats import GgufFormat
 from edgeskip.exporters.gguf.head_file import write_head_file
@@ -37,7 +36,9 @@ from edgeskip.exporters.provenance import (
 from edgeskip.exporters.split import exiting
 from edgeskip.exporters.verify import Bound, DraftCheck, Measured, Twin, verify
 from edgeskip.files import refuse_file, staged_files
+from edgeskip.gguf_header import read_gguf_header
 from edgeskip.gguf_manifest import COST_KEY, DRAFT_VERIFICATION_KEY, VERIFICATION_KEY, GgufManifest
+from edgeskip.gguf_seal import SEAL_KEY, UNSEALED, seal_gguf
 from edgeskip.runtime.engines.llamacpp_library import llama
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def export_gguf(
                 for key in (VERIFICATION_KEY, DRAFT_VERIFICATION_KEY, COST_KEY):
                     if new.get(key) != old.get(key):
                         patch_string(path, key, old[key], new[key])
+                        seal_gguf(path)
             manifests = checked
     return [
         GgufFile(path, file.layout.architecture, manifest)
@@ -223,7 +225,9 @@ def _write_all(
         if form.by_llamacpp and file.plan is not measured:
             progress("importance")
             importance, measured = importance_of(source, file.plan), file.plan
-        metadata = file_metadata(source, file.decoder, file.layout, form.file_type, manifest.to_metadata())
+        metadata = file_metadata(
+            source, file.decoder, file.layout, form.file_type, {**manifest.to_metadata(), SEAL_KEY: UNSEALED}
+        )
         tensors = named_tensors(file.decoder, file.layout)
         written = path.with_name(f"f16-{path.name}") if form.by_llamacpp else path
         write_gguf(written, file.layout.architecture, metadata, tensors, form, progress=progress)
@@ -235,6 +239,7 @@ def _write_all(
             written.unlink()
             if file.part == "rest" and tied and _has_own_head(cut):
                 embedding_type = int(read_gguf_header(path).tensors["token_embd.weight"].type)
+        seal_gguf(path)
 
 
 def _has_own_head(cut: Exit | None) -> bool:

@@ -14,8 +14,10 @@ from edgeskip.gguf_text_rules import TextRules
 from edgeskip.runtime.chat import ChatTemplate, NamedTemplates
 from edgeskip.runtime.engines.llamacpp_library import llama
 from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+from edgeskip.runtime.large_stack import with_stack_for
 
-_SPACE_PREFIXED = (1, 4)  # llama_vocab_type: SentencePiece's BPE and Unigram
+_SENTENCEPIECE = 1  # llama_vocab_type
+_SPACE_PREFIXED = (_SENTENCEPIECE, 4)  # and Unigram
 _NO_VOCABULARY = 0
 _NAMED = "tokenizer.chat_template."  # before the name of a template that is not for every conversation
 _SPACES = (" ", "▁")  # as a text and as SentencePiece writes it
@@ -37,7 +39,7 @@ class GgufTokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Token ids of `text`, control tokens written in it included; `add_special_tokens` adds BOS (and EOS) where
-        the file says so."""
+        the file says so. EdgeSkipError where the vocabulary has neither a character nor its bytes."""
         rules = self.rules
         if rules is None or not (rules.compose or rules.space):
             return self._tokenize(text, add_special_tokens=add_special_tokens)
@@ -76,11 +78,15 @@ class GgufTokenizer:
         return [*before, *ids, *after]
 
     def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        self._check_writable(text)
         data = text.encode("utf-8", "replace")
         size = len(data) + 8
+        library, vocab = llama(), self._model.vocab
         while True:
             tokens = (ctypes.c_int32 * size)()
-            count = llama().llama_tokenize(self._model.vocab, data, len(data), tokens, size, add_special_tokens, True)
+            count = with_stack_for(
+                len(data), library.llama_tokenize, vocab, data, len(data), tokens, size, add_special_tokens, True
+            )
             if count >= 0:
                 return tokens[:count]
             if count == _TOO_LONG:
@@ -152,6 +158,23 @@ class GgufTokenizer:
     def _ids(self) -> dict[str, int]:
         texts = map(self.text_of, range(self._model.vocab_size))
         return {text: token for token, text in enumerate(texts) if text is not None}
+
+    @cached_property
+    def _missing_bytes(self) -> frozenset[int]:
+        """Bytes that SentencePiece's vocabulary has no piece for; llama.cpp ends the process when it needs one."""
+        if self._type != _SENTENCEPIECE:
+            return frozenset()
+        return frozenset(
+            byte for byte in range(256) if f"<0x{byte:02X}>" not in self._ids and chr(byte) not in self._ids
+        )
+
+    def _check_writable(self, text: str) -> None:
+        if not text or not self._missing_bytes:
+            return
+        ours, theirs = _SPACES  # one may be put in front
+        for character in {*text.replace(ours, theirs), theirs}:
+            if character not in self._ids and not self._missing_bytes.isdisjoint(character.encode("utf-8", "replace")):
+                raise EdgeSkipError(f"this model's vocabulary cannot write {character!r}: leave it out of the text")
 
     def _piece(self, token: int) -> bytes:
         if not 0 <= token < self._model.vocab_size or (self.rules is not None and self.is_special(token)):

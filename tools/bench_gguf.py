@@ -30,8 +30,8 @@ from peers.machine import describe
 from peers.work_left import prediction, work_of
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.gguf_header import read_gguf_header
 from edgeskip.files import replace_file
+from edgeskip.gguf_header import read_gguf_header
 from edgeskip.gguf_manifest import read_gguf_manifest
 from edgeskip.manifest import read_manifest
 

@@ -32,8 +32,8 @@ from peers.machine import describe
 from edgeskip.device_measurement import measure_device, open_dense, settle
 from edgeskip.device_profile import DeviceProfile, read_device_profile
 from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.gguf_header import read_gguf_header
 from edgeskip.files import replace_file
+from edgeskip.gguf_header import read_gguf_header
 from edgeskip.gguf_manifest import read_gguf_manifest
 from edgeskip.manifest import read_manifest
 from edgeskip.runtime.loops import PREFILL_CHUNK

@@ -92,7 +92,7 @@ def _gguf(file: Path, name: str) -> Target:
 
 
 def _gguf_manifest(file: Path) -> GgufManifest | None:
-    from edgeskip.exporters.families.gguf_header import read_gguf_header
+    from edgeskip.gguf_header import read_gguf_header
     from edgeskip.gguf_manifest import read_gguf_manifest
 
     return read_gguf_manifest(read_gguf_header(file).metadata, str(file))

@@ -76,7 +76,7 @@ def _nodes(graph: Any) -> list[Any]:
 
 
 def _of_gguf(file: Path) -> Work:
-    from edgeskip.exporters.families.gguf_header import read_gguf_header
+    from edgeskip.gguf_header import read_gguf_header
 
     header = read_gguf_header(file)
     head_name = "output.weight" if "output.weight" in header.tensors else "token_embd.weight"

@@ -8,8 +8,8 @@ from typing import Any
 
 from edgeskip.exporters.decoder import Tensor
 from edgeskip.exporters.families.family import Family
-from edgeskip.exporters.families.gguf_header import GgufHeader
 from edgeskip.exporters.families.tokenizer_source import TokenizerSource
+from edgeskip.gguf_header import GgufHeader
 
 
 @dataclass(frozen=True)

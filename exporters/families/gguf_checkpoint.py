@@ -16,9 +16,10 @@ from edgeskip.exporters.decoder import Blocks, Float32, Tensor
 from edgeskip.exporters.families.checkpoint import Checkpoint
 from edgeskip.exporters.families.config import complete_config
 from edgeskip.exporters.families.gguf_config import gguf_config, gguf_family, gguf_generation_config
-from edgeskip.exporters.families.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from edgeskip.exporters.families.settings import Settings
 from edgeskip.exporters.families.tokenizer_source import MadeTokenizer
+from edgeskip.gguf_header import GgufHeader, GgufTensor, read_gguf_header
+from edgeskip.gguf_rules import check_gguf
 from edgeskip.gguf_text_rules import TextRules
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -47,6 +48,7 @@ def open_gguf(path: Path) -> Checkpoint:
     header, file = read_gguf_header(path), str(path)
     text = _refuse_export(header, file)
     family = gguf_family(header.metadata, file)
+    check_gguf(header, file)
     for kind in {tensor.type for tensor in header.tensors.values()}:
         _check_readable(kind, file)
     factors = _read(path, header.tensors[_ROPE_FACTORS], 0) if _ROPE_FACTORS in header.tensors else None
@@ -112,7 +114,7 @@ def _check_readable(kind: Any, file: str) -> None:
 
     try:
         dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-    except NotImplementedError:
+    except (NotImplementedError, KeyError):  # KeyError: a type newer than the package
         reason = f"the gguf package cannot dequantise {kind.name}"
         raise EdgeSkipError(f"{file}: {reason}: use another quantisation") from None
 

@@ -9,10 +9,10 @@ import numpy as np
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Float32
 from edgeskip.exporters.families.family import Family
-from edgeskip.exporters.families.gguf_header import GgufHeader
 from edgeskip.exporters.families.registry import FAMILIES, family_of_gguf
 from edgeskip.exporters.families.rope import llama3_frequencies
 from edgeskip.exporters.families.settings import Settings
+from edgeskip.gguf_header import GgufHeader
 
 _NO_ROPE_INTERVAL = 4  # llama.cpp fixes this for smollm3 (n_no_rope_layer_step); the file does not say
 

@@ -7,6 +7,7 @@ llama.cpp gives them (src/llama-vocab.cpp). Nothing is guessed: a name that is n
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,8 +90,8 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
         tokenizer = _sentencepiece(metadata)
     else:
         raise EdgeSkipError(
-            f"this GGUF's tokenizer is of kind {kind!r}; supported: 'gpt2' (byte-level BPE), 'llama' (SentencePiece): "
-            "use the model's original Hugging Face folder"
+            f"this GGUF's tokenizer is of kind {repr(kind)[:60]}; supported: 'gpt2' (byte-level BPE), 'llama' "
+            "(SentencePiece): use the model's original Hugging Face folder"
         )
     added = list(_added_tokens(metadata).values())
     tokenizer.add_special_tokens([token for token in added if token.special])
@@ -129,21 +130,22 @@ def tokenizer_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
         if token is not None:
             config[f"{role}_token"] = token
     context = metadata.get(f"{architecture}.context_length")
-    if context is not None:
-        config["model_max_length"] = int(context)
+    if _is_integer(context):
+        config["model_max_length"] = context
     template = metadata.get("tokenizer.chat_template")
     if template:
-        config["chat_template"] = str(template)
+        if not isinstance(template, str):
+            raise _wrong("tokenizer.chat_template", template, "a text")
+        config["chat_template"] = template
     return config
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
-    tokens = metadata.get("tokenizer.ggml.tokens")
+    tokens = _list(metadata, "tokenizer.ggml.tokens", str)
     if not tokens:
         raise EdgeSkipError(
             "this GGUF has no vocabulary (tokenizer.ggml.tokens): use a file that carries its tokenizer"
         )
-    tokens = [str(token) for token in tokens]
     if len(set(tokens)) != len(tokens):
         (twice, _), *_ = Counter(tokens).most_common(1)
         raise EdgeSkipError(f"this GGUF lists the token {twice!r} twice: the file is damaged, convert the model again")
@@ -151,11 +153,34 @@ def _tokens(metadata: Mapping[str, Any]) -> list[str]:
 
 
 def _types(metadata: Mapping[str, Any]) -> list[int]:
-    count = len(metadata.get("tokenizer.ggml.tokens") or ())
-    types = [int(t) for t in metadata.get("tokenizer.ggml.token_type") or [NORMAL] * count]
+    count = len(_list(metadata, "tokenizer.ggml.tokens", str))
+    types = _list(metadata, "tokenizer.ggml.token_type", int) or [NORMAL] * count
     if len(types) != count:
         raise EdgeSkipError(f"this GGUF has {count} tokens but {len(types)} token types: convert the model again")
     return types
+
+
+def _list(metadata: Mapping[str, Any], key: str, *kinds: type) -> list[Any]:
+    """The entries of an array, all of these kinds; empty where there is none."""
+    value = metadata.get(key)
+    if value is None:
+        return []
+    # A GGUF array has one type, so one entry tells: bool is an int for Python, not for a vocabulary.
+    if not isinstance(value, list) or (value and (type(value[0]) not in kinds)):
+        raise _wrong(key, value, f"a list of {' or '.join(_IN_WORDS[kind] for kind in kinds)}")
+    return value
+
+
+_IN_WORDS = {str: "texts", int: "whole numbers", float: "numbers"}
+
+
+def _wrong(key: str, value: object, expected: str) -> EdgeSkipError:
+    shown = repr(value if not isinstance(value, list) else value[:3])[:60]
+    return EdgeSkipError(f"this GGUF's {key} is {shown}, expected {expected}: convert the model again")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _added_tokens(metadata: Mapping[str, Any]) -> dict[int, AddedToken]:
@@ -174,18 +199,20 @@ def _special(metadata: Mapping[str, Any], role: str) -> str | None:
     if index is None:
         return None
     tokens = _tokens(metadata)
-    if not 0 <= int(index) < len(tokens):
+    if isinstance(index, bool) or not isinstance(index, int):
+        raise _wrong(f"tokenizer.ggml.{role}_token_id", index, "the number of a token")
+    if not 0 <= index < len(tokens):
         raise EdgeSkipError(
             f"this GGUF's {role}_token_id {index} is outside its vocabulary of {len(tokens)}: convert the model again"
         )
-    return tokens[int(index)]
+    return tokens[index]
 
 
 def _rule(metadata: Mapping[str, Any]) -> _Rule:
     name = metadata.get("tokenizer.ggml.pre", "default")
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise EdgeSkipError(
-            f"this GGUF's pre-tokenizer is {name!r}; supported: {', '.join(sorted(RULES))}: "
+            f"this GGUF's pre-tokenizer is {repr(name)[:60]}; supported: {', '.join(sorted(RULES))}: "
             "use the model's original Hugging Face folder"
         )
     return RULES[name]
@@ -195,7 +222,9 @@ def _adds(metadata: Mapping[str, Any], role: Literal["bos", "eos"]) -> bool:
     """Whether encoding adds the token; where the file does not say, as llama.cpp decides."""
     stated = metadata.get(f"tokenizer.ggml.add_{role}_token")
     if stated is not None:
-        return bool(stated)
+        if not isinstance(stated, bool):
+            raise _wrong(f"tokenizer.ggml.add_{role}_token", stated, "true or false")
+        return stated
     if role == "eos" or _special(metadata, role) is None:
         return False
     return metadata.get("tokenizer.ggml.model") == "llama" or _rule(metadata).add_bos
@@ -205,12 +234,12 @@ def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
     """Byte-level BPE (GPT-2 and most models since): merges over bytes written as printable characters."""
     rule = _rule(metadata)
     tokens = _tokens(metadata)
-    merges = metadata.get("tokenizer.ggml.merges")
+    merges = _list(metadata, "tokenizer.ggml.merges", str)
     if not merges:
         raise EdgeSkipError("this GGUF has no merges (tokenizer.ggml.merges): use a file that carries its tokenizer")
     pairs: list[tuple[str, str]] = []
     for merge in merges:
-        left, separator, right = str(merge).partition(" ")
+        left, separator, right = merge.partition(" ")
         if not separator:
             raise EdgeSkipError(f"this GGUF's merge {merge!r} is not two tokens: convert the model again")
         pairs.append((left, right))
@@ -243,8 +272,8 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
     a merge, ranked by the score of the piece (https://arxiv.org/abs/1808.06226; transformers' converter does this).
     """
     tokens = _tokens(metadata)
-    scores = metadata.get("tokenizer.ggml.scores")
-    if scores is None or len(scores) != len(tokens):
+    scores = _list(metadata, "tokenizer.ggml.scores", float, int)
+    if len(scores) != len(tokens) or not all(map(math.isfinite, scores)):
         raise EdgeSkipError("this GGUF has no score for every piece (tokenizer.ggml.scores): convert the model again")
     kinds = _types(metadata)
     vocabulary = {token: index for index, token in enumerate(tokens)}
@@ -265,7 +294,9 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
             byte_fallback=True,
         )
     )
-    prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    if not isinstance(prefix, bool):
+        raise _wrong("tokenizer.ggml.add_space_prefix", prefix, "true or false")
     spaces = normalizers.Replace(" ", SPACE)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), spaces]) if prefix else spaces
     steps: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]

@@ -10,8 +10,8 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Tensor
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.gguf_header import GgufHeader
     from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.gguf_header import GgufHeader
 
 KEEP = "keep"
 # Types in which the gguf package loses little or nothing.

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from edgeskip.exporters.decoder import Blocks, Float32, Tensor
-from edgeskip.exporters.families.gguf_header import GgufTensor, read_gguf_header
 from edgeskip.exporters.gguf.blocks import encode
 from edgeskip.exporters.gguf.formats import GgufFormat
 from edgeskip.exporters.gguf.metadata import Value
 from edgeskip.exporters.gguf.tensors import NamedTensor
 from edgeskip.exporters.gguf.write import write_gguf
+from edgeskip.gguf_header import GgufTensor, read_gguf_header
+from edgeskip.gguf_seal import seal_gguf
 
 ARCHITECTURE = "general.architecture"
 _WIDENED = {"F32": "F32", "BF16": "F32"}  # everything else: F16
@@ -30,6 +31,7 @@ def widen(path: Path, target: Path) -> None:
     tensors = [NamedTensor(stored.name, _lazy(path, stored)) for stored in header.tensors.values()]
     as_stored = GgufFormat("widened", None, file_type=0)
     write_gguf(target, header.metadata[ARCHITECTURE], metadata, tensors, as_stored)
+    seal_gguf(target)
 
 
 def _lazy(path: Path, stored: GgufTensor) -> Tensor:

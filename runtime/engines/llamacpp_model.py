@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.llamacpp_devices import find_devices
+from edgeskip.runtime.engines.llamacpp_files import check_file
 from edgeskip.runtime.engines.llamacpp_library import failure, listen, llama
 
 MAGIC = b"GGUF"
@@ -21,13 +22,15 @@ _ALL_LAYERS = 0x7FFFFFFF
 class LlamaModel:
     """The file's weights, mapped into memory, on `provider`'s devices.
 
+    `tried`: this process is the child that a file of unknown origin is opened in first (llamacpp_trial.py).
     EdgeSkipError, with llama.cpp's own reason, where it cannot load the file or the model is not a decoder.
     """
 
-    def __init__(self, path: Path, provider: str = "cpu") -> None:
+    def __init__(self, path: Path, provider: str = "cpu", *, tried: bool = False) -> None:
         _check_magic(path)
         library = llama()
         devices = find_devices(provider)
+        check_file(path, provider, tried=tried)
         self.path = path
         self.provider = provider.lower()
         parameters = library.llama_model_default_params()

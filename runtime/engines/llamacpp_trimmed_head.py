@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.llamacpp_library import ggml_function, too_old
 
+_LARGEST = 4 << 30  # bytes: 262k tokens of 8,192 values
 EPS = "eps"  # key of the file's metadata
 _BYTES_PER_THREAD = 16 << 20  # starting a thread costs as much as one takes to read a few MB
 _F32, _F16, _CPU = 0, 1, 0  # ggml_type, ggml_type, ggml_backend_dev_type
@@ -121,10 +122,11 @@ def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHe
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise EdgeSkipError(f"{path} is missing, the draft head of the GGUF: put it beside the file") from None
+    if not path.is_file():  # a named pipe would be waited for
+        raise EdgeSkipError(f"{path} is missing, the draft head of the GGUF: put it beside the file")
+    if path.stat().st_size > _LARGEST:
+        raise EdgeSkipError(f"{path} is no draft head, it has more than {_LARGEST >> 30} GiB: export again")
+    data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise EdgeSkipError(f"{path} is damaged or another export's: copy both files together or export again")
     try:
@@ -136,7 +138,10 @@ def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHe
     if (
         (head.ndim, head.dtype, tokens.dtype) != (2, np.float16, np.int32)
         or tokens.shape != head.shape[:1]
-        or not len(tokens)
+        or not head.size  # ggml asserts that a matrix has elements, and that eps is not negative
+        or not 0 <= eps <= 1
     ):
-        raise EdgeSkipError(f"{path} is no draft head (shapes {head.shape} and {tokens.shape}): export again")
+        raise EdgeSkipError(
+            f"{path} is no draft head (shapes {head.shape} and {tokens.shape}, eps {eps}): export again"
+        )
     return TrimmedHead(head, tokens.astype(np.int64), eps, threads=threads, name=str(path))

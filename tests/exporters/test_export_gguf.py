@@ -27,11 +27,11 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Decoder
 from edgeskip.exporters.export import ExportPolicy
 from edgeskip.exporters.export_gguf import GgufFile, bound_of, export_gguf, refuse_outputs
-from edgeskip.exporters.families.gguf_header import read_gguf_header
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.families.torch_model import load_torch_model
 from edgeskip.exporters.gguf.formats import gguf_format
 from edgeskip.exporters.verify import Bound, compare
+from edgeskip.gguf_header import read_gguf_header
 from edgeskip.gguf_manifest import VERIFICATION_KEY, read_gguf_manifest
 from edgeskip.plan import Plan, Skip
 from edgeskip.planner import resolve

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from raw_llamacpp import outcomes
 from talking_gguf import byte_level_metadata, talking_gguf
 from tiny_models import BOS, END, tiny_tokenizer
 
@@ -173,3 +176,45 @@ def test_a_closed_model_says_so(tmp_path: Path) -> None:
         tokenizer.encode("a", add_special_tokens=False)
     with pytest.raises(EdgeSkipError, match="closed"):
         tokenizer.piece(5)
+
+
+@pytest.mark.parametrize("pre", ["default", "tekken", "gpt-4o", "deepseek-llm"])
+@pytest.mark.parametrize("text", ["a", "!", "9", " ", "\n", "aA", "漢"])
+def test_a_long_run_of_one_kind_of_characters(pre: str, text: str, tmp_path: Path) -> None:
+    """llama.cpp cuts text by std::regex, which recurses for each character: 200,000 end a process with the usual stack
+    (8 MB) by SIGSEGV. Oracle: the text itself, which the tokens' bytes spell; in a process of its own."""
+    path = talking_gguf(tmp_path / "x.gguf", {"tokenizer.ggml.pre": pre}, hidden_size=32)[0]
+    code = f"""
+from pathlib import Path
+from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+from edgeskip.runtime.gguf_text import GgufTokenizer
+
+tokenizer = GgufTokenizer(LlamaModel(Path({str(path)!r}), tried=True))
+text = {text!r} * 200_000
+tokens = tokenizer.encode(text, add_special_tokens=False)
+assert b"".join(map(tokenizer.piece, tokens)).decode() == text
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_a_character_that_a_vocabulary_has_no_bytes_for(tmp_path: Path) -> None:
+    """Oracle: llama.cpp by itself, whose C++ exception nothing catches: SIGABRT."""
+    tokens = ["<unk>", "<s>", "</s>", *"▁abcdefgh", "é"]
+    keys = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": None,
+        "tokenizer.ggml.merges": None,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [-1.0] * len(tokens),
+        "tokenizer.ggml.token_type": [2, 3, 3, *[1] * (len(tokens) - 3)],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    path = talking_gguf(tmp_path / "x.gguf", keys)[0]
+    assert outcomes([path]) == ["SIGABRT"]  # its text has other characters
+    tokenizer = GgufTokenizer(LlamaModel(path))
+    assert tokenizer.encode("abé a", add_special_tokens=False) == [3, 4, 5, 12, 3, 4]
+    for text in ("x", "a🙂", "a\nb"):
+        with pytest.raises(EdgeSkipError, match="cannot write"):
+            tokenizer.encode(text, add_special_tokens=False)

@@ -97,3 +97,30 @@ def test_missing_and_another_exports(tmp_path: Path) -> None:
     path.write_bytes(save(GOOD, metadata={"eps": "1e-5"}))
     with pytest.raises(EdgeSkipError, match="damaged or another export's: copy both files together or export again"):
         read_trimmed_head(path, "ab" * 32)
+
+
+@pytest.mark.parametrize(
+    ("head", "tokens", "eps"),
+    [
+        (np.zeros((4, 0), np.float16), np.arange(4, dtype=np.int32), "1e-5"),
+        (np.zeros((0, 4), np.float16), np.zeros(0, np.int32), "1e-5"),
+        (np.zeros((0, 0), np.float16), np.zeros(0, np.int32), "1e-5"),
+        (np.zeros((4, 32, 1), np.float16), np.arange(4, dtype=np.int32), "1e-5"),
+        *((np.ones((4, 32), np.float16), np.arange(4, dtype=np.int32), eps) for eps in ("-1", "nan", "inf", "1e300")),
+    ],
+)
+def test_a_head_that_ggml_would_assert_on(head: Any, tokens: Any, eps: str, tmp_path: Path) -> None:
+    """Oracle: ggml, whose assertions end the process (SIGABRT) over the first and over eps -1."""
+    path = tmp_path / "x-head.safetensors"
+    path.write_bytes(save({"head": head, "tokens": tokens}, metadata={"eps": eps}))
+    with pytest.raises(EdgeSkipError, match="no draft head"):
+        read_trimmed_head(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_a_head_that_is_no_file(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "nowhere"):
+        with pytest.raises(EdgeSkipError, match="is missing"):
+            read_trimmed_head(path, "0")

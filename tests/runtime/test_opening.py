@@ -186,7 +186,7 @@ def test_run_prints_json(folder: Path) -> None:
         ("stock.gguf", ["--threads", "0"], "threads"),
         ("absent.gguf", [], "is not a file"),
         ("absent", [], "not an artifact folder"),
-        ("cut.gguf", [], "llama.cpp cannot load"),
+        ("cut.gguf", [], "lies beyond the end"),
         ("text.txt", [], "not a GGUF file"),
         ("rest.gguf", [], "run the first half"),
     ],

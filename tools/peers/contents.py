@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeskip.exporters.families.gguf_header import read_gguf_header
+from edgeskip.gguf_header import read_gguf_header
 from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
 from edgeskip.manifest import DraftRecord, read_manifest
 

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -423,9 +424,59 @@ def broken(**changes: Any) -> dict[str, Any]:
         (broken(bos_token_id=9, add_bos_token=True), "bos_token_id 9 is outside"),
         (broken(add_bos_token=True), "wants a BOS token"),
         (broken(model="llama", scores=[0.0]), "no score for every piece"),
+        (
+            broken(model="llama", scores=["a", "b", "c"]),
+            r"ggml\.scores is \['a', 'b', 'c'\], expected a list",
+        ),
+        (broken(model="llama", scores=[0.0, math.nan, 0.0]), "no score for every piece"),
+        (broken(model="llama", scores=0.0), r"ggml\.scores is 0\.0, expected a list"),
+        (broken(model="llama", scores=[0.0] * 3, add_space_prefix="no"), "add_space_prefix is 'no', expected true"),
+        (broken(model=["gpt2"]), r"kind \['gpt2'\]"),
+        (broken(pre=["gpt-2"]), r"pre-tokenizer is \['gpt-2'\]"),
+        (broken(pre=7), "pre-tokenizer is 7"),
+        (broken(tokens=7), r"ggml\.tokens is 7, expected a list of texts"),
+        (broken(tokens="abc"), r"ggml\.tokens is 'abc', expected a list of texts"),
+        (broken(tokens=[1, 2, 3]), r"ggml\.tokens is \[1, 2, 3\], expected a list of texts"),
+        (broken(tokens=[True, False]), "expected a list of texts"),
+        (broken(tokens=[]), "no vocabulary"),
+        (broken(token_type=3), r"ggml\.token_type is 3, expected a list of whole numbers"),
+        (broken(token_type="abc"), "expected a list of whole numbers"),
+        (broken(token_type=["1", "1", "1"]), "expected a list of whole numbers"),
+        (broken(token_type=[1.0, 1.0, math.nan]), "expected a list of whole numbers"),
+        (broken(token_type=[True, True, True]), "expected a list of whole numbers"),
+        (broken(merges=7), r"ggml\.merges is 7, expected a list of texts"),
+        (broken(merges=[1, 2]), r"ggml\.merges is \[1, 2\], expected a list of texts"),
+        (broken(merges="a b"), "expected a list of texts"),
+        (broken(bos_token_id="x"), "bos_token_id is 'x', expected the number of a token"),
+        (broken(bos_token_id=[0], add_bos_token=True), "bos_token_id is"),
+        (broken(bos_token_id=1.5, add_bos_token=True), "bos_token_id is 1.5"),
+        (broken(bos_token_id=True, add_bos_token=True), "bos_token_id is True"),
+        (broken(eos_token_id=-1, add_eos_token=True), "eos_token_id -1 is outside"),
+        (broken(add_bos_token="yes"), "add_bos_token is 'yes', expected true or false"),
+        (broken(add_eos_token=[True]), "add_eos_token is"),
     ],
 )
 def test_bad_metadata_is_one_clear_line(metadata: dict[str, Any], message: str) -> None:
     with pytest.raises(EdgeSkipError, match=message) as caught:
         build_tokenizer(metadata)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer.chat_template": ["a"]}, "chat_template is"),
+        ({"tokenizer.chat_template": 7}, "chat_template is 7, expected a text"),
+        ({"tokenizer.ggml.padding_token_id": "x"}, "padding_token_id is 'x'"),
+        ({"tokenizer.ggml.unknown_token_id": 99}, "unknown_token_id 99 is outside"),
+    ],
+)
+def test_what_only_the_config_reads(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EdgeSkipError, match=message):
+        tokenizer_config(broken() | changes)
+
+
+def test_a_context_length_that_is_no_number_is_left_out() -> None:
+    keys = broken() | {"general.architecture": "llama", "llama.context_length": [1]}
+    assert "model_max_length" not in tokenizer_config(keys)

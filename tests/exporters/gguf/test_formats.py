@@ -11,8 +11,8 @@ import pytest
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.decoder import Blocks, Tensor
-from edgeskip.exporters.families.gguf_header import GgufHeader, GgufTensor
 from edgeskip.exporters.gguf.formats import PRECISIONS, GgufFormat, gguf_format
+from edgeskip.gguf_header import GgufHeader, GgufTensor
 
 # llama.h's llama_ftype, by hand.
 FILE_TYPES = {

@@ -19,10 +19,10 @@ from tokenizers import Tokenizer
 from variants import in_one_prefill, torch_logits
 
 from edgeskip.calibration.skipping import skipped
-from edgeskip.exporters.families.gguf_header import read_gguf_header
 from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.families.torch_model import load_torch_model
 from edgeskip.exporters.verify import compare
+from edgeskip.gguf_header import read_gguf_header
 from edgeskip.models.profiles import ready_profile
 from edgeskip.plan import Plan
 from edgeskip.planner import choose, resolve

@@ -1,0 +1,39 @@
+"""Calls native code that recurses with the length of a text in a thread whose stack is large enough for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from edgeskip.errors import EdgeSkipError
+
+# llama.cpp cuts text by std::regex, which libstdc++ runs by recursion: measured 105 bytes of stack for each character
+# of a long word or a row of spaces, 320 where cases alternate. Memory is taken for what is used alone.
+_PER_BYTE = 1 << 10
+_LEAST = 16 << 20
+_SHORT = 1 << 10  # bytes of text that any thread has the stack for
+_setting = threading.Lock()  # the size is one for the whole process
+
+
+def with_stack_for(num_bytes: int, function: Callable[..., int], *arguments: Any) -> int:
+    """Return `function(*arguments)`, called with the stack that a text of `num_bytes` may need.
+
+    Raises:
+        EdgeSkipError: if there is no room for such a stack.
+    """
+    if num_bytes <= _SHORT:
+        return function(*arguments)
+    results: list[int] = []
+    thread = threading.Thread(target=lambda: results.append(function(*arguments)), daemon=True)
+    with _setting:
+        before = threading.stack_size()
+        try:
+            threading.stack_size(_LEAST + num_bytes * _PER_BYTE)
+            thread.start()
+        except (RuntimeError, ValueError, OverflowError):
+            raise EdgeSkipError(f"not enough memory to tokenize a text of {num_bytes} bytes: shorten it") from None
+        finally:
+            threading.stack_size(before)
+    thread.join()
+    return results[0]
