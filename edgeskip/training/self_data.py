@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.files import replace_file
+from edgeskip.json_file import parse_json
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
@@ -43,7 +46,7 @@ def write_self_data(
         raise EdgeSkipError(f"no prompt leaves room for an answer in {context} tokens: raise --context")
     size = generation.batch or batch_for(source, context)
     batches = [fitting[at : at + size] for at in range(0, len(fitting), size)]
-    done = _whole_records(file)
+    done = _whole_records(file, fitting, encoder)
     total = len(fitting)
     if done >= total:
         return done
@@ -89,12 +92,35 @@ def _prompts(encoder: Encoder, generation: Generation) -> list[tuple[tuple[int, 
     return [(encoder.prompt(text), text) for text in unique]
 
 
-def _whole_records(file: Path) -> int:
-    """Records in the file; a line that a kill left unfinished is cut off."""
+def _whole_records(file: Path, prompts: Sequence[tuple[tuple[int, ...], str]], encoder: Encoder) -> int:
+    """How many records at the start of the file are those of `prompts`, in order; what follows is cut off: a line that
+    a kill left unfinished, and, which is said on stderr, all from the first that is not as it was written."""
     if not file.exists():
         return 0
     data = file.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
+    lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+    kept = 0
+    for line, (ids, text) in zip(lines, prompts, strict=False):
+        if not _is_record(line, ids, text, encoder):
+            break
+        kept += 1
+    if kept < len(lines):
+        print(f"{file}: record {kept + 1} is damaged: it and what follows is written again", file=sys.stderr)
+    whole = b"".join(lines[:kept])
     if len(whole) != len(data):
-        file.write_bytes(whole)
-    return whole.count(b"\n")
+        replace_file(file, whole)
+    return kept
+
+
+def _is_record(line: bytes, ids: tuple[int, ...], text: str, encoder: Encoder) -> bool:
+    try:
+        found = parse_json(line)
+        answer = found["response_ids"]
+        return (
+            found["prompt_ids"] == list(ids)
+            and found["prompt"] == text
+            and all(type(token) is int and token >= 0 for token in answer)
+            and bool(found["response"] == encoder.fast.decode(answer))
+        )
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return False

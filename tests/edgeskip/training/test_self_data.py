@@ -95,6 +95,28 @@ def test_a_broken_off_file_goes_on(
     assert made == [1, 2], "a finished file needs no model"
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda lines: [lines[0], lines[1].replace(b'"response_ids": [', b'"response_ids": [5, '), *lines[2:]],
+        lambda lines: [lines[0], *lines[2:]],  # one is gone
+        lambda lines: [lines[0], b"[" * 5000 + b"\n", *lines[2:]],
+        lambda lines: [*lines, lines[0]],
+    ],
+)
+def test_a_damaged_file_is_written_again(
+    tiny_llama: Path, encoder: Encoder, prompts: str, tmp_path: Path, damage: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Oracle: the file as it was; all prompts were done."""
+    file = tmp_path / "self.jsonl"
+    assert write(tiny_llama, encoder, prompts, file) == 5
+    data = file.read_bytes()
+    file.write_bytes(b"".join(damage(data.splitlines(keepends=True))))
+    assert write(tiny_llama, encoder, prompts, file) == 5
+    assert file.read_bytes() == data
+    assert "is damaged: it and what follows is written again" in capsys.readouterr().err
+
+
 def test_an_answer_ends_with_an_end_token(encoder: Encoder) -> None:
     found = sampler.Sampler.__new__(sampler.Sampler)
     found._ends = [1, 7]
