@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from random_profiles import random_profile
@@ -14,6 +16,8 @@ from edgeskip.exporters.families.source import open_model
 from edgeskip.inspection import ArtifactReport, inspect_path
 from edgeskip.profile import read_profile
 from edgeskip.vectors import read_vectors
+
+Cli = Callable[..., Any]
 
 
 def at_once(*commands: list[str]) -> list[tuple[int, str]]:
@@ -37,7 +41,7 @@ def one_won(ended: list[tuple[int, str]]) -> None:
     assert "is writing to" in told or "exists" in told
 
 
-@pytest.mark.parametrize("target", ["onnx", "gguf"])
+@pytest.mark.parametrize("target", ["onnx", pytest.param("gguf", marks=pytest.mark.slow)])
 def test_two_exports(tiny_llama: Path, tmp_path: Path, target: str) -> None:
     random_profile(open_model(str(tiny_llama)), tmp_path / "p.json")
     output = tmp_path / ("out" if target == "onnx" else "out.gguf")
@@ -61,3 +65,31 @@ def test_two_calibrations(tiny_llama: Path, tmp_path: Path) -> None:
     read_vectors(profile, output)
     assert profile.calibration.seed == 1 + [code for code, _ in ended].index(0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p.json", "p.safetensors"]
+
+
+def test_a_folder_that_is_trained_into(cli: Cli, tiny_llama: Path, tmp_path: Path) -> None:
+    """Refused at once, with the pid of the process that trains; after it was killed the folder is free."""
+    code = "import sys, time; from pathlib import Path; from edgeskip.locks import claim\n"
+    code += "with claim(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)"
+    folder = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    (tmp_path / "texts.txt").write_text("one text\nanother text\n")
+    command = [
+        "train",
+        str(tiny_llama),
+        "--method",
+        "layerskip",
+        "--data",
+        str(tmp_path / "texts.txt"),
+        "-o",
+        str(folder),
+        "--exits",
+        "99",
+    ]
+    told = cli(*command).complaint()
+    assert f"another edgeskip process (pid {process.pid}) is writing to {folder}" in told
+    process.kill()
+    process.wait()
+    assert "pid" not in cli(*command).complaint()  # there is no exit 99
