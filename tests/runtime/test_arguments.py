@@ -36,7 +36,7 @@ def session(tiny_artifact: TinyArtifact) -> edgeskip.Session:
         [np.array([5, 6, 7])],
         np.array([5, 6, 7], object),
     ],
-    ids=str,
+    ids=lambda ids: f"{type(ids).__name__}-{getattr(ids, 'dtype', '')}",
 )
 def test_token_ids_as_tokenizers_hand_them_out(ids: object) -> None:
     """By hand: the same three numbers, int64 [3]."""
