@@ -115,6 +115,13 @@ def check_gguf(header: GgufHeader, file: str, *, complete: bool = True) -> None:
         _check_vocabulary(keys)
 
 
+def rules_cover(header: GgufHeader) -> bool:
+    """Return whether the file is of the kind that EdgeSkip writes, for which the rules are meant to be complete."""
+    architecture, kind = (header.metadata.get(key) for key in ("general.architecture", "tokenizer.ggml.model"))
+    # Compared as texts: a hostile file may have lists here.
+    return str(architecture) in _PLAIN and kind in ("gpt2", "llama")
+
+
 def part_count(header: GgufHeader, file: str) -> int:
     """Number of files that a model is split into; 1 if it is not.
 
@@ -229,6 +236,8 @@ def _check_attention(keys: _Keys) -> None:
             continue
         if queries < 1:
             raise keys.wrong("attention.head_count", "a positive number")
+        if not pairs and keys.architecture in _ATTENTION_FREE_BLOCKS:
+            continue  # a matrix in attention's place
         if pairs < 1 or queries % pairs:
             raise keys.wrong("attention.head_count_kv", f"a divisor of the {queries} heads")
     size = keys.integer("attention.key_length", keys.integer("embedding_length", 1) // heads[0])
@@ -243,7 +252,9 @@ def _check_attention(keys: _Keys) -> None:
 def _check_tensors(keys: _Keys) -> None:
     names = keys.header.tensors
     present = {int(match[1]) for name in names if (match := re.match(r"blk\.(\d{1,9})\.", name))}
-    if present != set(range(keys.integer("block_count", 1))):
+    blocks = set(range(keys.integer("block_count", 1)))
+    # A block of deci may have neither attention nor FFN.
+    if present != blocks and not (keys.architecture in _ATTENTION_FREE_BLOCKS and present <= blocks):
         raise keys.wrong("block_count", f"{len(present)}, for so many blocks have tensors")
     for tensor in keys.header.tensors.values():
         small = tensor.name.endswith(("_norm.weight", ".bias")) or tensor.name == "rope_freqs.weight"

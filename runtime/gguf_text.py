@@ -47,7 +47,7 @@ class GgufTokenizer:
         position = 0
         for match in self._added_tokens.finditer(text):
             ids += self._segment(text[position : match.start()], first=position == 0)
-            ids.append(self._ids[match[0]])
+            ids.append(self._added_ids[match[0]])
             position = match.end()
         ids += self._segment(text[position:], first=position == 0)
         return self._surrounded(ids) if add_special_tokens else ids
@@ -149,10 +149,15 @@ class GgufTokenizer:
         return frozenset(self.rules.special if self.rules is not None else ())
 
     @cached_property
+    def _added_ids(self) -> dict[str, int]:
+        added = self.rules.added if self.rules is not None else ()
+        return {text: token for token in added if (text := self.text_of(token))}
+
+    @cached_property
     def _added_tokens(self) -> re.Pattern[str]:
         """Matches the added tokens, of several at one place the longest."""
-        texts = [text for token in self.rules.added if (text := self.text_of(token))] if self.rules is not None else []
-        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+        texts = sorted(self._added_ids, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, texts)) or r"(?!)")
 
     @cached_property
     def _ids(self) -> dict[str, int]:

@@ -108,7 +108,7 @@ def handover_decoding(engine: Engine, policy: Online, manifest: GgufManifest) ->
     if not isinstance(engine, HandoverEngine):
         raise EdgeSkipError(f"{manifest.decode} takes over while decoding and is not there: put it beside the file")
     if policy.threshold is not None:
-        raise EdgeSkipError("a GGUF file skips the FFNs that its export named, by no threshold β: leave --beta out")
+        raise EdgeSkipError("a GGUF file skips the FFNs that its export named, by no threshold: leave β out")
     window = policy.window or manifest.window or 1
     if not policy.gate:
         raise EdgeSkipError("a GGUF file measures no FFN while it runs: use strategy plain, or an ONNX artifact")

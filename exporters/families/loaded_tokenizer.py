@@ -41,8 +41,14 @@ class LoadedTokenizer:
         return bool(getattr(self.auto, "split_special_tokens", False))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text` by transformers itself."""
-        return list(self.auto(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
+        """Token ids of `text` by transformers itself. EdgeSkipError if it cannot encode it."""
+        try:
+            return list(self.auto(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
+        except Exception as error:  # its checks raise all kinds
+            raise EdgeSkipError(
+                f"transformers cannot encode {ascii(text)[:40]} with the model's tokenizer ({_reason(error)}): fetch "
+                "the model again"
+            ) from None
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids` by transformers itself, special tokens and its clean-up of spaces left out."""

@@ -30,13 +30,15 @@ def tokenizer_files(loaded: LoadedTokenizer, folder: Path) -> dict[str, bytes]:
     spec = normalised(loaded)
     text = json.dumps(spec, ensure_ascii=False)
     _check_ids(text, loaded, folder)
-    special = _special_tokens(loaded.auto)
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", **special, **_settings(loaded, spec)}
-    return {
-        TOKENIZER: text.encode("utf-8"),
-        CONFIG: _json(config),
-        SPECIAL_TOKENS_MAP: _json(special),
-    }
+    try:
+        special = _special_tokens(loaded.auto)
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", **special, **_settings(loaded, spec)}
+        return {TOKENIZER: text.encode("utf-8"), CONFIG: _json(config), SPECIAL_TOKENS_MAP: _json(special)}
+    except Exception as error:  # transformers takes any value from tokenizer_config.json and fails when it uses it
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise EdgeSkipError(
+            f"{folder}: its tokenizer_config.json has a value that is none ({reason}): fetch the model again"
+        ) from None
 
 
 def _special_tokens(auto: Any) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def _settings(loaded: LoadedTokenizer, spec: dict[str, Any]) -> dict[str, Any]:
     """Return what tokenizer_config.json says besides the special tokens."""
     auto = loaded.auto
     settings = {name: getattr(auto, name) for name in _PLAIN if getattr(auto, name, None) is not None}
-    if 0 < int(auto.model_max_length) < _NO_LIMIT:
+    if 0 < auto.model_max_length < _NO_LIMIT:
         settings["model_max_length"] = int(auto.model_max_length)
     if loaded.splits_special_tokens:
         settings["split_special_tokens"] = True

@@ -22,7 +22,8 @@ def find_devices(provider: str) -> list[int]:
     if name not in devices:
         hint = "" if devices else ": install a build with GPU support, see llama-cpp-python's README"
         raise EdgeSkipError(
-            f"this llama-cpp-python cannot run on {provider!r} (available here: {usable}){hint}, or pass --provider cpu"
+            f"this llama-cpp-python cannot run on {provider!r} (available here: {usable}){hint}, or use the "
+            "provider cpu"
         )
     return devices[name]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.gguf_header import UINT16, GgufHeader, read_gguf_header, read_header_bytes
-from edgeskip.gguf_rules import check_gguf, part_count
+from edgeskip.gguf_rules import check_gguf, part_count, rules_cover
 from edgeskip.gguf_seal import is_sealed
 from edgeskip.runtime.engines.llamacpp_trial import try_opening
 
@@ -31,7 +31,8 @@ def check_file(path: Path, provider: str, *, tried: bool = False) -> None:
     if len(parts) > 1:
         header = _joined(header, parts[1:])
     check_gguf(header, str(path))
-    if not tried and (len(parts) > 1 or not is_sealed(header, data)):
+    # A digest is no signature: it counts only for what EdgeSkip writes.
+    if not tried and not (len(parts) == 1 and rules_cover(header) and is_sealed(header, data)):
         try_opening(parts, provider)
 
 

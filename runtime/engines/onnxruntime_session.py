@@ -153,7 +153,7 @@ def _open(path: Path, settings: Settings) -> Any:
         why = why if len(why) < 300 else f"… {why[-300:]}"
         raise EdgeSkipError(
             f"the provider {provider.name!r} cannot load {path}: {why}: it may lack what the graph needs, "
-            "pass --provider cpu"
+            "use the provider cpu"
         ) from error
     check_provider(session, provider)
     return session

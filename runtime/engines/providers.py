@@ -137,7 +137,7 @@ def check_provider(session: onnxruntime.InferenceSession, provider: Provider) ->
     if not used or used[0] != provider.execution_provider:
         raise EdgeSkipError(
             f"the provider {provider.name!r} could not start here and onnxruntime would use {', '.join(used)}: "
-            "check its drivers and libraries with  edgeskip doctor,  or pass --provider cpu"
+            "check its drivers and libraries with  edgeskip doctor,  or use the provider cpu"
         )
     if provider.name == "cpu":
         return
@@ -145,7 +145,7 @@ def check_provider(session: onnxruntime.InferenceSession, provider: Provider) ->
     if nodes and not nodes.get(provider.name.partition(":")[0]):
         raise EdgeSkipError(
             f"the provider {provider.name!r} can run no part of this graph, all of it would run on the CPU: "
-            "pass --provider cpu"
+            "use the provider cpu"
         )
 
 

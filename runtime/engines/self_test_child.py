@@ -26,7 +26,7 @@ def run_cases(module: str, cases: Sequence[str], what: str) -> Answer | None:
     EdgeSkipError if the child reports one, was ended from outside or takes too long; that is no answer.
     """
     answer: Answer = {}
-    if not sys.executable:  # Python inside another program
+    if not sys.executable or getattr(sys, "frozen", False):  # Python inside another program
         return None
     left, arguments = list(cases), list[str]()
     while True:

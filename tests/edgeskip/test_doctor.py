@@ -187,3 +187,19 @@ def test_nvidia_smi_that_fails_means_no_gpu(tmp_path: Path, monkeypatch: pytest.
     assert machine.nvidia_gpus() == ()
     tool.write_text("#!/bin/sh\necho 'NVIDIA H100, 81559 MiB, 550.54'\n")
     assert machine.nvidia_gpus() == ("NVIDIA H100, 81559 MiB, 550.54",)
+
+
+def test_what_a_killed_process_left_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: one folder of unfinished work, one of what was to be replaced; not what a live process makes."""
+    from edgeskip.diagnosis import _find_leftovers
+    from edgeskip.locks import claim
+
+    for name in (".out.abcdefgh.edgeskip-part", ".old.12345678.edgeskip-old", ".mine.edgeskip-part", ".a.tmp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = [finding.problem for finding in _find_leftovers()]
+    assert len(found) == 2
+    assert ".old.12345678.edgeskip-old" in found[0]
+    assert ".out.abcdefgh.edgeskip-part" in found[1]
+    with claim(tmp_path / "out"):
+        assert len(_find_leftovers()) == 1

@@ -351,7 +351,7 @@ def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (1, "", "/usr/bin/python: No module named pip", "-m ensurepip"),
         (0, "{}", "", "install --upgrade pip"),
-        (2, "", "no such option: --report", "pip exits with 2"),
+        (2, "", "no such option: --report", "ended with code 2"),
     ],
 )
 def test_pip_that_cannot_help(

@@ -254,6 +254,22 @@ def test_a_split_file_whose_second_part_has_another_type_of_number(sound: Path, 
         LlamaModel(paths[0].rename(tmp_path / "y.gguf"))
 
 
+def test_deci_may_lack_what_others_may_not(sound: Path, tmp_path: Path) -> None:
+    """A matrix in attention's place (heads without KV heads), a block without anything. Oracle: llama.cpp runs it."""
+    file = RawGguf.read(sound)
+    architecture("deci")(file)
+    width = file.get("deci.feed_forward_length")
+    file.set("deci.attention.head_count", ARRAY, ints(4, 4, 0, 4))
+    file.set("deci.attention.head_count_kv", ARRAY, ints(2, 0, 0, 2))
+    file.set("deci.feed_forward_length", ARRAY, ints(width, width, 0, width))
+    gone = (b"blk.1.attn_q.", b"blk.1.attn_k.", b"blk.1.attn_v.", b"blk.2.")
+    file.tensors = [tensor for tensor in file.tensors if not tensor.name.startswith(gone)]
+    retype("", "F32")(file)
+    path = file.write(tmp_path / "x.gguf")
+    assert outcomes([path]) == ["ok"]
+    LlamaModel(path).close()
+
+
 def test_types_equal_ggmls_own() -> None:
     """Oracle: ggml's functions in the installed library, for every type it knows."""
     import ctypes

@@ -137,8 +137,10 @@ def _remove_key(random: Random, file: RawGguf) -> None:
 
 def _rename_architecture(random: Random, file: RawGguf) -> None:
     """The same tensors as another architecture, with all its keys."""
-    old = next(k.value for k in file.keys if k.name == b"general.architecture") + b"."
-    new = random.choice(_ARCHITECTURES)
+    old = next((k.value for k in file.keys if k.name == b"general.architecture"), None)
+    if not isinstance(old, bytes):
+        return
+    old, new = old + b".", random.choice(_ARCHITECTURES)
     file.keys = [
         replace(key, name=new + b"." + key.name.removeprefix(old)) if key.name.startswith(old) else key
         for key in file.keys

@@ -113,4 +113,4 @@ def test_every_engine(files: dict[str, Path], kind: str) -> None:
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("kind", PLAYS)
 def test_every_engine_at_every_instruction(files: dict[str, Path], kind: str, warm: bool) -> None:
-    check_every_interruption(lambda: engine_of(files, kind), PLAYS[kind], atol=1e-3, often=2, warm=warm, opcodes=True)
+    check_every_interruption(lambda: engine_of(files, kind), PLAYS[kind], atol=1e-3, often=1, warm=warm, opcodes=True)

@@ -181,7 +181,7 @@ def test_what_makes_no_step_is_refused(tiny: tuple[Path, Any]) -> None:
 def test_a_provider_that_cannot_be_used_is_refused(tiny: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand: a build for the CPU, then one that says it has CUDA."""
     monkeypatch.setattr(llamacpp_devices, "_devices", dict)
-    with pytest.raises(EdgeSkipError, match=r"cannot run on 'cuda' \(available here: cpu\).*--provider cpu"):
+    with pytest.raises(EdgeSkipError, match=r"cannot run on 'cuda' \(available here: cpu\).*provider cpu"):
         open_engine(tiny, provider="cuda")
     monkeypatch.setattr(llamacpp_devices, "_devices", lambda: {"cuda": [1]})
     with pytest.raises(EdgeSkipError, match=r"cannot run on 'vulkan' \(available here: cpu, cuda\)"):

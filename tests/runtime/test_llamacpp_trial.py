@@ -164,6 +164,17 @@ def test_what_edgeskip_wrote_is_not_tried(
     assert len(children) == 1
 
 
+def test_a_digest_counts_for_nothing_in_what_edgeskip_does_not_write(deadly: Path) -> None:
+    """Anybody can compute it."""
+    from edgeskip.gguf_seal import SEAL_KEY, UNSEALED, seal_gguf
+
+    file = RawGguf.read(deadly)
+    file.set(SEAL_KEY, STRING, UNSEALED)
+    seal_gguf(file.write(deadly))
+    with pytest.raises(EdgeSkipError, match="SIGABRT"):
+        LlamaModel(deadly)
+
+
 @pytest.fixture
 def sealed(sound: Path) -> Callable[[Path], Path]:
     from edgeskip.gguf_seal import SEAL_KEY, UNSEALED, seal_gguf

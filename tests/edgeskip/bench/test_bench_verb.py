@@ -104,7 +104,7 @@ def test_a_fallback_says_so(cli: Cli, folders: list[Path]) -> None:
         (("--python", "cuda=/bin/sh"), "is not PROVIDER=PATH with one of the providers asked for (cpu)"),
         (("--quality", "q.txt", "--no-quality"), "contradict each other"),
         (("--no-local",), "--no-local leaves no device"),
-        (("--log", "taken.jsonl"), "taken.jsonl exists: choose another file"),
+        (("--log", "taken.jsonl"), "taken.jsonl exists: choose another"),
         (("--adb",), "--llama-bench FILE"),
         (("--adb-serial", "x"), "are for a phone: add --adb"),
         (("--remote-python", "python3"), "need --remote USER@HOST"),

@@ -209,3 +209,22 @@ def test_a_template_that_is_no_text(llama: Path, tmp_path: Path) -> None:
     (llama / "chat_template.jinja").write_bytes(b"\xff\xfe{{")
     with pytest.raises(EdgeSkipError, match=r"chat_template\.jinja is not UTF-8"):
         open_model(str(llama)).write_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"extra_special_tokens": [3]},
+        {"added_tokens_decoder": {"5": 3}},
+        {"chat_template": {"__type": "AddedToken", "content": "x"}},
+        {"model_max_length": "long"},
+    ],
+    ids=str,
+)
+def test_settings_that_are_none_are_one_line(llama: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+    """By hand: transformers takes any value and fails when it is used."""
+    path = llama / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(EdgeSkipError, match="fetch the model again") as caught:
+        open_model(str(llama)).write_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
