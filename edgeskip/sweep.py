@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeskip.bounds import Count, Speed, dataclass_from
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
+from edgeskip.json_file import parse_json
 
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Prompt, Session
@@ -35,16 +37,16 @@ class SweepGrid:
 class Cell:
     """One setting over all prompts, greedy."""
 
-    exit_layer: int
-    draft_vocab: int | None
-    num_speculations: int
-    prompts: int
-    tokens: int
-    tokens_per_s: float
-    plain_tokens_per_s: float  # the same artifact, the same prompts, in turn with it
-    drafted: int
-    accepted: int
-    identical: int  # prompts whose text is that of plain decoding, token by token
+    exit_layer: Count
+    draft_vocab: Count | None
+    num_speculations: Count
+    prompts: Count
+    tokens: Count
+    tokens_per_s: Speed
+    plain_tokens_per_s: Speed  # the same artifact, the same prompts, in turn with it
+    drafted: Count
+    accepted: Count
+    identical: Count  # prompts whose text is that of plain decoding, token by token
 
     @property
     def speedup(self) -> float:
@@ -140,10 +142,12 @@ class SweepLog:
 
     def _resume(self) -> None:
         try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            before, cells = content["settings"], [Cell(**cell) for cell in content["cells"]]
-        except (ValueError, TypeError, KeyError, OSError) as error:
-            raise EdgeSkipError(f"{self._path} is no sweep's file ({error}): choose another -o") from None
+            content = parse_json(self._path.read_bytes())
+            before, cells = _parts(content)
+        except ValueError as error:
+            raise EdgeSkipError(
+                f"{self._path} is no sweep's file ({error}): choose another -o or add --overwrite"
+            ) from None
         if before != self._settings:
             keys = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]
             names = [f"--{name.replace('_', '-')}" for name in keys]  # every setting is an option
@@ -151,3 +155,13 @@ class SweepLog:
                 f"{self._path} is of a sweep with another {', '.join(names)}: choose another -o or add --overwrite"
             )
         self.cells = cells
+
+
+def _parts(content: Any) -> tuple[dict[str, Any], list[Cell]]:
+    """Return the settings and cells of a sweep's file; ValueError if it is none."""
+    if not (isinstance(content, dict) and content.keys() == {"settings", "cells"}):
+        raise ValueError("it has not the fields settings and cells")
+    before, cells = content["settings"], content["cells"]
+    if not (isinstance(before, dict) and isinstance(cells, list)):
+        raise ValueError("settings is no object, or cells no list")
+    return before, [dataclass_from(Cell, cell) for cell in cells]

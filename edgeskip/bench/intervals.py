@@ -17,6 +17,9 @@ _T = (
 )  # fmt: skip
 
 
+_MOST = math.log(1e30)  # of a ratio: beyond it is as good as infinite, and still a number of JSON
+
+
 @dataclass(frozen=True)
 class Ratio:
     """A ratio and its 95 % interval; `low` and `high` are None where one measurement tells nothing of its spread."""
@@ -31,7 +34,7 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
 
     Paired, so that a machine that drifts from round to round changes both of a pair.
     """
-    return _of([math.log(a / b) for a, b in zip(ours, theirs, strict=True)])
+    return _of([math.log(a) - math.log(b) for a, b in zip(ours, theirs, strict=True)])
 
 
 def unpaired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
@@ -39,13 +42,14 @@ def unpaired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     a, b = [math.log(x) for x in ours], [math.log(x) for x in theirs]
     difference = statistics.fmean(a) - statistics.fmean(b)
     if len(a) < 2 or len(b) < 2:
-        return Ratio(math.exp(difference), None, None)
+        return Ratio(_exp(difference), None, None)
     va, vb = statistics.variance(a) / len(a), statistics.variance(b) / len(b)
     if va + vb == 0:
-        return Ratio(math.exp(difference), math.exp(difference), math.exp(difference))
-    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+        return Ratio(_exp(difference), _exp(difference), _exp(difference))
+    share = va / (va + vb)  # squares of the variances themselves may be too small for a float
+    freedom = 1 / (share**2 / (len(a) - 1) + (1 - share) ** 2 / (len(b) - 1))
     half = t_quantile(freedom) * math.sqrt(va + vb)
-    return Ratio(math.exp(difference), math.exp(difference - half), math.exp(difference + half))
+    return Ratio(_exp(difference), _exp(difference - half), _exp(difference + half))
 
 
 def t_quantile(freedom: float) -> float:
@@ -60,6 +64,10 @@ def t_quantile(freedom: float) -> float:
 def _of(logs: Sequence[float]) -> Ratio:
     mean = statistics.fmean(logs)
     if len(logs) < 2:
-        return Ratio(math.exp(mean), None, None)
+        return Ratio(_exp(mean), None, None)
     half = t_quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+    return Ratio(_exp(mean), _exp(mean - half), _exp(mean + half))
+
+
+def _exp(logarithm: float) -> float:
+    return math.exp(max(-_MOST, min(_MOST, logarithm)))

@@ -11,14 +11,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from edgeskip.bounds import Amount, Bytes, Count, Name, Reading, Round, Seconds, Threads, Tokens
 from edgeskip.manifest import PlanSummary
 from edgeskip.plan import Label
 
 FORMAT = "edgeskip-bench-1"
 Strategy = Literal["plain", "self-speculative", "speculative", "online"]
 DeviceKind = Literal["local", "ssh", "adb", "browser"]
-Seconds = Annotated[float, Field(ge=0, le=1e8, allow_inf_nan=False)]
-Tokens = Annotated[int, Field(ge=0, le=10_000_000)]
 Note = Annotated[str, Field(max_length=1000)]
 MOST_FACTS = 20_000  # characters of a device's facts as JSON
 
@@ -47,14 +46,14 @@ class _Record(BaseModel):
 class Settings(_Record):
     """What was asked for; the same for every cell of a run."""
 
-    prompt_tokens: list[int] = Field(description="-p: lengths of the prompts of random tokens; one row pp each")
-    new_tokens: list[int] = Field(description="-n: tokens decoded one by one; one row tg each")
-    depths: list[int] = Field(description="-d: tokens in the KV cache before either")
-    rounds: int = Field(ge=1, description="-r: times that every cell runs, each in a fresh process")
-    prompts: list[str] = Field(description="Names of the real prompts that are answered; [] = no serving figures")
-    max_tokens: int = Field(ge=1, description="Most tokens of an answer")
+    prompt_tokens: list[Tokens] = Field(description="-p: lengths of the prompts of random tokens; one row pp each")
+    new_tokens: list[Tokens] = Field(description="-n: tokens decoded one by one; one row tg each")
+    depths: list[Tokens] = Field(description="-d: tokens in the KV cache before either")
+    rounds: Round = Field(ge=1, description="-r: times that every cell runs, each in a fresh process")
+    prompts: list[Name] = Field(description="Names of the real prompts that are answered; [] = no serving figures")
+    max_tokens: Tokens = Field(ge=1, description="Most tokens of an answer")
     seed: int = 0
-    baselines: list[str] = Field(
+    baselines: list[Name] = Field(
         default_factory=list,
         description="Targets that ratios are to: the first of the row's engine, else the first; [] = the first of each "
         "engine",
@@ -75,33 +74,33 @@ class RunHeader(_Record):
 class Work(_Record):
     """What the model's arithmetic needs, counted from the files: the roofline's numerators."""
 
-    weight_bytes: float = Field(ge=0, description="Read by every decode step: each matrix once, embedding rows not")
-    kv_bytes_per_token: float = Field(ge=0, description="Keys and values of one position, in the engine's type")
-    matmul_flops: float = Field(ge=0, description="Of one token through every matrix but the head's")
-    head_flops: float = Field(ge=0, description="Of one token's logits")
-    attention_flops: float = Field(ge=0, description="Of one query on one position, all kept layers together")
+    weight_bytes: Amount = Field(description="Read by every decode step: each matrix once, embedding rows not")
+    kv_bytes_per_token: Amount = Field(description="Keys and values of one position, in the engine's type")
+    matmul_flops: Amount = Field(description="Of one token through every matrix but the head's")
+    head_flops: Amount = Field(description="Of one token's logits")
+    attention_flops: Amount = Field(description="Of one query on one position, all kept layers together")
 
 
 class Quality(_Record):
     """What an artifact loses, measured on a text with the engine itself: every position of every window."""
 
     text: str = Field(description="File name")
-    tokens: int
-    window: int
-    perplexity: float
+    tokens: Count
+    window: Count
+    perplexity: float = Field(ge=0.5, le=1e300)
     reference: str | None = Field(default=None, description="Target that KL and top-1 are against")
-    kl_divergence: float | None = Field(default=None, description="mean KL(reference ‖ this) per token, nats")
-    top1_agreement: float | None = None
+    kl_divergence: Reading | None = Field(default=None, description="mean KL(reference ‖ this) per token, nats")
+    top1_agreement: float | None = Field(default=None, ge=0, le=1)
 
 
 class Target(_Record):
     """One artifact: a folder or a .gguf file."""
 
     kind: Literal["target"] = "target"
-    name: str
+    name: Name
     path: str
     engine: Literal["onnxruntime", "llama.cpp"]
-    size_bytes: int = Field(description="of all its files")
+    size_bytes: Bytes = Field(description="of all its files")
     sha256: str = Field(description="of its manifest, or of the .gguf file: tells artifacts apart")
     label: Label
     model: str | None
@@ -116,9 +115,9 @@ class Roofline(_Record):
     """What the machine gives: the roofline's denominators."""
 
     provider: str = Field(max_length=100)
-    threads: int = Field(ge=0)
-    bytes_per_s: float | None = Field(gt=0, le=1e16)
-    flops_per_s: float | None = Field(gt=0, le=1e18)
+    threads: Threads
+    bytes_per_s: float | None = Field(ge=1, le=1e16)
+    flops_per_s: float | None = Field(ge=1, le=1e18)
     how: str = Field(max_length=2000, description="How both were measured, in words")
 
 
@@ -140,10 +139,10 @@ class Device(_Record):
 class Cell(_Record):
     """One configuration of one target on one device; each round of it is a process of its own."""
 
-    target: str
-    device: str
-    provider: str = Field(description="As asked for: cpu, cuda, openvino, web (WASM), webgpu")
-    threads: int = Field(ge=1)
+    target: Name
+    device: Name
+    provider: Name = Field(description="As asked for: cpu, cuda, openvino, web (WASM), webgpu")
+    threads: Threads = Field(ge=1)
     strategy: Strategy
 
     @property
@@ -189,7 +188,7 @@ class Answer(_Record):
     finish_reason: str = Field(max_length=40)
     runtime_s: Seconds | None = Field(default=None, description="Of the decoding, inside the inference runtime")
     speculation: Speculated | None = None
-    skipped_online: int | None = Field(default=None, description="FFNs left out, where the strategy is online")
+    skipped_online: Count | None = Field(default=None, description="FFNs left out, where the strategy is online")
 
 
 class Ran(_Record):
@@ -198,27 +197,29 @@ class Ran(_Record):
     engine: Literal["onnxruntime", "llama.cpp", "onnxruntime-web"]
     version: str = Field(max_length=100)
     provider: str = Field(max_length=100, description="that ran; another than asked for only where that was allowed")
-    nodes: dict[str, int] = Field(default_factory=dict, description="Nodes by provider; {} where it is not told")
-    threads: int
+    nodes: dict[str, Count] = Field(default_factory=dict, description="Nodes by provider; {} where it is not told")
+    threads: Threads
 
 
 class Conditions(_Record):
     """What else the machine did meanwhile."""
 
-    others_cores: float | None = Field(default=None, description="Cores that everything else kept busy")
-    pulse: list[float] = Field(
+    others_cores: Reading | None = Field(default=None, description="Cores that everything else kept busy")
+    pulse: list[Reading] = Field(
         default_factory=list, description="Speed of a fixed piece of work before and after, runs per second"
     )
-    clock_mhz: list[float] = Field(default_factory=list, description="Mean core clock before and after")
-    temperature_c: list[float] = Field(default_factory=list, description="Hottest zone before and after")
-    throttle_events: int | None = Field(default=None, description="The kernel's count of thermal throttling, new ones")
-    load_average: float | None = None
+    clock_mhz: list[Reading] = Field(default_factory=list, description="Mean core clock before and after")
+    temperature_c: list[Reading] = Field(default_factory=list, description="Hottest zone before and after")
+    throttle_events: Count | None = Field(
+        default=None, description="The kernel's count of thermal throttling, new ones"
+    )
+    load_average: Reading | None = None
 
 
 class Energy(_Record):
     """Joules while the answers were made, by the whole machine or what `source` names."""
 
-    joules: float = Field(ge=0)
+    joules: Amount
     source: str = Field(max_length=100, description="RAPL package, NVML, battery")
 
 
@@ -227,12 +228,12 @@ class Sample(_Record):
 
     kind: Literal["sample"] = "sample"
     cell: Cell
-    round: int = Field(ge=0)
+    round: Round
     created: str = Field(max_length=60)
     ran: Ran
     load_s: Seconds | None = Field(description="None where the engine does not tell it")
-    peak_rss_bytes: int | None = Field(default=None, ge=0)
-    device_peak_bytes: int | None = Field(default=None, ge=0)
+    peak_rss_bytes: Bytes | None = None
+    device_peak_bytes: Bytes | None = None
     tests: list[TestTime] = Field(default_factory=list, max_length=10_000)
     answers: list[Answer] = Field(default_factory=list, max_length=1_000)
     conditions: Conditions = Conditions()
@@ -245,7 +246,7 @@ class Failure(_Record):
 
     kind: Literal["failure"] = "failure"
     cell: Cell
-    round: int
+    round: Round
     created: str
     message: str = Field(max_length=2000)
 

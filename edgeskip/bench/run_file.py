@@ -10,9 +10,11 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from edgeskip.bench.record import FORMAT, Device, Failure, Line, RunHeader, Sample, Target
+from edgeskip.bounds import first_problem
 from edgeskip.errors import EdgeSkipError
 from edgeskip.json_file import parse_json
 
+MOST_NAMED = 1000  # targets, and devices; a run has a few, and names are compared with each other
 _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
 
 
@@ -101,11 +103,11 @@ def read_run(path: Path) -> Run:
             if isinstance(record, RunHeader):
                 raise EdgeSkipError(f"{path} holds two runs: give them as two files")
             run.add(record)
+            if max(len(run.targets), len(run.devices)) > MOST_NAMED:
+                raise EdgeSkipError(f"{path} names more than {MOST_NAMED:,} targets or devices: give a run's own file")
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise EdgeSkipError(
-            f"{path} is no benchmark run ({where}: {first['msg']}): give a file that edgeskip bench wrote"
+            f"{path} is no benchmark run ({first_problem(error)}): give a file that edgeskip bench wrote"
         ) from None
     except ValueError as error:
         raise EdgeSkipError(f"{path} is no benchmark run ({error}): give a file that edgeskip bench wrote") from None

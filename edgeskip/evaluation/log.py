@@ -6,13 +6,15 @@ The first line says with which settings they were made; a log of others is refus
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgeskip.bounds import dataclass_from
 from edgeskip.errors import EdgeSkipError
 from edgeskip.evaluation.task import Record
+from edgeskip.json_file import parse_json
 from edgeskip.version import __version__
 
 FORMAT = "edgeskip-eval-1"
@@ -21,13 +23,19 @@ FORMAT = "edgeskip-eval-1"
 class RecordLog:
     """`records` by id, those of earlier runs included; without a path they are in memory only."""
 
-    def __init__(self, path: Path | None, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """EdgeSkipError where `path` holds records of other settings or something else, unless `overwrite`."""
+    def __init__(
+        self, path: Path | None, settings: Mapping[str, Any], *, metrics: Sequence[str] = (), overwrite: bool = False
+    ) -> None:
+        """Read what is at `path`; every record must have the `metrics`.
+
+        Raises:
+            EdgeSkipError: If it holds records of other settings or something else, unless `overwrite`.
+        """
         self.records: dict[str, Record] = {}
         self._path = path
         # As JSON gives it back: tuples are lists there.
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
-        found = None if path is None or overwrite or not path.exists() else self._resume(path)
+        found = None if path is None or overwrite or not path.exists() else self._resume(path, metrics)
         self._begins_anew, self._keep = found is None, found
 
     def add(self, record: Record) -> None:
@@ -47,19 +55,24 @@ class RecordLog:
             file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
             file.flush()
 
-    def _resume(self, path: Path) -> int | None:
+    def _resume(self, path: Path, metrics: Sequence[str]) -> int | None:
         """Takes the records of whole lines and returns their bytes; None where not even the first line is whole."""
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if not whole and data.startswith(b'{"format"'[: len(data)]):
             return None
         try:
-            first, *lines = [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
-            if first["format"] != FORMAT:
-                raise ValueError(f"format {first['format']!r}")
-            before: dict[str, Any] = dict(first["settings"])
-            records = [Record(**line) for line in lines]
-        except (ValueError, TypeError, KeyError) as error:
+            first, *lines = [parse_json(line) for line in whole.split(b"\n") if line] or [None]
+            if not isinstance(first, dict) or first.get("format") != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+            before = first.get("settings")
+            if not isinstance(before, dict):
+                raise ValueError("it does not say its settings")
+            records = [dataclass_from(Record, line) for line in lines]
+            missing = [name for name in metrics for record in records if name not in record.scores]
+            if missing:
+                raise ValueError(f"a record has no {missing[0]}")
+        except ValueError as error:
             raise EdgeSkipError(
                 f"{path} is no log of an evaluation ({error}): choose another -o or add --overwrite"
             ) from None

@@ -97,7 +97,12 @@ def open_logs(
     paths = [output / f"{work.task.name}-{name}.jsonl" if output else None for work in works]
     hold(*(path for path in paths if path is not None))
     return [
-        RecordLog(path, _settings_of(work, settings, made, reference), overwrite=overwrite)
+        RecordLog(
+            path,
+            _settings_of(work, settings, made, reference),
+            metrics=[metric.name for metric in work.task.metrics],
+            overwrite=overwrite,
+        )
         for path, work in zip(paths, works, strict=True)
     ]
 

@@ -13,6 +13,7 @@ from edgeskip.evaluation.task import AnyTask, Metric, Record
 from edgeskip.plan import Label
 
 Interval = tuple[float, float]
+_MOST_NATS = 300.0  # a perplexity beyond is as good as infinite, and still a number
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
 
 def _summary(result: Result, metric: Metric, first: Result) -> Summary:
     def of(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.exp(mean) if metric.exponential else mean * metric.scale
+        return np.exp(np.minimum(mean, _MOST_NATS)) if metric.exponential else mean * metric.scale
 
     def less(mean: NDArray[np.float64], than: NDArray[np.float64]) -> NDArray[np.float64]:
         return of(mean) - of(than)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeskip.bounds import Amount, Count, Reading, Seconds
 from edgeskip.plan import Label
 
 
@@ -80,17 +81,17 @@ class Record:
 
     id: str
     label: Label
-    scores: Mapping[str, float]
-    tokens: int
+    scores: Mapping[str, Reading]
+    tokens: Count
     prediction: str | None = None
     finish_reason: str | None = None
-    prompt_tokens: int | None = None
-    cut_from: int | None = None
-    ttft_s: float | None = None
-    decode_s: float | None = None
-    decode_tokens: int | None = None
-    decode_tokens_per_s: float | None = None
-    gated: int | None = None
+    prompt_tokens: Count | None = None
+    cut_from: Count | None = None
+    ttft_s: Seconds | None = None
+    decode_s: Seconds | None = None
+    decode_tokens: Count | None = None
+    decode_tokens_per_s: Amount | None = None
+    gated: Count | None = None
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field, TypeAdapter
+
+from edgeskip.bounds import Count, dataclass_from
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import replace_file
+from edgeskip.json_file import parse_json
 from edgeskip.search.quality import Quality, QualityMeter
 from edgeskip.search.skipping_run import Kept, run, stored
 
@@ -22,6 +26,19 @@ if TYPE_CHECKING:
 Skips = frozenset[int]
 KEPT_EVERY = 4  # sublayers between streams that are kept: memory against running a few sublayers again
 ROWS = 1024  # tokens that a candidate is compared on, at most: the head is a third of the work
+
+
+@dataclass(frozen=True)
+class _Reported:
+    """What a front's point says of a plan; names and bounds as `FrontPoint` has them."""
+
+    kl: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    perplexity_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    perplexity_error: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    top1_agreement: Annotated[float, Field(ge=0, le=1)]
+
+
+_SKIPS: TypeAdapter[list[int]] = TypeAdapter(list[Count])
 
 
 class QualityLog:
@@ -65,13 +82,15 @@ class QualityLog:
     def _take(self, line: str) -> bool:
         """Whether `line` is the record of a plan, which is then known."""
         try:
-            record = json.loads(line)
-            skips = frozenset(record.pop("skip"))
+            record = parse_json(line)
+            if not isinstance(record, dict):
+                return False
+            skips = frozenset(_SKIPS.validate_python(record.pop("skip", None)))
             if "reported" in record:
-                self.reported[skips] = dict(record["reported"])
-                return True
-            self.known[skips] = Quality(**record)
-        except (ValueError, TypeError, KeyError, AttributeError):
+                self.reported[skips] = asdict(dataclass_from(_Reported, record["reported"]))
+            else:
+                self.known[skips] = dataclass_from(Quality, record)
+        except ValueError:  # pydantic's is one too
             return False
         return True
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from edgeskip.bounds import Reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,22 +24,26 @@ MOST_KEPT = 2**27  # numbers: the dense model's logits are kept up to there, and
 class Quality:
     """Means per token: `kl` = KL(dense ‖ skipped) and `loss` = −ln p(next token), in nats; `losses` of each window."""
 
-    kl: float
-    loss: float
-    top1: float
-    losses: tuple[float, ...] = ()
+    kl: Reading
+    loss: Reading
+    top1: Annotated[float, Field(ge=0, le=1)]
+    losses: tuple[Reading, ...] = ()
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss)
+        return _exp(self.loss)
 
     def over(self, dense: Quality) -> tuple[float, float]:
         """Perplexity over the dense model's, and its standard error by how much windows differ in it (0 for one)."""
-        ratio = math.exp(self.loss - dense.loss)
+        ratio = _exp(self.loss - dense.loss)
         differences = [ours - theirs for ours, theirs in zip(self.losses, dense.losses, strict=True)]
         if len(differences) < 2:
             return ratio, 0.0
         return ratio, ratio * statistics.stdev(differences) / math.sqrt(len(differences))
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(nats, 300.0))  # beyond it is as good as infinite, and still a number
 
 
 class QualityMeter:

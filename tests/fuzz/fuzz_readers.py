@@ -202,7 +202,7 @@ def _read_eval_logs(folder: Path) -> None:
 
     results = []
     for name in ("a", "b"):
-        log = RecordLog(folder / f"{name}.jsonl", {"task": "x", "limit": 3})
+        log = RecordLog(folder / f"{name}.jsonl", {"task": "x", "limit": 3}, metrics=("nats", "accuracy"))
         results += [Result(TASKS[task], name, tuple(log.records.values())) for task in ("perplexity", "trec")]
     summaries = summarise(results)
     Console().print(table(summaries))
