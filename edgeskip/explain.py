@@ -25,6 +25,7 @@ _REMEDIES = {
     errno.EIO: "the disk cannot be read or written: check it",
     errno.ENOMEM: "close other programs or use a smaller model or context",
 }
+LONGEST = 1500  # characters of a line; a name from a damaged file may have any length
 _WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
@@ -33,10 +34,15 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def shortened(line: str) -> str:
+    """Return `line`, or what is wrong and what to do about it without most of what a file had to say in between."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} … {line[-297:]}"
+
+
 def explain(error: BaseException) -> str | None:
     """One line that says what is wrong and what to do, or None where the error is not the user's to mend."""
     line = _explain(error)
-    return None if line is None else one_line(line)
+    return None if line is None else shortened(one_line(line))
 
 
 def _explain(error: BaseException) -> str | None:

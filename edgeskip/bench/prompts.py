@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeskip.bench.request import Prompt
 from edgeskip.errors import EdgeSkipError
+from edgeskip.json_file import parse_json
 from edgeskip.text_files import read_text_file
 
 SHIPPED = Path(__file__).with_name("prompts.jsonl")
@@ -35,7 +35,7 @@ def read_prompts(path: Path | None, count: int | None) -> list[Prompt]:
 
 def _prompt(file: Path, number: int, line: str) -> Prompt:
     try:
-        record: Any = json.loads(line)
+        record: Any = parse_json(line, finite=False)
         text = record["prompt"] if "prompt" in record else record["turns"][0]
         name = str(record.get("name") or record.get("question_id") or f"{file.stem}-{number}")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from edgeskip.bench.record import Work
+from edgeskip.bounds import first_problem
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import read_manifest
+from edgeskip.onnx_file import integers, num_bytes, read_graph
 
 # llama.cpp keeps keys and values in float16 unless told otherwise; our runtime tells it to where weights are float32.
 _GGUF_KV_BYTES, _GGUF_KV_BYTES_F32 = 2, 4
@@ -28,10 +32,8 @@ def work_of(path: Path) -> Work:
 
 
 def _of_folder(folder: Path) -> Work:
-    import onnx
-
     record = read_manifest(folder).graph
-    graph = onnx.load(folder / record.file, load_external_data=False).graph
+    graph = read_graph(folder / record.file).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     behind = {name: name for name in weights}  # value -> the initialiser it is, possibly transposed or reshaped
     kv_bytes = 2 if record.kv_dtype == "float16" else 4
@@ -41,13 +43,13 @@ def _of_folder(folder: Path) -> Work:
         if node.op_type in ("Transpose", "Reshape") and node.input[0] in behind:
             behind[node.output[0]] = behind[node.input[0]]
             continue
-        attributes = {a.name: a for a in node.attribute}
+        sizes = integers(node)
         if node.op_type == "GroupQueryAttention":
-            attention += 4.0 * attributes["num_heads"].i * record.head_dim
-            kv += 2.0 * attributes["kv_num_heads"].i * record.head_dim * kv_bytes
+            attention += 4.0 * sizes["num_heads"] * record.head_dim
+            kv += 2.0 * sizes["kv_num_heads"] * record.head_dim * kv_bytes
             continue
         if node.op_type == "MatMulNBits":
-            dims = (attributes["K"].i, attributes["N"].i)
+            dims = (sizes["K"], sizes["N"])
         elif node.op_type in ("MatMul", "FusedMatMul", "Gemm") and node.input[1] in behind:
             dims = tuple(weights[behind[node.input[1]]].dims)
         else:
@@ -57,13 +59,16 @@ def _of_folder(folder: Path) -> Work:
             head += 2.0 * math.prod(dims)
         else:
             matmul += 2.0 * math.prod(dims)
-    return Work(
-        weight_bytes=sum(_nbytes(weights[name]) for name in read),
-        kv_bytes_per_token=kv,
-        matmul_flops=matmul,
-        head_flops=head,
-        attention_flops=attention,
-    )
+    try:
+        return Work(
+            weight_bytes=sum(num_bytes(weights[name]) for name in read),
+            kv_bytes_per_token=kv,
+            matmul_flops=matmul,
+            head_flops=head,
+            attention_flops=attention,
+        )
+    except ValidationError as error:
+        raise EdgeSkipError(f"{folder / record.file} is damaged ({first_problem(error)}): export again") from None
 
 
 def _nodes(graph: Any) -> list[Any]:
@@ -125,10 +130,3 @@ def attention_of(metadata: Mapping[str, Any]) -> list[tuple[int, int, int, int]]
     width = int(metadata.get(f"{architecture}.embedding_length", 0)) // max([1, *heads])
     key_lengths, value_lengths = each("key_length", width), each("value_length", width)
     return [(heads[i], kv_heads[i] if heads[i] else 0, key_lengths[i], value_lengths[i]) for i in range(blocks)]
-
-
-def _nbytes(tensor: Any) -> int:
-    """Size of an initialiser (`onnx.TensorProto`) from its header; packed 4-bit weights are stored as uint8."""
-    import onnx
-
-    return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.json_file import parse_json
 from edgeskip.profile import CorpusFile
 from edgeskip.text_files import decode_text
 
@@ -135,8 +135,8 @@ def _records(path: Path, text: str, field: str | None) -> list[str]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line, finite=False)
+        except ValueError as error:
             raise EdgeSkipError(f"{path}, line {number} is not JSON ({error}): one object per line") from None
         if not isinstance(record, dict):
             raise EdgeSkipError(f"{path}, line {number} is not a JSON object")

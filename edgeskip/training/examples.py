@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeskip.calibration.corpus import check_ids
 from edgeskip.errors import EdgeSkipError
+from edgeskip.json_file import parse_json
 from edgeskip.profile import CorpusFile
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template
 from edgeskip.runtime.text import TextTokenizer
@@ -199,8 +200,8 @@ def _records(path: Path, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
                 continue
             where = f"{path}, line {number}"
             try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                record = parse_json(line, finite=False)
+            except ValueError as error:
                 raise EdgeSkipError(f"{where} is not JSON ({error}): one object per line") from None
             if not isinstance(record, dict):
                 raise EdgeSkipError(f"{where} is not a JSON object")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeskip.artifact_files import check_file
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import DraftRecord, Manifest
+from edgeskip.npy_file import read_token_ids
 from edgeskip.runtime.engines.limits import check_step, check_truncation
 from edgeskip.runtime.engines.onnxruntime_base import OnnxRuntimeBase
 from edgeskip.runtime.engines.onnxruntime_graph import GraphRunner
@@ -175,12 +176,4 @@ def _read_vocabulary(folder: Path, manifest: Manifest, record: DraftRecord) -> N
         return None
     path = folder / record.vocabulary
     check_file(path, manifest.files.get(record.vocabulary))
-    try:
-        tokens = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
-    fits = isinstance(tokens, np.ndarray) and tokens.ndim == 1 and tokens.dtype.kind in "iu" and len(tokens) > 0
-    if not fits or tokens.min() < 0 or tokens.max() >= manifest.graph.vocab_size:
-        raise EdgeSkipError(f"{path} is damaged (not a list of this model's token ids): export again")
-    ids: NDArray[np.int64] = tokens.astype(np.int64)
-    return ids
+    return read_token_ids(path, manifest.graph.vocab_size)

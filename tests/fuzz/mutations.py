@@ -87,7 +87,10 @@ def mutate_json(random: Random, data: bytes) -> bytes:
     parent, key = random.choice(places)
     old = parent[key]
     duplicate = None
-    match random.randrange(8):
+    match random.randrange(9):
+        case 8:
+            mutate_everywhere(random, [content])
+            return _dumps(content)
         case 0 if isinstance(parent, dict):
             del parent[key]
         case 1 if isinstance(parent, list):
@@ -136,11 +139,39 @@ def _dumps(content: Any) -> bytes:
     return text.replace(f'"{_HUGE}"', "9" * 5000).replace(f'"{_OVERFLOW}"', "1e999").encode()
 
 
+def mutate_everywhere(random: Random, contents: Sequence[Any]) -> None:
+    """Every number under one key, in all of `contents`, replaced by one hostile number or one of a pair of them."""
+    places = [place for content in contents for place in _places(content) if _is_number(place[0][place[1]])]
+    if not places:
+        return
+    parent, _ = random.choice(places)
+    names = [name for name in parent if _is_number(parent[name])] if isinstance(parent, dict) else []
+    chosen = random.choice(names) if names else None
+    numbers = random.sample([*_NUMBERS[:-2], 1e-9, 1e8, 10_000_000, 0.0, 1.0], 2)
+    for other, there in places:
+        if there == chosen if chosen is not None else isinstance(other, list):
+            other[there] = random.choice(numbers)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def mutate_lines(random: Random, data: bytes) -> bytes:
-    """A line of JSON lines mutated as JSON, or lines left out, repeated or swapped."""
+    """A line of JSON lines mutated as JSON, one key in all of them, or lines left out, repeated or swapped."""
     lines = data.split(b"\n")
     at = random.randrange(len(lines))
-    match random.randrange(6):
+    match random.randrange(9):
+        case 6 | 7:
+            contents = [json.loads(line) for line in lines if line.strip()]
+            mutate_everywhere(random, contents)
+            return b"".join(_dumps(content) + b"\n" for content in contents)
+        case 8 if lines[at].strip():  # many that differ in one value
+            content = json.loads(lines[at])
+            parent, key = random.choice([p for p in _places(content) if not isinstance(p[0][p[1]], (dict, list))])
+            for number in range(random.choice((3, 300))):
+                parent[key] = f"{number}" if isinstance(parent[key], str) else number
+                lines.insert(at, _dumps(content))
         case 0:
             del lines[at]
         case 1:

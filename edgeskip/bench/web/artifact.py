@@ -11,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgeskip.artifact_files import check_files
 from edgeskip.bench.request import Prompt, Request
 from edgeskip.bench.web.graphs import attention_heads_of, derive, quantised_bytes, switches_of, weight_files
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import DraftRecord, GraphRecord, Manifest, read_manifest
+from edgeskip.npy_file import read_token_ids
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template
 from edgeskip.runtime.opening import end_tokens_of, read_json
 from edgeskip.runtime.prompts import encode_text
@@ -164,11 +163,8 @@ def _draft_tokens(folder: Path, manifest: Manifest) -> list[int] | None:
     name = None if manifest.draft is None else manifest.draft.vocabulary
     if name is None:
         return None
-    try:
-        ids = np.load(folder / Path(name).name, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise EdgeSkipError(f"{folder / name} is damaged ({error}): export again") from None
-    return [int(token) for token in ids]
+    ids: list[int] = read_token_ids(folder / Path(name).name, manifest.graph.vocab_size).tolist()
+    return ids
 
 
 def _agreement(draft: DraftRecord | None) -> list[float | None]:

@@ -7,13 +7,15 @@ loaded, the matrices take 8 times the memory and a decode step a fifteenth of th
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError, MissingExtraError
+from edgeskip.errors import EdgeSkipError
+from edgeskip.onnx_file import integers, num_bytes, parse_graph, read_graph
 from edgeskip.runtime.engines.own_graph import own_graph
 
 # What the page feeds, of runtime/engines' SWITCHES: it decodes nothing online, so the gates' values stay as they are.
@@ -28,21 +30,19 @@ def derive(path: Path, *, unpack: bool = False) -> bytes:
     when it is opened with `session.disable_quant_qdq`. EdgeSkipError where the file is no ONNX graph.
     """
     try:
-        import onnx
-    except ImportError:
-        raise MissingExtraError("onnx", "bench") from None
-    try:
-        model = onnx.load_from_string(own_graph(path.read_bytes(), FED, required=True))
-    except Exception as error:  # protobuf's own classes
-        raise EdgeSkipError(f"{path} is no ONNX graph ({str(error).splitlines()[0]}): export again") from None
+        data = own_graph(path.read_bytes(), FED, required=True)
+    except ValueError as error:
+        raise EdgeSkipError(f"{path} is no ONNX graph ({error}): export again") from None
+    model = parse_graph(data, path)
     graph = model.graph
     for output in graph.output:
-        if output.name == "logits":  # declared as one position, which is right for the default alone
-            output.type.tensor_type.shape.dim[1].dim_param = "kept"
+        shape = output.type.tensor_type.shape
+        if output.name == "logits" and len(shape.dim) == 3:  # declared as one position: right for the default alone
+            shape.dim[1].dim_param = "kept"
     if unpack:
-        _Unpacker(model, path.parent).unpack()
-    data: bytes = model.SerializeToString()
-    return data
+        _Unpacker(model, path).unpack()
+    derived: bytes = model.SerializeToString()
+    return derived
 
 
 def switches_of(data: bytes) -> list[str]:
@@ -63,27 +63,16 @@ def attention_heads_of(data: bytes) -> int:
 
 def weight_files(path: Path) -> list[str]:
     """Names of the external files that a graph's initialisers lie in."""
-    import onnx
-
-    names: dict[str, None] = {}
-    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                names[entry.value] = None
-    for name in names:
-        if name != Path(name).name:
-            raise EdgeSkipError(f"{path} names weights outside its folder ({name}): export again")
-    return list(names)
+    tensors = read_graph(path).graph.initializer
+    return list(dict.fromkeys(entry.value for t in tensors for entry in t.external_data if entry.key == "location"))
 
 
 def quantised_bytes(path: Path) -> int:
     """What the graph's int4 and int8 matrices take as float32; 0 where it has none."""
-    import onnx
-
     products = {}
-    for node in onnx.load(path, load_external_data=False).graph.node:
+    for node in read_graph(path).graph.node:
         if node.op_type == "MatMulNBits":
-            sizes = {attribute.name: attribute.i for attribute in node.attribute}
+            sizes = integers(node)
             products[node.input[1]] = 4 * sizes["K"] * sizes["N"]
     return sum(products.values())
 
@@ -91,13 +80,13 @@ def quantised_bytes(path: Path) -> int:
 class _Unpacker:
     """Puts MatMul(x, Transpose(DequantizeLinear(B))) in the place of MatMulNBits(x, B), in every branch."""
 
-    def __init__(self, model: Any, folder: Path) -> None:
-        self._model, self._folder = model, folder
+    def __init__(self, model: Any, path: Path) -> None:
+        self._model, self._path = model, path
         self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         self._matrices: dict[tuple[str, ...], tuple[str, list[Any]]] = {}
 
     def unpack(self) -> None:
-        opset = next(entry.version for entry in self._model.opset_import if entry.domain in ("", "ai.onnx"))
+        opset = max(entry.version for entry in self._model.opset_import if entry.domain in ("", "ai.onnx"))
         if opset < _UNPACKED_OPSET:
             return
         graph = self._model.graph
@@ -124,7 +113,7 @@ class _Unpacker:
 
         if node.op_type != "MatMulNBits":
             return [node]
-        sizes = {attribute.name: attribute.i for attribute in node.attribute}
+        sizes = integers(node)
         inputs = [*node.input, "", "", ""][:6]
         if sizes["K"] % sizes["block_size"] or sizes["bits"] not in (4, 8) or inputs[4]:
             return [node]  # padded or permuted: left to the kernel there is
@@ -144,6 +133,10 @@ class _Unpacker:
             return self._matrices[key][0]
         rows, columns, bits = sizes["N"], sizes["K"], sizes["bits"]
         blocks = columns // sizes["block_size"]
+        self._check_size(packed, rows * columns * bits // 8)
+        self._check_count(scales, rows * blocks)
+        if zeros:
+            self._check_size(zeros, rows * (-(-blocks * bits // 8)))
         kind = TensorProto.UINT4 if bits == 4 else TensorProto.UINT8
         matrix, scale = f"{packed}/packed", f"{scales}/blocks"
         self._alias(packed, matrix, kind, [rows, columns])
@@ -163,6 +156,16 @@ class _Unpacker:
             ],
         )
         return name
+
+    def _check_size(self, name: str, size: int) -> None:
+        tensor = self._initializers.get(name)
+        if tensor is None or num_bytes(tensor) != size:
+            raise EdgeSkipError(f"{self._path} is damaged ({name[:60]!r} has not {size} bytes): export again")
+
+    def _check_count(self, name: str, count: int) -> None:
+        tensor = self._initializers.get(name)
+        if tensor is None or math.prod(tensor.dims) != count:
+            raise EdgeSkipError(f"{self._path} is damaged ({name[:60]!r} has not {count} numbers): export again")
 
     def _alias(self, name: str, alias: str, kind: int, dims: list[int]) -> None:
         """The same bytes as another initialiser, under another type and shape."""
@@ -191,10 +194,13 @@ class _Unpacker:
             from onnx import numpy_helper
 
             inline: bytes = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
-            return inline
-        with (self._folder / Path(place["location"]).name).open("rb") as file:
-            file.seek(int(place.get("offset", 0)))
-            return file.read(int(place["length"]))
+        else:
+            with (self._path.parent / place["location"]).open("rb") as file:
+                file.seek(int(place.get("offset", 0)))
+                inline = file.read(int(place["length"]))
+        if len(inline) != num_bytes(tensor):
+            raise EdgeSkipError(f"{self._path} is damaged ({name[:60]!r} is cut off): export again")
+        return inline
 
 
 def _packed(values: NDArray[np.uint8], bits: int) -> bytes:
