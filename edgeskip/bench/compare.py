@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -126,14 +127,15 @@ def _keyed(run: Run, measures: Sequence[str], *, by_name: bool) -> dict[Key, Row
 def _device_names(run: Run, *, by_name: bool) -> dict[str, str]:
     """What devices are matched by, by id; the second of the same name or kind is #2."""
     found: dict[str, str] = {}
+    count: Counter[str] = Counter()
     for device in run.devices.values():
         name: str = device.type
         if by_name:
             reached = "" if device.type == "local" else f" ({device.type})"
             emulated = "" if device.emulated is None else f", emulated: {device.emulated}"
             name = f"{device.name}{reached}{emulated}"
-        taken = sum(other == name or other.startswith(f"{name} #") for other in found.values())
-        found[device.id] = f"{name} #{taken + 1}" if taken else name
+        count[name] += 1
+        found[device.id] = f"{name} #{count[name]}" if count[name] > 1 else name
     return found
 
 

@@ -60,13 +60,14 @@ def _shown(row: tuple[int, float, str, float]) -> tuple[int, str, str, str]:
 def read_losses(path: Path) -> list[tuple[int, float, str, float]]:
     """(step, learning rate, part, loss) of a run's CSV; a line that a kill left unfinished is dropped."""
     rows = []
-    with path.open(encoding="utf-8", newline="") as file:
-        for line in csv.reader(file):
-            try:
-                step, rate, part, loss = line
-                rows.append((int(step), float(rate), part, float(loss)))
-            except ValueError:  # the heading, or the end of a line is missing
-                continue
+    for line in path.read_bytes().decode("utf-8", "replace").splitlines():
+        try:
+            step, rate, part, loss = next(csv.reader([line]))
+            row = (int(step), float(rate), part, float(loss))
+        except (ValueError, csv.Error, StopIteration):  # the heading, or what a kill or a bad disk left of a line
+            continue
+        if 0 < row[0] < 10**9 and 0 < len(part) < 40 and part.isprintable() and not max(row[1], abs(row[3])) > 1e30:
+            rows.append(row)
     return rows
 
 
@@ -86,7 +87,7 @@ def plot_losses(rows: list[tuple[int, float, str, float]], path: Path, title: st
     figure = Figure(figsize=(9, 5), dpi=140, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    names = sorted(parts, key=lambda name: (name == "last", int(name.rpartition(" ")[2]) if name[-1].isdigit() else 0))
+    names = sorted(parts, key=_depth)
     for number, name in enumerate(names):
         colour = "#222222" if name == "last" else colormaps["viridis"](number / max(len(names), 1))
         steps, losses = zip(*parts[name], strict=True)
@@ -101,6 +102,12 @@ def plot_losses(rows: list[tuple[int, float, str, float]], path: Path, title: st
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Title": title})
     replace_file(path, data.getvalue())
+
+
+def _depth(name: str) -> tuple[bool, int]:
+    """Where a part of the loss stands: exits by their layer, the last layer after them."""
+    layer = name.rpartition(" ")[2]
+    return name == "last", int(layer) if layer.isascii() and layer.isdecimal() else 0
 
 
 def _running_mean(losses: tuple[float, ...], share: float = 0.1) -> list[float]:

@@ -7,7 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from edgeskip.bounds import Count, first_problem
 from edgeskip.errors import EdgeSkipError
+from edgeskip.json_file import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -51,14 +55,16 @@ def load_state(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, 
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            found = json.loads(metadata.get("settings", "{}"))
+            found = parse_json(metadata.get("settings", "{}"))
+            if not isinstance(found, dict):
+                raise ValueError("its settings are no object")
             different = sorted(name for name in found.keys() | settings.keys() if found.get(name) != settings.get(name))
             if different:
                 raise EdgeSkipError(
                     f"{path.parent} holds a run with another {', '.join(different)}: choose another -o, "
                     "or start again with --overwrite"
                 )
-            step = int(metadata["step"])
+            step = TypeAdapter(Count).validate_python(metadata["step"])
             with torch.no_grad():
                 for name, parameter in trained_parameters(module).items():
                     parameter.copy_(file.get_tensor(f"model.{name}"))
@@ -66,6 +72,8 @@ def load_state(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, 
                     for key in ("exp_avg", "exp_avg_sq"):
                         state[key] = file.get_tensor(f"{key}.{name}").to(parameter)
                     optimiser.state[parameter] = state
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+    except ValidationError as error:
+        raise EdgeSkipError(f"{path} is damaged (step: {first_problem(error)}): start again with --overwrite") from None
+    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise EdgeSkipError(f"{path} is damaged ({error}): start again with --overwrite") from None
     return step

@@ -21,6 +21,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.exit_adapter import narrowed
 from edgeskip.exporters.decoder import Float32, Tensor
 from edgeskip.exporters.families.checkpoint import Checkpoint
+from edgeskip.json_file import parse_json
 
 PREFIX = "base_model.model."  # PEFT puts it before the name of a module
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -139,8 +140,8 @@ def unpack_lora(data: bytes, file: str) -> Lora:
 
     try:
         arrays = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        scaling = json.loads(header["__metadata__"][_SCALING])
+        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        scaling = parse_json(header["__metadata__"][_SCALING])
         usual = float(scaling[""])
         by_module = {str(name): float(value) for name, value in scaling.items()}
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import json
 import weakref
 from pathlib import Path
 
@@ -18,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.json_file import parse_json
 from edgeskip.runtime.engines.llamacpp_library import ggml_function, too_old
 
 _LARGEST = 4 << 30  # bytes: 262k tokens of 8,192 values
 EPS = "eps"  # key of the file's metadata
 _BYTES_PER_THREAD = 16 << 20  # starting a thread costs as much as one takes to read a few MB
+_WIDEST = 1 << 20  # hidden size
 _F32, _F16, _CPU = 0, 1, 0  # ggml_type, ggml_type, ggml_backend_dev_type
 _SET_THREADS = "ggml_backend_set_n_threads"
 _pointer, _size = ctypes.c_void_p, ctypes.c_size_t
@@ -131,7 +132,7 @@ def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHe
         raise EdgeSkipError(f"{path} is damaged or another export's: copy both files together or export again")
     try:
         arrays = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
         head, tokens, eps = arrays["head"], arrays["tokens"], float(header["__metadata__"][EPS])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise EdgeSkipError(f"{path} is no draft head ({error}): export again") from None
@@ -139,6 +140,7 @@ def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHe
         (head.ndim, head.dtype, tokens.dtype) != (2, np.float16, np.int32)
         or tokens.shape != head.shape[:1]
         or not head.size  # ggml asserts that a matrix has elements, and that eps is not negative
+        or head.shape[1] > _WIDEST
         or not 0 <= eps <= 1
     ):
         raise EdgeSkipError(

@@ -132,6 +132,9 @@ def join(runs: Sequence[tuple[Path, Run]]) -> Joined:
     ])  # fmt: skip
     entries: list[Entry] = []
     for part in parts:
+        samples: dict[Cell, list[Sample]] = {}
+        for sample in part.run.samples:
+            samples.setdefault(sample.cell, []).append(sample)
         rows: dict[Cell, list[Row]] = {}
         for row in rows_of(part.run):
             rows.setdefault(row.cell, []).append(row)
@@ -144,7 +147,7 @@ def join(runs: Sequence[tuple[Path, Run]]) -> Joined:
                     target=targets[part.label, cell.target],
                     device=devices.get((part.label, cell.device), clean(cell.device)),
                     record=part.run.targets[cell.target],
-                    samples=tuple(sample for sample in part.run.samples if sample.cell == cell),
+                    samples=tuple(samples[cell]),
                     rows=tuple(of_cell),
                     is_baseline=cell == base,
                     baseline=None if base is None else targets[part.label, base.target],
