@@ -32,6 +32,10 @@ Count = Annotated[int, Field(ge=0, le=1_000_000_000_000)]
 Bytes = Annotated[int, Field(ge=0, le=1 << 60)]
 Threads = Annotated[int, Field(ge=0, le=1_000_000)]
 Round = Annotated[int, Field(ge=0, le=1_000_000)]
+# Of their own: pydantic takes the bound of the type, not that of a Field(ge=1) beside it.
+SomeTokens = Annotated[int, Field(ge=1, le=10_000_000)]
+SomeThreads = Annotated[int, Field(ge=1, le=1_000_000)]
+SomeRounds = Annotated[int, Field(ge=1, le=1_000_000)]
 Amount = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
 """Bytes, operations or joules."""
 Speed = Annotated[float, Field(ge=1e-9, le=1e12, allow_inf_nan=False)]

@@ -11,7 +11,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from edgeskip.bounds import Amount, Bytes, Count, Name, Reading, Round, Seconds, Threads, Tokens
+from edgeskip.bounds import (
+    Amount,
+    Bytes,
+    Count,
+    Name,
+    Reading,
+    Round,
+    Seconds,
+    SomeRounds,
+    SomeThreads,
+    SomeTokens,
+    Threads,
+    Tokens,
+)
 from edgeskip.manifest import PlanSummary
 from edgeskip.plan import Label
 
@@ -49,9 +62,9 @@ class Settings(_Record):
     prompt_tokens: list[Tokens] = Field(description="-p: lengths of the prompts of random tokens; one row pp each")
     new_tokens: list[Tokens] = Field(description="-n: tokens decoded one by one; one row tg each")
     depths: list[Tokens] = Field(description="-d: tokens in the KV cache before either")
-    rounds: Round = Field(ge=1, description="-r: times that every cell runs, each in a fresh process")
+    rounds: SomeRounds = Field(description="-r: times that every cell runs, each in a fresh process")
     prompts: list[Name] = Field(description="Names of the real prompts that are answered; [] = no serving figures")
-    max_tokens: Tokens = Field(ge=1, description="Most tokens of an answer")
+    max_tokens: SomeTokens = Field(description="Most tokens of an answer")
     seed: int = 0
     baselines: list[Name] = Field(
         default_factory=list,
@@ -142,7 +155,7 @@ class Cell(_Record):
     target: Name
     device: Name
     provider: Name = Field(description="As asked for: cpu, cuda, openvino, web (WASM), webgpu")
-    threads: Threads = Field(ge=1)
+    threads: SomeThreads
     strategy: Strategy
 
     @property
@@ -156,7 +169,7 @@ class TestTime(_Record):
     __test__: ClassVar[bool] = False  # not one of pytest's
 
     test: Literal["pp", "tg"]
-    tokens: Tokens = Field(ge=1)
+    tokens: SomeTokens
     depth: Tokens
     seconds: Seconds
 
@@ -177,7 +190,7 @@ class Answer(_Record):
     """One real prompt answered greedily."""
 
     prompt: str = Field(max_length=200)
-    prompt_tokens: Tokens = Field(ge=1)
+    prompt_tokens: SomeTokens
     prepare_s: Seconds = Field(default=0.0, description="Chat template and tokenizer, within ttft_s")
     prefill_s: Seconds
     ttft_s: Seconds = Field(description="From the request to the first token")
