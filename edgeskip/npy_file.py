@@ -56,7 +56,9 @@ def read_token_ids(path: Path, vocab_size: int) -> NDArray[np.int64]:
     try:
         ids = read_npy(path, "iu")
     except (OSError, ValueError) as error:
-        raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
+        raise EdgeSkipError(
+            f"{path} is damaged (not a list of this model's token ids: {error}): export again"
+        ) from None
     if not len(ids) or ids.min() < 0 or ids.max() >= vocab_size:
         raise EdgeSkipError(f"{path} is damaged (not a list of this model's token ids): export again")
     if len(np.unique(ids)) < len(ids):
