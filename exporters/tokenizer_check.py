@@ -144,6 +144,10 @@ def _chats(loaded: LoadedTokenizer) -> list[ChatCase]:
     if "strftime_now" in source:
         return []  # the time of day differs between the two renderings
     limited = ChatTemplate(source, {name: str(token) for name, token in auto.special_tokens_map.items()})
+    try:
+        limited.check_constants()  # jinja2 computes them while it compiles
+    except EdgeSkipError:
+        return []  # `edgeskip run` says it as well
     for messages, opened in CONVERSATIONS:
         # transformers knows no limits of time and memory: it is asked only what is known to end.
         try:

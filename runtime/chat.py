@@ -97,6 +97,17 @@ class ChatTemplate:
         given = _GIVEN | set(self._environment.globals)
         return tuple(sorted(meta.find_undeclared_variables(tree) - given))
 
+    def check_constants(self) -> None:
+        """Raise a TemplateLimitError if jinja2 without limits (transformers) must not even compile the template."""
+        template = self._template
+        with self._lock:
+            try:
+                template.environment.check_constants(self._source)  # type: ignore[attr-defined]
+            except TemplateLimitError as error:
+                raise self._over(error) from None
+            except RecursionError as error:
+                raise TemplateLimitError(f"{self._origin}the chat template is nested too deep") from error
+
     def _checked_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(options, Mapping):
             raise EdgeSkipError(f"chat_kwargs must be a dict of names and values, not {type(options).__name__}")

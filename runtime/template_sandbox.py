@@ -112,6 +112,22 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             raise TemplateLimitError(f"is longer than {self.limits.source:,} characters")
         return self.from_string(source)
 
+    def check_constants(self, source: str) -> None:
+        """Compute, under limits, every expression that jinja2 without them computes while it compiles `source`.
+
+        A TemplateLimitError for one that is too large, be it in a branch that is never taken.
+        """
+        for expression in _constants(self.parse(source)):
+            body = nodes.Template([nodes.Output([expression], lineno=1)], lineno=1)
+            body.set_environment(self)
+            self.meter = Meter(self.limits, {})
+            try:
+                self.from_string(body).render()  # from_string compiles a tree as well
+            except TemplateLimitError:
+                raise
+            except Exception:
+                continue  # jinja2 leaves it to the rendering then
+
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
         names = {node.name for node in source.find_all(nodes.Name) if node.ctx != "load"}
         if len(names) > self.limits.names:
@@ -256,6 +272,15 @@ def _rewrite(node: Any, limits: TemplateLimits) -> Any:
             ends = [node.arg.start or nothing, node.arg.stop or nothing, node.arg.step or nothing]
             return _through("_slice", node.node, line, ends)
     return node
+
+
+def _constants(node: nodes.Node) -> list[Any]:
+    """The largest expressions below `node` that name no variable and compute something."""
+    if isinstance(node, nodes.Expr) and not isinstance(node, nodes.Literal | nodes.Name):
+        varies = (nodes.Name, nodes.Call, nodes.NSRef)
+        if not isinstance(node, varies) and node.find(varies) is None:
+            return [node]
+    return [found for child in node.iter_child_nodes() for found in _constants(child)]
 
 
 def _through(name: str, node: Any, line: int, arguments: list[nodes.Expr] | None = None) -> nodes.Filter:

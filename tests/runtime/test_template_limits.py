@@ -13,6 +13,7 @@ import pytest
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.chat import ChatTemplate
+from edgeskip.runtime.template_limits import TemplateLimitError
 
 _NS = "{% set ns = namespace(s=VALUE) %}{% for i in range(99999) %}{% set ns.s = NEXT %}{% endfor %}{{ ns.s }}"
 
@@ -139,6 +140,16 @@ def test_the_error_names_the_limit_the_template_and_the_way_without(source: str,
     """By hand."""
     with pytest.raises(EdgeSkipError, match=rf"here\.jinja: the chat template ({complaint}).* --raw \(chat=False\)"):
         ChatTemplate(source, origin=Path("here.jinja")).render([{"role": "user", "content": "Hi"}])
+
+
+@pytest.mark.parametrize("expression", ["'x' * 10**10", "10**(10**10)", "'a' | center(10**10)", "(0,) * 10**9"])
+def test_what_jinja2_would_compute_while_compiling_is_found(expression: str) -> None:
+    """By hand: in a branch that no rendering takes; transformers must not be asked to compile it."""
+    template = ChatTemplate("{% if false %}{{ " + expression + " }}{% endif %}{{ messages[0].content }}")
+    assert template.render([{"role": "user", "content": "Hi"}]) == "Hi"
+    with pytest.raises(TemplateLimitError):
+        template.check_constants()
+    ChatTemplate(RICH).check_constants()
 
 
 # What the templates of today's models do, in a few lines: look back from the end, split off thoughts, count roles in a
