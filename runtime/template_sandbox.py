@@ -278,7 +278,7 @@ def _constants(node: nodes.Node) -> list[Any]:
     """The largest expressions below `node` that name no variable and compute something."""
     if isinstance(node, nodes.Expr) and not isinstance(node, nodes.Literal | nodes.Name):
         varies = (nodes.Name, nodes.Call, nodes.NSRef)
-        if not isinstance(node, varies) and node.find(varies) is None:
+        if not isinstance(node, varies) and all(node.find(kind) is None for kind in varies):
             return [node]
     return [found for child in node.iter_child_nodes() for found in _constants(child)]
 
