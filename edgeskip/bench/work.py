@@ -82,8 +82,10 @@ def _nodes(graph: Any) -> list[Any]:
 
 def _of_gguf(file: Path) -> Work:
     from edgeskip.gguf_header import read_gguf_header
+    from edgeskip.gguf_rules import check_gguf
 
     header = read_gguf_header(file)
+    check_gguf(header, str(file), complete=False)
     head_name = "output.weight" if "output.weight" in header.tensors else "token_embd.weight"
     if head_name not in header.tensors:
         raise EdgeSkipError(f"{file} has neither output.weight nor token_embd.weight: it is no whole language model")

@@ -197,10 +197,12 @@ def _cut(random: Random, file: RawGguf) -> bytes:
 
 def _retype(random: Random, file: RawGguf) -> None:
     """One tensor of another type, with all that follow it moved as they would be."""
-    from edgeskip.gguf_types import GgmlType
+    from edgeskip.gguf_types import TYPES_BY_NUMBER, GgmlType
 
     index, kind = random.randrange(len(file.tensors)), random.choice(list(GgmlType))
     file.tensors[index] = replace(file.tensors[index], type=int(kind))
+    if not all(tensor.type in TYPES_BY_NUMBER for tensor in file.tensors):
+        return
     offset, moved = 0, []
     for tensor in file.tensors:
         block = GgmlType(tensor.type)
