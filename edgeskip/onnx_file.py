@@ -87,7 +87,7 @@ def num_bytes(tensor: Any) -> int:
     if any(not 0 <= size <= _LARGEST for size in tensor.dims) or math.prod(tensor.dims) > _LARGEST:
         raise ValueError(f"the shape of {name} cannot be")
     if tensor.data_type in (onnx.TensorProto.UINT4, onnx.TensorProto.INT4):
-        return -(-math.prod(tensor.dims) // 2)
+        return int(-(-math.prod(tensor.dims) // 2))
     try:
         item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except (KeyError, TypeError, ValueError, IndexError):
