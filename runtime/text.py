@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.token_numbers import check_token_numbers
 
 TOKENIZER_NAME = "tokenizer.json"
 _CONTEXT = 8  # tokens before new ones that may change how these are written
@@ -62,7 +63,9 @@ class TextTokenizer:
         path = folder / TOKENIZER_NAME
         try:
             source = path.read_text(encoding="utf-8")
-            self._decoders = list(_flatten(json.loads(source).get("decoder")))
+            content = json.loads(source)
+            check_token_numbers(content)
+            self._decoders = list(_flatten(content.get("decoder")))
             self._tokenizer = tokenizers.Tokenizer.from_str(source)
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
