@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.json_file import read_json
+from edgeskip.token_numbers import check_token_numbers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -148,7 +149,10 @@ def _check_readable(path: Path) -> None:
     """Raise EdgeSkipError if the tokenizers library cannot read the file."""
     from tokenizers import Tokenizer
 
-    read_json(path)
+    try:
+        check_token_numbers(read_json(path))
+    except ValueError as error:
+        raise EdgeSkipError(f"{path} is damaged ({error}): fetch the model again") from None
     try:
         Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception

@@ -9,6 +9,7 @@ import pytest
 from tiny_models import write_tiny_tokenizer
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.families.loaded_tokenizer import load_tokenizer
 from edgeskip.runtime.text import TextTokenizer
 from edgeskip.token_numbers import check_token_numbers
 
@@ -31,3 +32,5 @@ def test_a_number_that_no_vocabulary_has(place: str, tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(EdgeSkipError, match=r"tokenizer\.json is damaged \(a token has the number 2147483647\)"):
         TextTokenizer(tmp_path)
+    with pytest.raises(EdgeSkipError, match=r"tokenizer\.json is damaged \(a token has the number 2147483647\)"):
+        load_tokenizer(tmp_path)
