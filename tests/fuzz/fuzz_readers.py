@@ -273,8 +273,6 @@ class _Module:
 
 
 def _training(folder: Path) -> None:
-    import numpy as np
-
     from edgeskip.training.record import LossTable
     from edgeskip.training.run_folder import open_folder
     from edgeskip.training.state_file import save_state
@@ -285,28 +283,13 @@ def _training(folder: Path) -> None:
             table.add(step, 1e-3, {"loss": 2.0 / step, "last": 1.0, "exit 4": 1.0})
     made = _Module()
     save_state(folder / "run" / "checkpoint.safetensors", made.module, made.optimiser, step=9, settings={"a": 1})
-    cache = _cache(folder / "run" / "cache")
-    for array in (*cache.states.values(), cache.top, cache.log_probabilities):
-        array[:] = 0
-        array.flush()
-    (folder / "run" / "cache" / "done.json").write_text("3")
     lines = [json.dumps({"prompt_ids": [1, 2], "response_ids": [3, 4], "prompt": "a", "response": "b"})] * 4
     (folder / "run" / "self.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert np.float16
-
-
-def _cache(folder: Path) -> object:
-    from edgeskip.training.examples import Example
-    from edgeskip.training.exit_cache import ExitCache
-
-    examples = [Example((1, 2), (3, 4, 5)) for _ in range(3)]
-    return ExitCache(folder, examples, (1, 2), 8)
 
 
 def _read_training(folder: Path) -> None:
     from edgeskip.training.record import LossTable, plot_losses, read_losses
     from edgeskip.training.run_folder import open_folder
-    from edgeskip.training.self_data import _whole_records
     from edgeskip.training.state_file import load_state
 
     open_folder(folder / "run", {"optimisation": {"rate": 1e-3}, "data": ["x"]}, overwrite=False)
@@ -316,9 +299,6 @@ def _read_training(folder: Path) -> None:
         table.add(20, 1e-3, {"loss": 1.0, "last": 1.0})
     rows = read_losses(folder / "run" / "losses.csv")
     plot_losses(rows, folder / "losses.png", "x")
-    _whole_records(folder / "run" / "self.jsonl")
-    cache = _cache(folder / "run" / "cache")
-    cache.fill(None, None, lambda done, total: None)  # type: ignore[attr-defined]  # all is there: nothing is run
 
 
 # Texts
@@ -524,7 +504,7 @@ READERS = [
     Reader(
         "training",
         _training,
-        ("run/*.json", "run/*.csv", "run/*.jsonl", "run/*.safetensors", "run/cache/*"),
+        ("run/*.json", "run/*.csv", "run/*.safetensors"),
         _read_training,
         (*TORCH, *MATPLOTLIB, *TRAINING),
     ),
