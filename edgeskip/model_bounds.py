@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 MAX_CONTEXT = 1 << 26  # tokens; the longest there is have 10 million
-MAX_SCALE = 1e4  # mean ‖y‖/‖x‖ of a sublayer; the largest measured, of first blocks, are some hundreds
+MAX_SCALE = 1e6  # mean ‖y‖/‖x‖ of a sublayer; the largest measured, of first blocks, are some hundreds
 MAX_TOTAL_SCALE = 1e12  # of a plan's scales together, within which float32 has room for weights and stream
 
 Blocks = Annotated[int, Field(gt=0, le=10_000)]

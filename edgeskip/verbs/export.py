@@ -114,7 +114,6 @@ def export(
             accuracy_level=accuracy_level,
         )
         refuse_output(folder, overwrite=overwrite)
-        hold(folder)
     path = locate_profile(profile)
     read = read_profile(path)
     if request is not None:
@@ -138,6 +137,10 @@ def export(
             policy=policy,
             folder=targets.onnx,
         )
+    # Only now: to hold an output makes the folders above it.
+    if targets.onnx:
+        hold(folder)
+    if targets.gguf:
         hold(*output_paths(source, read, gguf_form, output, request, online=gates is not None))
     if targets.onnx:
         if request is not None and request.kind == "skip-plan":

@@ -66,6 +66,10 @@ def load_tokenizer(folder: Path) -> LoadedTokenizer:
     Raises:
         EdgeSkipError if a file is damaged or neither way gives a tokenizer.
     """
+    # Before the attempts below, which take any error for the folder's; without torch, transformers prints advice.
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
     file = folder / TOKENIZER
     if file.is_file():
         _check_readable(file)

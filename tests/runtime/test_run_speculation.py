@@ -68,7 +68,7 @@ def test_drawn_texts_are_not_compared_token_by_token(tiny_artifact):
     ("arguments", "message"),
     [
         (["--num-speculations", "many"], "--num-speculations many is no number: give 1 … 16 or auto"),
-        (["--num-speculations", "17"], "num_speculations must be 1 … 16 or auto, not 17"),
+        (["--num-speculations", "17"], "--num-speculations must be 1 … 16 or auto, not 17"),
         (["--drafter", "magic"], "drafter magic is unknown: choose one of model, ngram, mixed"),
         (["--strategy", "fast"], "strategy fast is unknown: choose one of plain, speculative, draft-only"),
         (["--strategy", "speculative", "--drafter", "model"], "this artifact has no draft of its own"),

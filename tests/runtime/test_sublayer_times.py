@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -139,6 +140,7 @@ def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_what_cannot_be_timed_is_told(source: ModelSource, folder: Path, file: Path, tmp_path: Path) -> None:
     dense = read_manifest(folder)
     skipping = dense.model_copy(update={"plan": dense.plan.model_copy(update={"skip": ["ffn.1"]})})
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "edgeskip.json").write_text(skipping.model_dump_json())
     with pytest.raises(EdgeSkipError, match=r"skips 1 sublayers.*export the dense model"):
         open_dense(tmp_path)

@@ -252,7 +252,7 @@ CARRIED: dict[str, Any] = {
     "general.quantized_by": "someone",
     "tokenizer.ggml.add_space_prefix": False,
     "tokenizer.ggml.eot_token_id": 1,
-    "tokenizer.ggml.scores": [0.1, -2.0],
+    "tokenizer.ggml.scores": [0.1, -2.0] * 160,  # one for each of its tokens
     "tokenizer.chat_templates": ["tool_use"],
     "tokenizer.chat_template.tool_use": "{{ x }}",
 }
@@ -316,9 +316,8 @@ def test_types_that_our_own_writer_would_not_choose(tmp_path: Path) -> None:
 def test_a_vocabulary_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     """Refused where it is read: nothing else would, with the check switched off."""
     path, _ = talking_gguf(tmp_path / "m.gguf", changes)
-    source = open_model(str(path))
     with pytest.raises(EdgeSkipError, match=told):
-        write_plan(source, Plan(4), tmp_path / "x.gguf", precision="keep")
+        write_plan(open_model(str(path)), Plan(4), tmp_path / "x.gguf", precision="keep")
     assert not (tmp_path / "x.gguf").exists()
 
 
