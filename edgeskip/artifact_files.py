@@ -52,6 +52,6 @@ def check_file(path: Path, sha256: str | None) -> None:
         raise EdgeSkipError(f"{path} is missing: export again")
     if sha256 is not None and path.stat().st_size <= HASHED_BYTES and sha256_of(path) != sha256:
         raise EdgeSkipError(
-            f"{path} is not the file its manifest names (sha256 differs): put back the exported one, or export again "
-            "(what is to be another way is changed in the model's folder, before the export)"
+            f"{path} is not the file its manifest names (sha256 differs): restore the exported one, or export again "
+            "(to change it, edit the model's folder before the export)"
         )

@@ -249,10 +249,11 @@ class _Cursor:
         if length > LIMITS.name_bytes:
             raise _MalformedError(f"the name of a tensor has {length} bytes")
         name, num_dims = str(self._take(length), "utf-8"), self._number("<I")
-        if not 1 <= num_dims <= 4:
+        if num_dims > 4:
             raise _MalformedError(f"tensor {name!r} has {num_dims} dimensions")
         dims = tuple(int(self._number("<Q")) for _ in range(num_dims))
-        return name, dims[::-1], self._number("<I"), self._number("<Q")
+        # One without dimensions is a scalar, as some mmproj files have them.
+        return name, dims[::-1] or (1,), self._number("<I"), self._number("<Q")
 
     def _locate(self, name: str, shape: tuple[int, ...], number: int, offset: int) -> GgufTensor:
         kind = TYPES_BY_NUMBER.get(number)

@@ -214,7 +214,7 @@ def _check_experts(keys: _Keys) -> None:
     if experts and keys.architecture in _NO_EXPERTS:
         raise keys.wrong("expert_count", f"none: {keys.architecture} has no experts")
     if not (0 < used <= experts if experts else used == 0):
-        expected = f"a number from 1 to the {experts} experts" if experts else "none, for there are no experts"
+        expected = f"a number from 1 to the {experts} experts" if experts else "none, because there are no experts"
         raise keys.wrong("expert_used_count", expected)
     if groups and groups >= experts:
         raise keys.wrong("expert_group_count", f"fewer than the {experts} experts")
@@ -255,7 +255,7 @@ def _check_tensors(keys: _Keys) -> None:
     blocks = set(range(keys.integer("block_count", 1)))
     # A block of deci may have neither attention nor FFN.
     if present != blocks and not (keys.architecture in _ATTENTION_FREE_BLOCKS and present <= blocks):
-        raise keys.wrong("block_count", f"{len(present)}, for so many blocks have tensors")
+        raise keys.wrong("block_count", f"{len(present)}, the number of blocks that have tensors")
     for tensor in keys.header.tensors.values():
         small = tensor.name.endswith(("_norm.weight", ".bias")) or tensor.name == "rope_freqs.weight"
         if tensor.type != GgmlType.F32 if small else tensor.type in _NO_WEIGHTS:
@@ -313,7 +313,7 @@ def _check_added(keys: _Keys, kind: Any, num_tokens: int) -> None:
         token = keys.metadata.get(key)
         known = (isinstance(token, int) and 0 <= token < num_tokens) or (usual is not None and usual < num_tokens)
         if (adds if stated is None else stated is True) and kind in ("llama", "gpt2") and not known:
-            raise keys.wrong(key, f"a token below {num_tokens}, for one is added to every text", prefixed=False)
+            raise keys.wrong(key, f"a token below {num_tokens}, because one is added to every text", prefixed=False)
 
 
 # Pre-tokenizers with which llama.cpp adds BOS unless told otherwise (llama-vocab.cpp).

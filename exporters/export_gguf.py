@@ -154,7 +154,7 @@ def export_gguf(
                 for key in (VERIFICATION_KEY, DRAFT_VERIFICATION_KEY, COST_KEY):
                     if new.get(key) != old.get(key):
                         patch_string(path, key, old[key], new[key])
-                        seal_gguf(path)
+                seal_gguf(path)
             manifests = checked
     return [
         GgufFile(path, file.layout.architecture, manifest)

@@ -6,8 +6,10 @@ runtime's own ways (`edgeskip.runtime.probe`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.errors import EdgeSkipError
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 48  # special and added ones that are tried in texts: the named ones, the first and the last of the others
 _SHOWN = 40  # characters of a text in a message
+_CALL = re.compile(r"strftime_now\s*\(([^)]*)\)")
+# A literal with directives of strftime(3) that are the same all day.
+_DATE = re.compile(r"""\s*(['"])([^%'"]|%[-_0^#]?[aAbBCdDeFgGhjmntuUVwWxyY%])*\1\s*""")
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,15 @@ class ChatCase:
 
 @dataclass(frozen=True)
 class TokenizerCases:
-    """What an artifact's tokenizer must do. `decoded`: ids and their text, special tokens left out."""
+    """What an artifact's tokenizer must do. `decoded`: ids and their text, special tokens left out.
+
+    `day`: the only one on which `chats` are right; None if they name no date.
+    """
 
     texts: tuple[TextCase, ...]
     chats: tuple[ChatCase, ...]
     decoded: tuple[tuple[tuple[int, ...], str], ...]
+    day: date | None = None
 
     def questions(self) -> dict[str, Any]:
         """Return what the artifact's process is asked."""
@@ -68,7 +77,8 @@ def tokenizer_cases(source: ModelSource, skip: Callable[[str], bool] = lambda te
     loaded = source.checkpoint.tokenizer.loaded
     rows = source.decoder.config.vocab_size
     tokens = _tried_tokens(loaded)
-    chats = _chats(loaded)
+    today = date.today()
+    chats, dated = _chats(loaded)
     for case in chats:
         _check_inside(case.ids, rows, loaded, source)
     texts = [*TEXTS, *DECOMPOSED, *(text for token in tokens for text in around(token)), *(case.text for case in chats)]
@@ -80,7 +90,8 @@ def tokenizer_cases(source: ModelSource, skip: Callable[[str], bool] = lambda te
     ]
     inside = [case for case in cases if all(0 <= index < rows for index in case.ids)]
     decoded = {case.ids: loaded.decode(list(case.ids)) for case in inside if not case.add_special_tokens}
-    return TokenizerCases(tuple(inside), tuple(case for case in chats if not skip(case.text)), tuple(decoded.items()))
+    kept = tuple(case for case in chats if not skip(case.text))
+    return TokenizerCases(tuple(inside), kept, tuple(decoded.items()), today if dated else None)
 
 
 def check_tokenizer(cases: TokenizerCases, found: Mapping[str, Any], name: str, advice: str) -> None:
@@ -91,7 +102,8 @@ def check_tokenizer(cases: TokenizerCases, found: Mapping[str, Any], name: str, 
     for text_case, ids in zip(cases.texts, found["texts"], strict=True):
         added = "with" if text_case.add_special_tokens else "without"
         _compare(text_case.ids, ids, f"{_short(text_case.text)} ({added} special tokens)", name, advice)
-    for chat, (text, ids) in zip(cases.chats, found["chats"], strict=True):
+    overnight = cases.day is not None and cases.day != date.today()
+    for chat, (text, ids) in () if overnight else zip(cases.chats, found["chats"], strict=True):
         roles = ", ".join(message["role"] for message in chat.messages)
         if text is None:
             raise EdgeSkipError(f"{name}: its chat template refuses a conversation ({roles}) that transformers renders")
@@ -134,20 +146,25 @@ def _tried_tokens(loaded: LoadedTokenizer) -> list[str]:
     return list(dict.fromkeys([*named[:MOST_TOKENS], *others]))
 
 
-def _chats(loaded: LoadedTokenizer) -> list[ChatCase]:
-    """Return the conversations that the model's template takes; () without one, or with named ones and no default."""
+def _chats(loaded: LoadedTokenizer) -> tuple[list[ChatCase], bool]:
+    """Return the conversations that the model's template takes, and whether it tells the date.
+
+    None without a template, with named ones and no default, and if it tells the time of day, which differs between the
+    two renderings.
+    """
     auto, cases = loaded.auto, []
     template = auto.chat_template
     if not template or (isinstance(template, dict) and "default" not in template):
-        return []
+        return [], False
     source = template["default"] if isinstance(template, dict) else template
-    if "strftime_now" in source:
-        return []  # the time of day differs between the two renderings
+    forms = _CALL.findall(source)
+    if not all(map(_DATE.fullmatch, forms)):
+        return [], False
     limited = ChatTemplate(source, {name: str(token) for name, token in auto.special_tokens_map.items()})
     try:
         limited.check_constants()  # jinja2 computes them while it compiles
     except EdgeSkipError:
-        return []  # `edgeskip run` says it as well
+        return [], False  # `edgeskip run` says it as well
     for messages, opened in CONVERSATIONS:
         # transformers knows no limits of time and memory: it is asked only what is known to end.
         try:
@@ -162,7 +179,7 @@ def _chats(loaded: LoadedTokenizer) -> list[ChatCase]:
             continue
         ids = tuple(loaded.encode(text, add_special_tokens=False))
         cases.append(ChatCase(tuple(messages), opened, str(text), ids))
-    return cases
+    return cases, bool(forms)
 
 
 def _check_inside(ids: Sequence[int], rows: int, loaded: LoadedTokenizer, source: ModelSource) -> None:

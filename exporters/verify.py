@@ -39,8 +39,8 @@ ROUNDING_KL = 1e-9  # nats per token; float32 exports of SmolLM2 are at 1e-11 to
 ROWS_AT_ONCE = 32  # of a vocabulary-wide comparison in float64
 # Above this many parameters an ONNX artifact is run without ONNX Runtime's second, prepacked copy of the weights.
 FRUGAL_PARAMETERS = 500_000_000
-_ADVICE = "report this; --no-check writes the model all the same"
-_GGUF_ADVICE = "llama.cpp has no such rule: export to ONNX instead; --no-check writes the file all the same"
+_ADVICE = "report this; --no-check writes the model anyway"
+_GGUF_ADVICE = "llama.cpp has no such rule: export to ONNX instead; --no-check writes the file anyway"
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,6 @@ from edgeskip.runtime.text import TextTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from edgeskip.runtime.engines.llamacpp_model import LlamaModel
-
-if TYPE_CHECKING:
     from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
     from edgeskip.runtime.engines.onnxruntime_gated import OnnxRuntimeGatedEngine
     from edgeskip.runtime.engines.onnxruntime_split import OnnxRuntimeSplitEngine

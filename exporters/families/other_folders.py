@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from edgeskip.errors import EdgeSkipError
@@ -66,7 +67,8 @@ def missing_weights(folder: Path) -> EdgeSkipError:
     if any(any(folder.glob(pattern)) for pattern in _PICKLES):
         return EdgeSkipError(
             f"{folder} has its weights as a pickle, which can run code and is never read: use a safetensors or GGUF "
-            f"version of the model or, if you trust it, convert it:  {_CONVERT} {folder} {folder.name}-safetensors"
+            f"version of the model or, if you trust it, convert it:  {_CONVERT} "
+            f"{shlex.quote(str(folder))} {shlex.quote(folder.name + '-safetensors')}"
         )
     found = f" (only {others[0].name}, in its maker's own form)" if others else ""
     return EdgeSkipError(

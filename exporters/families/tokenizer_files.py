@@ -37,7 +37,7 @@ def tokenizer_files(loaded: LoadedTokenizer, folder: Path) -> dict[str, bytes]:
     except Exception as error:  # transformers takes any value from tokenizer_config.json and fails when it uses it
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise EdgeSkipError(
-            f"{folder}: its tokenizer_config.json has a value that is none ({reason}): fetch the model again"
+            f"{folder}: its tokenizer_config.json has an unusable value ({reason}): fetch the model again"
         ) from None
 
 

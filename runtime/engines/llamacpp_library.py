@@ -14,8 +14,9 @@ from typing import Any
 
 from edgeskip.errors import EdgeSkipError, MissingExtraError
 from edgeskip.requirements import installed_version
+from edgeskip.runtime.engines.llamacpp_build import PACKAGE, advise_here, install_command
 
-PACKAGE, EXTRA = "llama-cpp-python", "llamacpp"
+EXTRA = "llamacpp"
 
 _FUNCTIONS = (
     *("llama_backend_init", "llama_log_set", "llama_log_callback", "llama_supports_gpu_offload"),
@@ -66,8 +67,6 @@ def load() -> Any:
             raise EdgeSkipError(
                 f"{PACKAGE} does not load ({error}): run  pip install --force-reinstall {PACKAGE}"
             ) from error
-        from edgeskip.runtime.engines.llamacpp_build import advise_here, install_command
-
         raise MissingExtraError(PACKAGE, EXTRA, install_command(advise_here(), f"edgeskip[{EXTRA}]")) from None
     except Exception as error:  # its loader raises RuntimeError, OSError, AttributeError …
         raise EdgeSkipError(

@@ -24,7 +24,7 @@ from edgeskip.runtime.engines.llamacpp_build import (
     rebuild_command,
 )
 from edgeskip.runtime.engines.llamacpp_cases import CASES, TYPES
-from edgeskip.runtime.engines.self_test_cache import Answer, Subject, files_in
+from edgeskip.runtime.engines.self_test_cache import Failures, Subject, files_in
 from edgeskip.runtime.engines.self_test_child import WRONG, run_cases
 
 CHILD = "edgeskip.runtime.engines.llamacpp_products"
@@ -44,7 +44,7 @@ def check_llamacpp() -> None:
         raise EdgeSkipError(f"{describe(answer)}; build it again:  {rebuild(answer)}")
 
 
-def self_test(*, again: bool = False) -> Answer | None:
+def self_test(*, again: bool = False) -> Failures | None:
     """What is wrong with llama.cpp here, by case; {} = nothing, None = there is no library, or no way to start a child.
 
     `again` tests even if it was found wrong before. EdgeSkipError if the test cannot be done.
@@ -61,18 +61,18 @@ def self_test(*, again: bool = False) -> Answer | None:
     return answer
 
 
-def describe(answer: Answer) -> str:
+def describe(answer: Failures) -> str:
     """What fails, and why as far as that is known."""
     why, _ = _cause(answer)
     return f"llama.cpp does not work here: {_what(answer)}; {why}"
 
 
-def rebuild(answer: Answer) -> str:
+def rebuild(answer: Failures) -> str:
     """The command that builds a llama.cpp that works."""
     return rebuild_command(advise_here(without_amx=needs_no_amx(answer)), installed_version(PACKAGE))
 
 
-def needs_no_amx(answer: Answer) -> bool:
+def needs_no_amx(answer: Failures) -> bool:
     """Whether a build without AMX may mend it."""
     return _cause(answer)[1]
 
@@ -96,7 +96,7 @@ def _subject(files: tuple[Path, ...]) -> Subject:
     return Subject("llamacpp", files, " ".join(about))
 
 
-def _what(answer: Answer) -> str:
+def _what(answer: Failures) -> str:
     """In words: computing with f16, q4_0 (1 and 37 rows) ends in SIGSEGV."""
     if _LOADING in answer:
         return f"loading it ends in {answer[_LOADING]}"
@@ -124,7 +124,7 @@ def _ways(ways: Sequence[str]) -> str:
     return ", ".join(words)
 
 
-def _cause(answer: Answer) -> tuple[str, bool]:
+def _cause(answer: Failures) -> tuple[str, bool]:
     """Why, as far as it is known, and whether to build without AMX."""
     return known_cause(set(answer.values()), compilers_of(library_files()), processor_flags())
 

@@ -7,7 +7,6 @@ What opened well is remembered under the file's identity and the library's, so a
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.requirements import installed_version
 from edgeskip.runtime.engines.llamacpp_build import PACKAGE
 from edgeskip.runtime.engines.llamacpp_self_test import library_files
+from edgeskip.runtime.engines.native_child import module_command, run_child
 
 if TYPE_CHECKING:
     from edgeskip.runtime.engines.llamacpp_model import LlamaModel
@@ -60,25 +60,22 @@ def try_opening(files: Sequence[Path], provider: str) -> None:
         EdgeSkipError: if the child was ended by a signal, did not end in time, or could not load the file: then with
             the child's own words.
     """
-    # A frozen program's executable is the program itself.
-    if not sys.executable or getattr(sys, "frozen", False):
+    size = sum(file.stat().st_size for file in files)
+    command = module_command(__name__, provider, str(size), str(files[0].absolute()))
+    if command is None:
         return
     mark = _mark(files, provider)
     if mark is not None and mark.exists():
         return
-    if _run(files, provider) and mark is not None:
+    if _run(command, files[0], LIMITS.seconds + size / LIMITS.bytes_per_second) and mark is not None:
         _remember(mark, files[0])
 
 
-def _run(files: Sequence[Path], provider: str) -> bool:
+def _run(command: Sequence[str], path: Path, seconds: float) -> bool:
     """Whether the child got as far as to try the file, and lived."""
-    path, size = files[0], sum(file.stat().st_size for file in files)
-    # -P: nothing that lies in the current folder is imported.
-    command = [sys.executable, "-P", "-m", __name__, provider, str(size), str(path.absolute())]
     watch = MemoryWatch()
-    seconds = LIMITS.seconds + size / LIMITS.bytes_per_second
     try:
-        result = _spawn(command, seconds)
+        result = run_child(command, seconds)
     except subprocess.TimeoutExpired as expired:
         if _BEGUN not in str(expired.stdout):
             return False
@@ -99,21 +96,6 @@ def _run(files: Sequence[Path], provider: str) -> bool:
     if refusal is not None:
         raise EdgeSkipError(refusal.removeprefix(_REFUSED))
     return True
-
-
-def _spawn(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
-    # ggml would start a debugger for a backtrace, which takes seconds.
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONIOENCODING": "utf-8"}
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env=environment,
-        timeout=seconds,
-    )
 
 
 def _reason(stderr: str) -> str:

@@ -59,9 +59,22 @@ def integers(message: bytes, number: int) -> list[int]:
     return found
 
 
+def byte_fields(message: bytes, number: int) -> list[bytes]:
+    """The contents of every field `number` of a message: bytes, texts or messages."""
+    return [message[content:stop] for field, _, content, stop in _fields(message) if field == number]
+
+
+def with_fields(message: bytes, number: int, change: Callable[[bytes], bytes]) -> bytes:
+    """The message with what `change` makes of the contents of every field `number`, which is below 16."""
+    return b"".join(
+        length_field(number, change(message[content:stop])) if field == number else message[start:stop]
+        for field, start, content, stop in _fields(message)
+    )
+
+
 def string_field(message: bytes, number: int) -> str:
     """The string in field `number` of a message; "" where it has none."""
-    found = [message[content:stop] for field, _, content, stop in _fields(message) if field == number]
+    found = byte_fields(message, number)
     return found[-1].decode() if found else ""
 
 

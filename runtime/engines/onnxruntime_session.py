@@ -11,6 +11,7 @@ from typing import Any, Literal
 from edgeskip.artifact_files import check_file
 from edgeskip.errors import EdgeSkipError
 from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest
+from edgeskip.runtime.engines.linked_weights import follow_links
 from edgeskip.runtime.engines.own_graph import SWITCHES, own_graph
 from edgeskip.runtime.engines.providers import Provider, check_provider, find_provider
 from edgeskip.runtime.engines.rotary_tables import rotary_positions
@@ -138,11 +139,11 @@ def _open(path: Path, settings: Settings) -> Any:
     if provider.plugin:
         options.add_provider_for_devices(list(provider.plugin), provider.options(threads))
         providers = []  # the options name them; the CPU's is there anyway
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     try:
-        model = own_graph(path.read_bytes(), required=provider.compiles)
+        model, folder = follow_links(own_graph(path.read_bytes(), required=provider.compiles), path)
     except ValueError as error:
         raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     try:
         session = onnxruntime.InferenceSession(model, options, providers=providers or None, enable_fallback=0)
     except Exception as error:  # onnxruntime's own classes share no base but Exception

@@ -15,7 +15,7 @@ from pathlib import Path
 from edgeskip.caches import cache_folder
 from edgeskip.files import replace_file, sha256_of
 
-Answer = dict[str, str]
+Failures = dict[str, str]
 """What went wrong, by case; {} = nothing did."""
 
 
@@ -27,7 +27,7 @@ class Subject:
     files: tuple[Path, ...]
     about: str
 
-    def recall(self) -> Answer | None:
+    def recall(self) -> Failures | None:
         """What was found the last time; None if it was never tested, or has changed since."""
         path = self._path()
         try:
@@ -45,9 +45,9 @@ class Subject:
                 self.remember(answer)
         except OSError:
             return None
-        return Answer(answer)
+        return Failures(answer)
 
-    def remember(self, answer: Answer) -> None:
+    def remember(self, answer: Failures) -> None:
         """Keeps the answer; without a cache folder that can be written, the next process tests again."""
         with suppress(OSError):
             note = {"stats": self._stats(), "sha256": self._digest(), "answer": answer}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from edgeskip.child_exit import MemoryWatch, how_it_ended, signal_name
 from edgeskip.errors import EdgeSkipError
-from edgeskip.runtime.engines.self_test_cache import Answer
+from edgeskip.runtime.engines.native_child import module_command, run_child
+from edgeskip.runtime.engines.self_test_cache import Failures
 
 LIMIT_S = 120.0  # for all that the child does: it takes one second, ten where the machine is busy
 # What a defect in native code ends a process by. Anything else (SIGKILL, SIGTERM) came from outside and says nothing.
@@ -18,20 +17,21 @@ WRONG = "wrong"
 """The answer for a case whose result was not what it had to be; else it is the name of a signal."""
 
 
-def run_cases(module: str, cases: Sequence[str], what: str) -> Answer | None:
+def run_cases(module: str, cases: Sequence[str], what: str) -> Failures | None:
     """What went wrong with `python -m module CASES`, by case; {} = nothing did, None = no child can be started here.
 
     The child prints `run CASE` before each, `ok CASE` or `bad CASE …` after it. Once one has ended it, it is told
     `--apart`: it may then run each in a process of its own, and print `died CASE SIGNAL`. `what` it tests, for errors:
     EdgeSkipError if the child reports one, was ended from outside or takes too long; that is no answer.
     """
-    answer: Answer = {}
-    if not sys.executable or getattr(sys, "frozen", False):  # Python inside another program
-        return None
+    answer: Failures = {}
     left, arguments = list(cases), list[str]()
     while True:
         watch = MemoryWatch()
-        code, lines, errors = _run(module, [*arguments, *left], what)
+        command = module_command(module, *arguments, *left)
+        if command is None:
+            return None
+        code, lines, errors = _run(command, what)
         running = None
         for line in lines:
             word, _, rest = line.partition(" ")
@@ -63,21 +63,9 @@ def run_cases(module: str, cases: Sequence[str], what: str) -> Answer | None:
         arguments = ["--apart"]
 
 
-def _run(module: str, arguments: Sequence[str], what: str) -> tuple[int, list[str], list[str]]:
-    # -P: nothing that lies in the current folder is imported.
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1", "PYTHONIOENCODING": "utf-8"}  # no debugger after an abort
+def _run(command: Sequence[str], what: str) -> tuple[int, list[str], list[str]]:
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-            timeout=LIMIT_S,
-        )
+        done = run_child(command, LIMIT_S)
     except subprocess.TimeoutExpired:
         raise EdgeSkipError(f"the self-test of {what} took longer than {LIMIT_S:.0f} s: try again") from None
     except OSError as error:

@@ -61,7 +61,7 @@ def test_what_was_exported_is_opened(folder: Path) -> None:
 )
 def test_two_swapped_tokens(folder: Path, opened: Callable[[Path], object]) -> None:
     swap_two_tokens(folder / "tokenizer.json")
-    with pytest.raises(EdgeSkipError, match=r"tokenizer\.json is not the file its manifest names .*: put back"):
+    with pytest.raises(EdgeSkipError, match=r"tokenizer\.json is not the file its manifest names .*: restore"):
         opened(folder)
 
 

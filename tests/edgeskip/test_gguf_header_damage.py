@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from raw_gguf import ARRAY, BOOL, F32, I32, STRING, U8, U32, U64, RawArray, RawGguf, RawKey, text
+from raw_gguf import ARRAY, BOOL, F32, I32, STRING, U8, U32, U64, RawArray, RawGguf, RawKey, RawTensor, text
 from raw_llamacpp import outcomes
 from talking_gguf import talking_gguf
 
@@ -73,7 +73,6 @@ DAMAGE: dict[str, tuple[Change, str]] = {
     "a tensor of no elements": (tensor(dims=(0, 4)), "no elements"),
     "a tensor of 2**62 rows": (tensor(dims=(64, 2**62)), "beyond the end"),
     "a tensor of 2**63 columns": (tensor(dims=(2**63, 1)), "beyond the end"),
-    "a tensor without dimensions": (tensor(dims=()), "0 dimensions"),
     "a tensor of five dimensions": (tensor(dims=(1,) * 5), "5 dimensions"),
     "a tensor of no type": (tensor(type=99), "type 99"),
     "a tensor of a type that is gone": (tensor(type=4), "type 4"),
@@ -111,7 +110,7 @@ def test_damage_is_one_line_at_once(name: str, sound: Path, tmp_path: Path) -> N
 
 def test_llamacpp_refuses_them_too(sound: Path, tmp_path: Path) -> None:
     """The oracle, all but what it takes: an array's or a name's bytes are any to it, a tensor may be empty."""
-    taken = ("not UTF-8", "no elements", "0 dimensions")
+    taken = ("not UTF-8", "no elements")
     files = []
     for number, (change, said) in enumerate(DAMAGE.values()):
         if said not in taken:
@@ -184,3 +183,12 @@ def test_a_header_longer_than_what_is_read_at_first(sound: Path, tmp_path: Path)
     assert {name: replace(t, offset=0) for name, t in header.tensors.items()} == {
         name: replace(t, offset=0) for name, t in plain.tensors.items()
     }
+
+
+def test_a_scalar_is_a_tensor(sound: Path, tmp_path: Path) -> None:
+    """Oracle: ggml's gguf.cpp, to which a dimension that is not there is 1; mmproj files have such tensors."""
+    file = RawGguf.read(sound)
+    file.tensors.append(RawTensor(b"v.scale", (), 0, len(file.data)))
+    file.data += bytes(4)
+    scalar = read_gguf_header(file.write(tmp_path / "x.gguf")).tensors["v.scale"]
+    assert (scalar.shape, scalar.num_bytes) == ((1,), 4)

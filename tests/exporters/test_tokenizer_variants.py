@@ -4,6 +4,8 @@ of many texts, its chat template, and text of ids; through the runtime's own cla
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.gguf.formats import gguf_format
 from edgeskip.exporters.gguf.text_rules import gguf_text
 from edgeskip.exporters.tokenizer_check import check_tokenizer, tokenizer_cases
+from edgeskip.exporters.tricky_texts import CONVERSATIONS
 from edgeskip.runtime.chat import read_chat_template
 from edgeskip.runtime.opening import open_artifact
 from edgeskip.runtime.probe import _text_answers
@@ -151,4 +154,31 @@ def test_a_template_without_end_is_not_given_to_transformers(base: Path, tmp_pat
     """By hand: 10¹² turns of a loop; transformers would render them all."""
     endless = "{% for i in range(1000000) %}{% for j in range(1000000) %}x{% endfor %}{% endfor %}"
     folder = variant(base, tmp_path / "model", lambda f: settings(f, chat_template=endless))
+    assert tokenizer_cases(open_model(str(folder))).chats == ()
+
+
+def dated(form: str) -> str:
+    """A template as Llama 3.2's and SmolLM3's, with a date of this form."""
+    return f"{{{{ strftime_now({form!r}) }}}}|{{% for m in messages %}}{{{{ m['content'] }}}}|{{% endfor %}}"
+
+
+def test_a_template_that_tells_the_date_is_checked(base: Path, tmp_path: Path) -> None:
+    """Oracle: transformers, on the same day; on another day nothing can be said."""
+    folder = variant(base, tmp_path / "model", lambda f: settings(f, chat_template=dated("%d %b %Y")))
+    source = open_model(str(folder))
+    cases = tokenizer_cases(source)
+    assert len(cases.chats) == len(CONVERSATIONS)
+    answers = folder_answers(source, tmp_path / "out", cases.questions())
+    check_tokenizer(cases, answers, "x", "")
+    wrong = {**answers, "chats": [(None, None)] * len(cases.chats)}
+    if cases.day == date.today():  # not at midnight
+        with pytest.raises(EdgeSkipError, match="refuses a conversation"):
+            check_tokenizer(cases, wrong, "x", "")
+    check_tokenizer(replace(cases, day=date(2000, 1, 1)), wrong, "x", "")
+
+
+@pytest.mark.parametrize("form", ["%H:%M", "%c", "%Y %-I", "%s", "%E", "%"])
+def test_a_template_that_tells_the_time_is_not(form: str, base: Path, tmp_path: Path) -> None:
+    """By hand: the two renderings are seconds apart."""
+    folder = variant(base, tmp_path / "model", lambda f: settings(f, chat_template=dated(form)))
     assert tokenizer_cases(open_model(str(folder))).chats == ()

@@ -52,13 +52,13 @@ def deadly(sound: Path, tmp_path: Path) -> Path:
 def children(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that were started."""
     started: list[list[str]] = []
-    spawn = llamacpp_trial._spawn
+    spawn = llamacpp_trial.run_child
 
     def counted(command: list[str], seconds: float) -> Any:
         started.append(command)
         return spawn(command, seconds)
 
-    monkeypatch.setattr(llamacpp_trial, "_spawn", counted)
+    monkeypatch.setattr(llamacpp_trial, "run_child", counted)
     return started
 
 
@@ -118,8 +118,10 @@ def test_without_a_place_to_remember_it_works(sound: Path, tmp_path: Path, monke
 
 
 def _replaced_child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    spawn = llamacpp_trial._spawn
-    monkeypatch.setattr(llamacpp_trial, "_spawn", lambda command, seconds: spawn([sys.executable, "-c", code], seconds))
+    spawn = llamacpp_trial.run_child
+    monkeypatch.setattr(
+        llamacpp_trial, "run_child", lambda command, seconds: spawn([sys.executable, "-c", code], seconds)
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGKILL])

@@ -156,6 +156,28 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         open_engine(tiny)
 
 
+def test_an_artifact_in_the_hugging_face_cache_runs(tmp_path: Path) -> None:
+    """Oracle: the same artifact without links. Every file is a link to one that is called by its hash."""
+    tiny = build_tiny_artifact(tmp_path / "artifact")
+    tokens = np.arange(5, dtype=np.int64)
+    wanted = open_engine(tiny).step(tokens)
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for number, file in enumerate(sorted(tiny.folder.iterdir())):
+        file.rename(blobs / f"{number:064}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:064}")
+    np.testing.assert_array_equal(OnnxRuntimeEngine(snapshot, tiny.manifest).step(tokens), wanted)
+    folder = tmp_path / "link"
+    folder.symlink_to(snapshot)
+    np.testing.assert_array_equal(OnnxRuntimeEngine(folder, tiny.manifest).step(tokens), wanted)
+    (snapshot / "model.onnx.data").unlink()
+    (snapshot / "model.onnx.data").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes((blobs / f"{2:064}").read_bytes())
+    with pytest.raises(EdgeSkipError, match="escapes"):
+        OnnxRuntimeEngine(snapshot, tiny.manifest)
+
+
 def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
     """By hand: each file cut short or missing, and a graph that is not the manifest's."""
     tiny = build_tiny_artifact(tmp_path / "artifact")
