@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.artifact_path import artifact_at
+from edgeskip.bench.target_names import told_apart
 from edgeskip.errors import EdgeSkipError
 from edgeskip.evaluation import reading
 from edgeskip.evaluation.answers import answer, prompt_room
@@ -87,13 +88,21 @@ def count(works: Sequence[Work], settings: Settings) -> int:
 
 
 def open_logs(
-    artifact: Path, works: Sequence[Work], settings: Settings, output: Path | None, *, overwrite: bool
+    artifact: Path,
+    works: Sequence[Work],
+    settings: Settings,
+    output: Path | None,
+    *,
+    overwrite: bool,
+    name: str | None = None,
 ) -> list[RecordLog]:
-    """A log for each task, this process' alone; EdgeSkipError where there is no artifact, a log is of other settings,
-    or another process writes it."""
+    """A log for each task, this process' alone, named after the artifact (`name`, else `artifact_name`).
+
+    EdgeSkipError where there is no artifact, a log is of other settings, or another process writes it.
+    """
     made = identity(artifact)
     reference = identity(settings.reference) if settings.reference else None
-    name = artifact_name(artifact)
+    name = name or artifact_name(artifact)
     paths = [output / f"{work.task.name}-{name}.jsonl" if output else None for work in works]
     hold(*(path for path in paths if path is not None))
     return [
@@ -108,12 +117,17 @@ def open_logs(
 
 
 def run(
-    artifact: Path, works: Sequence[Work], logs: Sequence[RecordLog], settings: Settings, advance: Advance
+    artifact: Path,
+    works: Sequence[Work],
+    logs: Sequence[RecordLog],
+    settings: Settings,
+    advance: Advance,
+    name: str | None = None,
 ) -> list[Result]:
-    """Does what the logs lack, and gives the records of all that was asked for."""
+    """Does what the logs lack, and gives the records of all that was asked for, under `name` (else `artifact_name`)."""
     from edgeskip.runtime.session import load
 
-    name = artifact_name(artifact)
+    name = name or artifact_name(artifact)
     with load(artifact, provider=settings.provider, threads=settings.threads) as session:
         for work in works:
             if isinstance(work.task, Task):
@@ -137,7 +151,21 @@ def identity(artifact: Path) -> str:
 
 def artifact_name(artifact: Path) -> str:
     """What tables and logs call it: the folder's or file's name, without what a file name cannot hold."""
-    return re.sub(r"[^\w.+=-]", "_", artifact.resolve().name) or "artifact"
+    return _file_name(artifact.resolve().name)
+
+
+def artifact_names(artifacts: Sequence[Path]) -> list[str]:
+    """The `artifact_name` of each; those that are alike get the folders above that tell them apart (`a_model`).
+
+    One artifact given twice keeps one name, which is the caller's to refuse.
+    """
+    names = [artifact_name(path) for path in artifacts]
+    longer = told_apart(artifacts, [None] * len(artifacts))
+    return [name if names.count(name) == 1 else _file_name(other) for name, other in zip(names, longer, strict=True)]
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.+=-]", "_", name) or "artifact"
 
 
 def _records(
