@@ -25,7 +25,7 @@ from edgeskip.evaluation.windows import (
     text_windows,
 )
 from edgeskip.files import sha256_of
-from edgeskip.locks import hold
+from edgeskip.locks import claim
 from edgeskip.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ def evaluate(
     """
     works = prepare(tasks, data, settings)
     path = Path(artifact)
-    logs = open_logs(path, works, settings, output, overwrite=overwrite)
-    return run(path, works, logs, settings, advance)
+    with claim(*log_files(works, output, artifact_name(path))):
+        logs = open_logs(path, works, settings, output, overwrite=overwrite)
+        return run(path, works, logs, settings, advance)
 
 
 def prepare(tasks: Sequence[str], data: Path | None, settings: Settings) -> list[Work]:
@@ -96,15 +97,14 @@ def open_logs(
     overwrite: bool,
     name: str | None = None,
 ) -> list[RecordLog]:
-    """A log for each task, this process' alone, named after the artifact (`name`, else `artifact_name`).
+    """A log for each task, named after the artifact (`name`, else `artifact_name`); claim its `log_files` before.
 
-    EdgeSkipError where there is no artifact, a log is of other settings, or another process writes it.
+    EdgeSkipError where there is no artifact, or a log is of other settings.
     """
     made = identity(artifact)
     reference = identity(settings.reference) if settings.reference else None
     name = name or artifact_name(artifact)
-    paths = [output / f"{work.task.name}-{name}.jsonl" if output else None for work in works]
-    hold(*(path for path in paths if path is not None))
+    paths: Sequence[Path | None] = log_files(works, output, name) or [None for _ in works]
     return [
         RecordLog(
             path,
@@ -114,6 +114,11 @@ def open_logs(
         )
         for path, work in zip(paths, works, strict=True)
     ]
+
+
+def log_files(works: Sequence[Work], output: Path | None, name: str) -> list[Path]:
+    """The file of each task's records of the artifact called `name`; [] without an `output`."""
+    return [] if output is None else [output / f"{work.task.name}-{name}.jsonl" for work in works]
 
 
 def run(

@@ -69,9 +69,10 @@ def eval_(
     """
     from edgeskip.chat_options import parse_chat_options
     from edgeskip.errors import EdgeSkipError
-    from edgeskip.evaluation.runner import artifact_names, count, open_logs, prepare, run
+    from edgeskip.evaluation.runner import artifact_names, count, log_files, open_logs, prepare, run
     from edgeskip.evaluation.task import Settings
     from edgeskip.files import refuse_file
+    from edgeskip.locks import hold
 
     names = [name.strip() for name in tasks.split(",")]
     if limit < 0:
@@ -87,6 +88,8 @@ def eval_(
     if json is not None:
         refuse_file(json, overwrite=True, option="--json")
     works = prepare(names, data, settings)
+    for name in called:
+        hold(*log_files(works, output, name))
     logs = [
         open_logs(path, works, settings, output, overwrite=overwrite, name=name)
         for path, name in zip(targets, called, strict=True)

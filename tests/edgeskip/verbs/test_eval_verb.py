@@ -184,6 +184,13 @@ def test_artifacts_of_one_name_are_told_apart(cli: Cli, lossy: Any, data: Path, 
     assert logs == ["perplexity-a_model.jsonl", "perplexity-b_model.jsonl", "perplexity-lossy.jsonl"]
 
 
+def test_python_lets_go_of_the_logs(lossy: Any, data: Path, tmp_path: Path) -> None:
+    """By hand: the caller's process goes on, and another one may write there then."""
+    settings = Settings(windows=2, window_tokens=40, threads=1)
+    evaluate(lossy.folder, ["perplexity"], data=data, settings=settings, output=tmp_path / "logs")
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["perplexity-lossy.jsonl"]
+
+
 def test_ctrl_c_keeps_what_was_answered(
     cli: Cli, lossy: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
