@@ -110,10 +110,13 @@ def _run_and_finish() -> None:
 
 def _run() -> int:
     """Run the command; returns the exit code, unless a defect raises."""
+    global _has_ended
     try:
         app(prog_name="edgeskip")
+        _has_ended = True
         return 0
     except SystemExit as stop:
+        _has_ended = True
         if _stopped_by is not None:
             return 128 + _stopped_by
         if stop.code == 130:  # typer turns Ctrl-C into this
@@ -122,9 +125,11 @@ def _run() -> int:
             _leave_at_once()
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except KeyboardInterrupt:
+        _has_ended = True
         _complain("interrupted")
         return 130
     except Exception as error:
+        _has_ended = True
         if _stopped_by is not None:  # what a library made of being stopped in the middle of its import
             return 128 + _stopped_by
         if terminal.is_broken_pipe(error):
@@ -169,17 +174,31 @@ def _complain(line: str, *, first_only: bool = True) -> None:
 
 
 _stopped_by: signal.Signals | None = None
+_has_ended = False  # the command, so that only its exit code is left to say
+_asked_again = False  # whether a Ctrl-C of `_ask_again` is on its way
 
 
 def _handle_signals() -> dict[int, Any]:
     """Make signals unwind this process; returns the handlers there were before."""
+    global _stopped_by, _has_ended, _asked_again
+    _stopped_by, _has_ended, _asked_again = None, False, False
     numbers = [signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         numbers.append(signal.SIGHUP)  # a terminal that is closed must leave nothing behind either
     before: dict[int, Any] = {number: signal.signal(number, _stop) for number in numbers}
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell script
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
     return before
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ends the command; after that the process, unless it is the Ctrl-C that the command ended by, asked for again."""
+    global _asked_again
+    again, _asked_again = _asked_again, False
+    if not _has_ended:
+        raise KeyboardInterrupt
+    if not again:
+        os._exit(128 + number)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -191,7 +210,9 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 def _ask_again(unraisable: sys.UnraisableHookArgs) -> None:
     """What a destructor or a callback raised is lost; where it was the wish to stop, the signal is delivered again."""
+    global _asked_again
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        _asked_again = True
         _thread.interrupt_main(signal.SIGINT)
     elif isinstance(unraisable.exc_value, SystemExit) and _stopped_by is not None:
         _thread.interrupt_main(_stopped_by)

@@ -36,7 +36,7 @@ def front_table(front: FrontRecord, chosen: int) -> Table:
             f"{point.perplexity_ratio - 1:+.1%} ± {point.perplexity_error:.1%}", f"{point.top1_agreement:.1%}",
             f"{point.prefill_speedup:.{SPEEDUP_DIGITS}f}×", f"{point.decode_speedup:.{SPEEDUP_DIGITS}f}×",
         ]  # fmt: skip
-        table.add_row(*(f"[bold]{cell}[/bold]" if number == chosen else cell for cell in row))
+        table.add_row(*row, style="bold" if number == chosen else None)
     return table
 
 
@@ -104,9 +104,10 @@ def plot_front(profile: Profile, path: Path) -> None:
         panel.annotate(str(len(point.skip)), (x, y), (4, 4), textcoords="offset points", fontsize=7, color=_INK)
         if profile.plan is not None and point.skip == profile.plan.skip:
             panel.plot([x], [y], "s", color=_CHOSEN, markersize=9, label="chosen", zorder=3)
-    panel.set_xlabel(f"predicted decode speed-up ({front.device})", color=_INK, fontsize=9)
+    panel.set_xlabel(f"predicted decode speed-up ({front.device})", color=_INK, fontsize=9, parse_math=False)
     panel.set_ylabel("perplexity on held-out text, % above dense", color=_INK)
-    panel.set_title(f"{profile.model.name}: plans of 1 … sublayers (numbers), {front.compensation}", fontsize=11)
+    title = f"{profile.model.name}: plans of 1 … sublayers (numbers), {front.compensation}"
+    panel.set_title(title, fontsize=11, parse_math=False)
     panel.grid(color=_GRID, linewidth=0.8)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)

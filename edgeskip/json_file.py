@@ -18,7 +18,7 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """Return the value that `text` says; if an object has a key twice, the last one counts.
 
     Args:
-        text: JSON, as UTF-8 if it is bytes.
+        text: JSON, as UTF-8 if it is bytes; those may begin with a byte order mark, which editors on Windows write.
         finite: Whether NaN and the infinities are refused, which Python and Hugging Face's files write, JSON has not.
 
     Raises:
@@ -27,7 +27,7 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """
     try:
         if isinstance(text, bytes):
-            text = text.decode("utf-8")
+            text = text.decode("utf-8-sig")
         strict: dict[str, Any] = {"parse_constant": _refuse_constant, "parse_float": _number} if finite else {}
         value = json.loads(text, parse_int=_integer, **strict)
     except RecursionError:

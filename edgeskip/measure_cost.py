@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.explain import explain
 from edgeskip.plan_cost import PlanCost, SpeedPrediction, plan_digest, quality_line, speed_line
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ def measure_cost(
         return MeasuredCost(PlanCost(digest=digest, speedup=speedup), missing)
     try:
         return _measured(profile, path, plan, model, PlanCost(digest=digest, speedup=speedup))
-    except EdgeSkipError as error:
-        return MeasuredCost(PlanCost(digest=digest, speedup=speedup), str(error))
-    except MemoryError:
-        return MeasuredCost(PlanCost(digest=digest, speedup=speedup), "not enough memory")
+    except Exception as error:  # too little memory, or a torch that does not start, must not cost the plan itself
+        line = explain(error)
+        if line is None:
+            raise
+        return MeasuredCost(PlanCost(digest=digest, speedup=speedup), line)
 
 
 def _measured(profile: Profile, path: Path, plan: Plan, model: str | None, cost: PlanCost) -> MeasuredCost:

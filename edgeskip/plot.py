@@ -48,7 +48,7 @@ def plot_similarity(profile: Profile, path: Path) -> None:
     panels[0].set_ylabel("mean IO similarity (spread out towards 1)", color=_INK)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10)
-    figure.suptitle(_title(profile), fontsize=12, color=_INK)
+    figure.suptitle(_title(profile), fontsize=12, color=_INK, parse_math=False)
 
     data = io.BytesIO()
     metadata = {"Title": f"IO similarity of {profile.model.name}"}

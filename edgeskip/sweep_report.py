@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from edgeskip.errors import MissingExtraError
 from edgeskip.files import replace_file
@@ -30,11 +31,11 @@ def table(cells: Sequence[Cell]) -> Table:
         result.add_column(f"γ = {gamma}", justify="right")
     best = best_of(cells)
     for layer, vocabulary in dict.fromkeys((cell.exit_layer, cell.draft_vocab) for cell in cells):
-        row = [str(layer), _name(vocabulary)]
+        row: list[str | Text] = [str(layer), _name(vocabulary)]
         for gamma in gammas:
             found = _find(cells, layer, vocabulary, gamma)
             text = f"{found.speedup:.2f}× ({found.acceptance:.0%})" if found else ""
-            row.append(f"[bold]{text}[/bold]" if found is best else text)
+            row.append(Text(text, style="bold") if found is best else text)
         result.add_row(*row)
     return result
 
@@ -83,7 +84,7 @@ def write_heat_map(cells: Sequence[Cell], path: Path, title: str) -> None:
                     panel.text(x, y, label, ha="center", va="center", fontsize=7, color="#222222")
     panels[0].set_ylabel("exit layer E")
     figure.colorbar(image, ax=list(panels), label="tokens/s over plain decoding")
-    figure.suptitle(title, fontsize=11, color="#222222")
+    figure.suptitle(title, fontsize=11, color="#222222", parse_math=False)
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Title": title})
     replace_file(path, data.getvalue())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ def dense_logits(model: PreTrainedModel, text: HeldOut) -> Iterator[NDArray[np.f
 
 
 def compared(
-    text: HeldOut, dense: Sequence[NDArray[np.float32]], other: Sequence[NDArray[np.float32]]
+    text: HeldOut, dense: Iterable[NDArray[np.float32]], other: Iterable[NDArray[np.float32]]
 ) -> DenseComparison | None:
     """`other` against `dense`, logits float32 [T, V] of each window; None if there is no finite number to give."""
     from edgeskip.exporters.verify import compare
@@ -114,7 +114,7 @@ def measure_plan(source: ModelSource, plan: Plan, dense: ModelSource) -> DenseCo
     model = load_torch_model(source, stream=large)
     reference = list(dense_logits(model if dense is source else load_torch_model(dense, stream=True), text))
     with skipped(model, plan):
-        return compared(text, reference, list(dense_logits(model, text)))
+        return compared(text, reference, dense_logits(model, text))
 
 
 def dense_source(profile: Profile, source: ModelSource, plan: Plan, *, planning: bool = False) -> ModelSource | None:

@@ -128,17 +128,28 @@ def verify(
     context_length: int | None = None,
     dense: ModelSource | None = None,
 ) -> Measured:
-    """Compares logits on a shipped text and lets the artifact generate. Loads the torch model block by block.
+    """Compare an artifact with the torch model: logits on a shipped text, tokenizer and chat template; let it generate.
 
-    `target` is an artifact folder or a GGUF; its tokenizer and chat template must do as transformers does on the
-    model's own folder (`tokenizer_check`). `frugal` runs ONNX
-    with less memory, slower; `alone` one graph of several: the first half of a pair without the rest, a folder's
-    `model.onnx`. `both`: alone and as the drafting engine runs it. `draft`: one of its drafts. `graphs`: files of the
-    folder that give the same logits to other runtimes. What is measured is that of the worst. `gates`: FFNs of an
-    online artifact that are left out, of which `plan` knows.
-    `context_length`: the artifact's, tokens, where it is shorter than the model's. `dense`: the model that nothing is
-    skipped of, usually `source` itself, with which held-out text is compared besides. EdgeSkipError where the artifact
-    does not even run, or its tokens differ.
+    The torch model is loaded block by block.
+
+    Args:
+        source: The model.
+        plan: What the artifact skips.
+        target: An artifact folder or a GGUF; its tokenizer and chat template must do as transformers does on the
+            model's own folder (`tokenizer_check`).
+        bound: What the logits may differ by.
+        twin: A second file to compare, and its bound.
+        frugal: Run ONNX with less memory, slower.
+        alone: Run one graph of several: the first half of a pair without the rest, a folder's `model.onnx`.
+        both: Alone, and as the drafting engine runs it.
+        graphs: Files of the folder that give the same logits to other runtimes. What is measured is that of the worst.
+        draft: One of the artifact's drafts, instead of the whole.
+        gates: FFNs of an online artifact that are left out, of which `plan` knows.
+        context_length: The artifact's, in tokens, if it is shorter than the model's.
+        dense: The model that nothing is skipped of, usually `source` itself, to compare on held-out text besides.
+
+    Raises:
+        EdgeSkipError: If the artifact does not even run, or its tokens or prompts differ.
     """
     with _scratch() as scratch:
         count = TOKENS if context_length is None else min(TOKENS, context_length - 1)

@@ -24,6 +24,8 @@ Message = Mapping[str, Any]  # {"role": "user", "content": "…"}
 TEMPLATE_NAME = "chat_template.jinja"
 LIMITS = TemplateLimits()
 _TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# For all commands: not every one of them has the option.
+_WITHOUT = "edgeskip run --raw (chat=False) does without it"
 # What `chat_kwargs` cannot set: the conversation itself, and the tokens of the vocabulary.
 _GIVEN = frozenset({"messages", "add_generation_prompt", "continue_final_message", "self", *_TOKEN_NAMES})
 
@@ -49,12 +51,10 @@ class ChatTemplate:
             raise self._over(error) from None
         except Exception as error:  # jinja2's own, and what Python's compiler makes of the code that jinja2 generates
             what = f"the chat template is damaged ({self._origin}{_short(error)})"
-            raise EdgeSkipError(f"{what}: pass --raw (chat=False) to do without it") from error
+            raise EdgeSkipError(f"{what}: {_WITHOUT}") from error
 
     def _over(self, error: TemplateLimitError) -> EdgeSkipError:
-        return TemplateLimitError(
-            f"{self._origin}the chat template {error}, and was stopped: pass --raw (chat=False) to do without it"
-        )
+        return TemplateLimitError(f"{self._origin}the chat template {error}, and was stopped: {_WITHOUT}")
 
     def render(
         self,
@@ -136,13 +136,17 @@ class NamedTemplates(ChatTemplate):
     ) -> str:
         """Raise EdgeSkipError: there is no template for a plain conversation."""
         raise EdgeSkipError(
-            f"the model's chat templates are for {', '.join(self._names)} only, none is called default: write the "
-            "prompt yourself and pass --raw (chat=False)"
+            f"the model's chat templates are for {', '.join(self._names)} only, none is called default: {_WITHOUT}"
         )
 
 
-def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplate | None:
-    """The folder's template: `chat_template.jinja`, else the one in `tokenizer_config.json`; None where it has none."""
+def read_chat_template(
+    folder: Path, tokenizer_config: Mapping[str, Any], *, shown_as: str | None = None
+) -> ChatTemplate | None:
+    """The folder's template: `chat_template.jinja`, else the one in `tokenizer_config.json`; None where it has none.
+
+    `shown_as` is what messages call it if the folder is a temporary one.
+    """
     path = folder / TEMPLATE_NAME
     source: Any = tokenizer_config.get("chat_template")
     origin = folder / "tokenizer_config.json"
@@ -152,7 +156,7 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> Cha
             with path.open(encoding="utf-8") as file:
                 source = file.read(LIMITS.source + 1)  # a longer one is refused when it is used
         except UnicodeDecodeError as error:
-            raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
+            raise EdgeSkipError(f"{shown_as or path} is damaged ({error}): export again") from None
     if isinstance(source, list):  # several named templates
         named = [entry for entry in source if isinstance(entry, dict)]
         source = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
@@ -162,7 +166,9 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> Cha
     if not isinstance(source, str):
         return None
     tokens = {name: token_text(tokenizer_config.get(name)) for name in _TOKEN_NAMES}
-    return ChatTemplate(source, {name: token for name, token in tokens.items() if token is not None}, origin=origin)
+    return ChatTemplate(
+        source, {name: token for name, token in tokens.items() if token is not None}, origin=shown_as or origin
+    )
 
 
 def token_text(entry: Any) -> str | None:

@@ -41,10 +41,19 @@ AS_EXPORTED = Online()
 
 
 def load(path: str | Path, *, provider: str = "cpu", threads: int | None = None) -> Session:
-    """Opens an exported artifact: a folder (ONNX Runtime) or a .gguf file (llama.cpp), any GGUF file included.
+    """Open an exported artifact, a folder (ONNX Runtime) or a .gguf file (llama.cpp), or any other GGUF file.
 
-    `provider` is the processor (`cpu`, `cuda`, …); one that cannot be used is an EdgeSkipError, never a fall-back.
-    `threads` defaults to the physical cores this process may use.
+    Args:
+        path: The folder or file; a folder that holds one GGUF file to run stands for that file.
+        provider: The processor: `cpu`, `cuda`, … There is no fall-back.
+        threads: At most four for each logical processor; None = the physical cores that this process may use.
+
+    Returns:
+        A session; `close` it, or use it in a `with` block, to free the model's memory.
+
+    Raises:
+        EdgeSkipError: If there is no such artifact, it is damaged or not what its manifest lists, or the provider
+            cannot be used.
     """
     return Session(Path(path), provider=provider, threads=threads)
 
@@ -111,7 +120,7 @@ class Session:
         chat_kwargs: Mapping[str, Any] | None = None,
         enable_thinking: bool | None = None,
     ) -> NDArray[np.int64]:
-        """Token ids int64 [n] of a prompt, as `generate` understands it; the parameters are those of `stream`."""
+        """Return the token ids int64 [n] of a prompt; arguments and errors are those of `stream`."""
         options = dict(chat_kwargs or {})
         if enable_thinking is not None and options.setdefault("enable_thinking", enable_thinking) != enable_thinking:
             raise EdgeSkipError("enable_thinking and chat_kwargs contradict each other: give one of the two")
@@ -154,7 +163,7 @@ class Session:
         speculation: Speculation = AUTO,
         online: Online = AS_EXPORTED,
     ) -> Generation:
-        """Runs to the end and returns the whole generation; the parameters are those of `stream`."""
+        """Return the whole generation; arguments and errors are those of `stream`."""
         stream = self.stream(
             prompt,
             chat=chat,
@@ -187,20 +196,34 @@ class Session:
         speculation: Speculation = AUTO,
         online: Online = AS_EXPORTED,
     ) -> TextStream:
-        """Yields text as it is generated; the stream's `generation` has the rest.
+        """Generate text piece by piece.
 
-        `prompt`: text, messages (`[{"role": "user", "content": "…"}]`) or token ids. Text is one user message when
-        the model has a chat template, unless `chat=False`. `max_tokens` None = until an end token or a full context.
-        `chat_kwargs`: what the chat template knows besides the messages, `{"enable_thinking": False}`, as transformers'
-        `apply_chat_template` takes it; a name that the template does not read is refused. `enable_thinking` is the same
-        for that one name, which Qwen 3 and SmolLM3 read.
-        `strategy`: `plain`; `speculative`, which gives the same tokens (or, sampling, the same distribution) by
-        drafting and verifying as `speculation` says; `draft-only`, the draft's own tokens, lossy; `online`, which
-        leaves out FFNs as `online` says once it has watched a few tokens, lossy. None = speculative where the artifact
-        has a draft or `speculation` asks for something, online where it has gates, else plain. The first speculative
-        call of a session measures what drafting costs here, a second at most, before the clock starts.
-        EdgeSkipError, before anything runs, for an empty prompt or one longer than the context, and where the
-        artifact has not the draft that is asked for.
+        The first speculative call of a session measures what drafting costs here, a second at most, before the clock
+        starts.
+
+        Args:
+            prompt: Text, messages (`[{"role": "user", "content": "…"}]`) or token ids.
+            chat: Whether text is one user message for the chat template; None = if the model has one.
+            system: A system message before the prompt.
+            chat_kwargs: What the chat template knows besides the messages, `{"enable_thinking": False}`, as
+                transformers' `apply_chat_template` takes it; a name that the template does not read is refused.
+            enable_thinking: The same for that one name, which Qwen 3 and SmolLM3 read.
+            sampling: How a token is chosen; greedy by default.
+            max_tokens: None = until an end token or a full context.
+            stop: Texts that end the answer; they are not part of it.
+            strategy: `plain`; `speculative`, which gives the same tokens (or, sampling, the same distribution) by
+                drafting and verifying; `draft-only`, the draft's own tokens, lossy; `online`, which leaves out FFNs
+                once it has watched a few tokens, lossy. None = speculative if the artifact has a draft or
+                `speculation` asks for something, online if it has gates, else plain.
+            speculation: How drafts are made and verified.
+            online: How FFNs are left out.
+
+        Returns:
+            An iterator over pieces of text; its `generation` has the rest.
+
+        Raises:
+            EdgeSkipError: Before anything runs, if an argument is of a wrong kind, the prompt is empty or longer than
+                the context, or the artifact does not contain the requested draft.
         """
         if max_tokens is not None:
             max_tokens = check_count(max_tokens, "max_tokens", least=1)
@@ -242,7 +265,11 @@ class Session:
         return stream
 
     def logits(self, tokens: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits float32 [n, vocab_size] of every position of `tokens` [n], run as one sequence from its start."""
+        """Return the logits float32 [n, vocab_size] of every position of `tokens` [n], run as one sequence.
+
+        Raises:
+            EdgeSkipError: If these are not token ids of the model, or more than its context.
+        """
         engine = self.engine
         ids = token_ids(tokens, engine.vocab_size)
         check_prompt(engine, ids)

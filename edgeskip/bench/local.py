@@ -46,7 +46,7 @@ class LocalLauncher:
         return self._device
 
     def prepare(self, path: Path, progress: Progress) -> str:
-        return str(path.resolve())
+        return str(path.absolute())
 
     def run(self, request: Request, progress: Progress) -> Sample:
         python = self._python(request.cell.provider)

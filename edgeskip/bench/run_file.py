@@ -86,14 +86,14 @@ def read_run(path: Path) -> Run:
     """
     data = path.read_bytes()
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         whole = data.rfind(b"\n") + 1
         if not whole or error.start < whole:
             raise EdgeSkipError(
                 f"{path} is no benchmark run (not UTF-8 text): give a file that edgeskip bench wrote"
             ) from None
-        text = data[:whole].decode("utf-8")  # cut off within a character of the last line
+        text = data[:whole].decode("utf-8-sig")  # cut off within a character of the last line
     try:
         lines = _json_lines(text)
         header = RunHeader.model_validate(lines[0] if lines else {})

@@ -52,7 +52,7 @@ def _folder(folder: Path, name: str) -> Target:
         strategies.append("online")
     return Target(
         name=name,
-        path=str(folder.resolve()),
+        path=str(folder.absolute()),
         engine="onnxruntime",
         size_bytes=_size(folder),
         sha256=sha256_of(folder / MANIFEST_NAME),
@@ -78,7 +78,7 @@ def _gguf(file: Path, name: str) -> Target:
             strategies.append("online")
     return Target(
         name=name,
-        path=str(file.resolve()),
+        path=str(file.absolute()),  # not what a link leads to: its other half, draft or parts lie beside it
         engine="llama.cpp",
         size_bytes=_size(file),
         sha256=_digest(files_of(file)),

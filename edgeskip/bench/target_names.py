@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,8 @@ def told_apart(paths: Sequence[Path], given: Sequence[str | None]) -> list[str]:
     If two come out alike, the file gets its suffix back; if they still do, as many folders above as tell them apart
     stand before the name. One path given twice keeps one name, which is the caller's to refuse.
     """
-    absolute = [path.resolve() for path in paths]
+    # Links are not followed: in the Hugging Face cache they lead to files that are called by their hash.
+    absolute = [Path(os.path.normpath(path.absolute())) for path in paths]
 
     def name(number: int, level: int) -> str:
         if (chosen := given[number]) is not None:

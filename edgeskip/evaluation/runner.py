@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.artifact_path import artifact_at
+from edgeskip.bench.target_names import told_apart
 from edgeskip.errors import EdgeSkipError
 from edgeskip.evaluation import reading
 from edgeskip.evaluation.answers import answer, prompt_room
@@ -24,7 +25,7 @@ from edgeskip.evaluation.windows import (
     text_windows,
 )
 from edgeskip.files import sha256_of
-from edgeskip.locks import hold
+from edgeskip.locks import claim
 from edgeskip.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ def evaluate(
     """
     works = prepare(tasks, data, settings)
     path = Path(artifact)
-    logs = open_logs(path, works, settings, output, overwrite=overwrite)
-    return run(path, works, logs, settings, advance)
+    with claim(*log_files(works, output, artifact_name(path))):
+        logs = open_logs(path, works, settings, output, overwrite=overwrite)
+        return run(path, works, logs, settings, advance)
 
 
 def prepare(tasks: Sequence[str], data: Path | None, settings: Settings) -> list[Work]:
@@ -87,15 +89,22 @@ def count(works: Sequence[Work], settings: Settings) -> int:
 
 
 def open_logs(
-    artifact: Path, works: Sequence[Work], settings: Settings, output: Path | None, *, overwrite: bool
+    artifact: Path,
+    works: Sequence[Work],
+    settings: Settings,
+    output: Path | None,
+    *,
+    overwrite: bool,
+    name: str | None = None,
 ) -> list[RecordLog]:
-    """A log for each task, this process' alone; EdgeSkipError where there is no artifact, a log is of other settings,
-    or another process writes it."""
+    """A log for each task, named after the artifact (`name`, else `artifact_name`); claim its `log_files` before.
+
+    EdgeSkipError where there is no artifact, or a log is of other settings.
+    """
     made = identity(artifact)
     reference = identity(settings.reference) if settings.reference else None
-    name = artifact_name(artifact)
-    paths = [output / f"{work.task.name}-{name}.jsonl" if output else None for work in works]
-    hold(*(path for path in paths if path is not None))
+    name = name or artifact_name(artifact)
+    paths: Sequence[Path | None] = log_files(works, output, name) or [None for _ in works]
     return [
         RecordLog(
             path,
@@ -107,13 +116,23 @@ def open_logs(
     ]
 
 
+def log_files(works: Sequence[Work], output: Path | None, name: str) -> list[Path]:
+    """The file of each task's records of the artifact called `name`; [] without an `output`."""
+    return [] if output is None else [output / f"{work.task.name}-{name}.jsonl" for work in works]
+
+
 def run(
-    artifact: Path, works: Sequence[Work], logs: Sequence[RecordLog], settings: Settings, advance: Advance
+    artifact: Path,
+    works: Sequence[Work],
+    logs: Sequence[RecordLog],
+    settings: Settings,
+    advance: Advance,
+    name: str | None = None,
 ) -> list[Result]:
-    """Does what the logs lack, and gives the records of all that was asked for."""
+    """Does what the logs lack, and gives the records of all that was asked for, under `name` (else `artifact_name`)."""
     from edgeskip.runtime.session import load
 
-    name = artifact_name(artifact)
+    name = name or artifact_name(artifact)
     with load(artifact, provider=settings.provider, threads=settings.threads) as session:
         for work in works:
             if isinstance(work.task, Task):
@@ -137,7 +156,21 @@ def identity(artifact: Path) -> str:
 
 def artifact_name(artifact: Path) -> str:
     """What tables and logs call it: the folder's or file's name, without what a file name cannot hold."""
-    return re.sub(r"[^\w.+=-]", "_", artifact.resolve().name) or "artifact"
+    return _file_name(artifact.resolve().name)
+
+
+def artifact_names(artifacts: Sequence[Path]) -> list[str]:
+    """The `artifact_name` of each; those that are alike get the folders above that tell them apart (`a_model`).
+
+    One artifact given twice keeps one name, which is the caller's to refuse.
+    """
+    names = [artifact_name(path) for path in artifacts]
+    longer = told_apart(artifacts, [None] * len(artifacts))
+    return [name if names.count(name) == 1 else _file_name(other) for name, other in zip(names, longer, strict=True)]
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.+=-]", "_", name) or "artifact"
 
 
 def _records(

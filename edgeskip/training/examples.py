@@ -61,7 +61,8 @@ class Encoder:
             settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
             self.tokenizer = TextTokenizer(folder)
             self.fast = source.encoder()  # as transformers wants it
-            self.template: ChatTemplate | None = read_chat_template(folder, settings)
+            file = source.checkpoint.tokenizer.file
+            self.template: ChatTemplate | None = read_chat_template(folder, settings, shown_as=file)
         self.ends = tuple(end_tokens(source))
         self.vocab_size: int = source.decoder.config.vocab_size
 

@@ -97,7 +97,7 @@ def plot_losses(rows: list[tuple[int, float, str, float]], path: Path, title: st
     axes.set_ylabel("loss, nats per token")
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, fontsize=11)
+    axes.set_title(title, fontsize=11, parse_math=False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     data = io.BytesIO()
     figure.savefig(data, format="png", metadata={"Title": title})

@@ -69,16 +69,17 @@ def eval_(
     """
     from edgeskip.chat_options import parse_chat_options
     from edgeskip.errors import EdgeSkipError
-    from edgeskip.evaluation.runner import artifact_name, count, open_logs, prepare, run
+    from edgeskip.evaluation.runner import artifact_names, count, log_files, open_logs, prepare, run
     from edgeskip.evaluation.task import Settings
     from edgeskip.files import refuse_file
+    from edgeskip.locks import hold
 
     names = [name.strip() for name in tasks.split(",")]
     if limit < 0:
         raise EdgeSkipError(f"--limit must be at least 1, or 0 for all, not {limit}")
-    called = [artifact_name(path) for path in targets]
+    called = artifact_names(targets)
     if twice := [name for name in called if called.count(name) > 1]:
-        raise EdgeSkipError(f"two artifacts are called {twice[0]}: rename one, or the table cannot tell them apart")
+        raise EdgeSkipError(f"two artifacts are called {twice[0]}: give it once, or rename one if they differ")
     settings = Settings(
         limit=limit or None, strategy=strategy, max_new_tokens=max_new_tokens, max_prompt_tokens=max_prompt_tokens,
         chat_kwargs=parse_chat_options(chat_option or []), windows=windows, window_tokens=window_tokens,
@@ -87,11 +88,16 @@ def eval_(
     if json is not None:
         refuse_file(json, overwrite=True, option="--json")
     works = prepare(names, data, settings)
-    logs = [open_logs(path, works, settings, output, overwrite=overwrite) for path in targets]
+    for name in called:
+        hold(*log_files(works, output, name))
+    logs = [
+        open_logs(path, works, settings, output, overwrite=overwrite, name=name)
+        for path, name in zip(targets, called, strict=True)
+    ]
     results: list[Result] = []
     with _progress(len(targets) * count(works, settings)) as advance:
-        for path, some in zip(targets, logs, strict=True):
-            results += run(path, works, some, settings, advance)
+        for path, some, name in zip(targets, logs, called, strict=True):
+            results += run(path, works, some, settings, advance, name)
     _show(results, settings, json)
 
 

@@ -255,7 +255,7 @@ def _show_front(profile: Profile, plot: Path | None) -> None:
     assert profile.front is not None
     assert profile.plan is not None
     chosen = next(n for n, found in enumerate(profile.front.points) if found.skip == profile.plan.skip)
-    Console(highlight=False, markup=True).print(front_table(profile.front, chosen))
+    Console(highlight=False).print(front_table(profile.front, chosen))
     if plot is not None:
         plot_front(profile, plot)
         _print(f"{plot}: the front")

@@ -126,7 +126,7 @@ def _show(cells: list[Cell], grid: SweepGrid, output: Path, title: str) -> None:
         write_heat_map(cells, output / "sweep.png", title)
     except MissingExtraError as error:
         _print(f"no heat map: {error}")
-    Console(highlight=False, markup=True).print(table(cells))
+    Console(highlight=False).print(table(cells))
     best = best_of(cells)
     if not best.faster:
         _print("no setting is faster than plain decoding here: with γ auto these artifacts decode plainly")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from edgeskip.exporters.families.loaded_tokenizer import (
     load_tokenizer,
 )
 from edgeskip.exporters.families.tokenizer_files import SPECIAL_TOKENS_MAP, tokenizer_files
+from edgeskip.files import named_instead
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -74,8 +76,7 @@ class OverlaidTokenizer(TokenizerSource):
     @cached_property
     def loaded(self) -> LoadedTokenizer:
         _check_template(self._folder)
-        with tempfile.TemporaryDirectory(prefix="edgeskip-tokenizer-") as name:
-            over = Path(name)
+        with _temporary(self.file) as over:
             write_files(self._base.files, over)
             for setting in _SETTINGS:
                 if (self._folder / setting).is_file():
@@ -96,13 +97,23 @@ class MadeTokenizer(TokenizerSource):
 
     @cached_property
     def loaded(self) -> LoadedTokenizer:
-        with tempfile.TemporaryDirectory(prefix="edgeskip-tokenizer-") as name:
-            write_files(self.files, Path(name))
-            return load_tokenizer(Path(name))
+        with _temporary(self.file) as folder:
+            write_files(self.files, folder)
+            return load_tokenizer(folder)
 
     @cached_property
     def files(self) -> Mapping[str, bytes]:
         return self._make()
+
+
+@contextmanager
+def _temporary(file: str) -> Iterator[Path]:
+    """A folder that is gone when the block ends; errors name `file` in its place."""
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeskip-tokenizer-") as name,
+        named_instead(Path(name), Path(file)),
+    ):
+        yield Path(name)
 
 
 def peft_tokenizer(folder: Path, base: TokenizerSource) -> TokenizerSource:

@@ -79,8 +79,9 @@ def open_session(folder: Path, manifest: Manifest, shape: GraphShape, settings: 
     path = folder / shape.file
     check_file(path, manifest.files.get(shape.file))
     _check_version(manifest)
-    _check_context(path, shape.context_length)
-    session = _open(path, settings)
+    model = path.read_bytes()
+    _check_context(model, path, shape.context_length)
+    session = _open(model, path, settings)
     _check_shape(session, shape)
     return session
 
@@ -91,10 +92,10 @@ def switches_of(session: Any) -> set[str]:
     return {value.name for value in values} & SWITCHES
 
 
-def _check_context(path: Path, context_length: int) -> None:
+def _check_context(model: bytes, path: Path, context_length: int) -> None:
     """EdgeSkipError if the manifest promises more positions than the graph's rotary tables have."""
     with suppress(ValueError):  # no ONNX model: opening it says so
-        positions = rotary_positions(path.read_bytes())
+        positions = rotary_positions(model)
         if positions is not None and context_length > positions:
             raise EdgeSkipError(
                 f"{path.with_name(MANIFEST_NAME)} says that the context is {context_length} tokens, but {path.name} "
@@ -108,7 +109,7 @@ def first_line(error: Exception) -> str:
     return re.sub(r"^(?:Error in execution: |\[ONNXRuntimeError\] : \d+ : \w+ : )+", "", line)
 
 
-def _open(path: Path, settings: Settings) -> Any:
+def _open(model: bytes, path: Path, settings: Settings) -> Any:
     import onnxruntime
 
     provider, threads = settings.provider, settings.threads
@@ -140,7 +141,7 @@ def _open(path: Path, settings: Settings) -> Any:
         options.add_provider_for_devices(list(provider.plugin), provider.options(threads))
         providers = []  # the options name them; the CPU's is there anyway
     try:
-        model, folder = follow_links(own_graph(path.read_bytes(), required=provider.compiles), path)
+        model, folder = follow_links(own_graph(model, required=provider.compiles), path)
     except ValueError as error:
         raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))

@@ -115,6 +115,9 @@ def test_targets_are_told_apart(tmp_path: Path) -> None:
     assert names("a/m", "a/m.gguf", "b/m.gguf") == ["m", "a/m.gguf", "b/m.gguf"]
     assert names("a/m.gguf", "b/m", given="m") == ["m", "b/m"]
     assert names("a/m", "a/m") == ["m", "m"]  # refused where targets are read
+    assert names("a/m", "b/../a/m") == ["m", "m"]
+    (tmp_path / "linked.gguf").symlink_to(tmp_path / "a" / "m.gguf")  # as in the Hugging Face cache
+    assert names("linked.gguf", "b/m") == ["linked", "m"]
 
 
 def test_bench_takes_a_folder_and_a_file_of_one_stem(tiny_llama: Path, cli: Cli, profile: Path, tmp_path: Path) -> None:

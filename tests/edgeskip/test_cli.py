@@ -84,6 +84,29 @@ def test_ctrl_c_exits_130(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPat
     assert (outcome.code, outcome.err) == (130, "edgeskip: interrupted\n")
 
 
+def test_a_ctrl_c_that_comes_again_late_changes_nothing() -> None:
+    """By hand: what a library's callback lost is asked for again, and arrives when the command has ended already."""
+    code = """
+import sys, types
+import edgeskip.inspection
+from edgeskip import cli
+
+def interrupted(reference, *, verify):
+    raise KeyboardInterrupt
+
+def late(line, **options):
+    complain(line, **options)
+    cli._ask_again(types.SimpleNamespace(exc_value=KeyboardInterrupt()))
+
+edgeskip.inspection.inspect_path = interrupted
+complain, cli._complain = cli._complain, late
+sys.argv = ["edgeskip", "inspect", "x"]
+cli.main()
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr) == (130, "edgeskip: interrupted\n")
+
+
 def test_of_several_processes_only_the_first_tells_a_common_error(
     cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,13 @@ def test_what_is_not(text: str | bytes, told: str, tmp_path: Path) -> None:
     assert len(str(caught.value).removeprefix(str(path))) < 150
 
 
+def test_a_byte_order_mark_is_not_part_of_it(tmp_path: Path) -> None:
+    """As Windows' editors save a profile."""
+    path = tmp_path / "x.json"
+    path.write_text('{"a": "é"}', encoding="utf-8-sig")
+    assert parse_json(path.read_bytes()) == read_json(path, "no log", "make it again") == {"a": "é"}
+
+
 def test_numbers_that_json_has_not() -> None:
     """Python writes NaN and Infinity, and so do some of Hugging Face's files."""
     assert parse_json('{"a": [Infinity, -Infinity, 1e999]}', finite=False)["a"] == [math.inf, -math.inf, math.inf]

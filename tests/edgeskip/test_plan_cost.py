@@ -182,6 +182,25 @@ def with_a_hub_id(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return elsewhere(path, "nobody/no-such-model", "the model nobody/no-such-model is not on this machine")
 
 
+def without_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As torch says it on a CPU."""
+    error = RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
+    return measuring_raises(error, monkeypatch, "not enough memory")
+
+
+def with_a_broken_torch(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    error = ImportError("libcudart.so.12: cannot open shared object file", name="torch")
+    return measuring_raises(error, monkeypatch, "the installed package 'torch' does not work here")
+
+
+def measuring_raises(error: Exception, monkeypatch: pytest.MonkeyPatch, says: str) -> str:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("edgeskip.exporters.dense_cost.measure_plan", fail)
+    return says
+
+
 def elsewhere(path: Path, source: str, says: str) -> str:
     """Make the profile's model another one, without the location it was calibrated at."""
     record = read_profile(path)
@@ -191,7 +210,7 @@ def elsewhere(path: Path, source: str, says: str) -> str:
     return says
 
 
-@pytest.mark.parametrize("prepare", [without_torch, without_model, with_a_hub_id])
+@pytest.mark.parametrize("prepare", [without_torch, without_model, with_a_hub_id, without_memory, with_a_broken_torch])
 def test_a_plan_that_cannot_be_measured_says_so(
     path: Path, monkeypatch: pytest.MonkeyPatch, prepare: Callable[[Path, pytest.MonkeyPatch], str]
 ) -> None:
@@ -202,7 +221,7 @@ def test_a_plan_that_cannot_be_measured_says_so(
     plan = read_profile(path).plan
     assert plan is not None
     assert plan.skip == ["attn.1"]
-    assert plan.cost is None
+    assert plan.cost is None or plan.cost.plan is None
 
 
 def test_a_device_profile_predicts_for_any_method(path: Path, tmp_path: Path) -> None:

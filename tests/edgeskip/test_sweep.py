@@ -171,5 +171,5 @@ def test_table_csv_and_heat_map(tmp_path):
     rows = list(csv.reader((tmp_path / "sweep.csv").open()))
     assert tuple(rows[0]) == COLUMNS
     assert rows[4][:3] == ["8", "64", "1"]
-    write_heat_map(CELLS, tmp_path / "sweep.png", "title")
+    write_heat_map(CELLS, tmp_path / "sweep.png", r"a $\frac$ name")  # text, no mathematics
     assert (tmp_path / "sweep.png").stat().st_size > 5000

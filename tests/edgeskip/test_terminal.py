@@ -197,13 +197,14 @@ def test_a_signal_at_some_moment_is_no_traceback(artifact: Path, number: signal.
 
 
 def test_nobody_prints_past_the_guard() -> None:
-    """By hand: rich's console is taken from `edgeskip.terminal` everywhere."""
+    """By hand: rich's console is taken from `edgeskip.terminal` everywhere, and nowhere told to read markup."""
     root = Path(terminal.__file__).parents[1]
     folders = ("edgeskip", "runtime", "exporters", "models")
     direct = [
         str(path.relative_to(root))
         for folder in folders
         for path in (root / folder).rglob("*.py")
-        if path.name != "terminal.py" and re.search(r"rich\.console import [^\n]*Console\b", path.read_text("utf-8"))
+        if path.name != "terminal.py"
+        and re.search(r"rich\.console import [^\n]*Console\b|markup=True", path.read_text("utf-8"))
     ]
     assert direct == []

@@ -202,6 +202,9 @@ def test_a_gguf_of_others_is_surveyed(tmp_path: Path) -> None:
     found = survey(file)
     assert (found.name, found.engine, found.label, found.plan) == ("other", "llama.cpp", "dense", None)
     assert found.size_bytes == file.stat().st_size
+    link = tmp_path / "linked.gguf"
+    link.symlink_to(file)  # what belongs to it lies beside the link, in the Hugging Face cache
+    assert (survey(link).name, survey(link).path) == ("linked", str(link))
 
 
 def test_what_is_no_target(tmp_path: Path) -> None:

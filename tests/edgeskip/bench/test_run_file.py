@@ -30,6 +30,14 @@ def test_one_json_object_is_read_too(tmp_path: Path) -> None:
         assert read_run(tmp_path / "run.json") == run
 
 
+def test_a_byte_order_mark_is_no_part_of_it(tmp_path: Path) -> None:
+    """As Windows' editors save a file."""
+    run = made_run(*example())  # type: ignore[arg-type]
+    path = write_run(run, tmp_path / "run.jsonl")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_run(path) == run
+
+
 def test_every_record_is_on_disk_when_add_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     sync = os.fsync

@@ -1,9 +1,15 @@
 """Which plan a budget buys. Oracle: fronts small enough to see the answer."""
 
+import io
+from pathlib import Path
+
 import pytest
 
+from edgeskip import terminal
 from edgeskip.errors import EdgeSkipError
-from edgeskip.profile import FrontPoint, FrontRecord
+from edgeskip.front_report import front_table, plot_front
+from edgeskip.plot import plot_similarity
+from edgeskip.profile import FrontPoint, FrontRecord, read_profile
 from edgeskip.search.front import Budget, parse_share, pick, thinned
 
 
@@ -112,3 +118,23 @@ def test_limits_of_a_search_narrow_a_front() -> None:
         pick(FRONT, Budget(point=2), allowed=[0])
     with pytest.raises(EdgeSkipError, match="allow more"):
         pick(FRONT, Budget(max_kl=1), allowed=[])
+
+
+def test_a_devices_name_is_text_in_the_table() -> None:
+    """By hand: rich's markup would end in an error at a tag that closes nothing."""
+    text = io.StringIO()
+    named = FRONT.model_copy(update={"device": "a [/red] phone"})
+    terminal.Console(file=text, width=100).print(front_table(named, chosen=1))
+    assert "a [/red] phone" in text.getvalue()
+    assert "bold" not in text.getvalue()
+
+
+def test_names_are_text_in_figures(profile_path: Path, tmp_path: Path) -> None:
+    """By hand: what stands between two dollars matplotlib reads as mathematics, and this is none."""
+    name = r"a $\frac$ name"
+    profile = read_profile(profile_path)
+    model = profile.model.model_copy(update={"name": name})
+    profile = profile.model_copy(update={"model": model, "front": FRONT.model_copy(update={"device": name})})
+    plot_similarity(profile, tmp_path / "similarity.png")
+    plot_front(profile, tmp_path / "front.png")
+    assert all((tmp_path / f"{figure}.png").stat().st_size > 1000 for figure in ("similarity", "front"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ def test_an_answer_ends_as_the_template_ends_it(tiny_llama: Path, tmp_path: Path
     assert set(encoder.ends) == {first, second}
     assert encoder.ends[0] == first
     assert encoder.pair("a", "b").response[-1] == second
+
+
+def test_a_damaged_template_is_called_by_the_models_folder(tiny_llama: Path, tmp_path: Path) -> None:
+    """By hand: not by the temporary one that it was read from."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}")
+    with pytest.raises(EdgeSkipError, match=rf"the chat template is damaged \({re.escape(str(folder))}: "):
+        Encoder(open_model(str(folder))).prompt("hey")
 
 
 def test_pairs_that_do_not_fit_are_counted(encoder: Encoder, pairs_file: Path) -> None:

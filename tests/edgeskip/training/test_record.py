@@ -54,7 +54,7 @@ def test_a_half_line_is_dropped(tmp_path: Path) -> None:
 
 def test_the_picture(tmp_path: Path) -> None:
     table = write(tmp_path / "losses.csv", range(1, 30))
-    plot_losses(table.rows, tmp_path / "loss.png", "title")
+    plot_losses(table.rows, tmp_path / "loss.png", r"a $\frac$ name")  # text, no mathematics
     data = (tmp_path / "loss.png").read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", data[16:24]) == (1260, 700)

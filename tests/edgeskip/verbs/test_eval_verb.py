@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -169,6 +170,25 @@ def test_artifacts_that_cannot_be(cli: Cli, lossy: Any, dense: Path, data: Path,
     assert "two artifacts are called lossy" in twice
     lossy_reference = ["--tasks", "divergence", "--reference", lossy.folder, "--data", data, *TEXTS]
     assert "--reference is lossy-skip" in cli("eval", dense, *lossy_reference).complaint()
+
+
+def test_artifacts_of_one_name_are_told_apart(cli: Cli, lossy: Any, data: Path, tmp_path: Path) -> None:
+    """By hand: as `bench` tells its targets apart, in the table and in the logs' names."""
+    folders = [tmp_path / "a" / "model", tmp_path / "b" / "model"]
+    for folder in folders:
+        shutil.copytree(lossy.folder, folder)
+    outcome = cli("eval", *folders, lossy.folder, "--data", data, "-o", tmp_path / "logs", *TEXTS)
+    assert outcome.code == 0, outcome.err
+    assert all(f" {name} " in outcome.out for name in ("a_model", "b_model", "lossy"))
+    logs = sorted(path.name for path in (tmp_path / "logs").iterdir())
+    assert logs == ["perplexity-a_model.jsonl", "perplexity-b_model.jsonl", "perplexity-lossy.jsonl"]
+
+
+def test_python_lets_go_of_the_logs(lossy: Any, data: Path, tmp_path: Path) -> None:
+    """By hand: the caller's process goes on, and another one may write there then."""
+    settings = Settings(windows=2, window_tokens=40, threads=1)
+    evaluate(lossy.folder, ["perplexity"], data=data, settings=settings, output=tmp_path / "logs")
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["perplexity-lossy.jsonl"]
 
 
 def test_ctrl_c_keeps_what_was_answered(

@@ -14,6 +14,7 @@ from tiny_models import BOS, CHAT_TEMPLATE, END, tiny_checkpoint
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.source import ModelSource, open_model
+from edgeskip.exporters.families.tokenizer_source import FolderTokenizer, peft_tokenizer
 from edgeskip.exporters.tokenizer_check import tokenizer_cases
 from edgeskip.profile import write_profile
 from edgeskip.profile_source import source_of
@@ -100,6 +101,18 @@ def test_a_template_alone_goes_with_the_bases_vocabulary(base: Path, lora: Path,
     _, config = written(open_model(str(folder)), tmp_path / "out")
     assert config["chat_template"] == OWN
     assert config["eos_token"] == BOS
+
+
+@pytest.mark.parametrize("content", ["{", '{"added_tokens_decoder": 5}'])
+def test_damaged_settings_are_called_by_the_folder(base: Path, tmp_path: Path, content: str) -> None:
+    """By hand: not by the temporary folder in which they lie over the base's vocabulary."""
+    folder = tmp_path / "peft"
+    folder.mkdir()
+    (folder / "tokenizer_config.json").write_text(content)
+    with pytest.raises(EdgeSkipError) as caught:
+        _ = peft_tokenizer(folder, FolderTokenizer(base)).loaded
+    assert str(folder) in str(caught.value)
+    assert "edgeskip-tokenizer-" not in str(caught.value)
 
 
 def test_a_folder_without_a_tokenizer_has_the_bases(base: Path, lora: Path, tmp_path: Path) -> None:
