@@ -149,7 +149,6 @@ def damage(reader: Reader, folder: Path, random: Random) -> None:
 
 def _in_child(run: Callable[[], None], *, cpu_s: int, wall_s: float, memory_bytes: int | None = None) -> Outcome:
     """What becomes of `run` in a forked child with these limits."""
-    before = _resident()
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -157,6 +156,7 @@ def _in_child(run: Callable[[], None], *, cpu_s: int, wall_s: float, memory_byte
     if child == 0:
         os.close(reading)
         try:
+            os.write(writing, b"%d\n" % _resident())  # its own: a fork has not all that its parent has in memory
             _child(run, writing, cpu_s, memory_bytes)
         finally:
             os._exit(99)
@@ -176,7 +176,8 @@ def _in_child(run: Callable[[], None], *, cpu_s: int, wall_s: float, memory_byte
     if killed:
         os.kill(child, signal.SIGKILL)
     _, status, usage = os.wait4(child, 0)
-    grown = usage.ru_maxrss * 1024 - before
+    first, _, told = told.partition(b"\n")
+    grown = usage.ru_maxrss * 1024 - int(first or b"0")
     if killed or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
         limit = f"{wall_s:g} s" if killed else f"{cpu_s} s of computing"
         return Outcome("hang", f"over {limit}", told.decode(errors="replace"))

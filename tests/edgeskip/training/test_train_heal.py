@@ -95,7 +95,9 @@ def test_a_healed_profile(cli: Any, profile: Path, text_file: Path, tmp_path: Pa
     card = run(profile, text_file, tmp_path / "run")
     path = tmp_path / "run" / card["profile"]
     before, found = read_profile(profile), read_profile(path)
-    assert (found.plan, found.sublayers) == (before.plan, before.sublayers)
+    assert before.plan is not None
+    assert found.plan == before.plan.model_copy(update={"healed_from": before.model.fingerprint})
+    assert found.sublayers == before.sublayers
     plans = [resolve(p, read_vectors(p, where)) for p, where in ((before, profile), (found, path))]
     skips = [[(skip.sublayer, skip.scale, skip.bias.tolist()) for skip in plan.skips] for plan in plans]  # type: ignore[union-attr]
     assert skips[0] == skips[1]
