@@ -77,7 +77,9 @@ def build_tiny_artifact(folder: Path, *, data_location: str = "model.onnx.data")
     (folder / "model.onnx.data").write_bytes(blob)
 
     def constant(name: str, value: NDArray[Any]) -> str:
-        initializers.append(helper.make_tensor(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape, value))
+        initializers.append(
+            helper.make_tensor(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape, value.flatten())
+        )
         return name
 
     axis1, one32 = constant("axis1", np.array([1])), constant("one32", np.array([1], np.int32))
