@@ -109,8 +109,10 @@ $(LOWEST): pyproject.toml tools/install_torch.py $(VENV)/.installed
 	  $(BIN)/uv pip install -q --python $(LOWEST) --resolution lowest-direct -e '.[dev,llamacpp]'
 	@touch $@
 
-# What users run and what touches their dependencies: the commands, the runtime, the exporters, the readers.
-LOWEST_TESTS ?= tests/models tests/runtime tests/exporters tests/edgeskip
+# The base suite: the runtime with both engines, the commands, profiles and artifacts, graphs as they are lowered.
+LOWEST_TESTS ?= tests/models tests/runtime tests/exporters/onnx tests/edgeskip/test_cli.py tests/edgeskip/test_profile.py \
+  tests/edgeskip/test_manifest.py tests/edgeskip/test_plan.py tests/edgeskip/test_planner.py tests/edgeskip/test_doctor.py \
+  tests/edgeskip/test_bad_artifacts.py tests/edgeskip/test_artifact_files.py tests/edgeskip/verbs tests/edgeskip/evaluation
 
 lowest: $(LOWEST)
 	@echo "== pytest with the lowest versions"

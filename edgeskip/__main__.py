@@ -13,7 +13,10 @@ def main() -> None:
             signal.signal(number, _leave)
     from edgeskip.cli import main
 
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # a further one, that came while the command was ending by the first
+        os._exit(128 + signal.SIGINT)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forgotten_modules import forget_modules
 from tiny_models import tiny_checkpoint
 
 from edgeskip.files import sha256_of
@@ -80,8 +81,7 @@ def test_an_export_without_torch_names_the_extra(
     cli: Cli, made: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx_ir", None)
-    for module in [name for name in sys.modules if name.startswith("edgeskip.exporters")]:
-        monkeypatch.delitem(sys.modules, module)
+    forget_modules(monkeypatch, "edgeskip.exporters")
     complaint = cli("export", "--profile", made / "tiny.json", "-o", out / "a").complaint()
     assert "pip install 'edgeskip[export]'" in complaint
     assert list(out.iterdir()) == []

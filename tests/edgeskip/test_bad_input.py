@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forgotten_modules import forget_modules
 
 Cli = Callable[..., Any]
 TEXT = "The water at the quay stands highest at nine minutes past six in the morning. "
@@ -207,8 +208,7 @@ def test_a_missing_extra(
     cli: Cli, model: Path, corpus: Path, out: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # importing it now fails as where it is not installed
-    for module in [name for name in sys.modules if name.startswith("edgeskip.exporters")]:
-        monkeypatch.delitem(sys.modules, module)
+    forget_modules(monkeypatch, "edgeskip.exporters")
     complaint = calibrate(cli, model, corpus, out / "p.json").complaint()
     assert f"{package!r}" in complaint
     assert "pip install 'edgeskip[export]'" in complaint

@@ -204,6 +204,7 @@ def test_a_wrong_head_leaves_nothing(
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "head"), [("Q4_1", "Q8_0"), ("F16", "F16"), ("BF16", "BF16")])
 def test_what_a_folded_head_becomes_beside_kept_blocks(tmp_path: Path, out: Path, kind: str, head: str) -> None:
     """It has no blocks to keep: eight bits where the model has fewer. Everything else keeps its own."""

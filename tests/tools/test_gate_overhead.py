@@ -50,6 +50,7 @@ def folders(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return path / "static", path / "online"
 
 
+@pytest.mark.slow
 def test_from_end_to_end(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """No bound holds for a tiny model; what was measured is written whether it is met or not."""
     with suppress(typer.Exit):

@@ -64,6 +64,7 @@ def test_gains_by_hand() -> None:
     assert last.endswith("| 1.342× [1.200 … 1.500] (2 of them) |")
 
 
+@pytest.mark.slow
 def test_records_are_those_of_eval_and_resume(
     artifacts: list[Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

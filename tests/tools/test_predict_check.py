@@ -60,6 +60,7 @@ def folders(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     return found
 
 
+@pytest.mark.slow
 def test_from_end_to_end(
     folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

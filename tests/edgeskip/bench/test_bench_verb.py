@@ -54,6 +54,7 @@ def test_a_table_and_a_log(cli: Cli, folders: list[Path], tmp_path: Path) -> Non
     assert "lossy-skip; its loss was not measured" in done.out
 
 
+@pytest.mark.slow
 def test_json_jsonl_and_csv_say_the_same(cli: Cli, folders: list[Path], tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     done = cli("bench", folders[0], *QUICK, "-o", "csv", "--log", log)

@@ -75,7 +75,7 @@ def test_a_connection_that_breaks_in_a_round(far: Loopback, launch: Open, tmp_pa
 
     def cut(message: str) -> None:
         if message == "hanging":
-            assert len(ours(far)) == 2  # the check sees them
+            wait_for(lambda: len(ours(far)) == 2)  # the check sees them
             far.cut()
 
     with pytest.raises(EdgeSkipError, match=r"the connection to .* broke off.*run the same command again") as caught:

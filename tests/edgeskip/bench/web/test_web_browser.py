@@ -216,6 +216,7 @@ def test_webgpu_gives_the_same_tokens(artifacts: dict[Kind, Path], kind: Kind, s
     assert copied.flops_per_s is None
 
 
+@pytest.mark.slow
 def test_the_roofline_is_measured_in_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loose bounds, as none is known; a throttled processor gives less, by definition."""
     launcher = BrowserLauncher([("web", 1), ("web", 2), ("webgpu", 1)], browser=need_browser(), gpu_flags=NO_GPU)

@@ -46,6 +46,7 @@ def address_printed(process: subprocess.Popen[str]) -> tuple[str, str]:
     raise AssertionError(printed)
 
 
+@pytest.mark.slow
 def test_a_phone_measures_what_was_asked_even_when_its_page_is_loaded_again(tiny_llama: Path, tmp_path: Path) -> None:
     program = need_browser()
     folder = web_artifact(tiny_llama, tmp_path, "exits")
