@@ -235,6 +235,8 @@ def test_lack_of_memory_is_called_that(tiny_artifact: TinyArtifact, text: str) -
             raise RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {text}")
 
     engine = open_engine(tiny_artifact)
+    whole = engine._runner._session  # what is bound belongs to it, so it must live
     engine._runner._session = Failing()
     with pytest.raises(EdgeSkipError, match="not enough memory for 5 tokens on cpu"):
         engine.step(TOKENS[:5])
+    assert whole is not None
