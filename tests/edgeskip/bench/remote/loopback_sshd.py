@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -67,8 +68,9 @@ SetEnv {" ".join(f'{name}="{value}"' for name, value in settings.items())}
             self.server = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=log, stdout=log)
         deadline = time.monotonic() + 20
         while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as greeted:
+                if greeted.recv(4) == b"SSH-":
+                    return
             if self.server.poll() is not None or time.monotonic() > deadline:
                 pytest.skip("sshd does not start here: " + (self.folder / "sshd.log").read_text()[-300:].strip())
             time.sleep(0.05)
@@ -126,9 +128,7 @@ def make(folder: Path) -> Loopback:
     for name in ("host", "other_host", "client", "stranger"):
         argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(argv, check=True, timeout=30)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     (folder / "authorized_keys").write_text((folder / "client.pub").read_text())
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
     (folder / "wrong_hosts").write_text(f"[127.0.0.1]:{port} {(folder / 'other_host.pub').read_text()}")
@@ -136,6 +136,16 @@ def make(folder: Path) -> Loopback:
     home = folder / "home"
     home.mkdir()
     return Loopback(folder, port, home)
+
+
+def _free_port() -> int:
+    """One that nothing else gets by asking for any port, as the server's stays the same while it is restarted."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(10_000, max(first, 10_100)), 100):
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    pytest.skip("no port below the ephemeral ones is free here")
 
 
 def _children(parent: int) -> list[int]:
