@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import warm_children
 from tiny_models import tiny_checkpoint
 
 
@@ -28,3 +30,12 @@ def _no_trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     asks for it with `@pytest.mark.trial`. Commands that a test starts as processes of their own do it as ever."""
     if request.node.get_closest_marker("trial") is None:
         monkeypatch.setattr("edgeskip.runtime.engines.llamacpp_files.try_opening", lambda files, provider: None)
+
+
+@pytest.fixture(autouse=True)
+def _warm_children(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check after export runs in a process forked from a warm one, but where a test asks for a fresh interpreter
+    with `@pytest.mark.fresh`. Commands that a test starts as processes of their own do it as ever."""
+    if request.node.get_closest_marker("fresh") is None:
+        for module in ("edgeskip.exporters.verify", "edgeskip.exporters.gguf.quantise"):
+            monkeypatch.setattr(f"{module}.subprocess", SimpleNamespace(run=warm_children.run))

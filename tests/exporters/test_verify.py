@@ -177,6 +177,7 @@ def test_the_plan_must_be_the_artifacts(source: ModelSource, artifact: Path) -> 
     assert "same plan by hooks" in record.reference
 
 
+@pytest.mark.fresh
 def test_an_artifact_that_does_not_run(source: ModelSource, artifact: Path) -> None:
     (artifact / "model.onnx.data").write_bytes(b"")
     with pytest.raises(
@@ -185,6 +186,7 @@ def test_an_artifact_that_does_not_run(source: ModelSource, artifact: Path) -> N
         check(source, artifact)
 
 
+@pytest.mark.fresh
 def test_a_process_that_is_killed_is_named(
     source: ModelSource, artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ def test_a_relative_folder(source: ModelSource, artifact: Path, monkeypatch: pyt
     assert check(source, artifact.relative_to(artifact.parent.parent)).passed
 
 
+@pytest.mark.fresh
 def test_nothing_beside_the_artifact_is_imported(
     source: ModelSource, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
