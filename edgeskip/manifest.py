@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.json_file import read_json
@@ -23,6 +23,16 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
+def _sized(quantisation: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    size = quantisation.get("block_size", 32)
+    if not (type(size) is int and 0 < size <= 1 << 16):
+        raise ValueError(f"a block cannot have {size} weights")
+    return quantisation
+
+
+Quantisation = Annotated[dict[str, str | int | bool], AfterValidator(_sized)]
+
+
 class GraphRecord(_Record):
     """What an engine must know to run `model.onnx`."""
 
@@ -35,7 +45,7 @@ class GraphRecord(_Record):
     head_dim: Width
     vocab_size: VocabSize
     context_length: ContextLength = Field(description="Most positions the rotary tables cover, tokens")
-    quantisation: dict[str, str | int | bool] = Field(
+    quantisation: Quantisation = Field(
         default_factory=dict,
         description="int4: method, block_size, symmetric, head_bits, accuracy_level",
     )

@@ -51,6 +51,7 @@ def check_model(model: Any, path: Path) -> None:
         EdgeSkipError: If something of it is not there or cannot be.
     """
     try:
+        _check_text(model)
         if not any(entry.domain in ("", "ai.onnx") for entry in model.opset_import):
             raise ValueError("it names no operator set")
         for tensor in model.graph.initializer:
@@ -93,6 +94,18 @@ def num_bytes(tensor: Any) -> int:
     except (KeyError, TypeError, ValueError, IndexError):
         raise ValueError(f"the type of {name} is unknown") from None
     return int(math.prod(tensor.dims) * item)
+
+
+def _check_text(message: Any) -> None:
+    """ValueError for a name that is not UTF-8: protobuf gives bytes for it, which nothing expects."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            for text in [value] if isinstance(value, (str, bytes)) else value:
+                if isinstance(text, bytes):
+                    raise ValueError(f"{field.full_name} is not text: {_shown(text.decode(errors='replace'))}")
+        elif field.type == field.TYPE_MESSAGE:
+            for one in [value] if hasattr(value, "ListFields") else value:
+                _check_text(one)
 
 
 def _check_tensor(tensor: Any, folder: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exit_adapter import ExitAdapter, is_adapter_array, narrowed, pack_adapters, read_adapters
 from edgeskip.profile import Phase, Profile, VectorsRecord, read_beside, vectors_path
+from edgeskip.safetensors_bytes import read_arrays
 
 _EXIT_MAP = re.compile(r"exit\.([1-9][0-9]*)\.map")
 
@@ -45,17 +46,14 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
     A profile made before exits were calibrated has neither maps nor token counts. EdgeSkipError for a file that is
     missing or another one, an array of another shape, and an exit of the profile without its map.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     file = path.parent / profile.vectors.file
     data = read_beside(file, path)
     if hashlib.sha256(data).hexdigest() != profile.vectors.sha256:
         raise EdgeSkipError(f"{file} does not match the sha256 in {path.name}: copy both files together or recalibrate")
     try:
-        arrays = load(data)
-    except SafetensorError as error:
-        raise EdgeSkipError(f"{file} is not a safetensors file ({error}): calibrate again") from None
+        arrays, _ = read_arrays(data)
+    except ValueError as error:
+        raise EdgeSkipError(f"{file} is not a vectors file ({error}): calibrate again") from None
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise EdgeSkipError(f"{file}: {name} holds numbers that are not finite: calibrate again")

@@ -22,6 +22,7 @@ from edgeskip.exit_adapter import narrowed
 from edgeskip.exporters.decoder import Float32, Tensor
 from edgeskip.exporters.families.checkpoint import Checkpoint
 from edgeskip.json_file import parse_json
+from edgeskip.safetensors_bytes import read_arrays
 
 PREFIX = "base_model.model."  # PEFT puts it before the name of a module
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -135,16 +136,12 @@ def pack_lora(lora: Lora, files: Mapping[str, bytes] | None = None) -> bytes:
 
 def unpack_lora(data: bytes, file: str) -> Lora:
     """The LoRA in the bytes that `pack_lora` made. EdgeSkipError, which names `file`, where they are none."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
-        arrays = load(data)
-        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        scaling = parse_json(header["__metadata__"][_SCALING])
+        arrays, metadata = read_arrays(data)
+        scaling = parse_json(metadata[_SCALING])
         usual = float(scaling[""])
         by_module = {str(name): float(value) for name, value in scaling.items()}
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EdgeSkipError(f"{file} is not the LoRA of a profile ({error}): copy it again or train again") from None
     arrays = {name: array for name, array in arrays.items() if not name.startswith(_FILE)}
     modules = {name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in arrays}
@@ -153,12 +150,9 @@ def unpack_lora(data: bytes, file: str) -> Lora:
 
 def unpack_files(data: bytes, file: str) -> dict[str, bytes]:
     """Return the files (name → content) that `pack_lora` stored with a LoRA."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     try:
-        arrays = load(data)
-    except (SafetensorError, ValueError) as error:
+        arrays, _ = read_arrays(data)
+    except ValueError as error:
         raise EdgeSkipError(f"{file} is not the LoRA of a profile ({error}): copy it again or train again") from None
     return {name.removeprefix(_FILE): array.tobytes() for name, array in arrays.items() if name.startswith(_FILE)}
 

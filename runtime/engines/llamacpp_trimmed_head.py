@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.errors import EdgeSkipError
-from edgeskip.json_file import parse_json
 from edgeskip.runtime.engines.llamacpp_library import ggml_function, too_old
+from edgeskip.safetensors_bytes import read_arrays
 
 _LARGEST = 4 << 30  # bytes: 262k tokens of 8,192 values
 EPS = "eps"  # key of the file's metadata
@@ -120,9 +120,6 @@ def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHe
 
     EdgeSkipError where the file is missing, is no such file or not the one with that hash.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     if not path.is_file():  # a named pipe would be waited for
         raise EdgeSkipError(f"{path} is missing, the draft head of the GGUF: put it beside the file")
     if path.stat().st_size > _LARGEST:
@@ -131,10 +128,9 @@ def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHe
     if hashlib.sha256(data).hexdigest() != sha256:
         raise EdgeSkipError(f"{path} is damaged or another export's: copy both files together or export again")
     try:
-        arrays = load(data)
-        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        head, tokens, eps = arrays["head"], arrays["tokens"], float(header["__metadata__"][EPS])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        arrays, metadata = read_arrays(data)
+        head, tokens, eps = arrays["head"], arrays["tokens"], float(metadata[EPS])
+    except (KeyError, TypeError, ValueError) as error:
         raise EdgeSkipError(f"{path} is no draft head ({error}): export again") from None
     if (
         (head.ndim, head.dtype, tokens.dtype) != (2, np.float16, np.int32)

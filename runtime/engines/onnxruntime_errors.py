@@ -17,12 +17,22 @@ _NO_MEMORY = re.compile(
 )
 
 
-def lack_of_memory(error: Exception, provider: str, tokens: int) -> EdgeSkipError | None:
-    """What to tell a user if `error`, from a run over `tokens` tokens on `provider`, says that memory is short."""
-    text = str(error)
-    if not (isinstance(error, MemoryError) or _NO_MEMORY.search(text)):
-        return None
-    return EdgeSkipError(
-        f"not enough memory for {tokens} tokens on {provider} ({first_line(error) or 'allocation failed'}): "
-        "use a shorter prompt or a smaller model"
-    )
+def run_error(error: Exception, file: str, provider: str, tokens: int) -> EdgeSkipError | None:
+    """What to tell a user about `error` from a run of a graph; None if it is not ONNX Runtime's.
+
+    Args:
+        error: What was raised.
+        file: The graph's.
+        provider: The execution provider that ran it, as users name it.
+        tokens: How many the cache would have held after the run.
+    """
+    text = first_line(error)
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return EdgeSkipError(
+            f"not enough memory for {tokens} tokens on {provider} ({text or 'allocation failed'}): "
+            "use a shorter prompt or a smaller model"
+        )
+    # Its own classes share no base but Exception, and its Python code raises RuntimeError for some of them.
+    if isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime."):
+        return EdgeSkipError(f"{file} failed on the provider {provider!r} ({text}): export again")
+    return None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.limits import check_truncation, grown_capacity
 from edgeskip.runtime.engines.onnxruntime_captured import CapturedSteps
-from edgeskip.runtime.engines.onnxruntime_errors import lack_of_memory
+from edgeskip.runtime.engines.onnxruntime_errors import run_error
 from edgeskip.runtime.engines.onnxruntime_session import GraphShape, switches_of
 from edgeskip.runtime.engines.onnxruntime_states import Rows
 from edgeskip.runtime.engines.providers import Provider, nodes_by_provider
@@ -160,7 +160,7 @@ class GraphRunner:
             else:
                 self._session.run_with_iobinding(binding, options)
         except Exception as error:
-            if (told := lack_of_memory(error, self._provider.name, total)) is not None:
+            if (told := run_error(error, self._shape.file, self._provider.name, total)) is not None:
                 raise told from error
             raise
         self._run_s += time.perf_counter() - begin

@@ -96,6 +96,11 @@ def inputs(*names: str) -> Callable[[Any], object]:
     return change
 
 
+def bytes_for(name: bytes, other: bytes) -> Callable[[Any], object]:
+    """Of one length, as protobuf's writers refuse what is not UTF-8."""
+    return lambda model: model.ParseFromString(model.SerializeToString().replace(name, other))
+
+
 BAD: dict[str, tuple[Callable[[Any], object], str]] = {
     "no operator set": (lambda model: model.ClearField("opset_import"), "names no operator set"),
     "an offset that is no number": (place("offset", "x"), "the place of 'w' is not a number"),
@@ -106,6 +111,8 @@ BAD: dict[str, tuple[Callable[[Any], object], str]] = {
     "a place outside": (place("location", "../w.data"), "names weights outside its folder"),
     "an absolute place": (place("location", "/dev/zero"), "names weights outside its folder"),
     "a place with NUL": (place("location", "w\0data"), "names weights outside its folder"),
+    "a place that is no text": (bytes_for(b"w.data", b"w.d\xe9ta"), "StringStringEntryProto.value is not text: 'w.d"),
+    "a name that is no text": (bytes_for(b"MatMulNBits", b"MatMul\xffBits"), "NodeProto.op_type is not text: 'MatMul"),
     "no place": (place("location", None), "names weights outside its folder"),
     "a size below 0": (shape(-1), "the shape of 'w' cannot be"),
     "a size of 2**62": (shape(2**62, 4), "the shape of 'w' cannot be"),

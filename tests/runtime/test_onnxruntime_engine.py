@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from accepted import accept_changes
 from tiny_graph import CONTEXT, VOCAB, TinyArtifact, build_tiny_artifact
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
+from edgeskip.manifest import read_manifest
 from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
 
 TOKENS = np.random.default_rng(1).integers(0, VOCAB, CONTEXT)
@@ -213,8 +216,25 @@ def test_a_buffer_of_another_shape_is_not_called_lack_of_memory(tiny_artifact: T
     engine.step(TOKENS[:5])
     wrong = np.zeros((1, 2, VOCAB), np.float32)
     engine._runner._binding.bind_output("logits", "cpu", 0, np.float32, wrong.shape, wrong.ctypes.data)
-    with pytest.raises(RuntimeError, match="pre-allocated"):
+    with pytest.raises(
+        EdgeSkipError, match=r"^model.onnx failed on the provider 'cpu' \(.*pre-allocated.*export again$"
+    ):
         engine.step(TOKENS[5:6])
+
+
+def test_a_graph_that_fails_while_it_runs(tmp_path: Path) -> None:
+    """Oracle: an axis that no tensor has, which ONNX Runtime finds only when it runs the node."""
+    tiny = build_tiny_artifact(tmp_path / "artifact")
+    path = tiny.folder / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    (name,) = (node.input[1] for node in model.graph.node if node.op_type == "ReduceSum")
+    (axes,) = (one for one in model.graph.initializer if one.name == name)
+    axes.CopyFrom(onnx.numpy_helper.from_array(np.array([7], np.int64), name))
+    path.write_bytes(model.SerializeToString())
+    accept_changes(tiny.folder)
+    engine = OnnxRuntimeEngine(tiny.folder, read_manifest(tiny.folder))
+    with pytest.raises(EdgeSkipError, match=r"^model.onnx failed on the provider 'cpu' \(.*ReduceSum"):
+        engine.step(TOKENS[:5])
 
 
 @pytest.mark.parametrize(
