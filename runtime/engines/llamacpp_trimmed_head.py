@@ -133,7 +133,8 @@ def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHe
     except (KeyError, TypeError, ValueError) as error:
         raise EdgeSkipError(f"{path} is no draft head ({error}): export again") from None
     if (
-        (head.ndim, head.dtype, tokens.dtype) != (2, np.float16, np.int32)
+        head.ndim != 2
+        or (head.dtype, tokens.dtype) != (np.dtype(np.float16), np.dtype(np.int32))
         or tokens.shape != head.shape[:1]
         or not head.size  # ggml asserts that a matrix has elements, and that eps is not negative
         or head.shape[1] > _WIDEST

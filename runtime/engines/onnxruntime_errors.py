@@ -34,5 +34,7 @@ def run_error(error: Exception, file: str, provider: str, tokens: int) -> EdgeSk
         )
     # Its own classes share no base but Exception, and its Python code raises RuntimeError for some of them.
     if isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime."):
-        return EdgeSkipError(f"{file} failed on the provider {provider!r} ({text}): export again")
+        return EdgeSkipError(
+            f"{file} failed on the provider {provider!r} ({text}): export again, and report this if it fails again"
+        )
     return None

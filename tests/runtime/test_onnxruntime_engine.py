@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from accepted import accept_changes
 from tiny_graph import CONTEXT, VOCAB, TinyArtifact, build_tiny_artifact
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
-from edgeskip.manifest import read_manifest
 from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
 
 TOKENS = np.random.default_rng(1).integers(0, VOCAB, CONTEXT)
@@ -93,7 +90,7 @@ def test_token_ids_outside_the_vocabulary_are_refused(tiny_artifact: TinyArtifac
 def test_running_out_of_memory_is_an_error_of_the_user(
     tiny_artifact: TinyArtifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By hand: onnxruntime's allocation failure becomes one line, any other failure stays what it is."""
+    """By hand: onnxruntime's allocation failure becomes one line, any other failure another."""
     import onnxruntime
 
     def fail(message: str) -> None:
@@ -107,7 +104,9 @@ def test_running_out_of_memory_is_an_error_of_the_user(
     with pytest.raises(EdgeSkipError, match=r"not enough memory for 3 tokens on cpu \(Failed to allocate"):
         engine.step(TOKENS[:3])
     fail("shapes differ")
-    with pytest.raises(RuntimeError, match="shapes differ"):
+    with pytest.raises(
+        EdgeSkipError, match=r"^model.onnx failed on the provider 'cpu' \(shapes differ\): export again"
+    ):
         engine.step(TOKENS[:3])
     assert engine.length == 0
 
@@ -217,24 +216,9 @@ def test_a_buffer_of_another_shape_is_not_called_lack_of_memory(tiny_artifact: T
     wrong = np.zeros((1, 2, VOCAB), np.float32)
     engine._runner._binding.bind_output("logits", "cpu", 0, np.float32, wrong.shape, wrong.ctypes.data)
     with pytest.raises(
-        EdgeSkipError, match=r"^model.onnx failed on the provider 'cpu' \(.*pre-allocated.*export again$"
+        EdgeSkipError, match=r"^model.onnx failed on the provider 'cpu' \(.*pre-allocated.*export again, "
     ):
         engine.step(TOKENS[5:6])
-
-
-def test_a_graph_that_fails_while_it_runs(tmp_path: Path) -> None:
-    """Oracle: an axis that no tensor has, which ONNX Runtime finds only when it runs the node."""
-    tiny = build_tiny_artifact(tmp_path / "artifact")
-    path = tiny.folder / "model.onnx"
-    model = onnx.load(path, load_external_data=False)
-    (name,) = (node.input[1] for node in model.graph.node if node.op_type == "ReduceSum")
-    (axes,) = (one for one in model.graph.initializer if one.name == name)
-    axes.CopyFrom(onnx.numpy_helper.from_array(np.array([7], np.int64), name))
-    path.write_bytes(model.SerializeToString())
-    accept_changes(tiny.folder)
-    engine = OnnxRuntimeEngine(tiny.folder, read_manifest(tiny.folder))
-    with pytest.raises(EdgeSkipError, match=r"^model.onnx failed on the provider 'cpu' \(.*ReduceSum"):
-        engine.step(TOKENS[:5])
 
 
 @pytest.mark.parametrize(
