@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import fuzz_seeds
+import learning_readers
 from fuzz_seeds import TEXT, cli
 from harness import Reader
+from learning_readers import MATPLOTLIB, TORCH
 
 BENCH = ("edgeskip.cli", "edgeskip.bench.compare", "edgeskip.bench.table", "rich.table", "rich.console")
 RUNTIME = (
@@ -18,7 +19,6 @@ RUNTIME = (
     "edgeskip.runtime.engines.onnxruntime_split", "edgeskip.runtime.engines.onnxruntime_gated",
     "edgeskip.runtime.engines.onnxruntime_online", "edgeskip.generation_report", "rich.table",
 )  # fmt: skip
-EXPORTERS = ("edgeskip.exporters.families.source", "edgeskip.exporters.families.safetensors_folder", "tokenizers")
 ARTIFACT = ("edgeskip.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -178,7 +178,7 @@ def _read_search_log(folder: Path) -> None:
     json.dumps([[list(skips), found] for skips, found in log.reported.items()], allow_nan=False)
 
 
-# Logs of evaluations, sweeps and training
+# Logs of evaluations and sweeps
 
 
 def _eval_logs(folder: Path) -> None:
@@ -260,147 +260,6 @@ def _read_sweep(folder: Path) -> None:
     assert best_of(cells).acceptance >= 0
 
 
-class _Module:
-    """Of training: two parameters and an optimiser that has taken a step."""
-
-    def __init__(self) -> None:
-        import torch
-
-        self.module = torch.nn.Linear(4, 3)
-        self.optimiser = torch.optim.AdamW(self.module.parameters())
-        self.module(torch.ones(2, 4)).sum().backward()
-        self.optimiser.step()
-
-
-def _training(folder: Path) -> None:
-    from edgeskip.training.record import LossTable
-    from edgeskip.training.run_folder import open_folder
-    from edgeskip.training.state_file import save_state
-
-    open_folder(folder / "run", {"optimisation": {"rate": 1e-3}, "data": ["x"]}, overwrite=False)
-    with LossTable(folder / "run" / "losses.csv") as table:
-        for step in range(1, 20):
-            table.add(step, 1e-3, {"loss": 2.0 / step, "last": 1.0, "exit 4": 1.0})
-    made = _Module()
-    save_state(folder / "run" / "checkpoint.safetensors", made.module, made.optimiser, step=9, settings={"a": 1})
-    lines = [json.dumps({"prompt_ids": [1, 2], "response_ids": [3, 4], "prompt": "a", "response": "b"})] * 4
-    (folder / "run" / "self.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _read_training(folder: Path) -> None:
-    from edgeskip.training.record import LossTable, plot_losses, read_losses
-    from edgeskip.training.run_folder import open_folder
-    from edgeskip.training.state_file import load_state
-
-    open_folder(folder / "run", {"optimisation": {"rate": 1e-3}, "data": ["x"]}, overwrite=False)
-    made = _Module()
-    step = load_state(folder / "run" / "checkpoint.safetensors", made.module, made.optimiser, {"a": 1})
-    with LossTable(folder / "run" / "losses.csv", keep=step) as table:
-        table.add(20, 1e-3, {"loss": 1.0, "last": 1.0})
-    rows = read_losses(folder / "run" / "losses.csv")
-    plot_losses(rows, folder / "losses.png", "x")
-
-
-# Texts
-
-
-def _texts(folder: Path) -> None:
-    records = [{"text": TEXT[:40], "n": number, "turns": ["a", "b"]} for number in range(5)]
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (folder / "corpus.jsonl").write_text(lines, encoding="utf-8")
-    (folder / "corpus.txt").write_text(TEXT[:300], encoding="utf-8")
-    (folder / "prompts.jsonl").write_text(
-        "".join(json.dumps({"prompt": TEXT[:20], "name": f"n{n}"}) + "\n" for n in range(4)), encoding="utf-8"
-    )
-    (folder / "pairs.csv").write_text("prompt,response\n" + '"a, b","c ""d"""\n' * 5, encoding="utf-8")
-    (folder / "pairs.tsv").write_text("prompt\tresponse\n" + 'a "b\tc\n' * 5, encoding="utf-8")
-    from tiny_models import write_tiny_tokenizer
-
-    write_tiny_tokenizer(folder)
-
-
-def _read_texts(folder: Path) -> None:
-    from tokenizers import Tokenizer
-
-    from edgeskip.bench.prompts import read_prompts as bench_prompts
-    from edgeskip.calibration.corpus import cut, ids_of, read_corpus
-    from edgeskip.errors import EdgeSkipError
-    from edgeskip.training.examples import read_prompts, read_records, text_of
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    refused: EdgeSkipError | None = None
-
-    def attempt(reader: Callable[[], object]) -> None:
-        nonlocal refused
-        try:
-            reader()
-        except EdgeSkipError as error:
-            refused = error
-
-    def corpus(name: str, field: str | None) -> None:
-        cut(ids_of(read_corpus([folder / name], field), tokenizer), [], context=16, tokens=64, seed=0)
-
-    for name, field in (
-        ("corpus.jsonl", None),
-        ("corpus.jsonl", "text"),
-        ("corpus.jsonl", "turns"),
-        ("corpus.txt", None),
-    ):
-        attempt(partial(corpus, name, field))
-    for name in ("corpus.txt", "prompts.jsonl", "corpus.jsonl"):
-        attempt(partial(bench_prompts, folder / name, None))
-    for name in ("pairs.csv", "pairs.tsv", "prompts.jsonl", "corpus.txt"):
-        attempt(partial(read_prompts, [str(folder / name)]))
-        attempt(partial(lambda name: [text_of(r, "prompt", w) for w, r in read_records(folder / name)], name))
-    if refused is not None:
-        raise refused
-
-
-# Models
-
-
-def _open_model(folder: Path) -> None:
-    from edgeskip.exporters.families.source import open_model
-    from edgeskip.exporters.families.torch_model import load_torch_model
-
-    source = open_model("hf")
-    assert source.record()
-    (folder / "tokenizer").mkdir()
-    source.write_tokenizer(folder / "tokenizer")
-    load_torch_model(source)
-
-
-def _hf(folder: Path) -> None:
-    fuzz_seeds.checkpoint(folder / "hf")
-
-
-def _open_shards(folder: Path) -> None:
-    from tiny_models import tiny_checkpoint
-
-    tiny_checkpoint("llama", folder / "hf", max_shard_size="100KB")
-
-
-def _peft(folder: Path) -> None:
-    import os
-
-    from tiny_lora import tiny_peft_folder
-
-    os.chdir(folder)
-    fuzz_seeds.checkpoint(folder / "hf")
-    tiny_peft_folder("hf", folder / "peft")
-
-
-def _open_peft(folder: Path) -> None:
-    from edgeskip.exporters.families.source import open_model
-
-    source = open_model("peft")
-    assert source.record()
-    for tensor in source.tensors.values():
-        tensor.read()
-    (folder / "tokenizer").mkdir()
-    source.write_tokenizer(folder / "tokenizer")
-
-
 def _head(folder: Path) -> None:
     import numpy as np
     from safetensors.numpy import save
@@ -425,11 +284,9 @@ def _read_head(folder: Path) -> None:
 REPORT = (*BENCH, "matplotlib.figure", "matplotlib.backends.backend_agg", "edgeskip.bench.report.page", "jinja2")
 TARGETS = (*RUNTIME, "onnx", "edgeskip.bench.web.artifact", "edgeskip.bench.survey", "edgeskip.bench.work")
 EVALUATION = tuple(f"edgeskip.evaluation.{name}" for name in ("summary", "report", "tasks", "runner"))
-TRAINING = tuple(f"edgeskip.training.{name}" for name in ("exit_cache", "record", "state_file", "examples"))
-MATPLOTLIB = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg")
-TORCH = ("torch", "transformers", "edgeskip.exporters.families.torch_model")
 
 READERS = [
+    *learning_readers.READERS,
     Reader("bench-compare", _bench_logs, ("a.jsonl",), _compare, BENCH),
     Reader("bench-report", _bench_logs, ("a.jsonl",), partial(_report, png=False), REPORT),
     Reader("bench-png", _bench_logs, ("a.jsonl",), partial(_report, png=True), REPORT, cpu_s=40),
@@ -501,28 +358,5 @@ READERS = [
     Reader("eval-log", _eval_logs, ("a.jsonl",), _read_eval_logs, (*EVALUATION, "rich.console")),
     Reader("eval-data", _eval_data, ("*.txt", "*.tsv", "*.jsonl", "*.label"), _read_eval_data, EVALUATION),
     Reader("sweep", _sweep_log, ("sweep.json",), _read_sweep, (*MATPLOTLIB, "edgeskip.sweep", "edgeskip.sweep_report")),
-    Reader(
-        "training",
-        _training,
-        ("run/*.json", "run/*.csv", "run/*.safetensors"),
-        _read_training,
-        (*TORCH, *MATPLOTLIB, *TRAINING),
-    ),
-    Reader(
-        "texts",
-        _texts,
-        ("*.jsonl", "*.txt", "*.csv", "*.tsv"),
-        _read_texts,
-        (*TRAINING, "edgeskip.calibration.corpus", "tokenizers"),
-    ),
-    Reader(
-        "model",
-        _hf,
-        ("hf/config.json", "hf/config.json", "hf/generation_config.json", "hf/*.safetensors", "hf/tokenizer*.json"),
-        _open_model,
-        (*EXPORTERS, *TORCH),
-    ),
-    Reader("model-shards", _open_shards, ("hf/*.index.json", "hf/*.safetensors"), _open_model, (*EXPORTERS, *TORCH)),
-    Reader("peft", _peft, ("peft/*",), _open_peft, EXPORTERS),
     Reader("trimmed-head", _head, ("*.safetensors",), _read_head, ("edgeskip.runtime.engines.llamacpp_trimmed_head",)),
 ]

@@ -52,6 +52,8 @@ def mutate(random: Random, name: str, data: bytes, others: Sequence[bytes] = ())
             file = RawGguf.parse(data)
         except Exception:  # damaged too far already
             return mutations.mutate_bytes(random, data, others)
+        if not file.keys or not file.tensors:  # nothing is left to damage
+            return data
         if chance < 0.7:
             data = random.choice(_PARTS)(random, file) or file.to_bytes()
         elif chance < 0.92:
@@ -153,7 +155,7 @@ def _change_tensor(random: Random, file: RawGguf) -> None:
     tensor = file.tensors[index]
     match random.randrange(6):
         case 0:
-            dims = list(tensor.dims)
+            dims = list(tensor.dims) or [1]
             dims[random.randrange(len(dims))] = random.choice(_NUMBERS)
             tensor = replace(tensor, dims=tuple(dims))
         case 1:

@@ -18,11 +18,13 @@ import pytest
 
 HERE = Path(__file__).parent
 # Readers that need no torch, for every run of the tests.
-QUICK = {"bench-compare": 40, "eval-log": 60, "sweep": 60, "texts": 60, "eval-data": 40, "trimmed-head": 40}
+QUICK = {"bench-compare": 40, "eval-log": 60, "sweep": 60, "texts": 60, "eval-data": 40, "trimmed-head": 40,
+         "self-data": 100}  # fmt: skip
 MANY = {
     "bench-compare": 1200, "bench-report": 250, "bench-png": 40, "bench-targets": 700, "bench-drafts": 600,
     "run": 500, "run-exits": 700, "run-skip-plan": 300, "inspect": 500, "inspect-profile": 500, "plan": 400,
     "plan-budget": 700, "search-log": 800, "eval-log": 1200, "eval-data": 500, "sweep": 1000, "training": 600,
+    "exit-cache": 400, "self-data": 400,
     "texts": 800, "model": 300, "model-shards": 300, "peft": 500, "trimmed-head": 500,
 }  # fmt: skip
 NEEDS = {"trimmed-head": "llama_cpp"}

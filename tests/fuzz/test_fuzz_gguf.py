@@ -14,6 +14,7 @@ from harness import Reader, fuzz
 from raw_gguf import RawGguf
 from talking_gguf import talking_gguf
 
+pytestmark = pytest.mark.trial
 BY_NAME = {reader.name: reader for reader in READERS}
 FAST = {"gguf-inspect": 80, "gguf-export": 60, "gguf-run": 60}
 SLOW = {"gguf-inspect": 1500, "gguf-export": 1500, "gguf-run": 1500}
