@@ -84,6 +84,13 @@ SetEnv {" ".join(f'{name}="{value}"' for name, value in settings.items())}
         assert self.server is not None
         return _children(self.server.pid)
 
+    def wait_until_no_session(self, patience_s: float = 15) -> None:
+        """The server sees the end of a connection a moment after the client made it."""
+        deadline = time.monotonic() + patience_s
+        while sessions := self.sessions():
+            assert time.monotonic() < deadline, sessions
+            time.sleep(0.05)
+
     def cut(self) -> None:
         """Kills every connection, as if the line broke; the server goes on."""
         for session in self.sessions():

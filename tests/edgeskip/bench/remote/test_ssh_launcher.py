@@ -40,7 +40,7 @@ def test_measures_there(far: Loopback, launch: Open, artifact: Path) -> None:
     for file in artifact.iterdir():
         assert (Path(path) / file.name).read_bytes() == file.read_bytes()
     launcher.close()
-    assert not far.sessions()
+    far.wait_until_no_session()
 
 
 @pytest.mark.parametrize(
