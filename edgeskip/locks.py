@@ -117,6 +117,9 @@ def _lock(path: Path, target: Path) -> int | None:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError:  # no such file can be: whoever writes the output meets the same error, and can explain it
             return None
+        except BaseException:  # Ctrl-C, before the name `handle` was given
+            _remove_free(path)
+            raise
         try:
             if not (_try_lock(handle) or _try_lock_again(handle)):
                 owner = os.pread(handle, 20, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else ""
@@ -137,6 +140,16 @@ def _lock(path: Path, target: Path) -> int | None:
             _unlock(path, handle)
             raise
         os.close(handle)
+
+
+def _remove_free(path: Path) -> None:
+    """Remove the lock file that nobody holds."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDWR)
+        if _try_lock(handle) and _same_file(path, handle):
+            _unlock(path, handle)
+        else:
+            os.close(handle)
 
 
 def _try_lock_again(handle: int) -> bool:

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import warm_children
 from tiny_models import tiny_checkpoint
+
+
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that run side by side have a core each, their child processes included: threads that wait for each other
+    by spinning, as llama.cpp's and ONNX Runtime's do, take several times as long where two of them share a core."""
+    if CORES and _WORKER:
+        os.sched_setaffinity(0, {CORES[int(_WORKER.removeprefix("gw")) % len(CORES)]})
+
+
+@pytest.fixture(scope="module")
+def all_cores() -> Iterator[None]:
+    """A module's tests, and what they start, may use every core, as outside the tests."""
+    before = os.sched_getaffinity(0) if CORES else set()
+    if CORES:
+        os.sched_setaffinity(0, CORES)
+    yield
+    if CORES:
+        os.sched_setaffinity(0, before)
 
 
 @pytest.fixture(scope="session")

@@ -418,7 +418,12 @@ def command(profile: Path, target: Path, *options: str) -> list[str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
 @pytest.mark.parametrize(
-    ("precision", "limit"), [("f32", 10_000), ("f32", 300_000), ("q4_k_m", 200_000)], ids=["header", "weights", "f16"]
+    ("precision", "limit"),
+    [
+        pytest.param("f32", 10_000, id="header", marks=pytest.mark.slow),
+        pytest.param("f32", 300_000, id="weights"),
+        pytest.param("q4_k_m", 200_000, id="f16", marks=pytest.mark.slow),
+    ],
 )
 def test_a_disk_that_fills_up(profile: Path, out: Path, precision: str, limit: int) -> None:
     """A limit on file size fails a write as a full disk does, without root."""

@@ -293,7 +293,9 @@ def export_command(profile: Path, target: Path, *options: str) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
-@pytest.mark.parametrize("limit", [20_000, 300_000], ids=["small files", "weights"])
+@pytest.mark.parametrize(
+    "limit", [pytest.param(20_000, id="small files", marks=pytest.mark.slow), pytest.param(300_000, id="weights")]
+)
 def test_a_disk_that_fills_up(profile: Path, out: Path, limit: int) -> None:
     """A limit on file size fails a write as a full disk does, without root."""
     resource = pytest.importorskip("resource")

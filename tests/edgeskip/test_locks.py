@@ -247,3 +247,20 @@ def test_what_appears_without_any_lock_is_not_replaced(
         replace_file(tmp_path / "out0", b"ours", overwrite=False)
     replace_file(tmp_path / "new", b"ours", overwrite=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "out0", "out1"]
+
+
+def test_ctrl_c_while_the_lock_is_opened_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler runs after `os.open` has made the file, before its number has a name."""
+    opened, target = os.open, tmp_path / "new" / "x"
+
+    def interrupted(path: object, *arguments: int) -> int:
+        opened(path, *arguments)  # type: ignore[call-overload]
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt), claim(target):
+        pass
+    assert list(tmp_path.rglob("*")) == []
+    with claim(target):
+        assert is_claimed(target)

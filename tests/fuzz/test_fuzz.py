@@ -18,7 +18,7 @@ import pytest
 
 HERE = Path(__file__).parent
 # Readers that need no torch, for every run of the tests.
-QUICK = {"bench-compare": 40, "eval-log": 60, "sweep": 60, "texts": 60, "eval-data": 40, "trimmed-head": 40}
+QUICK = {"bench-compare": 25, "eval-log": 40, "sweep": 30, "texts": 40, "eval-data": 15, "trimmed-head": 40}
 MANY = {
     "bench-compare": 1200, "bench-report": 250, "bench-png": 40, "bench-targets": 700, "bench-drafts": 600,
     "run": 500, "run-exits": 700, "run-skip-plan": 300, "inspect": 500, "inspect-profile": 500, "plan": 400,

@@ -16,7 +16,7 @@ from talking_gguf import talking_gguf
 
 pytestmark = pytest.mark.trial
 BY_NAME = {reader.name: reader for reader in READERS}
-FAST = {"gguf-inspect": 80, "gguf-export": 60, "gguf-run": 60}
+FAST = {"gguf-inspect": 40, "gguf-export": 30, "gguf-run": 30}
 SLOW = {"gguf-inspect": 1500, "gguf-export": 1500, "gguf-run": 1500}
 
 

@@ -107,6 +107,7 @@ def test_a_dense_rewrite_is_bit_identical(
     layout = write_plan(source, Plan(30), tmp_path / "x.gguf", precision="keep", architecture=architecture)
     assert layout.architecture == architecture
     original, rewritten = engine_over(smollm2_gguf), engine_over(tmp_path / "x.gguf")
+    tokens = tokens[:128]
     np.testing.assert_array_equal(in_one_prefill(rewritten, tokens), in_one_prefill(original, tokens))
     np.testing.assert_array_equal(rewritten.step(tokens[:1]), original.step(tokens[:1]))
 

@@ -38,7 +38,7 @@ def artifacts(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.fixture(scope="module")
-def launcher() -> Iterator[BrowserLauncher]:
+def launcher(all_cores: None) -> Iterator[BrowserLauncher]:
     found = BrowserLauncher(browser=need_browser(), draft_tokens=3, timeout_s=120)
     yield found
     found.close()
