@@ -11,7 +11,6 @@ import pytest
 import warm_children
 from tiny_models import tiny_checkpoint
 
-
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
