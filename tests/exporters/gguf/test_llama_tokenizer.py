@@ -3,7 +3,6 @@ Oracle: `transformers.AutoTokenizer` on the folder."""
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from random_profiles import random_profile
+from sentencepiece_models import bpe_model
 from test_vocabulary import TEXTS
 from tiny_models import tiny_checkpoint
 
@@ -25,7 +25,7 @@ from edgeskip.runtime.opening import open_artifact
 from edgeskip.runtime.probe import _text_answers
 from edgeskip.runtime.text import TextTokenizer
 
-package = pytest.importorskip("sentencepiece")
+pytest.importorskip("sentencepiece")
 pytest.importorskip("llama_cpp")
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[INST] {{ m['content'] }} [/INST]{{ eos_token }}{% endfor %}"
 
@@ -35,20 +35,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tiny_checkpoint("llama", tmp_path_factory.mktemp("spm") / "base", vocab_size=940, eos_token_id=2)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (folder / name).unlink()
-    written = io.BytesIO()
-    package.SentencePieceTrainer.train(
-        sentence_iterator=iter([line for text in TEXTS for line in text.split("\n") if line]),
-        model_writer=written,
-        vocab_size=900,
-        model_type="bpe",
-        byte_fallback=True,
-        character_coverage=0.98,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    (folder / "tokenizer.model").write_bytes(written.getvalue())
+    (folder / "tokenizer.model").write_bytes(bpe_model(TEXTS))
     return folder
 
 

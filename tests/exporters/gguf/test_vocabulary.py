@@ -3,7 +3,6 @@ the keys; the keys of the default model's GGUF as it is published; the sentencep
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from llamacpp_vocabulary import LlamaCppVocabulary
+from sentencepiece_models import bpe_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from edgeskip.errors import EdgeSkipError
@@ -102,20 +102,7 @@ def finish(tokenizer: Tokenizer, adds_bos: bool) -> None:
 def sentencepiece(model_text: str) -> Tokenizer:
     """A SentencePiece BPE with byte pieces as transformers converts one: trained by the package itself."""
     package = pytest.importorskip("sentencepiece")
-    written = io.BytesIO()
-    package.SentencePieceTrainer.train(
-        sentence_iterator=iter([line for text in TEXTS for line in text.split("\n") if line]),
-        model_writer=written,
-        vocab_size=900,
-        model_type="bpe",
-        byte_fallback=True,
-        character_coverage=0.98,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    model = package.SentencePieceProcessor(model_proto=written.getvalue())
+    model = package.SentencePieceProcessor(model_proto=bpe_model(TEXTS))
     count = range(model.get_piece_size())
     kinds = {2: model.is_unknown, 3: model.is_control, 6: model.is_byte}
     metadata = {
