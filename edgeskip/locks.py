@@ -133,8 +133,8 @@ def _lock(path: Path, target: Path) -> int | None:
         except ClaimedError:
             os.close(handle)
             raise
-        except OSError:
-            os.close(handle)
+        except OSError:  # no locks here, or no room for the number
+            _unlock(path, handle)
             return None
         except BaseException:  # Ctrl-C
             _unlock(path, handle)

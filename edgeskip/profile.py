@@ -8,9 +8,10 @@ Vectors (per-sublayer mean residual streams) live in a `.safetensors` file besid
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,6 +24,7 @@ from edgeskip.plan import Compensation
 from edgeskip.plan_cost import PlanCost
 from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
 
+FORMAT: Final = "edgeskip-profile"
 PROFILE_VERSION = 1
 Phase = Literal["prefill", "decode"]
 Method = Literal[
@@ -231,7 +233,7 @@ class VectorsRecord(_Record):
 class Profile(_Record):
     """An EdgeSkip profile."""
 
-    format: Literal["edgeskip-profile"] = "edgeskip-profile"
+    format: Literal["edgeskip-profile"] = FORMAT
     version: Literal[1] = 1
     model: ModelRecord
     model_location: ModelLocation | None = Field(
@@ -270,8 +272,8 @@ def read_profile(path: Path) -> Profile:
         data = read_json(path, "not a profile", "calibrate again", finite=False)  # NaN is refused by name of its field
     except FileNotFoundError:
         raise EdgeSkipError(f"no profile at {path}: make one with  edgeskip calibrate MODEL -o {path}") from None
-    if not isinstance(data, dict) or data.get("format") != "edgeskip-profile":
-        raise EdgeSkipError(f"{path} is not an EdgeSkip profile: its 'format' is not 'edgeskip-profile'")
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise EdgeSkipError(f"{path} is not an EdgeSkip profile: its 'format' is not {FORMAT!r}")
     if data.get("version") != PROFILE_VERSION:
         raise EdgeSkipError(
             f"{path} has profile version {data.get('version')!r}, this EdgeSkip reads {PROFILE_VERSION}: "
@@ -352,13 +354,17 @@ def model_at(record: ModelRecord, path: Path) -> ModelRecord:
 def refuse_output(path: Path, *, overwrite: bool) -> None:
     """EdgeSkipError where a profile must not or cannot be written to `path`; call it before the work, not after.
 
-    A `.safetensors` file beside `path` that does not belong to the profile there, a model's weights perhaps, is never
-    replaced.
+    What is no profile, a model's config.json perhaps, is never replaced, nor a `.safetensors` file beside `path` that
+    does not belong to the profile there.
     """
     if path.suffix != ".json":
         raise EdgeSkipError(f"{path} does not end in .json: name the profile, e.g.  -o {path.stem or 'llama'}.json")
+    if "\\" in path.name:  # another machine may take it for a folder
+        raise EdgeSkipError(f"{path} has a backslash in its name: choose another -o")
     if path.exists() and not overwrite:
         raise EdgeSkipError(f"{path} exists: choose another -o or add --overwrite")
+    if path.is_file() and (text := path.read_text("utf-8", errors="replace").strip()) and f'"{FORMAT}"' not in text:
+        raise EdgeSkipError(f"{path} exists and is no profile: choose another -o")
     for beside in (vectors_path(path), adapter_path(path)):
         if beside.exists() and not _names(path, beside):
             raise EdgeSkipError(f"{beside} exists and belongs to no profile: choose another -o")
@@ -412,4 +418,4 @@ def write_profile(
 
 def _names(path: Path, beside: Path) -> bool:
     """Whether there is a profile at `path` that names the file `beside` it."""
-    return path.is_file() and f'"{beside.name}"' in path.read_text("utf-8", errors="replace")
+    return path.is_file() and json.dumps(beside.name, ensure_ascii=False) in path.read_text("utf-8", errors="replace")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
+from typing import BinaryIO
 
 from edgeskip.errors import EdgeSkipError
 
+MAX_BYTES = 1 << 30  # of a text; all of it is in memory, and no run reads more
 # UTF-32's mark begins as UTF-16's does.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -36,8 +38,25 @@ def decode_text(data: bytes, name: str | Path) -> str:
 
 
 def read_text_file(path: Path) -> str:
-    """Return the text of a file, with Windows' and old Macs' line ends made \\n; EdgeSkipError if it is not text."""
-    return unix_lines(decode_text(path.read_bytes(), path))
+    """Return the text of a file, with Windows' and old Macs' line ends made \\n; EdgeSkipError if it is not text, or
+    more than `MAX_BYTES`."""
+    return unix_lines(decode_text(read_bounded(path), path))
+
+
+def read_bounded(source: Path | BinaryIO, name: str | Path | None = None) -> bytes:
+    """Return all of a file, or of an open stream that messages call `name`: it may have no end, as /dev/zero.
+
+    Raises:
+        EdgeSkipError if there are more than `MAX_BYTES`.
+        OSError if it cannot be read.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return read_bounded(file, name or source)
+    data = source.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise EdgeSkipError(f"{name} has more than {MAX_BYTES >> 20} MB of text: give a part of it")
+    return data
 
 
 def unix_lines(text: str) -> str:

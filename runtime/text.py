@@ -11,7 +11,8 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,18 @@ class Tokenizer(Protocol):
         """The text of tokens, special ones left out; only if not `by_pieces`."""
 
 
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """A panic of the tokenizers library, which some tokenizer.json files lead to and which is no Exception, as one."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise EdgeSkipError(f"the tokenizer cannot {what} this text ({line}): is {TOKENIZER_NAME} damaged?") from None
+
+
 class TextTokenizer:
     """The `Tokenizer` in an artifact folder; EdgeSkipError where `tokenizer.json` is missing, damaged or of an unknown
     kind."""
@@ -83,7 +96,8 @@ class TextTokenizer:
         self._pieces: dict[int, bytes] = {}
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        with _refused("encode"):
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def token_id(self, token: str) -> int | None:
@@ -109,7 +123,8 @@ class TextTokenizer:
         return self._by_pieces
 
     def decode(self, tokens: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        with _refused("decode"):
+            text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
     def first_piece(self, token: int) -> bytes:

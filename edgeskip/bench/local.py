@@ -50,7 +50,7 @@ class LocalLauncher:
 
     def run(self, request: Request, progress: Progress) -> Sample:
         python = self._python(request.cell.provider)
-        return Sample.model_validate(call([python, "-m", CHILD], request, self._silence_s, progress))
+        return Sample.model_validate(call([python, "-P", "-m", CHILD], request, self._silence_s, progress))
 
     def rooflines_again(self, progress: Progress) -> list[Roofline]:
         return [roofline for device in self._asked() for roofline in device.rooflines]
@@ -62,7 +62,7 @@ class LocalLauncher:
         """The machine as each interpreter sees it."""
         return [
             Device.model_validate(
-                call([python, "-m", CHILD, "--device", "--roofline", ",".join(wanted)], None, DEVICE_TIMEOUT_S)
+                call([python, "-P", "-m", CHILD, "--device", "--roofline", ",".join(wanted)], None, DEVICE_TIMEOUT_S)
             )
             for python, wanted in self._wanted.items()
         ]

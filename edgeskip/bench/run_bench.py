@@ -94,7 +94,7 @@ def measure_losses(asked: Asked, text: Path, log: RunLog, listener: Listener) ->
             threads=min(max(asked.grid.threads), most_threads()),  # those may be another device's
         )
         try:
-            answer = call([sys.executable, "-m", CHILD, "--quality"], request, SILENCE_S)
+            answer = call([sys.executable, "-P", "-m", CHILD, "--quality"], request, SILENCE_S)
         except EdgeSkipError as error:
             listener.note(f"what {target.name} loses is not known: {error}")
             continue

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgeskip.errors import EdgeSkipError
 from edgeskip.json_file import parse_json
 from edgeskip.profile import CorpusFile
-from edgeskip.text_files import decode_text
+from edgeskip.text_files import decode_text, read_bounded
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,7 +58,7 @@ def read_corpus(paths: Sequence[Path], field: str | None = None) -> Corpus:
     files: list[CorpusFile] = []
     for path in paths:
         try:
-            data = path.read_bytes()
+            data = read_bounded(path)
             text = decode_text(data, path)
         except FileNotFoundError:
             raise EdgeSkipError(f"there is no corpus file {path}: name a text or .jsonl file") from None

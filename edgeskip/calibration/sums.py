@@ -99,7 +99,8 @@ def statistics_of(
     for sublayer in sublayers_of(num_blocks):
         if not (np.isfinite(scalars[:, sublayer.index]).all() and np.isfinite(vectors[:, sublayer.index]).all()):
             raise EdgeSkipError(
-                f"the residual stream overflows at {sublayer} ({phase}): calibrate with --dtype float32 or bfloat16"
+                f"the residual stream is not finite at {sublayer} ({phase}): calibrate with --dtype float32 or "
+                "bfloat16; if it is the same there, the model's weights are damaged: fetch it again"
             )
     tokens, weight = scalars[_TOKENS], scalars[_WEIGHT]
     if not tokens.all():

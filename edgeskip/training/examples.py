@@ -19,7 +19,7 @@ from edgeskip.json_file import parse_json
 from edgeskip.profile import CorpusFile
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template
 from edgeskip.runtime.text import TextTokenizer
-from edgeskip.text_files import decode_text
+from edgeskip.text_files import decode_text, read_bounded
 
 if TYPE_CHECKING:
     from edgeskip.exporters.families.source import ModelSource
@@ -181,7 +181,7 @@ def _examples(path: Path, data: bytes, fields: tuple[str, ...], encoder: Encoder
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path)
     except FileNotFoundError:
         raise EdgeSkipError(f"there is no data file {path}: name a text, .jsonl, .tsv or .csv file") from None
     except OSError as error:

@@ -230,14 +230,14 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
 
     from edgeskip.errors import EdgeSkipError
     from edgeskip.runtime.arguments import check_text
-    from edgeskip.text_files import decode_text, read_text_file, unix_lines
+    from edgeskip.text_files import decode_text, read_bounded, read_text_file, unix_lines
 
     if (prompt is None) == (file is None):
         raise EdgeSkipError("give the prompt either with -p TEXT (-p - reads stdin) or with -f FILE")
     if file is not None:
         return read_text_file(file)
     if prompt == "-":
-        return unix_lines(decode_text(sys.stdin.buffer.read(), "stdin"))
+        return unix_lines(decode_text(read_bounded(sys.stdin.buffer, "stdin"), "stdin"))
     return check_text(prompt, "--prompt")
 
 

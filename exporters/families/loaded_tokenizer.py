@@ -45,7 +45,9 @@ class LoadedTokenizer:
         """Token ids of `text` by transformers itself. EdgeSkipError if it cannot encode it."""
         try:
             return list(self.auto(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
-        except Exception as error:  # its checks raise all kinds
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # its checks raise all kinds, and the tokenizers library panics
             raise EdgeSkipError(
                 f"transformers cannot encode {ascii(text)[:40]} with the model's tokenizer ({_reason(error)}): fetch "
                 "the model again"
@@ -53,7 +55,15 @@ class LoadedTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids` by transformers itself, special tokens and its clean-up of spaces left out."""
-        return str(self.auto.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        try:
+            return str(self.auto.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # some decoders make the tokenizers library panic, which is no Exception
+            raise EdgeSkipError(
+                f"transformers cannot decode {str(ids)[:40]} with the model's tokenizer ({_reason(error)}): fetch the "
+                "model again"
+            ) from None
 
 
 def load_tokenizer(folder: Path) -> LoadedTokenizer:
@@ -145,7 +155,7 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return (str(error).strip().split("\n")[0] or type(error).__name__).removesuffix(".")
 
 
@@ -167,6 +177,10 @@ def _check_whole(auto: Any, folder: Path) -> None:
     """Raise EdgeSkipError if transformers found no vocabulary: it then makes an empty tokenizer without a word."""
     if len(auto) == 0 or not auto.get_vocab():
         raise EdgeSkipError(f"{folder} has no {TOKENIZER} and transformers cannot make one: add a {TOKENIZER}")
+    template = auto.chat_template
+    templates = template.values() if isinstance(template, dict) else [template or ""]
+    if not all(isinstance(text, str) for text in templates):
+        raise EdgeSkipError(f"{folder}: its chat_template is no text: mend {CONFIG}, or fetch the model again")
 
 
 def has_vocabulary(folder: Path) -> bool:

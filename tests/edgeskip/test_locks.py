@@ -3,6 +3,7 @@ says that it succeeded; the processes are real and start together."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -264,3 +265,12 @@ def test_ctrl_c_while_the_lock_is_opened_leaves_nothing(tmp_path: Path, monkeypa
     assert list(tmp_path.rglob("*")) == []
     with claim(target):
         assert is_claimed(target)
+
+
+def test_a_disk_without_room_for_the_number_keeps_no_lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with claim(tmp_path / "x"):
+        assert list(tmp_path.iterdir()) == []

@@ -350,3 +350,23 @@ def test_vectors_that_are_not_finite(path: Path, value: float) -> None:
     write_profile(profile.model_copy(update={"vectors": record}), path, packed)
     with pytest.raises(EdgeSkipError, match=r"prefill\.mean_out holds numbers that are not finite"):
         read_vectors(read_profile(path), path)
+
+
+@pytest.mark.parametrize("content", ['{"architectures": ["LlamaForCausalLM"]}', "[]", "not JSON"])
+def test_what_is_no_profile_is_never_replaced(tmp_path: Path, content: str) -> None:
+    """A model's config.json ends in .json too."""
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(EdgeSkipError, match=r"config\.json exists and is no profile: choose another -o"):
+        refuse_output(path, overwrite=True)
+    path.write_text("")
+    refuse_output(path, overwrite=True)  # an empty file loses nothing
+    with pytest.raises(EdgeSkipError, match="has a backslash in its name"):
+        refuse_output(tmp_path / "b\\s.json", overwrite=False)
+
+
+@pytest.mark.parametrize("name", ['q"u.json', "n\nl.json", "é.json"])
+def test_a_profile_of_any_name_is_replaced(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write_with_exits(path)
+    refuse_output(path, overwrite=True)

@@ -177,6 +177,26 @@ def test_a_signal_while_importing_is_no_traceback(artifact: Path, number: signal
         assert b"gnored" not in answer.stderr, (name, answer.stderr)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+@pytest.mark.parametrize(("verb", "code"), [("doctor", 0), ("inspect", 2)])
+def test_a_signal_after_the_end_changes_nothing(verb: str, code: int) -> None:
+    """By hand: sent while Python would take the interpreter apart, when signals kill again; what was registered for
+    the exit is still done."""
+    program = (
+        "import atexit, os, signal, sys\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM):\n"
+        "        kill(pid, number)\n"
+        "sys.late = Late()\n"
+        "atexit.register(lambda: print('registered', flush=True))\n"
+        "from edgeskip.__main__ import main\n"
+        "main()\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", program, verb], capture_output=True, timeout=100)
+    assert answer.returncode == code, answer
+    assert answer.stdout.splitlines()[-1] == b"registered"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
