@@ -10,6 +10,8 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -175,6 +177,8 @@ def _complain(line: str, *, first_only: bool = True) -> None:
 
 _stopped_by: signal.Signals | None = None
 _has_ended = False  # the command, so that only its exit code is left to say
+LONGEST_IMPORT_S = 20.0
+_put_off_since: float | None = None  # when the first of the signals came that an import puts off
 _asked_again = False  # whether a Ctrl-C of `_ask_again` is on its way
 
 
@@ -194,6 +198,8 @@ def _handle_signals() -> dict[int, Any]:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Ends the command; after that the process, unless it is the Ctrl-C that the command ended by, asked for again."""
     global _asked_again
+    if _put_off(number, frame):
+        return
     again, _asked_again = _asked_again, False
     if not _has_ended:
         raise KeyboardInterrupt
@@ -201,11 +207,35 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         os._exit(128 + number)
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
+def _stop(number: int, frame: FrameType | None) -> None:
     """Leaves by way of every `finally`, so that a terminated run removes its temporary files too."""
     global _stopped_by
+    if _put_off(number, frame):
+        return
     _stopped_by = signal.Signals(number)
     sys.exit(128 + number)
+
+
+def _put_off(number: int, frame: FrameType | None) -> bool:
+    """Whether the signal comes in the middle of an import, which torch's C++ code may end by an abort, and so is asked
+    for again a moment later. An import that takes too long is not waited for."""
+    global _put_off_since
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    now = time.monotonic()
+    _put_off_since = None if frame is None else _put_off_since or now
+    if _put_off_since is None or now - _put_off_since > LONGEST_IMPORT_S:
+        return False
+    _thread.start_new_thread(_interrupt_soon, (number,))  # threading's own locks may be held here
+    return True
+
+
+def _interrupt_soon(number: int) -> None:
+    time.sleep(0.002)
+    if hasattr(signal, "pthread_kill") and (main := threading.main_thread().ident) is not None:
+        signal.pthread_kill(main, number)  # which ends a system call that waits, too
+    else:
+        _thread.interrupt_main(number)
 
 
 def _ask_again(unraisable: sys.UnraisableHookArgs) -> None:

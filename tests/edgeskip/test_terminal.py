@@ -178,6 +178,33 @@ def test_a_signal_while_importing_is_no_traceback(artifact: Path, number: signal
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("longest", [20.0, 0.0])
+def test_a_signal_waits_for_the_end_of_an_import(
+    tmp_path: Path, number: signal.Signals, code: int, longest: float
+) -> None:
+    """By hand: a module that sends it and then takes a while. Inside torch's C++ code it may be an abort."""
+    (tmp_path / "slow_module.py").write_text(
+        "import os, time\n"
+        f"os.kill(os.getpid(), {int(number)})\n"
+        "for _ in range(100):\n"
+        "    time.sleep(0.002)\n"
+        "print('imported', flush=True)\n"
+    )
+    program = (
+        "import sys, time, edgeskip.cli as cli, edgeskip.__main__ as entry\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        f"cli.LONGEST_IMPORT_S = {longest}\n"
+        "cli.app = lambda **_: (__import__('slow_module'), time.sleep(20))\n"
+        "entry.main()\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=100)
+    assert answer.returncode == code, answer
+    assert b"Traceback" not in answer.stderr
+    assert answer.stdout == (b"imported\n" if longest else b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
 @pytest.mark.parametrize(("verb", "code"), [("doctor", 0), ("inspect", 2)])
 def test_a_signal_after_the_end_changes_nothing(verb: str, code: int) -> None:
     """By hand: sent while Python would take the interpreter apart, when signals kill again; what was registered for
