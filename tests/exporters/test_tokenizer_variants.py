@@ -91,6 +91,12 @@ def test_a_folder_reads_as_transformers_reads_it(name: str, base: Path, tmp_path
     assert again.decode(ids, skip_special_tokens=True) == wanted.decode(ids, skip_special_tokens=True)
     assert (again.bos_token, again.eos_token, again.pad_token) == (wanted.bos_token, wanted.eos_token, wanted.pad_token)
     assert again.chat_template == wanted.chat_template
+    assert named(again) == named(wanted)
+
+
+def named(loaded: Any) -> dict[str, Any]:
+    """The special tokens that a template may name."""
+    return {name: str(token) for name, token in loaded.special_tokens_map.items() if not isinstance(token, list)}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
