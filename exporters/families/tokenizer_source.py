@@ -81,9 +81,12 @@ class OverlaidTokenizer(TokenizerSource):
         with _temporary(self.file) as over:
             (over / TOKENIZER).write_bytes(self._base.files[TOKENIZER])
             # The base's special_tokens_map.json repeats its settings, and would outrank the folder's settings.
-            for setting in (SPECIAL_TOKENS_MAP, "added_tokens.json", TEMPLATE):
+            for setting in ("added_tokens.json", TEMPLATE):
                 if (self._folder / setting).is_file():
                     (over / setting).write_bytes((self._folder / setting).read_bytes())
+            if (self._folder / SPECIAL_TOKENS_MAP).is_file():
+                special = read_json(self._folder / SPECIAL_TOKENS_MAP)
+                (over / SPECIAL_TOKENS_MAP).write_text(json.dumps(_plain_lists(special)), encoding="utf-8")
             config = self._merged()
             templates = _named_templates(self._folder)
             if templates and not (over / TEMPLATE).is_file():
@@ -184,6 +187,16 @@ def _template_text(path: Path) -> str:
 def _named_templates(folder: Path) -> dict[str, str]:
     """Return name → template of the folder's `additional_chat_templates`."""
     return {path.name.removesuffix(".jinja"): _template_text(path) for path in _template_files(folder)}
+
+
+def _plain_lists(special: Mapping[str, Any]) -> dict[str, Any]:
+    """Return special_tokens_map.json with texts in its lists: transformers 4 writes objects, which 5 refuses."""
+    return {
+        key: [token.get("content") if isinstance(token, dict) else token for token in entry]
+        if isinstance(entry, list)
+        else entry
+        for key, entry in special.items()
+    }
 
 
 def _by_name(templates: Any) -> dict[str, Any]:

@@ -191,6 +191,18 @@ def test_a_folders_end_token_ends_a_text(base: Path, lora: Path, tmp_path: Path)
     assert open_model(str(folder)).end_tokens == (1, 320)
 
 
+def test_special_tokens_may_be_objects(base: Path, tmp_path: Path) -> None:
+    """By hand: a map as transformers 4 writes it, with a list that transformers 5 refuses."""
+    new = {"content": "<|new|>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    (tmp_path / "special_tokens_map.json").write_text(
+        json.dumps({"eos_token": new | {"content": END}, "additional_special_tokens": [new]})
+    )
+    files = peft_tokenizer(tmp_path, FolderTokenizer(base)).files
+    config = json.loads(files["tokenizer_config.json"])
+    assert config["eos_token"] == END
+    assert config["additional_special_tokens"] == ["<|new|>"]
+
+
 @pytest.mark.parametrize("content", ["{", '{"added_tokens_decoder": 5}'])
 def test_damaged_settings_are_called_by_the_folder(base: Path, tmp_path: Path, content: str) -> None:
     """By hand: not by the temporary folder in which they lie over the base's vocabulary."""
