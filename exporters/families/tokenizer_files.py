@@ -35,7 +35,8 @@ def tokenizer_files(loaded: LoadedTokenizer, folder: Path) -> dict[str, bytes]:
         named, special = _named_tokens(loaded.auto), _special_tokens(loaded.auto)
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **special, **_settings(loaded, spec)}
         if named:  # transformers 4.57 reads them in a table, 5 there and, as it writes them, beside the roles
-            config = {**named, **config, NAMED: named}
+            beside = {name: token for name, token in named.items() if name.endswith("_token")}
+            config = {**beside, **config, NAMED: named}
         return {TOKENIZER: text.encode("utf-8"), CONFIG: _json(config), SPECIAL_TOKENS_MAP: _json(special)}
     except Exception as error:  # transformers takes any value from tokenizer_config.json and fails when it uses it
         reason = str(error).strip().split("\n")[0] or type(error).__name__
