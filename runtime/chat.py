@@ -6,6 +6,7 @@ The environment offers what templates are written against (transformers' `apply_
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -24,6 +25,9 @@ Message = Mapping[str, Any]  # {"role": "user", "content": "…"}
 TEMPLATE_NAME = "chat_template.jinja"
 LIMITS = TemplateLimits()
 _TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_TOKEN_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*_token")
+# Keys of tokenizer_config.json under which transformers looks for tokens with names of a model's own.
+_TABLES = ("model_specific_special_tokens", "extra_special_tokens")
 # For all commands: not every one of them has the option.
 _WITHOUT = "edgeskip run --raw (chat=False) does without it"
 # What `chat_kwargs` cannot set: the conversation itself, and the tokens of the vocabulary.
@@ -91,10 +95,14 @@ class ChatTemplate:
                 self._environment.meter = Meter(LIMITS, {})  # what was made is free again
 
     @cached_property
+    def _given(self) -> frozenset[str]:
+        return _GIVEN.union(self._special_tokens)
+
+    @cached_property
     def options(self) -> tuple[str, ...]:
         """The names that the template reads besides what it is always given: what `chat_kwargs` may set, sorted."""
         tree = self._template.environment.parse(self._source)
-        given = _GIVEN | set(self._environment.globals)
+        given = self._given.union(self._environment.globals)
         return tuple(sorted(meta.find_undeclared_variables(tree) - given))
 
     def check_constants(self) -> None:
@@ -112,7 +120,7 @@ class ChatTemplate:
         if not isinstance(options, Mapping):
             raise EdgeSkipError(f"chat_kwargs must be a dict of names and values, not {type(options).__name__}")
         for name in options:
-            if name in _GIVEN:
+            if name in self._given:
                 raise EdgeSkipError(f"{name} is given by EdgeSkip, not by an option of the chat template: leave it out")
             if name not in self.options:
                 known = f"its options are {', '.join(self.options)}" if self.options else "it has no options"
@@ -165,10 +173,20 @@ def read_chat_template(
             return NamedTemplates(names)
     if not isinstance(source, str):
         return None
-    tokens = {name: token_text(tokenizer_config.get(name)) for name in _TOKEN_NAMES}
-    return ChatTemplate(
-        source, {name: token for name, token in tokens.items() if token is not None}, origin=shown_as or origin
-    )
+    return ChatTemplate(source, _named_tokens(tokenizer_config), origin=shown_as or origin)
+
+
+def _named_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    """Name → special token of all that a template may name: the usual roles and a model's own (`image_token`, say).
+
+    Only names that end in `_token`, so that none takes the place of the conversation or of a function.
+    """
+    entries = dict(tokenizer_config)
+    for table in _TABLES:
+        if isinstance(named := tokenizer_config.get(table), dict):
+            entries |= named
+    texts = {name: token_text(entry) for name, entry in entries.items() if _TOKEN_NAME.fullmatch(name)}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def token_text(entry: Any) -> str | None:

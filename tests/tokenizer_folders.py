@@ -159,6 +159,18 @@ VARIANTS: dict[str, tuple[Callable[[Path], None], str | None]] = {
         lambda f: settings(f, model_specific_special_tokens={"image_token": NEW[0]}, image_token=NEW[1]),
         None,
     ),
+    "extra_special_tokens in the template": (
+        lambda f: settings(
+            f, extra_special_tokens={"image_token": NEW[0]}, chat_template="{{ image_token }}" + CHAT_TEMPLATE
+        ),
+        None,
+    ),
+    "model_specific_special_tokens in the template": (
+        lambda f: settings(
+            f, model_specific_special_tokens={"image_token": NEW[0]}, chat_template="{{ image_token }}" + CHAT_TEMPLATE
+        ),
+        None,
+    ),
     "added_tokens.json": (_added_tokens_json, None),
     "special_tokens_map.json, strings": (lambda f: _map(f, bos_token=BOS, eos_token=END, pad_token="<pad>"), None),
     "special_tokens_map.json, objects": (

@@ -153,8 +153,14 @@ def _tokenizer_files(metadata: dict[str, Any], text: TextRules | None) -> dict[s
     import json
 
     from edgeskip.exporters.families.gguf_tokenizer import build_tokenizer, tokenizer_config
+    from edgeskip.exporters.families.tokenizer_files import NAMED, ROLES
 
-    config = json.dumps(tokenizer_config(metadata), indent=2, ensure_ascii=False) + "\n"
+    content = tokenizer_config(metadata)
+    names = text.names if text is not None else {}
+    own = {name: token for name, token in names.items() if name.endswith("_token") and name not in content}
+    if own := {name: token for name, token in own.items() if name.removesuffix("_token") not in ROLES}:
+        content |= {**own, NAMED: own}  # GGUF has no key for them
+    config = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     spec = json.loads(build_tokenizer(metadata).to_str())
     if text is not None and text.space is not None:  # SentencePiece's other way with spaces
         metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": text.space, "split": False}

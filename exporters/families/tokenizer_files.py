@@ -12,6 +12,7 @@ from edgeskip.exporters.families.loaded_tokenizer import CONFIG, TOKENIZER, Load
 
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+NAMED = "extra_special_tokens"  # in tokenizer_config.json: name → token of those that have no such role
 # Copied from transformers' object if they are set.
 _PLAIN = ("padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
 _NO_LIMIT = 10**18  # transformers writes 10³⁰ if a folder names no length
@@ -31,8 +32,11 @@ def tokenizer_files(loaded: LoadedTokenizer, folder: Path) -> dict[str, bytes]:
     text = json.dumps(spec, ensure_ascii=False)
     _check_ids(text, loaded, folder)
     try:
-        special = _special_tokens(loaded.auto)
+        named, special = _named_tokens(loaded.auto), _special_tokens(loaded.auto)
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **special, **_settings(loaded, spec)}
+        if named:  # transformers 4.57 reads them in a table, 5 there and, as it writes them, beside the roles
+            beside = {name: token for name, token in named.items() if name.endswith("_token")}
+            config = {**beside, **config, NAMED: named}
         return {TOKENIZER: text.encode("utf-8"), CONFIG: _json(config), SPECIAL_TOKENS_MAP: _json(special)}
     except Exception as error:  # transformers takes any value from tokenizer_config.json and fails when it uses it
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -46,10 +50,17 @@ def _special_tokens(auto: Any) -> dict[str, Any]:
     found: dict[str, Any] = {f"{role}_token": getattr(auto, f"{role}_token", None) for role in ROLES}
     named = {role: str(token) for role, token in found.items() if token is not None}
     # transformers 4.57 says "additional", 5 says "extra"; both read the older name.
-    others = getattr(auto, "extra_special_tokens", None) or getattr(auto, "additional_special_tokens", None) or []
-    if isinstance(others, dict):
-        others = list(others.values())
+    others = getattr(auto, "extra_special_tokens", None) or []
+    if isinstance(others, dict) or not others:  # 4.57's table of named ones
+        others = getattr(auto, "additional_special_tokens", None) or []
     return named | ({"additional_special_tokens": [str(token) for token in others]} if others else {})
+
+
+def _named_tokens(auto: Any) -> dict[str, str]:
+    """Return name → token of those that have no usual role (`image_token`, say), which a chat template may name."""
+    roles = {f"{role}_token" for role in ROLES}
+    found = auto.special_tokens_map.items()
+    return {name: str(token) for name, token in found if name not in roles and not isinstance(token, list)}
 
 
 def _settings(loaded: LoadedTokenizer, spec: dict[str, Any]) -> dict[str, Any]:

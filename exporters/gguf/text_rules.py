@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.exporters.families.tokenizer_files import NAMED
 from edgeskip.exporters.gguf.pre_tokenizer import pre_tokenizer_name
 from edgeskip.gguf_text_rules import TextRules
 
@@ -81,6 +82,10 @@ def gguf_text(source: ModelSource) -> GgufText:
     if _is_tekken(spec, tokenizer):
         notes.append("llama.cpp cuts words with capitals or marks outside ASCII by a simpler rule")
         unlike.append(_CAPITALS)
+    template = json.dumps(config.get("chat_template"))
+    own = [name for name in config.get(NAMED) or {} if name in template]
+    if own:
+        notes.append(f"llama.cpp programs do not give the chat template {_named(own)}; edgeskip does")
     made = source.checkpoint.gguf is None
     if made and not source.end_tokens:
         raise EdgeSkipError(

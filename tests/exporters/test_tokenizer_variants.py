@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from random_profiles import random_profile
+from tiny_models import END
 from tokenizer_folders import TEXT, VARIANTS, settings, variant, weights
 
 from edgeskip.errors import EdgeSkipError
@@ -91,6 +92,12 @@ def test_a_folder_reads_as_transformers_reads_it(name: str, base: Path, tmp_path
     assert again.decode(ids, skip_special_tokens=True) == wanted.decode(ids, skip_special_tokens=True)
     assert (again.bos_token, again.eos_token, again.pad_token) == (wanted.bos_token, wanted.eos_token, wanted.pad_token)
     assert again.chat_template == wanted.chat_template
+    assert named(again) == named(wanted)
+
+
+def named(loaded: Any) -> dict[str, Any]:
+    """The special tokens that a template may name."""
+    return {name: str(token) for name, token in loaded.special_tokens_map.items() if not isinstance(token, list)}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -136,6 +143,29 @@ def test_named_templates_without_a_default_are_said(base: Path, tmp_path: Path) 
     with pytest.raises(EdgeSkipError, match=r"chat templates are for (tool_use, rag|rag, tool_use) only.*--raw"):
         opened.chat_template.render([{"role": "user", "content": "a"}])
     opened.engine.close()
+
+
+def test_a_special_tokens_name_is_no_setting(base: Path, tmp_path: Path) -> None:
+    """By hand: whatever a folder calls a token, it becomes no key that transformers reads files by."""
+    named = {"image_token": END, "vocab_file": "/etc/passwd"}
+    folder = variant(base, tmp_path / "model", lambda f: settings(f, extra_special_tokens=named))
+    config = json.loads(open_model(str(folder)).checkpoint.tokenizer.files["tokenizer_config.json"])
+    assert config["image_token"] == END
+    assert "vocab_file" not in config
+
+
+def test_a_ggufs_own_special_tokens_stay_named(base: Path, tmp_path: Path) -> None:
+    """Oracle: AutoTokenizer's template on the folder, for the GGUF as a model of its own; by hand: the note."""
+    pytest.importorskip("llama_cpp")
+    folder = variant(base, tmp_path / "model", VARIANTS["extra_special_tokens in the template"][0])
+    source = open_model(str(folder))
+    assert any("give the chat template 'image_token'" in note for note in gguf_text(source).notes)
+    profile, vectors = random_profile(source, tmp_path / "p.json")
+    export_gguf(source, profile, vectors, gguf_format("f16", None), tmp_path / "out.gguf", policy=UNCHECKED)
+    messages = [{"role": "user", "content": "Hi"}]
+    again = open_model(str(tmp_path / "out.gguf")).checkpoint.tokenizer.loaded.auto
+    wanted = auto(folder).apply_chat_template(messages, tokenize=False)
+    assert again.apply_chat_template(messages, tokenize=False) == wanted
 
 
 def test_text_with_tokens_beyond_the_embedding_is_an_error(base: Path, tmp_path: Path) -> None:

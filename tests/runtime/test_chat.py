@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import write_tiny_tokenizer
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template
@@ -110,3 +111,35 @@ def test_where_the_template_comes_from(
         (tmp_path / "chat_template.jinja").write_text(file, encoding="utf-8")
     template = read_chat_template(tmp_path, json.loads(json.dumps(config)))
     assert (template.render([]) if template else None) == expected
+
+
+@pytest.mark.parametrize("table", [None, "extra_special_tokens", "model_specific_special_tokens"])
+def test_a_models_own_special_tokens_are_given(tmp_path: Path, table: str | None) -> None:
+    """Oracle: AutoTokenizer's `apply_chat_template` on the same folder, for transformers 5's three places."""
+    transformers = pytest.importorskip("transformers")
+    if int(transformers.__version__.split(".")[0]) < 5 and table != "extra_special_tokens":
+        pytest.skip("transformers 4.57 knows one place only")
+    write_tiny_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    own = {"image_token": "<img>", "audio_token": "<audio>"}
+    source = "{{ image_token }}|{{ audio_token }}|{{ eos_token }}|{{ messages[0].content }}"
+    config = json.loads(path.read_text()) | {"chat_template": source} | ({table: own} if table else own)
+    path.write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    template = read_chat_template(tmp_path, config)
+    assert template is not None
+    messages = MESSAGES[1:2]
+    assert template.render(messages) == theirs.apply_chat_template(messages, tokenize=False)
+    assert template.options == ()
+    with pytest.raises(EdgeSkipError, match="image_token is given by EdgeSkip"):
+        template.render(messages, chat_kwargs={"image_token": "x"})
+
+
+def test_a_token_takes_no_other_names_place(tmp_path: Path) -> None:
+    """By hand: only texts whose names end in _token are given to the template."""
+    named = {"messages": "x", "raise_exception": "x", "a b_token": "x", "_token": "x", "self_token": 5, "n_token": "n"}
+    config = {"chat_template": "{{ messages[0].content }}{{ self_token }}{{ n_token }}", "extra_special_tokens": named}
+    template = read_chat_template(tmp_path, config)
+    assert template is not None
+    assert template.render(MESSAGES[3:]) == "againn"

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from random_profiles import random_profile
 from test_lora import adapted
-from tiny_models import BOS, CHAT_TEMPLATE, END, tiny_checkpoint
+from tiny_models import BOS, CHAT_TEMPLATE, END, tiny_checkpoint, write_tiny_tokenizer
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.exporters.families.tokenizer_source import FolderTokenizer, peft_tokenizer
+from edgeskip.exporters.families.tokenizer_source import FolderTokenizer, peft_tokenizer, write_files
 from edgeskip.exporters.tokenizer_check import tokenizer_cases
 from edgeskip.profile import write_profile
 from edgeskip.profile_source import source_of
@@ -101,6 +101,106 @@ def test_a_template_alone_goes_with_the_bases_vocabulary(base: Path, lora: Path,
     _, config = written(open_model(str(folder)), tmp_path / "out")
     assert config["chat_template"] == OWN
     assert config["eos_token"] == BOS
+
+
+def overlaid(base: Path, tmp_path: Path, files: dict[str, Any]) -> tuple[Any, Any]:
+    """transformers on what is written for a PEFT folder with `files`, and on the base's files merged with them by hand:
+    keys of tokenizer_config.json one by one, roles of special_tokens_map.json into them."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "peft"
+    merged = Path(shutil.copytree(base, tmp_path / "merged"))
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        for place in (folder,) if name.endswith(".json") else (folder, merged):
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_text(text, encoding="utf-8")
+    settings = merged / "tokenizer_config.json"
+    config = json.loads(settings.read_text(encoding="utf-8"))
+    config |= files.get("tokenizer_config.json", {}) | files.get("special_tokens_map.json", {})
+    if "additional_chat_templates/rag.jinja" in files and "chat_template.jinja" not in files:
+        (merged / "chat_template.jinja").write_text(config["chat_template"])  # where transformers 5 writes it
+    settings.write_text(json.dumps(config), encoding="utf-8")
+    (merged / "special_tokens_map.json").unlink(missing_ok=True)  # in the settings
+    if "added_tokens.json" in files:
+        (merged / "added_tokens.json").write_text(json.dumps(files["added_tokens.json"]))
+    out = tmp_path / "out"
+    out.mkdir()
+    write_files(peft_tokenizer(folder, FolderTokenizer(base)).files, out)
+    for place in (out, merged):
+        (place / "config.json").write_bytes((base / "config.json").read_bytes())
+    return AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(merged)
+
+
+OVERLAYS: dict[str, dict[str, Any]] = {
+    "an end token": {
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "padding_side": "left",
+            "eos_token": BOS,
+        }
+    },
+    "roles alone": {"special_tokens_map.json": {"eos_token": BOS, "pad_token": "<|new|>"}},
+    "the map before the settings": {
+        "tokenizer_config.json": {"eos_token": END, "model_max_length": 77},
+        "special_tokens_map.json": {"eos_token": BOS},
+    },
+    "a template of the settings": {"tokenizer_config.json": {"chat_template": OWN}},
+    "a template": {"chat_template.jinja": OWN},
+    "named templates": {"additional_chat_templates/rag.jinja": "rag"},
+    "a template and named ones": {"chat_template.jinja": OWN, "additional_chat_templates/rag.jinja": "rag"},
+    "a token": {"added_tokens.json": {"<|new|>": 320}, "tokenizer_config.json": {"pad_token": "<|new|>"}},
+    "a token of the settings": {
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {
+                str(index): {"content": token, "special": True, "normalized": False}
+                for index, token in ((0, BOS), (1, END), (320, "<|new|>"))
+            },
+            "eos_token": "<|new|>",
+        }
+    },
+    "another name for a token": {"tokenizer_config.json": {"extra_special_tokens": {"image_token": END}}},
+}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_folder_changes_what_it_names_and_no_more(name: str, tmp_path: Path) -> None:
+    """Oracle: AutoTokenizer on the base's files with the folder's keys merged in by hand."""
+    base = tmp_path / "base"
+    base.mkdir()
+    write_tiny_tokenizer(base)
+    (base / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(config | {"extra_special_tokens": {"image_token": BOS}}))
+    ours, theirs = overlaid(base, tmp_path, OVERLAYS[name])
+    assert ours.chat_template == theirs.chat_template
+    for role in ("bos", "eos", "pad", "unk", "image"):
+        assert getattr(ours, f"{role}_token", None) == getattr(theirs, f"{role}_token", None), role
+    assert ours(TEXT)["input_ids"] == theirs(TEXT)["input_ids"]
+    assert (ours.padding_side, ours.model_max_length) == (theirs.padding_side, theirs.model_max_length)
+    messages = [{"role": "user", "content": "Hi"}]
+    assert ours.apply_chat_template(messages, tokenize=False) == theirs.apply_chat_template(messages, tokenize=False)
+
+
+def test_a_folders_end_token_ends_a_text(base: Path, lora: Path, tmp_path: Path) -> None:
+    """By hand: config.json says 1, the base's tokenizer 0, the folder's settings a token that is neither."""
+    folder = Path(shutil.copytree(lora, tmp_path / "lora"))
+    settings = {"added_tokens.json": {"<|new|>": 320}, "special_tokens_map.json": {"eos_token": "<|new|>"}}
+    for name, content in settings.items():
+        (folder / name).write_text(json.dumps(content))
+    assert open_model(str(folder)).end_tokens == (1, 320)
+
+
+def test_special_tokens_may_be_objects(base: Path, tmp_path: Path) -> None:
+    """By hand: a map as transformers 4 writes it, with a list that transformers 5 refuses."""
+    new = {"content": "<|new|>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    (tmp_path / "special_tokens_map.json").write_text(
+        json.dumps({"eos_token": new | {"content": END}, "additional_special_tokens": [new]})
+    )
+    files = peft_tokenizer(tmp_path, FolderTokenizer(base)).files
+    config = json.loads(files["tokenizer_config.json"])
+    assert config["eos_token"] == END
+    assert config["additional_special_tokens"] == ["<|new|>"]
 
 
 @pytest.mark.parametrize("content", ["{", '{"added_tokens_decoder": 5}'])
