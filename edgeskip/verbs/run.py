@@ -161,10 +161,11 @@ def _refuse_unused(
 def _speculation(drafter: str | None, num_speculations: str, confidence: float, exit_layer: int | None) -> Speculation:
     from edgeskip.errors import EdgeSkipError
     from edgeskip.runtime.speculation.policy import Speculation
+    from edgeskip.whole_number import whole_number
 
-    if num_speculations != "auto" and not num_speculations.isdecimal():
-        raise EdgeSkipError(f"--num-speculations {num_speculations} is no number: give 1 … 16 or auto")
-    number = "auto" if num_speculations == "auto" else int(num_speculations)
+    number = "auto" if num_speculations == "auto" else whole_number(num_speculations)
+    if number is None:
+        raise EdgeSkipError(f"--num-speculations {num_speculations:.60} is no number: give 1 … 16 or auto")
     return Speculation(drafter, number, confidence, exit_layer)  # type: ignore[arg-type]  # checked there
 
 
