@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeskip.named_path import named_path
+
 if TYPE_CHECKING:
     from edgeskip.device_profile import DeviceProfile, StepCost
 
 
 def profile_device(
-    artifact: Annotated[Path, typer.Argument(help="A dense artifact folder or .gguf file, exported without a draft.")],
+    artifact: Annotated[
+        Path, typer.Argument(parser=named_path, help="A dense artifact folder or .gguf file, exported without a draft.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The device profile to write, e.g. phone.json.")],
     contexts: Annotated[
         str, typer.Option(help="Decode behind so many tokens; lengths that the model does not hold are left out.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeskip.named_path import named_path
 from edgeskip.terminal import print_json, write_exactly, write_sequence
 
 _GREEN, _DEFAULT = "\x1b[32m", "\x1b[39m"  # rich would wrap the text
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def run(
-    artifact: Annotated[Path, typer.Argument(help="An exported artifact folder, or a .gguf file.", metavar="DIR|FILE")],
+    artifact: Annotated[
+        Path,
+        typer.Argument(parser=named_path, help="An exported artifact folder, or a .gguf file.", metavar="DIR|FILE"),
+    ],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads it from stdin.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this text file.")] = None,
     system: Annotated[str | None, typer.Option(help="System message, put before the prompt.")] = None,
