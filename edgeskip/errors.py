@@ -1,4 +1,4 @@
-"""The one error a user of EdgeSkip is meant to see."""
+"""The one error a user of EdgeSkip is meant to see, and how a value is shown in it."""
 
 
 class EdgeSkipError(Exception):
@@ -16,3 +16,12 @@ class MissingExtraError(EdgeSkipError):
         """`command` installs the extra; None = pip alone does."""
         command = command or f"pip install 'edgeskip[{extra}]'"
         super().__init__(f"this needs the package {package!r}: run  {command}")
+
+
+def shown(value: object, most: int = 60) -> str:
+    """Return `value` as code would write it, on one line, cut after `most` characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # whatever a foreign type raises; Python's own integers do, of more than 4300 digits
+        return f"this {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -14,7 +14,7 @@ from edgeskip.errors import EdgeSkipError
 
 Float32 = NDArray[np.float32]
 AdapterKind = Literal["map", "block"]
-_ARRAY = re.compile(r"exit\.([1-9][0-9]*)\.adapter\.(map|block\.[a-z_.]+)")
+_ARRAY = re.compile(r"exit\.([1-9][0-9]{0,8})\.adapter\.(map|block\.[a-z_.]+)")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from edgeskip.artifact_path import artifact_at
 from edgeskip.errors import EdgeSkipError
 from edgeskip.files import sha256_of
 from edgeskip.manifest import MANIFEST_NAME, Manifest, read_manifest
+from edgeskip.named_path import named_path
 from edgeskip.plan_cost import PlanCost, cost_of
 from edgeskip.planner import resolve
 from edgeskip.profile import Profile, locate_profile, read_adapter, read_profile
@@ -102,7 +103,7 @@ def inspect_path(reference: str, *, verify: bool = True) -> ProfileReport | Arti
     `verify` reads every file of an artifact to compare its sha256. EdgeSkipError where `reference` is none of these,
     is damaged or its JSON is not valid; an artifact's files that are damaged or missing are reported, not raised.
     """
-    path = Path(reference)
+    path = named_path(reference)
     if path.is_dir():
         path = artifact_at(path)
     if path.is_dir():

@@ -20,6 +20,7 @@ from edgeskip.exit_adapter import AdapterKind
 from edgeskip.files import replace_file
 from edgeskip.json_file import read_json
 from edgeskip.model_bounds import MAX_CONTEXT, Blocks, ContextLength, Cosine, Count, Scale, VocabSize, Width
+from edgeskip.named_path import named_path
 from edgeskip.plan import Compensation
 from edgeskip.plan_cost import PlanCost
 from edgeskip.sublayers import Sublayer, parse_sublayer, sublayers_of
@@ -258,7 +259,7 @@ def locate_profile(reference: str | Path) -> Path:
     """
     from edgeskip.models.profiles import ready_profile
 
-    path = Path(reference)
+    path = named_path(reference)
     if path.exists() or path.suffix == ".json" or len(path.parts) != 1:
         if path.is_dir():
             raise EdgeSkipError(f"{path} is a folder: name the profile, a .json file")

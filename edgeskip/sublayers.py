@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.whole_number import whole_number
 
 Kind = Literal["attn", "ffn"]
 KINDS: tuple[Kind, Kind] = ("attn", "ffn")
@@ -35,11 +36,12 @@ def sublayers_of(num_blocks: int) -> tuple[Sublayer, ...]:
 
 def parse_sublayer(name: str, num_blocks: int) -> Sublayer:
     """`"attn.7"` → Sublayer(7, "attn"); EdgeSkipError where the model has no such sublayer."""
-    match = re.fullmatch(r"(attn|ffn)\.(\d+)", name.strip())
-    if match is None or int(match[2]) >= num_blocks:
+    match = re.fullmatch(r"(attn|ffn)\.([0-9]+)", name.strip())
+    block = whole_number(match[2]) if match else None
+    if match is None or block is None or block >= num_blocks:
         raise EdgeSkipError(
-            f"unknown sublayer {name.strip()!r}: this model has attn.0 … attn.{num_blocks - 1} "
+            f"unknown sublayer {name.strip()!r:.60}: this model has attn.0 … attn.{num_blocks - 1} "
             f"and ffn.0 … ffn.{num_blocks - 1}"
         )
     kind: Kind = "attn" if match[1] == "attn" else "ffn"
-    return Sublayer(int(match[2]), kind)
+    return Sublayer(block, kind)

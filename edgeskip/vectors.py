@@ -19,7 +19,7 @@ from edgeskip.exit_adapter import ExitAdapter, is_adapter_array, narrowed, pack_
 from edgeskip.profile import Phase, Profile, VectorsRecord, read_beside, vectors_path
 from edgeskip.safetensors_bytes import read_arrays
 
-_EXIT_MAP = re.compile(r"exit\.([1-9][0-9]*)\.map")
+_EXIT_MAP = re.compile(r"exit\.([1-9][0-9]{0,8})\.map")
 
 
 @dataclass(frozen=True)

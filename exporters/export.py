@@ -64,6 +64,8 @@ def refuse_output(folder: Path, *, overwrite: bool) -> None:
 
     Only an artifact or an empty folder is ever replaced: a model's own folder, say, is not.
     """
+    if folder.suffix.lower() == ".gguf" and folder.is_file():
+        raise EdgeSkipError(f"{folder} is a file, and --target onnx writes a folder: add --target gguf, or change -o")
     refuse_folder(folder, overwrite=overwrite)
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST_NAME).is_file():
         raise EdgeSkipError(f"{folder} is not an artifact of EdgeSkip, so it is not replaced: choose another -o")

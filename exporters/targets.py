@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from edgeskip.errors import EdgeSkipError
 from edgeskip.exporters.split import check_exit_layer
+from edgeskip.whole_number import whole_numbers
 
 if TYPE_CHECKING:
     from edgeskip.profile import Profile
@@ -91,13 +92,14 @@ def draft_of(
 
 
 def _exit_layers(text: str) -> tuple[int, ...]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(name.isascii() and name.isdecimal() for name in names):
-        raise EdgeSkipError(f"--exit-layer {text} is no number of blocks: give one, as in --exit-layer 8, or 4,8,12")
-    layers = tuple(int(name) for name in names)
+    layers = whole_numbers(text)
+    if layers is None:
+        raise EdgeSkipError(
+            f"--exit-layer {text:.60} is no number of blocks: give one, as in 8, or several, as in 4,8,12"
+        )
     if any(deeper <= shallower for shallower, deeper in pairwise(layers)):
         raise EdgeSkipError(f"--exit-layer {text}: name the exits shallow first, each once, as in 4,8,12")
-    return layers
+    return tuple(layers)
 
 
 def settled(request: DraftRequest, profile: Profile) -> DraftRequest:

@@ -1,19 +1,26 @@
-"""What callers hand in, checked in one place before anything runs: text, messages, token ids, counts, stop strings."""
+"""What callers hand in, checked in one place before anything runs: text, messages, token ids, counts, stop strings, and
+where an artifact lies."""
 
 from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.errors import EdgeSkipError, shown
+from edgeskip.explain import explain
+from edgeskip.named_path import named_path
 
 _IDS_ARE = "token ids are a flat sequence of integers"
 _DEEPEST = 64  # levels of lists and objects in a message
+_MOST_BITS = 13_000  # of a whole number in a message: Python writes no more than 4300 digits, and raises for more
+_UNREADABLE = (TypeError, ValueError, RuntimeError)  # what arrays of numpy and torch raise that have nothing to read
 
 
 def check_text(value: object, name: str) -> str:
@@ -52,7 +59,11 @@ def check_stop(stop: object) -> tuple[str, ...]:
         stop = (stop,)
     if isinstance(stop, bytes | Mapping) or not isinstance(stop, Iterable):
         raise EdgeSkipError(f"stop must be a text or a list of texts, not {type(stop).__name__}")
-    texts = tuple(check_text(one, "a stop string") for one in stop)
+    try:
+        given = list(stop)
+    except _UNREADABLE:  # an array without dimensions can be iterated over by its type alone
+        raise EdgeSkipError(f"stop must be a text or a list of texts, not {shown(stop)}") from None
+    texts = tuple(check_text(one, "a stop string") for one in given)
     if not all(texts):
         raise EdgeSkipError("a stop string must not be empty")
     return texts
@@ -65,7 +76,7 @@ def check_count(value: object, name: str, *, least: int, most: int | None = None
         EdgeSkipError for anything else (a fraction, a bool, a text) and outside of `least` … `most`.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
-        raise EdgeSkipError(f"{name} must be a whole number, not {value!r:.60}")
+        raise EdgeSkipError(f"{name} must be a whole number, not {shown(value)}")
     number = int(value)
     if number < least:
         raise EdgeSkipError(f"{name} must be at least {least}, not {_short(number)}")
@@ -74,10 +85,48 @@ def check_count(value: object, name: str, *, least: int, most: int | None = None
     return number
 
 
+def check_choice(value: object, name: str) -> bool | None:
+    """Return True, False or None, the default; EdgeSkipError for anything else: the text "no" would count as true."""
+    if value is None or isinstance(value, bool | np.bool_):
+        return None if value is None else bool(value)
+    raise EdgeSkipError(f"{name} must be True, False or None, not {shown(value)}")
+
+
+def check_chat_kwargs(value: object) -> dict[str, Any]:
+    """Return what the chat template is told, by name; None = nothing. EdgeSkipError for what is no dictionary."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise EdgeSkipError(f"chat_kwargs must be a dictionary, name → value, not {type(value).__name__}")
+    return dict(value)
+
+
+def check_path(value: object, name: str) -> Path:
+    """Return `value`, a text or a path, as a path that the system can look up, whether or not there is something.
+
+    Raises:
+        EdgeSkipError for anything else, and for an empty text, which as a path would be the current folder.
+    """
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise EdgeSkipError(f"{name} must be a text or a path, not {type(path).__name__}")
+    found = named_path(path)
+    try:
+        found.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        short = path if len(path) < 300 else f"{path[:80]}…"
+        raise EdgeSkipError(explain(OSError(error.errno, error.strerror, short)) or str(error)) from None
+    except ValueError:  # a zero byte, or half of a surrogate pair
+        raise EdgeSkipError(f"{name} has a character that no name can have, {shown(path)}: leave it out") from None
+    return found
+
+
 def check_real(value: object, name: str) -> float:
     """Return a finite number as a float; EdgeSkipError for anything else (nan, infinity, a bool, a text)."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise EdgeSkipError(f"{name} must be a number, not {value!r:.60}")
+        raise EdgeSkipError(f"{name} must be a number, not {shown(value)}")
     try:
         number = float(value)
     except OverflowError:
@@ -122,15 +171,18 @@ def _as_integers(values: object) -> NDArray[Any]:
     if isinstance(values, np.ndarray) and (values.dtype == object or not values.ndim):
         values = values.tolist()
     if not isinstance(values, np.ndarray):
-        if hasattr(values, "tolist"):  # torch, wherever the tensor lies, and numpy's scalars
-            values = values.tolist()
-        elif not isinstance(values, Sequence):
-            if not isinstance(values, Iterable):
-                raise EdgeSkipError(f"{_IDS_ARE}, not {type(values).__name__}")
-            values = list(values)
+        try:
+            if hasattr(values, "tolist"):  # torch, wherever the tensor lies, and numpy's scalars
+                values = values.tolist()
+            elif not isinstance(values, Sequence):
+                if not isinstance(values, Iterable):
+                    raise EdgeSkipError(f"{_IDS_ARE}, not {type(values).__name__}")
+                values = list(values)
+        except _UNREADABLE:  # torch's sparse tensors, and those on "meta", which have no values
+            raise EdgeSkipError(f"{_IDS_ARE}, and this {type(values).__name__} cannot be read as one") from None
         if not isinstance(values, Sequence) or isinstance(values, str):
             raise EdgeSkipError(f"{_IDS_ARE}, not {type(values).__name__}")
-        rows = values if values and all(isinstance(row, list | tuple | np.ndarray) for row in values) else [values]
+        rows = values if values and all(_is_row(value) for value in values) else [values]
         for row in rows:
             for value in row:
                 if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
@@ -148,12 +200,16 @@ def _as_integers(values: object) -> NDArray[Any]:
     return ids
 
 
+def _is_row(value: object) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
 def _no_id(value: object) -> str:
     if isinstance(value, str):
-        return f"{_IDS_ARE}, and {value!r:.40} is text: give one text, or messages for a chat"
+        return f"{_IDS_ARE}, and {shown(value, 40)} is text: give one text, or messages for a chat"
     if isinstance(value, Mapping):
         return "messages and token ids cannot be mixed: give one or the other"
-    return f"{_IDS_ARE}, and {value!r:.40} is not one"
+    return f"{_IDS_ARE}, and {shown(value, 40)} is not one"
 
 
 def check_messages(messages: Sequence[object]) -> list[dict[str, Any]]:
@@ -189,9 +245,15 @@ def plain_data(value: Any, name: str, depth: int = 0) -> Any:
     if isinstance(value, str):
         return str(check_text(value, name))
     if isinstance(value, numbers.Integral):
-        return int(value)
+        number = int(value)
+        if number.bit_length() > _MOST_BITS:
+            raise EdgeSkipError(f"{name} holds a number of thousands of digits: give it as text")
+        return number
     if isinstance(value, numbers.Real):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise EdgeSkipError(f"{name} holds a number above {np.finfo(float).max:.2g}: give it as text") from None
     if isinstance(value, Mapping):
         return {_key(key, name): plain_data(one, name, depth + 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -201,7 +263,7 @@ def plain_data(value: Any, name: str, depth: int = 0) -> Any:
 
 def _key(key: object, name: str) -> str:
     if not isinstance(key, str):
-        raise EdgeSkipError(f"{name} has the key {key!r:.40}: keys must be text")
+        raise EdgeSkipError(f"{name} has the key {shown(key, 40)}: keys must be text")
     return check_text(key, name)
 
 

@@ -15,6 +15,8 @@ from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.arguments import check_count, check_real
 
 COLDEST = 1e-30  # lower temperatures draw alike, and float32 would make them 0
+HOTTEST = 1000.0  # at which every token is as likely as any other
+LEAST_PENALTY, MOST_PENALTY = 0.01, 100.0  # far beyond what anyone draws with, and no logit overflows
 BLOCK = 256  # weights whose sum is taken at once when drawing
 BINS_PER_NAT, LAST_BIN = 16, 1023  # of the histogram that finds where top-p cuts
 
@@ -37,10 +39,13 @@ class Sampling:
         if self.seed is not None:
             object.__setattr__(self, "seed", check_count(self.seed, "seed", least=0))
         limits = {
-            "temperature": (self.temperature >= 0, "at least 0 (0 = greedy)"),
+            "temperature": (0 <= self.temperature <= HOTTEST, f"from 0 (greedy) to {HOTTEST:g}"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1 = none)"),
+            "repetition_penalty": (
+                LEAST_PENALTY <= self.repetition_penalty <= MOST_PENALTY,
+                f"from {LEAST_PENALTY:g} to {MOST_PENALTY:g} (1 = none)",
+            ),
         }
         for name, (holds, allowed) in limits.items():
             if not holds:

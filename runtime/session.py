@@ -18,7 +18,15 @@ from edgeskip.gguf_manifest import GgufManifest
 from edgeskip.manifest import Manifest, OnlineRecord, PlanSummary
 from edgeskip.plan import Label
 from edgeskip.plan_cost import PlanCost
-from edgeskip.runtime.arguments import check_count, check_stop, token_ids
+from edgeskip.runtime.arguments import (
+    check_chat_kwargs,
+    check_choice,
+    check_count,
+    check_path,
+    check_stop,
+    check_text,
+    token_ids,
+)
 from edgeskip.runtime.chat import Message
 from edgeskip.runtime.decoding import Decoding, PlainDecoding
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine, OnlineEngine
@@ -55,7 +63,7 @@ def load(path: str | Path, *, provider: str = "cpu", threads: int | None = None)
         EdgeSkipError: If there is no such artifact, it is damaged or not what its manifest lists, or the provider
             cannot be used.
     """
-    return Session(Path(path), provider=provider, threads=threads)
+    return Session(path, provider=provider, threads=threads)
 
 
 class Session:
@@ -65,9 +73,10 @@ class Session:
     from another thread while one runs is refused, also with an EdgeSkipError: load the artifact once for each thread.
     """
 
-    def __init__(self, path: Path, *, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, *, provider: str = "cpu", threads: int | None = None) -> None:
         begin = time.perf_counter()
-        opened = open_artifact(path, provider=provider, threads=threads)
+        path = check_path(path, "the artifact's name")
+        opened = open_artifact(path, provider=check_text(provider, "the provider"), threads=threads)
         self.tokenizer = opened.tokenizer
         self.chat_template = opened.chat_template
         self.end_tokens = opened.end_tokens
@@ -121,8 +130,10 @@ class Session:
         enable_thinking: bool | None = None,
     ) -> NDArray[np.int64]:
         """Return the token ids int64 [n] of a prompt; arguments and errors are those of `stream`."""
-        options = dict(chat_kwargs or {})
-        if enable_thinking is not None and options.setdefault("enable_thinking", enable_thinking) != enable_thinking:
+        chat = check_choice(chat, "chat")
+        options = check_chat_kwargs(chat_kwargs)
+        thinking = check_choice(enable_thinking, "enable_thinking")
+        if thinking is not None and options.setdefault("enable_thinking", thinking) is not thinking:
             raise EdgeSkipError("enable_thinking and chat_kwargs contradict each other: give one of the two")
         if isinstance(prompt, str):
             ids = encode_text(self.tokenizer, self.chat_template, prompt, chat=chat, system=system, chat_kwargs=options)
@@ -311,6 +322,8 @@ class Session:
         self, strategy: Strategy | None, speculation: Speculation, online: Online, sampler: Sampler
     ) -> Decoding:
         asked: Strategy | None = "speculative" if speculation != AUTO else "online" if online != AS_EXPORTED else None
+        if strategy is not None and not isinstance(strategy, str):
+            raise EdgeSkipError(f"strategy must be one of {', '.join(STRATEGIES)}, not {type(strategy).__name__}")
         chosen = strategy or asked or self.default_strategy
         match chosen:
             case "plain":

@@ -16,6 +16,7 @@ from edgeskip.bench.schedule import Work, tests_of
 from edgeskip.bench.survey import survey
 from edgeskip.bench.target_names import told_apart
 from edgeskip.errors import EdgeSkipError
+from edgeskip.named_path import named_path
 from edgeskip.runtime.engines.threads import default_threads
 from edgeskip.version import __version__
 
@@ -121,8 +122,8 @@ def _surveyed(words: Sequence[str]) -> tuple[Target, ...]:
 def _named_path(word: str) -> tuple[str | None, Path]:
     name, equals, path = word.partition("=")
     if equals and name and not Path(word).exists():
-        return name, Path(path)
-    return None, Path(word)
+        return name, named_path(path)
+    return None, named_path(word)
 
 
 def _pythons(words: Sequence[str], grid: Grid) -> dict[str, Path]:

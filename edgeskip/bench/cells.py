@@ -10,6 +10,7 @@ from edgeskip.bench.record import Cell, Strategy, Target
 from edgeskip.bench.rows import baseline_of_targets
 from edgeskip.errors import EdgeSkipError
 from edgeskip.runtime.engines.providers import PROVIDERS
+from edgeskip.whole_number import whole_numbers
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 WEB = ("web", "web:gpu")
@@ -44,12 +45,12 @@ def parse_grid(providers: str, threads: Sequence[int], strategies: str) -> Grid:
 
 def parse_lengths(text: str, option: str, *, least: int) -> list[int]:
     """Whole numbers with commas between. EdgeSkipError for anything else, or one below `least`."""
-    found = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdecimal() and len(word) < 10 and int(word) >= least for word in found):
+    found = whole_numbers(text)
+    if found is None or not all(least <= number < 10**9 for number in found):
         raise EdgeSkipError(
-            f"{option} {text} is no list of numbers of at least {least}: give some as in {option} 128,512"
+            f"{option} {text:.60} is no list of numbers of at least {least}: give some as in {option} 128,512"
         )
-    return list(dict.fromkeys(int(word) for word in found))
+    return list(dict.fromkeys(found))
 
 
 def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[Cell], list[str]]:

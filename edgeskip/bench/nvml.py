@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from edgeskip.whole_number import whole_number
+
 
 def first_gpu() -> tuple[Any, Any] | None:
     """(the pynvml module, the handle of the first visible device); None without the package, a driver or a GPU.
@@ -16,8 +18,9 @@ def first_gpu() -> tuple[Any, Any] | None:
 
         pynvml.nvmlInit()
         named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-        if named and not named.isdigit():
+        number = whole_number(named or "0")
+        if number is None:
             return pynvml, pynvml.nvmlDeviceGetHandleByUUID(named.encode())
-        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(int(named or 0))
+        return pynvml, pynvml.nvmlDeviceGetHandleByIndex(number)
     except Exception:  # NVML's own errors share no base that exists without the package
         return None

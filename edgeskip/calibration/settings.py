@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.whole_number import whole_numbers
 
 DType = Literal["float32", "bfloat16", "float16"]
 _SHORTEST = 16  # tokens of a window, where they follow from few --tokens
@@ -58,9 +59,7 @@ class Settings:
 
 def parse_exits(text: str) -> tuple[int, ...]:
     """Exit layers as the command line names them, `4,6,8`: ascending, each once. EdgeSkipError for anything else."""
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        raise EdgeSkipError(
-            f"--exits {text!r} is not a list of exit layers: give numbers, e.g.  --exits 4,6,8"
-        ) from None
+    layers = whole_numbers(text)
+    if layers is None:
+        raise EdgeSkipError(f"--exits {text!r:.60} is not a list of exit layers: give numbers, e.g.  --exits 4,6,8")
+    return tuple(sorted(set(layers)))

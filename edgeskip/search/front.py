@@ -11,6 +11,8 @@ from edgeskip.profile import FrontPoint, FrontRecord
 
 KL_DIGITS, SHARE_DIGITS, SPEEDUP_DIGITS = 4, 3, 2
 """Decimals that the front's table prints of KL, of shares (one of their per cent) and of speed-ups."""
+MOST_SPEEDUP = 100
+"""More than skipping sublayers could ever give."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,12 @@ class Budget:
             raise EdgeSkipError(f"--max-kl {self.max_kl} allows no skip: give nats per token, e.g. 0.05")
         if self.max_ppl_increase is not None and not self.max_ppl_increase > 0:
             raise EdgeSkipError("--max-ppl-increase allows no skip: give a share above 0, e.g. 10%")
-        if self.min_speedup is not None and not 1 < self.min_speedup < 100:
+        if self.min_speedup is not None and not self.min_speedup > 1:
             raise EdgeSkipError(f"--min-speedup {self.min_speedup} is no speed-up: give a factor above 1, e.g. 1.2")
+        if self.min_speedup is not None and self.min_speedup > MOST_SPEEDUP:
+            raise EdgeSkipError(
+                f"--min-speedup {self.min_speedup:g} is out of reach: give a factor of at most {MOST_SPEEDUP}, e.g. 1.2"
+            )
         if self.skip_sublayers is not None and self.skip_sublayers < 1:
             raise EdgeSkipError("--skip-sublayers 0 is the dense model: leave --method budget out")
 

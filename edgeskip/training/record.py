@@ -10,6 +10,7 @@ from typing import TextIO
 
 from edgeskip.errors import MissingExtraError
 from edgeskip.files import replace_file
+from edgeskip.whole_number import whole_number
 
 _COLUMNS = ("step", "learning_rate", "part", "loss")
 
@@ -106,8 +107,7 @@ def plot_losses(rows: list[tuple[int, float, str, float]], path: Path, title: st
 
 def _depth(name: str) -> tuple[bool, int]:
     """Where a part of the loss stands: exits by their layer, the last layer after them."""
-    layer = name.rpartition(" ")[2]
-    return name == "last", int(layer) if layer.isascii() and layer.isdecimal() else 0
+    return name == "last", whole_number(name.rpartition(" ")[2]) or 0
 
 
 def _running_mean(losses: tuple[float, ...], share: float = 0.1) -> list[float]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeskip.named_path import named_path
 from edgeskip.terminal import print_json
 
 if TYPE_CHECKING:
@@ -14,8 +15,14 @@ if TYPE_CHECKING:
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(help="The run to compare with, as edgeskip bench wrote it.", metavar="A")],
-    after: Annotated[Path, typer.Argument(help="The run that may be better or worse.", metavar="B")],
+    before: Annotated[
+        Path,
+        typer.Argument(parser=named_path, help="The run to compare with, as edgeskip bench wrote it.", metavar="A"),
+    ],
+    after: Annotated[
+        Path,
+        typer.Argument(parser=named_path, help="The run that may be better or worse.", metavar="B"),
+    ],
     fail_above: Annotated[
         str,
         typer.Option(

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeskip.named_path import named_path
+
 if TYPE_CHECKING:
     from edgeskip.evaluation.summary import Result
     from edgeskip.evaluation.task import Settings
 
 
 def eval_(
-    targets: Annotated[list[Path], typer.Argument(help="Artifact folders or .gguf files; the first is compared with.")],
+    targets: Annotated[
+        list[Path],
+        typer.Argument(parser=named_path, help="Artifact folders or .gguf files; the first is compared with."),
+    ],
     tasks: Annotated[
         str,
         typer.Option(

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeskip.named_path import named_path
+
 if TYPE_CHECKING:
     from edgeskip.device_profile import DeviceProfile, StepCost
 
 
 def profile_device(
-    artifact: Annotated[Path, typer.Argument(help="A dense artifact folder or .gguf file, exported without a draft.")],
+    artifact: Annotated[
+        Path, typer.Argument(parser=named_path, help="A dense artifact folder or .gguf file, exported without a draft.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The device profile to write, e.g. phone.json.")],
     contexts: Annotated[
         str, typer.Option(help="Decode behind so many tokens; lengths that the model does not hold are left out.")
@@ -31,17 +35,18 @@ def profile_device(
     from edgeskip.errors import EdgeSkipError
     from edgeskip.files import refuse_file
     from edgeskip.locks import hold
+    from edgeskip.whole_number import whole_numbers
 
-    names = [name.strip() for name in contexts.split(",")]
-    if not all(name.isascii() and name.isdecimal() for name in names):
-        raise EdgeSkipError(f"--contexts {contexts} is no list of lengths: give some as in 0,512")
+    lengths = whole_numbers(contexts)
+    if lengths is None:
+        raise EdgeSkipError(f"--contexts {contexts:.60} is no list of lengths: give some as in 0,512")
     if output.suffix != ".json":
         raise EdgeSkipError(f"{output} does not end in .json: name the device profile, e.g.  -o phone.json")
     refuse_file(output, overwrite=overwrite)
     hold(output)
     refuse_file(output, overwrite=overwrite)  # whoever had claimed it may have made it
     opened = open_dense(artifact, provider=provider, threads=threads)
-    request = settle(opened, prompt, [int(name) for name in names], rounds)
+    request = settle(opened, prompt, lengths, rounds)
     with _progress(request.runs) as advance:
         profile = measure_device(opened, request, advance)
     write_device_profile(profile, output, overwrite=overwrite)

@@ -7,9 +7,14 @@ from typing import Annotated
 
 import typer
 
+from edgeskip.named_path import named_path
+
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Files that edgeskip bench wrote; several are laid side by side.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(parser=named_path, help="Files that edgeskip bench wrote; several are laid side by side."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write, as report.html.")],
     png: Annotated[Path | None, typer.Option(help="Folder for the figures as PNGs too, e.g. for a README.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,

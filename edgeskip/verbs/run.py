@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeskip.named_path import named_path
 from edgeskip.terminal import print_json, write_exactly, write_sequence
 
 _GREEN, _DEFAULT = "\x1b[32m", "\x1b[39m"  # rich would wrap the text
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 
 def run(
-    artifact: Annotated[Path, typer.Argument(help="An exported artifact folder, or a .gguf file.", metavar="DIR|FILE")],
+    artifact: Annotated[
+        Path,
+        typer.Argument(parser=named_path, help="An exported artifact folder, or a .gguf file.", metavar="DIR|FILE"),
+    ],
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads it from stdin.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this text file.")] = None,
     system: Annotated[str | None, typer.Option(help="System message, put before the prompt.")] = None,
@@ -161,10 +165,11 @@ def _refuse_unused(
 def _speculation(drafter: str | None, num_speculations: str, confidence: float, exit_layer: int | None) -> Speculation:
     from edgeskip.errors import EdgeSkipError
     from edgeskip.runtime.speculation.policy import Speculation
+    from edgeskip.whole_number import whole_number
 
-    if num_speculations != "auto" and not num_speculations.isdecimal():
-        raise EdgeSkipError(f"--num-speculations {num_speculations} is no number: give 1 … 16 or auto")
-    number = "auto" if num_speculations == "auto" else int(num_speculations)
+    number = "auto" if num_speculations == "auto" else whole_number(num_speculations)
+    if number is None:
+        raise EdgeSkipError(f"--num-speculations {num_speculations:.60} is no number: give 1 … 16 or auto")
     return Speculation(drafter, number, confidence, exit_layer)  # type: ignore[arg-type]  # checked there
 
 

@@ -140,11 +140,12 @@ def _show(cells: list[Cell], grid: SweepGrid, output: Path, title: str) -> None:
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     from edgeskip.errors import EdgeSkipError
+    from edgeskip.whole_number import whole_numbers
 
-    names = [name.strip() for name in text.split(",")]
-    if not all(name.isascii() and name.isdecimal() and int(name) > 0 for name in names):
-        raise EdgeSkipError(f"{option} {text} is no list of numbers: give some as in 4,8,12")
-    return tuple(dict.fromkeys(int(name) for name in names))
+    numbers = whole_numbers(text)
+    if numbers is None or 0 in numbers:
+        raise EdgeSkipError(f"{option} {text:.60} is no list of numbers: give some as in 4,8,12")
+    return tuple(dict.fromkeys(numbers))
 
 
 def _vocabularies(text: str) -> tuple[int | None, ...]:

@@ -212,11 +212,12 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
 
 def _layers(text: str) -> list[int]:
     from edgeskip.errors import EdgeSkipError
+    from edgeskip.whole_number import whole_numbers
 
-    names = [name.strip() for name in text.split(",")]
-    if not all(name.isascii() and name.isdecimal() for name in names):
-        raise EdgeSkipError(f"--exits {text}: give numbers of blocks, as in --exits 4,8")
-    return sorted({int(name) for name in names})
+    layers = whole_numbers(text)
+    if layers is None:
+        raise EdgeSkipError(f"--exits {text:.60}: give numbers of blocks, as in --exits 4,8")
+    return sorted(set(layers))
 
 
 @contextmanager

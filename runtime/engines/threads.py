@@ -6,7 +6,7 @@ import operator
 import os
 from pathlib import Path
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.errors import EdgeSkipError, shown
 from edgeskip.machine import usable_cores
 
 _PER_PROCESSOR = 4  # more are always slower; tens of thousands hang or end the process
@@ -32,9 +32,8 @@ def threads_or_default(threads: int | None) -> int:
     except TypeError:
         count = 0
     if not 1 <= count <= most_threads():
-        shown = repr(threads) if len(repr(threads)) < 40 else "that"
         raise EdgeSkipError(
-            f"threads must be a whole number from 1 to {most_threads()}, not {shown}: this machine has "
+            f"threads must be a whole number from 1 to {most_threads()}, not {shown(threads, 40)}: this machine has "
             f"{len(_processors())} logical processors, and more threads than those do not make it faster"
         )
     return count

@@ -6,7 +6,7 @@ import numbers
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.errors import EdgeSkipError, shown
 from edgeskip.runtime.arguments import check_count, check_real
 
 DrafterName = Literal["model", "ngram", "mixed"]
@@ -38,7 +38,7 @@ class Speculation:
         if self.num_speculations != "auto":
             number: object = self.num_speculations
             if isinstance(number, bool) or not isinstance(number, numbers.Integral) or not 1 <= int(number) <= MOST:
-                raise EdgeSkipError(f"num_speculations must be 1 … {MOST} or auto, not {self.num_speculations}")
+                raise EdgeSkipError(f"num_speculations must be 1 … {MOST} or auto, not {shown(number)}")
             object.__setattr__(self, "num_speculations", int(number))
         if self.exit_layer is not None:
             object.__setattr__(self, "exit_layer", check_count(self.exit_layer, "exit_layer", least=0))

@@ -225,3 +225,27 @@ def test_an_artifact_folder_that_is_not_one(cli: Cli, tmp_path: Path, verb: str)
 def test_an_artifact_that_is_damaged_does_not_run(cli: Cli, artifact_path: Path) -> None:
     """conftest.py's artifact is filler: its model.onnx is five letters."""
     assert str(artifact_path) in cli("run", artifact_path, "-p", "hello").complaint()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "", "-p", "hi"),
+        ("inspect", ""),
+        ("inspect", " "),
+        ("profile-device", "", "-o", "device.json"),
+        ("eval", ""),
+        ("bench", "name="),
+        ("compare", "", ""),
+        ("plan", "", "--alpha", "1.5"),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_name_is_not_the_current_folder(
+    cli: Cli, out: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    """By hand: a shell's unset variable leaves one, and nobody means that."""
+    monkeypatch.chdir(out)
+    monkeypatch.setenv("EDGESKIP_DATA", str(out))
+    assert "an empty name" in cli(*words).complaint()
+    assert list(out.iterdir()) == []

@@ -339,3 +339,12 @@ def test_an_interrupted_export_leaves_nothing(
     assert "Traceback" not in err
     assert list(out.iterdir()) == []
     assert list(scratch.glob("edgeskip*")) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--overwrite"]])
+def test_a_gguf_file_named_without_its_target(cli: Cli, dense: Path, tmp_path: Path, options: list[str]) -> None:
+    """By hand: what was left out is --target gguf, and the file stays as it was."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    assert "add --target gguf" in cli("export", "--profile", dense, "-o", file, *options).complaint()
+    assert file.read_bytes() == b"GGUF"

@@ -21,7 +21,9 @@ def test_name_round_trip(sublayer: Sublayer) -> None:
     assert parse_sublayer(f" {sublayer} ", 11) == sublayer
 
 
-@pytest.mark.parametrize("name", ["attn.4", "mlp.0", "attn", "attn.-1", "ffn.1.2", "", "attn.1x", "Attn.1"])
+@pytest.mark.parametrize(
+    "name", ["attn.4", "mlp.0", "attn", "attn.-1", "ffn.1.2", "", "attn.1x", "Attn.1", "attn.٣", "attn." + "9" * 5000]
+)
 def test_unknown_names_say_what_exists(name: str) -> None:
     with pytest.raises(EdgeSkipError, match=r"attn\.0 … attn\.3"):
         parse_sublayer(name, 4)

@@ -79,6 +79,7 @@ def test_a_sweep_from_a_profile_to_the_profile(profile, prompts, tmp_path):
     ("options", "message"),
     [
         ([], "no calibrated exits: give --exit-layers, or run edgeskip calibrate --exits"),
+        (["--exit-layers", "9" * 5000], "is no list of numbers"),
         (["--exit-layers", "x"], "--exit-layers x is no list of numbers"),
         (["--exit-layers", "9"], "--exit-layers 9 is not possible"),
         (["--exit-layers", "1", "--num-speculations", "0"], "--num-speculations 0 is no list of numbers"),

@@ -87,6 +87,7 @@ def test_a_draft(draft: str | None, exit_layer: str | None, draft_vocab: int | N
         ("skip-plan", None, 64, ONNX, "--draft-vocab is of --draft early-exit"),
         ("early-exit", "2,", None, ONNX, "--exit-layer 2, is no number of blocks"),
         ("early-exit", "-1", None, ONNX, "--exit-layer -1 is no number of blocks"),
+        ("early-exit", "9" * 5000, None, ONNX, "is no number of blocks"),
         ("early-exit", "²", None, ONNX, "is no number of blocks"),
         ("early-exit", "2,2", None, ONNX, "--exit-layer 2,2: name the exits shallow first"),
         ("early-exit", "3,2", None, ONNX, "shallow first"),

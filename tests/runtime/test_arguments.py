@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,17 @@ def test_token_ids_as_tokenizers_hand_them_out(ids: object) -> None:
     assert (found.tolist(), found.dtype, found.shape) == ([5, 6, 7], np.int64, (3,))
 
 
+def test_tensors_without_values_to_read_are_refused(session: edgeskip.Session) -> None:
+    """By hand: torch's own errors are for who computes with them."""
+    torch = pytest.importorskip("torch")
+    for tensor in (torch.tensor([5, 0, 6]).to_sparse(), torch.zeros(3, dtype=torch.int64, device="meta")):
+        with pytest.raises(EdgeSkipError, match="this Tensor cannot be read as one"):
+            session.encode(tensor)
+    for stop in (torch.tensor(1), torch.zeros(3, device="meta"), torch.tensor([5, 0, 6]).to_sparse()):
+        with pytest.raises(EdgeSkipError, match="stop"):
+            session.generate("a", stop=stop)
+
+
 def test_token_ids_of_torch() -> None:
     """By hand; a batch of one row too."""
     torch = pytest.importorskip("torch")
@@ -69,6 +82,8 @@ def test_token_ids_of_torch() -> None:
         (None, "NoneType"),
         ([[5], [6]], "2 rows"),
         ([[5], [6, 7]], "different lengths"),
+        ([np.array(5)], "array(5) is not one"),
+        ([Fraction(10**5000, 3)], "this Fraction is not one"),
         ([[[5]]], "is not one"),
         (np.zeros((1, 1, 2), int), "3 dimensions"),
         (np.array(5), "int"),
@@ -111,12 +126,50 @@ def test_what_is_no_token_id_is_refused(session: edgeskip.Session, ids: Any, com
         ({"chat_kwargs": {"eos_token": "x"}}, "given by EdgeSkip"),
         ({"chat_kwargs": {"enable_thinking": True}}, "does not read 'enable_thinking'"),
         ({"enable_thinking": True, "chat": False}, "chat template"),
+        ({"stop": np.array("a")}, "a text or a list of texts, not array"),
+        ({"chat_kwargs": [1]}, "chat_kwargs must be a dictionary, name → value, not list"),
+        ({"chat_kwargs": 5}, "chat_kwargs must be a dictionary"),
+        ({"chat_kwargs": "abc"}, "chat_kwargs must be a dictionary"),
+        ({"chat_kwargs": []}, "chat_kwargs must be a dictionary"),
+        ({"enable_thinking": "no"}, "enable_thinking must be True, False or None, not 'no'"),
+        ({"enable_thinking": np.array([1, 2])}, "enable_thinking must be"),
+        ({"enable_thinking": True, "chat_kwargs": {"enable_thinking": np.array([1, 2])}}, "contradict"),
+        ({"chat": "no"}, "chat must be True, False or None, not 'no'"),
+        ({"chat": 0}, "chat must be True, False or None, not 0"),
+        ({"strategy": 5}, "strategy must be one of"),
+        ({"strategy": np.array(["a", "b"])}, "strategy must be one of"),
+        ({"max_tokens": Fraction(10**5000, 3)}, "whole number, not this Fraction"),
     ],
 )
 def test_options_of_other_types_are_refused(session: edgeskip.Session, options: dict[str, Any], complaint: str) -> None:
     """By hand."""
     with pytest.raises(EdgeSkipError, match=complaint):
         session.generate("a", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"path": None}, "the artifact's name must be a text or a path, not NoneType"),
+        ({"path": 5}, "must be a text or a path, not int"),
+        ({"path": b"out"}, "must be a text or a path, not bytes"),
+        ({"path": ""}, "an empty name"),
+        ({"path": "a" * 5000}, "name too long: choose a shorter name"),
+        ({"path": Path("a" * 5000)}, "name too long"),
+        ({"path": "a\0b"}, "a character that no name can have"),
+        ({"path": "a\ud800"}, "a character that no name can have"),
+        ({"provider": None}, "the provider must be text, not NoneType"),
+        ({"provider": 5}, "the provider must be text, not int"),
+        ({"provider": ["cpu"]}, "the provider must be text, not list"),
+        ({"threads": 10**5000}, "threads must be"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused(tiny_artifact: TinyArtifact, options: dict[str, Any], complaint: str) -> None:
+    """By hand: an EdgeSkipError of one line, short enough to be read."""
+    with pytest.raises(EdgeSkipError, match=f"(?i){complaint}") as refused:
+        edgeskip.load(**{"path": tiny_artifact.folder, "threads": 1} | options)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
 
 
 def test_numpys_numbers_are_numbers(session: edgeskip.Session) -> None:
@@ -140,6 +193,7 @@ def test_numpys_numbers_are_numbers(session: edgeskip.Session) -> None:
         lambda: Sampling(seed=2.5),  # type: ignore[arg-type]
         lambda: Sampling(seed=True),
         lambda: Sampling(temperature=10**400),
+        lambda: Speculation(num_speculations=10**5000),
         lambda: Speculation(num_speculations=2.5),  # type: ignore[arg-type]
         lambda: Speculation(confidence=float("nan")),
         lambda: Speculation(exit_layer="8"),  # type: ignore[arg-type]
@@ -167,6 +221,8 @@ def test_policies_of_other_types_are_refused(make: Any) -> None:
         ([{"role": "user", "content": "Hi\udc80"}], "0x80"),
         ([{"role": "user", "content": "Hi", "extra": object()}], "as in JSON"),
         ([{"role": "user", "content": "Hi", 5: 1}], "keys must be text"),
+        ([{"role": "user", "content": "Hi", "extra": Fraction(10**400)}], "message 1 holds a number above 1.8e"),
+        ([{"role": "user", "content": "Hi", "extra": 10**5000}], "message 1 holds a number of thousands of digits"),
     ],
 )
 def test_what_is_no_message_is_refused(session: edgeskip.Session, messages: Any, complaint: str) -> None:

@@ -67,6 +67,8 @@ def test_drawn_texts_are_not_compared_token_by_token(tiny_artifact):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--num-speculations", "9" * 5000], "9 is no number: give 1 … 16 or auto"),
+        (["--num-speculations", "٣"], "--num-speculations ٣ is no number: give 1 … 16 or auto"),
         (["--num-speculations", "many"], "--num-speculations many is no number: give 1 … 16 or auto"),
         (["--num-speculations", "17"], "--num-speculations must be 1 … 16 or auto, not 17"),
         (["--drafter", "magic"], "drafter magic is unknown: choose one of model, ngram, mixed"),

@@ -115,7 +115,10 @@ def test_logits_that_are_not_numbers_are_an_error(bad: float, policy: Sampling) 
         {"top_p": 0.0},
         {"top_p": 1.5},
         {"min_p": -0.1},
+        {"temperature": 1e300},
         {"repetition_penalty": 0.0},
+        {"repetition_penalty": 1e-320},
+        {"repetition_penalty": 1e308},
         {"seed": -1},
     ],
 )
@@ -123,6 +126,16 @@ def test_a_policy_outside_its_limits_is_refused(options: dict[str, float]) -> No
     """By hand: the message names the option."""
     with pytest.raises(EdgeSkipError, match=f"{next(iter(options))} must be"):
         Sampling(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1000.0])
+@pytest.mark.parametrize("penalty", [0.01, 100.0])
+def test_a_policy_at_its_limits_draws(temperature: float, penalty: float) -> None:
+    """By hand: numpy warns of no overflow, and the weights are a distribution."""
+    logits = np.array([60000, -60000, 0, 1], np.float32)  # as large as fp16 holds
+    policy = Sampling(temperature=temperature, top_p=0.9, repetition_penalty=penalty)
+    assert distribution(logits, np.array([0, 1]), policy).sum() == pytest.approx(1)
 
 
 def test_a_temperature_below_float32_is_nearly_greedy() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from edgeskip.errors import EdgeSkipError
+from edgeskip.whole_number import whole_number
 
 # What ssh itself would take for an option, and what no name has.
 _NAME = re.compile(r"(?!-)[^\s@/\\'\"`$;&|<>()]+")
@@ -33,13 +34,14 @@ def parse_destination(text: str) -> Destination:
     """EdgeSkipError where it cannot be a machine's name."""
     plain = unquote(text.removeprefix("ssh://").rstrip("/")) if text.startswith("ssh://") else text
     user, at, place = plain.rpartition("@")
-    match = re.fullmatch(r"\[([^\[\]]+)\](?::(\d+))?|([^:\[\]]+):(\d+)|([^\[\]]+)", place)
+    match = re.fullmatch(r"\[([^\[\]]+)\](?::([0-9]+))?|([^:\[\]]+):([0-9]+)|([^\[\]]+)", place)
     host = match and (match[1] or match[3] or match[5])
     if not match or not host or not _NAME.fullmatch(host) or (at and not _NAME.fullmatch(user.replace("@", ""))):
         raise EdgeSkipError(f"{text!r} names no machine: {_HELP}")
-    port = match[2] or match[4]
-    if port and not 0 < int(port) < 65536:
+    written = match[2] or match[4]
+    port = whole_number(written) if written else None
+    if written and (port is None or not 0 < port < 65536):
         raise EdgeSkipError(f"{text!r} has no valid port: {_HELP}")
     if host.count(":") == 1:  # host:word
         raise EdgeSkipError(f"{text!r} has no valid port: {_HELP}")
-    return Destination(text, host, user or None, int(port) if port else None)
+    return Destination(text, host, user or None, port)

@@ -181,7 +181,7 @@ def test_list_of_exits() -> None:
         (["--exits", ""], r"--exits '' is not a list"),
         (["--exits", "2,x"], r"--exits '2,x' is not a list"),
         (["--exits", "0,2"], r"--exits 0 is no exit layer: a model of 4 blocks has 1 … 3"),
-        (["--exits=-1"], r"--exits -1 is no exit layer"),
+        (["--exits=-1"], r"--exits '-1' is not a list"),
         (["--exits", "4"], r"--exits 4 is no exit layer"),
         (["--exits", "2", "--tokens", "128", "--context", "128"], r"--exits holds out .*--context 25 "),
     ],

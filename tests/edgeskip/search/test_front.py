@@ -138,3 +138,11 @@ def test_names_are_text_in_figures(profile_path: Path, tmp_path: Path) -> None:
     plot_similarity(profile, tmp_path / "similarity.png")
     plot_front(profile, tmp_path / "front.png")
     assert all((tmp_path / f"{figure}.png").stat().st_size > 1000 for figure in ("similarity", "front"))
+
+
+@pytest.mark.parametrize("factor", [101.0, float("inf")])
+def test_a_speed_up_out_of_reach_says_the_limit(factor: float) -> None:
+    """By hand: 101 is above 1, so that was not what is wrong with it."""
+    with pytest.raises(EdgeSkipError, match="at most 100"):
+        Budget(min_speedup=factor)
+    assert Budget(min_speedup=100).min_speedup == 100
