@@ -235,7 +235,7 @@ def _interrupt_soon(number: int) -> None:
     if hasattr(signal, "pthread_kill") and (main := threading.main_thread().ident) is not None:
         signal.pthread_kill(main, number)  # which ends a system call that waits, too
     else:
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def _ask_again(unraisable: sys.UnraisableHookArgs) -> None:
