@@ -36,6 +36,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_and_a_log(cli: Cli, folders: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise RuntimeError('what lies in the current folder was run')\n")
     done = cli("bench", folders[0], f"other={folders[1]}", *QUICK, "--strategy", "plain,speculative", "--no-quality")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
