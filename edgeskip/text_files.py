@@ -9,6 +9,7 @@ from typing import BinaryIO
 from edgeskip.errors import EdgeSkipError
 
 MAX_BYTES = 1 << 30  # of a text; all of it is in memory, and no run reads more
+_PIECE = 1 << 20
 # UTF-32's mark begins as UTF-16's does.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -53,10 +54,14 @@ def read_bounded(source: Path | BinaryIO, name: str | Path | None = None) -> byt
     if isinstance(source, Path):
         with source.open("rb") as file:
             return read_bounded(file, name or source)
-    data = source.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise EdgeSkipError(f"{name} has more than {MAX_BYTES >> 20} MB of text: give a part of it")
-    return data
+    data = bytearray()
+    while True:
+        piece = source.read(_PIECE)  # Python sets aside at once as many bytes as it is asked for
+        data += piece
+        if len(data) > MAX_BYTES:
+            raise EdgeSkipError(f"{name} has more than {MAX_BYTES >> 20} MB of text: give a part of it")
+        if len(piece) < _PIECE:  # the end; a terminal would want to be told it a second time
+            return bytes(data)
 
 
 def unix_lines(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,16 @@ def test_all_of_a_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_bytes(b"0123\r\n6789")
     assert read_text_file(path) == "0123\n6789"
     assert read_bounded(io.BytesIO(b"0123456789"), "stdin") == b"0123456789"
+
+
+def test_a_short_text_takes_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(b"a" * (3 << 20))  # whole pieces
+    tracemalloc.start()
+    assert read_bounded(path) == b"a" * (3 << 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero")
