@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import io
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import pytest
 import regex
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from sentencepiece_models import bpe_model
 from tokenizers import Tokenizer
 
 from edgeskip.errors import EdgeSkipError
@@ -348,20 +348,7 @@ def sentencepiece_model() -> Any:
     """A SentencePiece BPE model with byte fallback, trained on this file."""
     import sentencepiece
 
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(Path(__file__).read_text(encoding="utf-8").splitlines()),
-        model_writer=written,
-        model_type="bpe",
-        vocab_size=900,
-        byte_fallback=True,
-        character_coverage=0.99,
-        split_digits=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
-    return sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=bpe_model([Path(__file__).read_text(encoding="utf-8")]))
 
 
 def sentencepiece_metadata(model: Any) -> dict[str, Any]:
