@@ -49,7 +49,7 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 # Its flags are those for this compiler and processor; what fails its self-test is compiled again, or fails here.
-$(VENV)/.llamacpp: $(VENV)/.installed tools/install_llamacpp.py runtime/engines/llamacpp_build.py
+$(VENV)/.llamacpp: $(VENV)/.installed tools/install_llamacpp.py runtime/engines/llamacpp/build.py
 	@echo "== llama-cpp-python (compiles the first time: some minutes; pip keeps the wheel)"
 	@$(BIN)/python tools/install_llamacpp.py -e '.[dev,llamacpp]'
 	@touch $@
@@ -90,7 +90,7 @@ build/transformers4/.installed: $(VENV)/.llamacpp
 	@touch $@
 
 # What reads models with transformers, or hooks into them.
-COMPAT_TESTS ?= tests/exporters tests/edgeskip/calibration tests/edgeskip/search tests/edgeskip/training
+COMPAT_TESTS ?= tests/exporters tests/edgeskip/calibration tests/edgeskip/planning tests/edgeskip/training
 
 compat: build/transformers4/.installed
 	@echo "== pytest with transformers 4.57"
@@ -105,7 +105,7 @@ $(LOWEST): pyproject.toml tools/install_torch.py $(VENV)/.installed
 	@mkdir -p build
 	@$(BIN)/uv venv -q --seed --python $(BIN)/python build/lowest
 	@$(LOWEST) tools/install_torch.py
-	@CMAKE_ARGS="$$($(BIN)/python -m edgeskip.runtime.engines.llamacpp_build)" \
+	@CMAKE_ARGS="$$($(BIN)/python -m edgeskip.runtime.engines.llamacpp.build)" \
 	  $(BIN)/uv pip install -q --python $(LOWEST) --resolution lowest-direct -e '.[dev,llamacpp]'
 	@touch $@
 

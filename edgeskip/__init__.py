@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.version import __version__
+from edgeskip.core.version import __version__
 
 if TYPE_CHECKING:
     from edgeskip.runtime.generation import Generation

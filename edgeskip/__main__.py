@@ -16,7 +16,7 @@ def main() -> None:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _leave)
-    from edgeskip.cli import main
+    from edgeskip.cli.main import main
 
     try:
         main()

@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Float32, Linear, Norm, Tensor, constant
-from edgeskip.plan import Plan
-from edgeskip.sublayers import Sublayer
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan
+from edgeskip.core.sublayers import Sublayer
+from edgeskip.models.decoder import Attention, Decoder, FeedForward, Float32, Linear, Norm, Tensor, constant
 
 
 def bake(decoder: Decoder, plan: Plan, *, shifts_apart: Collection[Sublayer] = ()) -> Decoder:

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.onnx.drafts import GENAI_DRAFT_FILE
 from edgeskip.exporters.split import exiting
 from edgeskip.exporters.verify import Bound, DraftCheck, Measured, verify
-from edgeskip.plan import Plan
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.artifacts.manifest import GraphRecord
     from edgeskip.exporters.onnx.drafts import Exit
-    from edgeskip.manifest import GraphRecord
+    from edgeskip.models.source import ModelSource
 
 
 def check_exits(

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exit_adapter import ExitAdapter
-from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, Norm, Tensor, constant
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.decoder import Attention, Decoder, FeedForward, Linear, Norm, Tensor, constant
+from edgeskip.profiles.exit_adapter import ExitAdapter
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.manifest import ExitHead
-    from edgeskip.profile import Profile
-    from edgeskip.vectors import Vectors
+    from edgeskip.artifacts.manifest import ExitHead
+    from edgeskip.models.source import ModelSource
+    from edgeskip.profiles.schema import Profile
+    from edgeskip.profiles.vectors import Vectors
 
 Float32 = NDArray[np.float32]
 ROWS_AT_ONCE = 4096  # of a head that is multiplied by a map, so that memory stays small
@@ -121,7 +121,7 @@ def draft_tokens(source: ModelSource, vectors: Vectors | None, size: int | None)
     counts = vectors.token_counts if vectors else None
     if counts is None:
         raise EdgeSkipError("--draft-vocab needs the corpus' token counts, which this profile lacks: calibrate again")
-    from edgeskip.draft_vocabulary import draft_vocabulary
+    from edgeskip.profiles.draft_vocabulary import draft_vocabulary
 
     return draft_vocabulary(counts, size, end_tokens(source))
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.bake import on_scaled_stream
-from edgeskip.exporters.decoder import Attention, FeedForward, constant
-from edgeskip.exporters.families.canonical import extra_block
-from edgeskip.exporters.families.settings import Settings
 from edgeskip.exporters.split import exiting
+from edgeskip.models.decoder import Attention, FeedForward, constant
+from edgeskip.models.families.canonical import extra_block
+from edgeskip.models.families.settings import Settings
 
 if TYPE_CHECKING:
-    from edgeskip.exit_adapter import ExitAdapter
-    from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.plan import Plan
+    from edgeskip.core.plan import Plan
+    from edgeskip.models.source import ModelSource
+    from edgeskip.profiles.exit_adapter import ExitAdapter
 
 
 def exit_block(

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.plan import Plan
+    from edgeskip.core.plan import Plan
+    from edgeskip.models.source import ModelSource
 
 Importance = Mapping[str, NDArray[np.float32]]  # parameter name of the weight → mean square of each input [in]
 HEAD_WEIGHT = "lm_head.weight"  # the head's entry; a tied embedding goes by it too
@@ -40,8 +40,8 @@ def measure_importance(source: ModelSource, plan: Plan, tokens: NDArray[np.int64
     """
     import torch
 
-    from edgeskip.calibration.skipping import skipped
-    from edgeskip.exporters.families.torch_model import load_torch_model
+    from edgeskip.models.torch_reference.load import load_torch_model
+    from edgeskip.models.torch_reference.skipping import skipped
 
     model = load_torch_model(source, stream=True)
     squares: dict[str, Tensor] = {}

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.artifacts.manifest import OnlineRecord
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import parse_sublayer
 from edgeskip.exporters.verify import Bound, Measured, verify
-from edgeskip.manifest import OnlineRecord
-from edgeskip.plan import Plan, Skip
-from edgeskip.sublayers import parse_sublayer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.exporters.targets import OnlineRequest
-    from edgeskip.profile import PhaseStatistics, Profile
-    from edgeskip.sublayers import Sublayer
+    from edgeskip.core.sublayers import Sublayer
+    from edgeskip.exporters.options import OnlineRequest
+    from edgeskip.models.source import ModelSource
+    from edgeskip.profiles.schema import PhaseStatistics, Profile
 
 WINDOW = 20  # decoded tokens that are watched where neither the user nor the profile says how many
 # A gate costs a decode step some microseconds, open too, and an FFN that never gets as similar as β needs none. Over 16

@@ -6,25 +6,15 @@ import platform
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.manifest import PlanSummary
-from edgeskip.planner import skipped_of
-from edgeskip.requirements import installed_version
-from edgeskip.version import __version__
+from edgeskip.artifacts.manifest import PlanSummary
+from edgeskip.core.requirements import installed_version
+from edgeskip.core.version import __version__
+from edgeskip.planning.planner import skipped_of
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.plan import Label
-    from edgeskip.profile import Profile
-
-
-def check_weights(source: ModelSource, profile: Profile) -> None:
-    """EdgeSkipError where the profile was measured on other weights than the model's."""
-    if source.fingerprint != profile.model.fingerprint:
-        raise EdgeSkipError(
-            f"the profile was made for other weights ({profile.model.source}, {profile.model.fingerprint[:12]}…) than "
-            f"{source.reference} ({source.fingerprint[:12]}…): calibrate {source.reference} or name its own model"
-        )
+    from edgeskip.core.plan import Label
+    from edgeskip.models.source import ModelSource
+    from edgeskip.profiles.schema import Profile
 
 
 def plan_summary(profile: Profile) -> PlanSummary:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.plan import Plan, Skip
-from edgeskip.sublayers import sublayers_of
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import sublayers_of
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.decoder import Attention, Decoder, FeedForward
+    from edgeskip.models.decoder import Attention, Decoder, FeedForward
 
 
 def check_exit_layer(exit_layer: int, num_blocks: int) -> None:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.tricky_texts import CONVERSATIONS, DECOMPOSED, TEXTS, around
 from edgeskip.runtime.chat import ChatTemplate
-from edgeskip.runtime.template_limits import TemplateLimitError
+from edgeskip.runtime.templates.limits import TemplateLimitError
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.loaded_tokenizer import LoadedTokenizer
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.models.readers.loaded_tokenizer import LoadedTokenizer
+    from edgeskip.models.source import ModelSource
 
 MOST_TOKENS = 48  # special and added ones that are tried in texts: the named ones, the first and the last of the others
 _SHOWN = 40  # characters of a text in a message

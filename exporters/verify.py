@@ -17,28 +17,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.child_exit import MemoryWatch, how_it_ended, signal_name
-from edgeskip.errors import EdgeSkipError
+from edgeskip.artifacts.manifest import GraphRecord, Precision, VerificationRecord
+from edgeskip.core.child_exit import MemoryWatch, how_it_ended, signal_name
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.metrics import compare_logits
+from edgeskip.core.plan_cost import DenseComparison
 from edgeskip.exporters.gguf.text_rules import gguf_text
 from edgeskip.exporters.tokenizer_check import TokenizerCases, check_tokenizer, tokenizer_cases
-from edgeskip.manifest import GraphRecord, Precision, VerificationRecord
-from edgeskip.plan_cost import DenseComparison
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from edgeskip.exit_adapter import ExitAdapter
-    from edgeskip.exporters.dense_cost import HeldOut
-    from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.plan import Plan, Skip
+    from edgeskip.core.plan import Plan, Skip
+    from edgeskip.models.source import ModelSource
+    from edgeskip.planning.dense_cost import HeldOut
+    from edgeskip.profiles.exit_adapter import ExitAdapter
 
 TOKENS = 256  # of the shipped text; fewer where the context is shorter
 LEAST_TOKENS = 16  # a comparison of fewer would say little
 ROUNDING_KL = 1e-9  # nats per token; float32 exports of SmolLM2 are at 1e-11 to 1e-10
-ROWS_AT_ONCE = 32  # of a vocabulary-wide comparison in float64
-# Above this many parameters an ONNX artifact is run without ONNX Runtime's second, prepacked copy of the weights.
-FRUGAL_PARAMETERS = 500_000_000
 _ADVICE = "report this; --no-check writes the model anyway"
 _GGUF_ADVICE = "llama.cpp has no such rule: export to ONNX instead; --no-check writes the file anyway"
 
@@ -176,10 +174,12 @@ def verify(
         if twin is not None:
             _run_probe(twin.path, tokens, logits.with_name("twin.npy"), flags + ways[0])
         reference, dense_rows, name = _reference_logits(source, plan, tokens, draft, text if dense is source else None)
-        found = [compare(reference, _columns(file, draft)) for file in files]
+        found = [compare_logits(reference, _columns(file, draft)) for file in files]
         passed, twin_kl = all(bound.holds(difference, kl) for difference, kl, _ in found), None
         if twin is not None:
-            twin_difference, twin_kl, _ = compare(reference, np.load(logits.with_name("twin.npy"), mmap_mode="r"))
+            twin_difference, twin_kl, _ = compare_logits(
+                reference, np.load(logits.with_name("twin.npy"), mmap_mode="r")
+            )
             passed &= twin.bound.holds(twin_difference, twin_kl)
         likeliest = [_likeliest(logits, draft) for logits in (reference, _columns(files[0], draft))]
         cost = None if dense is None or text is None else _cost(dense, text, dense_rows, files[0])
@@ -211,20 +211,6 @@ def _scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def compare(reference: NDArray[np.float32], other: NDArray[np.float32]) -> tuple[float, float, float]:
-    """max |Δlogit|, mean KL(reference ‖ other) in nats and top-1 agreement of logits [n, V]."""
-    difference, kl, agreed = 0.0, 0.0, 0
-    with np.errstate(invalid="ignore"):  # infinite logits end as a NaN, which no bound admits
-        for start in range(0, len(reference), ROWS_AT_ONCE):
-            a = reference[start : start + ROWS_AT_ONCE].astype(np.float64)
-            b = other[start : start + ROWS_AT_ONCE].astype(np.float64)
-            difference = float(np.maximum(difference, np.abs(a - b).max()))
-            log_p, log_q = _log_softmax(a), _log_softmax(b)
-            kl += float((np.exp(log_p) * (log_p - log_q)).sum())
-            agreed += int((a.argmax(axis=-1) == b.argmax(axis=-1)).sum())
-    return difference, kl / len(reference), agreed / len(reference)
-
-
 def _columns(file: Path, draft: DraftCheck | None) -> NDArray[np.float32]:
     """The logits in a file, of a trimmed head's tokens alone where a graph gives them among all others."""
     found: NDArray[np.float32] = np.load(file, mmap_mode="r")
@@ -237,12 +223,6 @@ def _likeliest(logits: NDArray[np.float32], draft: DraftCheck | None) -> NDArray
     """Token ids [n] of the greatest of each row's logits [n, V']."""
     columns: NDArray[np.int64] = logits.argmax(axis=-1)
     return columns if draft is None or draft.tokens is None else draft.tokens[columns]
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted: NDArray[np.float64] = logits - logits.max(axis=-1, keepdims=True)
-    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
 
 
 def shipped_tokens(source: ModelSource, count: int) -> NDArray[np.int64]:
@@ -261,11 +241,6 @@ def shipped_tokens(source: ModelSource, count: int) -> NDArray[np.int64]:
     return np.array(ids, dtype=np.int64)
 
 
-def is_large(source: ModelSource) -> bool:
-    """Whether the check should spare memory rather than time."""
-    return sum(int(np.prod(tensor.shape)) for tensor in source.tensors.values()) > FRUGAL_PARAMETERS
-
-
 def shipped_text(count: int) -> str:
     """Enough of the shipped text for `count` tokens of any tokenizer."""
     from edgeskip.calibration.corpus import corpus_named
@@ -274,7 +249,8 @@ def shipped_text(count: int) -> str:
 
 
 def _held_out(dense: ModelSource | None, context_length: int | None) -> HeldOut | None:
-    from edgeskip.exporters.dense_cost import held_out
+    from edgeskip.models.source import is_large
+    from edgeskip.planning.dense_cost import held_out
 
     return None if dense is None else held_out(dense, positions=context_length, large=is_large(dense))
 
@@ -283,8 +259,8 @@ def _cost(
     dense: ModelSource, text: HeldOut, dense_rows: list[NDArray[np.float32]], logits: Path
 ) -> DenseComparison | None:
     """The artifact's logits beside the file `logits` against `dense_rows`; the dense model is run if there are none."""
-    from edgeskip.exporters.dense_cost import compared, dense_logits
-    from edgeskip.exporters.families.torch_model import load_torch_model
+    from edgeskip.models.torch_reference.load import load_torch_model
+    from edgeskip.planning.dense_cost import compared, dense_logits
 
     if not dense_rows:
         dense_rows = list(dense_logits(load_torch_model(dense, stream=True), text))
@@ -340,9 +316,9 @@ def _reference_logits(
     import torch
     import transformers
 
-    from edgeskip.calibration.skipping import skipped
-    from edgeskip.exporters.dense_cost import dense_logits
-    from edgeskip.exporters.families.torch_model import load_torch_model
+    from edgeskip.models.torch_reference.load import load_torch_model
+    from edgeskip.models.torch_reference.skipping import skipped
+    from edgeskip.planning.dense_cost import dense_logits
 
     model = load_torch_model(source, stream=True)
     dense = list(dense_logits(model, text)) if text is not None else []
@@ -360,8 +336,8 @@ def _reference_logits(
 @contextmanager
 def _adapted(model: PreTrainedModel, adapter: ExitAdapter) -> Iterator[None]:
     """While the context lasts, the adapter stands in place of the model's final norm."""
-    from edgeskip.calibration.blocks import blocks_of
-    from edgeskip.calibration.exit_adapter import ExitAdapterModule
+    from edgeskip.models.torch_reference.blocks import blocks_of
+    from edgeskip.models.torch_reference.exit_adapter import ExitAdapterModule
 
     module = ExitAdapterModule(model, adapter.kind, like=None)
     module.load(adapter)

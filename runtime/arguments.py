@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError, shown
-from edgeskip.explain import explain
-from edgeskip.named_path import named_path
+from edgeskip.core.errors import EdgeSkipError, shown
+from edgeskip.core.named_path import named_path
+from edgeskip.core.user_errors import explain
 
 _IDS_ARE = "token ids are a flat sequence of integers"
 _DEEPEST = 64  # levels of lists and objects in a message

@@ -16,10 +16,10 @@ from typing import Any
 import jinja2
 from jinja2 import meta
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.arguments import plain_data
-from edgeskip.runtime.template_limits import Meter, TemplateLimitError, TemplateLimits
-from edgeskip.runtime.template_sandbox import LimitedEnvironment
+from edgeskip.runtime.templates.limits import Meter, TemplateLimitError, TemplateLimits
+from edgeskip.runtime.templates.sandbox import LimitedEnvironment
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "…"}
 TEMPLATE_NAME = "chat_template.jinja"

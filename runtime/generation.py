@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from edgeskip.plan import Label
+from edgeskip.core.plan import Label
 from edgeskip.runtime.engines.interface import EngineName
 from edgeskip.runtime.online import OnlineStats
 from edgeskip.runtime.speculation.statistics import SpeculationStats

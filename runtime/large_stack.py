@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 # llama.cpp cuts text by std::regex, which libstdc++ runs by recursion: measured 105 bytes of stack for each character
 # of a long word or a row of spaces, 320 where cases alternate. Memory is taken for what is used alone.

@@ -21,11 +21,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.manifest import GraphRecord, read_manifest
+from edgeskip.artifacts.manifest import GraphRecord, read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.runtime.detokenizer import TextDecoder
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine, OnlineEngine
-from edgeskip.runtime.opening import Opened, open_artifact
-from edgeskip.runtime.text import TextDecoder
+from edgeskip.runtime.loader import Opened, open_artifact
 
 STEPS = 8  # tokens that are decoded one by one, or drafted so
 GENERATED = 16  # tokens generated afterwards
@@ -95,7 +95,7 @@ def _text_answers(opened: Opened, questions: Mapping[str, Any]) -> dict[str, obj
 
 
 def _engine_over(folder: Path, graph: GraphRecord, *, frugal: bool) -> Engine:
-    from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+    from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(folder, read_manifest(folder).model_copy(update={"graph": graph}), frugal=frugal)
 

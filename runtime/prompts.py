@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.arguments import check_messages, check_text
 from edgeskip.runtime.chat import ChatTemplate
-from edgeskip.runtime.text import Tokenizer
+from edgeskip.runtime.detokenizer import Tokenizer
 
 
 def encode_text(

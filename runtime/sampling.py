@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.arguments import check_count, check_real
 
 COLDEST = 1e-30  # lower temperatures draw alike, and float32 would make them 0

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.gguf_manifest import GgufManifest
-from edgeskip.manifest import Manifest, OnlineRecord, PlanSummary
-from edgeskip.plan import Label
-from edgeskip.plan_cost import PlanCost
+from edgeskip.artifacts.gguf.manifest import GgufManifest
+from edgeskip.artifacts.manifest import Manifest, OnlineRecord, PlanSummary
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Label
+from edgeskip.core.plan_cost import PlanCost
 from edgeskip.runtime.arguments import (
     check_chat_kwargs,
     check_choice,
@@ -28,14 +28,14 @@ from edgeskip.runtime.arguments import (
     token_ids,
 )
 from edgeskip.runtime.chat import Message
-from edgeskip.runtime.decoding import Decoding, PlainDecoding
+from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK, check_prompt
+from edgeskip.runtime.decoding.handover import HandoverEngine, handover_decoding
+from edgeskip.runtime.decoding.interface import Decoding, PlainDecoding
+from edgeskip.runtime.decoding.online import online_decoding, open_gates
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine, OnlineEngine
 from edgeskip.runtime.generation import STRATEGIES, Generation, Strategy
-from edgeskip.runtime.handover import HandoverEngine, handover_decoding
-from edgeskip.runtime.loops import PREFILL_CHUNK, check_prompt
+from edgeskip.runtime.loader import open_artifact
 from edgeskip.runtime.online import Online
-from edgeskip.runtime.online_decoding import online_decoding, open_gates
-from edgeskip.runtime.opening import open_artifact
 from edgeskip.runtime.prompts import encode_messages, encode_text
 from edgeskip.runtime.sampling import Sampler, Sampling
 from edgeskip.runtime.speculation.policy import Speculation

@@ -9,14 +9,14 @@ from contextlib import AbstractContextManager, closing, nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.plan import Label
-from edgeskip.runtime.decoding import Decoding
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Label
+from edgeskip.runtime.decoding.autoregressive import History
+from edgeskip.runtime.decoding.interface import Decoding
+from edgeskip.runtime.detokenizer import StopStrings, TextDecoder, Tokenizer
 from edgeskip.runtime.engines.interface import Engine
 from edgeskip.runtime.generation import FinishReason, Generation, Stats, peak_rss_bytes
-from edgeskip.runtime.loops import History
 from edgeskip.runtime.sampling import Sampler
-from edgeskip.runtime.text import StopStrings, TextDecoder, Tokenizer
 
 # KV cache made ahead where no max_tokens says how long the text may get; it grows beyond by doubling.
 RESERVED_TOKENS = 512

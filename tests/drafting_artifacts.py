@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.exit_adapter import ExitAdapter
+from edgeskip.artifacts.manifest import DraftRecord, GraphRecord, Manifest, PlanSummary
+from edgeskip.core.files import sha256_of
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.draft_head import ChosenHead, draft_head
-from edgeskip.exporters.families.source import ModelSource
 from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit, lower_skip_plan
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower
-from edgeskip.files import sha256_of
-from edgeskip.manifest import DraftRecord, GraphRecord, Manifest, PlanSummary
-from edgeskip.plan import Plan
+from edgeskip.models.source import ModelSource
+from edgeskip.profiles.exit_adapter import ExitAdapter
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine
 
 Tokens = NDArray[np.int64]

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from random_profiles import random_profile
 
-from edgeskip.exit_adapter import AdapterKind, ExitAdapter
-from edgeskip.exporters.families.source import ModelSource
-from edgeskip.profile import ExitStatistics, Profile
-from edgeskip.vectors import Vectors
+from edgeskip.models.source import ModelSource
+from edgeskip.profiles.exit_adapter import AdapterKind, ExitAdapter
+from edgeskip.profiles.schema import ExitStatistics, Profile
+from edgeskip.profiles.vectors import Vectors
 
 
 def random_adapter(source: ModelSource, kind: AdapterKind, seed: int = 0) -> ExitAdapter:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.exporters.decoder import Attention, Decoder, DecoderConfig, FeedForward, Linear, Norm
-from edgeskip.plan import Plan
+from edgeskip.core.plan import Plan
+from edgeskip.models.decoder import Attention, Decoder, DecoderConfig, FeedForward, Linear, Norm
 
 Array = NDArray[np.float64]
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeskip.plan import Compensation
-from edgeskip.profile import (
+from edgeskip.core.plan import Compensation
+from edgeskip.core.sublayers import sublayers_of
+from edgeskip.profiles.schema import (
     CalibrationRecord,
     CorpusFile,
     PhaseStatistics,
@@ -18,11 +19,10 @@ from edgeskip.profile import (
     model_at,
     write_profile,
 )
-from edgeskip.sublayers import sublayers_of
-from edgeskip.vectors import Vectors, pack_vectors
+from edgeskip.profiles.vectors import Vectors, pack_vectors
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.models.source import ModelSource
 
 
 def random_profile(

@@ -54,7 +54,7 @@ def test_commands_use_options_that_exist(command: str) -> None:
     """Of the blocks that are run and of those that are not. Oracle: the options the commands declare."""
     import typer.main
 
-    from edgeskip.cli import app
+    from edgeskip.cli.main import app
 
     verb, *words = command.split()[1:]
     group: Any = typer.main.get_command(app)

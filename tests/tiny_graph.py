@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.files import sha256_of
-from edgeskip.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary
-from edgeskip.profile import ModelRecord
+from edgeskip.artifacts.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary
+from edgeskip.core.files import sha256_of
+from edgeskip.profiles.schema import ModelRecord
 
 VOCAB, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, CONTEXT = 260, 32, 4, 2, 8, 600
 TEMPLATE = "{% for message in messages %}<|start|>{{ message.content }}<|end|>{% endfor %}"

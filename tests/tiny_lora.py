@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeskip.exporters.families.lora import Lora, LoraWeight
-from edgeskip.exporters.families.peft_folder import peft_files
-from edgeskip.exporters.families.source import open_model
+from edgeskip.models.readers.lora import Lora, LoraWeight
+from edgeskip.models.readers.peft_folder import peft_files
+from edgeskip.models.source import open_model
 
 
 def tiny_lora(base: Path | str, *, rank: int = 4, seed: int = 0) -> Lora:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from tiny_models import rope_config, tiny_checkpoint
 
-from edgeskip.calibration.skipping import skipped
-from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.plan import Plan, Skip
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import parse_sublayer
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.models.torch_reference.skipping import skipped
 from edgeskip.runtime.engines.interface import Engine
-from edgeskip.sublayers import parse_sublayer
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
 TOKENS = np.array([(7 * i * i + 3 * i) % 300 + 2 for i in range(48)], dtype=np.int64)

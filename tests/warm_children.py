@@ -21,11 +21,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-MODULES = ("edgeskip.runtime.probe", "edgeskip.exporters.gguf.quantise")
+MODULES = ("edgeskip.runtime.probe", "edgeskip.exporters.gguf.quantize")
 _IMPORTED = (
     "onnxruntime", "llama_cpp", "tokenizers", "jinja2.sandbox",
     *(f"edgeskip.runtime.engines.onnxruntime_{name}" for name in ("split", "gated", "online")),
-    "edgeskip.runtime.engines.llamacpp_engine", "edgeskip.runtime.opening", "edgeskip.runtime.chat_template",
+    "edgeskip.runtime.engines.llamacpp.engine", "edgeskip.runtime.loader", "edgeskip.runtime.chat_template",
 )  # fmt: skip
 
 

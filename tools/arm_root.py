@@ -24,8 +24,8 @@ from arm.emulator import CPUINFO, PROCESSOR, Emulator, find_emulator
 from arm.packages import installed_packages, own_code, pins
 from arm.system import Mirror, debian_files, python_in, python_version, write_processors
 
-from edgeskip.child_exit import how_it_ended
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.child_exit import how_it_ended
+from edgeskip.core.errors import EdgeSkipError
 
 RUN_S = 3600.0
 WHAT = "import platform, onnxruntime; print(platform.machine(), platform.python_version(), onnxruntime.__version__)"
@@ -103,7 +103,7 @@ def what_runs(arm: Arm) -> str:
 
 
 def default_folder() -> Path:
-    from edgeskip.fetch import cache_folder
+    from edgeskip.models.fetch import cache_folder
 
     return cache_folder() / "arm"
 

@@ -28,10 +28,10 @@ from arm_root import Arm
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from edgeskip.child_exit import how_it_ended
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.manifest import read_manifest
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.child_exit import how_it_ended
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
 
 PROMPT = "The old lighthouse keeper walked down to the"
 SCRIPT = Path(arm_root.__file__).parent / "arm" / "decode.py"
@@ -168,7 +168,7 @@ def instructions(marks: dict[int, int], first: int, steps: int) -> list[int]:
 
 def step_operations(both: Both) -> float:
     """Arithmetic operations of a decode step in the middle of those that ran, counted from the artifact's files."""
-    from edgeskip.bench.work import work_of
+    from edgeskip.bench.analysis.model_cost import work_of
 
     work = work_of(both.folder)
     positions = len(both.here.prompt) + len(both.here.plain) / 2

@@ -37,8 +37,8 @@ from peers.machine import cpu_time, describe
 from peers.models import checkpoint_folder
 from peers.report import cell, doubts, targets_table
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
 
 BOUND = 3.0  # least that our speed may be, of transformers' with the same γ
 PEER = "transformers"

@@ -29,11 +29,11 @@ from peers.llama_bench import llama_bench as run_llama_bench
 from peers.machine import describe
 from peers.work_left import prediction, work_of
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.gguf_header import read_gguf_header
-from edgeskip.gguf_manifest import read_gguf_manifest
-from edgeskip.manifest import read_manifest
+from edgeskip.artifacts.gguf.header import read_gguf_header
+from edgeskip.artifacts.gguf.manifest import read_gguf_manifest
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
 
 
 def bench_gguf(

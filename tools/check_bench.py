@@ -28,12 +28,12 @@ from peers.environments import environment
 from peers.llama_bench import llama_bench
 from peers.machine import describe
 
-from edgeskip.bench.intervals import paired_ratio
-from edgeskip.bench.record import Sample
-from edgeskip.child_exit import how_it_ended
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.manifest import read_manifest
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.bench.analysis.statistics import paired_ratio
+from edgeskip.bench.schema import Sample
+from edgeskip.core.child_exit import how_it_ended
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
 
 GOAL = 0.10
 Figures = dict[str, float]

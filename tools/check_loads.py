@@ -20,10 +20,10 @@ from bench_peers import default_work, our_contestant, prompt_ids
 from peers.driver import Contestant, Worker
 from peers.environments import environment
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.manifest import read_manifest
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
 
-TEXT = Path(__file__).parents[1] / "edgeskip" / "bench" / "quality.txt"
+TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "held_out.txt"
 
 
 def check_loads(

@@ -26,14 +26,14 @@ from rich.console import Console
 from rich.table import Table
 
 import edgeskip
-from edgeskip.child_exit import how_it_ended
+from edgeskip.core.child_exit import how_it_ended
 
 MODEL = "smollm2-135m-instruct"
 SKIPPED = 4  # sublayers: twice as many and int4, and this model repeats itself
 INT4 = ("--block-size", 32, "--head-bits", 8)  # what costs less than the defaults
 EXIT_LAYER, DRAFT_TOKENS = 4, 8192  # of the artifact that drafts for itself
 PROMPT = "Why is the sky blue?"
-TEXT = Path(__file__).parents[1] / "edgeskip" / "bench" / "quality.txt"
+TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "held_out.txt"
 PROMPT_TOKENS, NEW_TOKENS, QUALITY_TOKENS, ROUNDS = 512, 64, 1024, 3
 
 

@@ -36,16 +36,16 @@ from perplexity_table import DATA, delete_artifact
 from predict_check import contestant
 from product import edgeskip, exported, model_folder, planned
 
-from edgeskip.device_profile import read_device_profile
-from edgeskip.errors import EdgeSkipError
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file, sha256_of
+from edgeskip.core.machine import this_machine
 from edgeskip.evaluation.runner import evaluate
 from edgeskip.evaluation.summary import summarise
 from edgeskip.evaluation.task import Settings
 from edgeskip.evaluation.tasks import tasks_named
-from edgeskip.files import replace_file, sha256_of
-from edgeskip.machine import this_machine
-from edgeskip.manifest import read_manifest
-from edgeskip.profile import read_profile
+from edgeskip.profiles.device_profile import read_device_profile
+from edgeskip.profiles.schema import read_profile
 from edgeskip.runtime.sublayer_times import QUARTILE, random_tokens
 
 BASELINES = ("adaskip", "early-exit", "skipdecode", "unified", "least-similar")

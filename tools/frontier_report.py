@@ -10,9 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from edgeskip.errors import EdgeSkipError, MissingExtraError
-from edgeskip.files import replace_file
-from edgeskip.plot import FORMATS
+from edgeskip.cli.views.similarity_plot import FORMATS
+from edgeskip.core.errors import EdgeSkipError, MissingExtraError
+from edgeskip.core.files import replace_file
 
 NAMES = {
     "budget": "EdgeSkip, budget (linear)",

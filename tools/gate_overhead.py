@@ -30,9 +30,9 @@ from peers.figures import Spread
 from peers.huge_pages import with_huge_pages
 from peers.machine import cpu_time, describe
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.manifest import Manifest, read_manifest
+from edgeskip.artifacts.manifest import Manifest, read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
 
 BOUND = 1.03  # design §5
 BUSY = 0.1  # cores
@@ -120,7 +120,7 @@ def afresh(folder: Path, context: int, new: int, threads: int) -> Taken:
 
 def take(folder: Path, context: int, new: int, threads: int) -> Taken:
     """Runs one artifact as plain decoding does: gates open, nothing watched."""
-    from edgeskip.runtime.loops import prefill
+    from edgeskip.runtime.decoding.autoregressive import prefill
     from edgeskip.runtime.session import load
     from edgeskip.runtime.sublayer_times import QUARTILE, random_tokens
 

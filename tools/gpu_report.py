@@ -32,11 +32,12 @@ from peers.machine import describe
 from peers.models import checkpoint_folder
 from product import calibrated, exported, model_folder, planned
 
-from edgeskip.bench.prompts import read_prompts
-from edgeskip.bench.quality import TEXT, log_probabilities
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.machine import nvidia_gpus
+from edgeskip.bench.runner.prompts import read_prompts
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
+from edgeskip.core.held_out import HELD_OUT_TEXT as TEXT
+from edgeskip.core.machine import nvidia_gpus
+from edgeskip.core.metrics import log_softmax as log_probabilities
 from edgeskip.runtime.session import Session, load
 from edgeskip.runtime.speculation.policy import Speculation
 

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from peers.figures import Spread
 from peers.machine import describe
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.gguf_manifest import GgufManifest
+from edgeskip.artifacts.gguf.manifest import GgufManifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
+from edgeskip.runtime.decoding.autoregressive import prefill
+from edgeskip.runtime.decoding.handover import HandoverEngine
 from edgeskip.runtime.engines.interface import Engine
-from edgeskip.runtime.handover import HandoverEngine
-from edgeskip.runtime.loops import prefill
 from edgeskip.runtime.session import load
 
 

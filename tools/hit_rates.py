@@ -21,10 +21,10 @@ import typer
 from perplexity_table import DATA
 from product import edgeskip, model_folder
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file, sha256_of
 from edgeskip.evaluation.bootstrap import Values
-from edgeskip.files import replace_file, sha256_of
-from edgeskip.profile import Profile, read_profile
+from edgeskip.profiles.schema import Profile, read_profile
 from edgeskip.training.examples import split_reference
 
 CORPORA = (  # the first is AdaSkip's own
@@ -163,7 +163,7 @@ def write_report(path: Path, report: dict[str, Any]) -> None:
 
 
 def default_work() -> Path:
-    from edgeskip.fetch import cache_folder
+    from edgeskip.models.fetch import cache_folder
 
     return cache_folder() / "hit-rates"
 

@@ -15,10 +15,10 @@ import subprocess
 import sys
 import time
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.requirements import installed_version
-from edgeskip.runtime.engines.llamacpp_build import PACKAGE, BuildAdvice, advise_here, rebuild_arguments
-from edgeskip.runtime.engines.llamacpp_self_test import describe, needs_no_amx, rebuild, self_test
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.requirements import installed_version
+from edgeskip.runtime.engines.llamacpp.build import PACKAGE, BuildAdvice, advise_here, rebuild_arguments
+from edgeskip.runtime.engines.llamacpp.self_test import describe, needs_no_amx, rebuild, self_test
 
 
 def install(requirements: list[str]) -> None:

@@ -29,16 +29,16 @@ from peers.driver import tell
 from peers.huge_pages import with_huge_pages
 from peers.machine import describe
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.evaluation.answers import answer
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import refuse_file, replace_file
 from edgeskip.evaluation.bootstrap import interval
+from edgeskip.evaluation.generate import answer
 from edgeskip.evaluation.log import RecordLog
 from edgeskip.evaluation.runner import artifact_name, identity, prepare
 from edgeskip.evaluation.summary import Interval, Result, Summary, summarise
 from edgeskip.evaluation.task import Record, Sample, Settings, Task
 from edgeskip.evaluation.tasks import TASKS
-from edgeskip.files import refuse_file, replace_file
-from edgeskip.manifest import read_manifest
 
 
 @dataclass(frozen=True)

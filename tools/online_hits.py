@@ -23,15 +23,15 @@ from hit_rates import hit_rate, located, numbers, write_report
 from numpy.typing import NDArray
 from perplexity_table import DATA
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.evaluation.answers import cut_middle, prompt_room
+from edgeskip.artifacts.manifest import MANIFEST_NAME
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file, sha256_of
 from edgeskip.evaluation.bootstrap import interval
+from edgeskip.evaluation.datasets import drawn
+from edgeskip.evaluation.generate import cut_middle, prompt_room
 from edgeskip.evaluation.longbench import GOV_REPORT
-from edgeskip.evaluation.reading import drawn
 from edgeskip.evaluation.task import Sample, Settings, Task
 from edgeskip.evaluation.tasks import TASKS
-from edgeskip.files import replace_file, sha256_of
-from edgeskip.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Session
@@ -165,9 +165,9 @@ def read_log(path: Path, setting: dict[str, Any]) -> list[Request]:
 
 def watch(session: Session, task: Task, sample: Sample, settings: Settings, windows: Sequence[int]) -> Request:
     """The greedy answer with every FFN running, watched to its end; the prompt is `edgeskip eval`'s."""
-    from edgeskip.runtime.loops import History
+    from edgeskip.runtime.decoding.autoregressive import History
+    from edgeskip.runtime.decoding.online import online_decoding
     from edgeskip.runtime.online import Online
-    from edgeskip.runtime.online_decoding import online_decoding
     from edgeskip.runtime.sampling import Sampler, Sampling
 
     whole = session.encode(sample.prompt, chat=task.chat and session.chat_template is not None)

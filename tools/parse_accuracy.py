@@ -30,8 +30,8 @@ from bench_gguf import check_names
 from peers.machine import cpu_time
 from peers.report import doubts
 
-from edgeskip.comparison import NEAR_TIE, first_difference
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.runtime.comparison import NEAR_TIE, first_difference
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.training.examples import read_records, split_reference, text_of
 

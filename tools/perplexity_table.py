@@ -28,12 +28,12 @@ import typer
 from numpy.typing import NDArray
 from product import calibrated, exported, model_folder, planned
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.artifacts.gguf.manifest import GgufManifest
+from edgeskip.artifacts.manifest import Manifest, Precision
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
+from edgeskip.core.plan import STATISTICAL, Compensation
 from edgeskip.evaluation.perplexity import cut_windows, negative_log_likelihood
-from edgeskip.files import replace_file
-from edgeskip.gguf_manifest import GgufManifest
-from edgeskip.manifest import Manifest, Precision
-from edgeskip.plan import STATISTICAL, Compensation
 
 Logits = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
 """Token ids [n] → logits [n, vocab_size] of every position."""
@@ -305,7 +305,7 @@ def _pair(argument: str) -> tuple[str, Path]:
 
 
 def _default_work() -> Path:
-    from edgeskip.fetch import cache_folder
+    from edgeskip.models.fetch import cache_folder
 
     return cache_folder() / "perplexity"
 

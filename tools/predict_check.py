@@ -29,16 +29,16 @@ from peers.driver import Contestant, run_afresh, take_turns
 from peers.figures import Spread
 from peers.machine import describe
 
-from edgeskip.device_measurement import measure_device, open_dense, settle
-from edgeskip.device_profile import DeviceProfile, read_device_profile
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.gguf_header import read_gguf_header
-from edgeskip.gguf_manifest import read_gguf_manifest
-from edgeskip.manifest import read_manifest
-from edgeskip.runtime.loops import PREFILL_CHUNK
+from edgeskip.artifacts.gguf.header import read_gguf_header
+from edgeskip.artifacts.gguf.manifest import read_gguf_manifest
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
+from edgeskip.core.sublayers import Sublayer, parse_sublayer
+from edgeskip.profiles.device_profile import DeviceProfile, read_device_profile
+from edgeskip.profiling.measure import measure_device, open_dense, settle
+from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK
 from edgeskip.runtime.sublayer_times import QUARTILE, random_tokens
-from edgeskip.sublayers import Sublayer, parse_sublayer
 
 BOUND = 0.05
 BUSY = 0.1  # cores

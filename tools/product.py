@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 
 def edgeskip(*arguments: str | Path) -> None:
@@ -19,7 +19,7 @@ def edgeskip(*arguments: str | Path) -> None:
 
 def model_folder(model: str, work: Path) -> Path:
     """Where what is made of `model` is kept: by name and fingerprint, so that other weights never meet it."""
-    from edgeskip.exporters.families.source import open_model
+    from edgeskip.models.source import open_model
 
     source = open_model(model)
     return work / "models" / f"{source.name}-{source.fingerprint[:12]}"

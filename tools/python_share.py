@@ -22,8 +22,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import edgeskip
+from edgeskip.runtime.detokenizer import StopStrings, TextDecoder
 from edgeskip.runtime.sampling import Sampler
-from edgeskip.runtime.text import StopStrings, TextDecoder
 
 POLICIES = {
     "greedy": edgeskip.Sampling(),
@@ -33,7 +33,7 @@ POLICIES = {
     "greedy, repetition penalty": edgeskip.Sampling(repetition_penalty=1.1),
 }
 # As the prompt: after real text, real distributions.
-TEXT = Path(__file__).parents[1] / "edgeskip" / "bench" / "quality.txt"
+TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "held_out.txt"
 REPEATS = 200
 
 

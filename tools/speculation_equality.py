@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.comparison import NEAR_TIE, first_difference
+from edgeskip.runtime.comparison import NEAR_TIE, first_difference
 from edgeskip.runtime.session import Session, load
 from edgeskip.runtime.speculation.policy import Speculation
 

@@ -30,8 +30,8 @@ from peers.figures import Spread, Target
 from peers.machine import describe
 from peers.report import cell, targets_table
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
 
 BOUND = 1.15  # most that the peak may be, of the dense artifact's
 POLL_S = 0.01

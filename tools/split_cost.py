@@ -29,13 +29,13 @@ from peers.figures import Spread, Target
 from peers.machine import describe
 from peers.report import cell, targets_table
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.gguf_manifest import GgufManifest
+from edgeskip.artifacts.gguf.manifest import GgufManifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
 
 if TYPE_CHECKING:
     from edgeskip.runtime.engines.interface import Engine
-    from edgeskip.runtime.engines.llamacpp_split import SplitEngine
+    from edgeskip.runtime.engines.llamacpp.split import SplitEngine
 
 VERIFIED = (2, 4, 8)  # tokens
 BOUND = 1.1  # most that both halves may take, of the whole file's time
@@ -85,8 +85,8 @@ def split_cost(
     against as many decode steps, and the first half with and without the callback that reads its exit states.
     """
     import edgeskip
-    from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
-    from edgeskip.runtime.engines.llamacpp_split import SplitEngine
+    from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
+    from edgeskip.runtime.engines.llamacpp.split import SplitEngine
 
     with edgeskip.load(first, threads=threads) as halves, edgeskip.load(whole, threads=threads) as one:
         split, dense = halves.engine, one.engine

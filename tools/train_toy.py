@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from edgeskip.training.config import Recipe
     from edgeskip.training.examples import Example
-    from edgeskip.training.policy import Recipe
 
 DATA = Path(os.environ.get("EDGESKIP_DATA") or Path(__file__).parents[2] / "shared" / "data")
 BLOCKS, EXIT = 6, 3
@@ -59,7 +59,7 @@ def train_toy(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
 ) -> None:
     """Train a toy with the recipe and without, and compare what its exit has learned."""
-    from edgeskip.training.policy import Recipe
+    from edgeskip.training.config import Recipe
 
     learned, held_out = windows_of(text)
     recipes = {
@@ -107,10 +107,10 @@ def trained(
 ) -> Result:
     """Trains a new toy with `recipe` and measures it."""
     from edgeskip.training.batches import Batches
+    from edgeskip.training.config import Optimisation
     from edgeskip.training.evaluation import measure_exits
     from edgeskip.training.layerskip import LayerSkip
     from edgeskip.training.loop import Report, accelerator_for, train
-    from edgeskip.training.policy import Optimisation
 
     def progress(report: Report) -> None:
         if report.step % 50 == 0:

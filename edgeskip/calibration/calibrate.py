@@ -12,18 +12,18 @@ from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING
 
+from edgeskip.calibration.accumulators import statistics_of, vectors_of
 from edgeskip.calibration.corpus import Corpus, check_ids, cut, ids_of, prompts_from, start_tokens
+from edgeskip.calibration.distributed import Shard, joined
 from edgeskip.calibration.exits import HELD_OUT, ExitProbe, roles_of
 from edgeskip.calibration.measure import measure_decode, measure_prefill
 from edgeskip.calibration.settings import Settings
-from edgeskip.calibration.sharding import Shard, joined
-from edgeskip.calibration.sums import statistics_of, vectors_of
-from edgeskip.errors import EdgeSkipError
-from edgeskip.model_location import location_for
-from edgeskip.profile import CalibrationRecord, ExitStatistics, Phase, Profile, SublayerStatistics, model_at
-from edgeskip.sublayers import sublayers_of
-from edgeskip.vectors import Vectors, pack_vectors
-from edgeskip.version import __version__
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.sublayers import sublayers_of
+from edgeskip.core.version import __version__
+from edgeskip.models.location import location_for
+from edgeskip.profiles.schema import CalibrationRecord, ExitStatistics, Phase, Profile, SublayerStatistics, model_at
+from edgeskip.profiles.vectors import Vectors, pack_vectors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-    from edgeskip.calibration.sums import PhaseSums
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.calibration.accumulators import PhaseSums
+    from edgeskip.models.source import ModelSource
 
     Array = NDArray[np.float64]
 
@@ -61,7 +61,7 @@ def calibrate(
     corpus shorter than a window (two with exits), a context or an exit layer that the model does not have, a device
     that is not there and statistics that overflow.
     """
-    from edgeskip.exporters.families.torch_model import load_torch_model
+    from edgeskip.models.torch_reference.load import load_torch_model
 
     run = _Run(source, corpus, settings, progress)
     device = _device(settings.device)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.json_file import parse_json
-from edgeskip.profile import CorpusFile
-from edgeskip.text_files import decode_text, read_bounded
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.json_file import parse_json
+from edgeskip.core.text_files import decode_text, read_bounded
+from edgeskip.profiles.schema import CorpusFile
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

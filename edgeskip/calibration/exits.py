@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeskip.calibration.blocks import blocks_of, first_tensor
-from edgeskip.calibration.sharding import Shard
-from edgeskip.errors import EdgeSkipError
-from edgeskip.profile import ExitStatistics
+from edgeskip.calibration.distributed import Shard
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.torch_reference.blocks import blocks_of, first_tensor
+from edgeskip.profiles.schema import ExitStatistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

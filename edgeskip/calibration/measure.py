@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from edgeskip.calibration.blocks import blocks_of
+from edgeskip.calibration.accumulators import PhaseSums
 from edgeskip.calibration.continuation import continue_greedily
-from edgeskip.calibration.recorder import recording
-from edgeskip.calibration.sharding import Shard
-from edgeskip.calibration.sums import PhaseSums
+from edgeskip.calibration.distributed import Shard
+from edgeskip.calibration.hooks import recording
+from edgeskip.models.torch_reference.blocks import blocks_of
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.whole_number import whole_numbers
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.whole_number import whole_numbers
 
 DType = Literal["float32", "bfloat16", "float16"]
 _SHORTEST = 16  # tokens of a window, where they follow from few --tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeskip.evaluation import reading
+from edgeskip.evaluation import datasets as reading
 from edgeskip.evaluation.layerskip import ROUGE_2
 from edgeskip.evaluation.metrics import rouge
 from edgeskip.evaluation.sandbox import run_sandboxed

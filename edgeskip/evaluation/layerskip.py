@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeskip.evaluation import reading
+from edgeskip.evaluation import datasets as reading
 from edgeskip.evaluation.metrics import exact_match, rouge
 from edgeskip.evaluation.task import Metric, Sample, Task
 

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgeskip.bounds import dataclass_from
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.bounds import dataclass_from
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.json_file import parse_json
+from edgeskip.core.version import __version__
 from edgeskip.evaluation.task import Record
-from edgeskip.json_file import parse_json
-from edgeskip.version import __version__
 
 FORMAT = "edgeskip-eval-1"
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgeskip.evaluation import reading
+from edgeskip.evaluation import datasets as reading
 from edgeskip.evaluation.metrics import first_line, rouge, word_f1
 from edgeskip.evaluation.task import Metric, Sample, Task
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.table import Table
 
+from edgeskip.core.version import __version__
 from edgeskip.evaluation.humaneval import HUMANEVAL
 from edgeskip.evaluation.sandbox import layers_here
 from edgeskip.evaluation.summary import Interval, Summary
 from edgeskip.evaluation.task import Settings
-from edgeskip.version import __version__
 
 
 def table(summaries: Sequence[Summary]) -> Table:

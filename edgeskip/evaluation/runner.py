@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.artifact_path import artifact_at
-from edgeskip.bench.target_names import told_apart
-from edgeskip.errors import EdgeSkipError
-from edgeskip.evaluation import reading
-from edgeskip.evaluation.answers import answer, prompt_room
+from edgeskip.artifacts.location import artifact_at
+from edgeskip.artifacts.manifest import MANIFEST_NAME
+from edgeskip.artifacts.target_names import told_apart
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import sha256_of
+from edgeskip.core.locks import claim
+from edgeskip.evaluation import datasets as reading
+from edgeskip.evaluation.generate import answer, prompt_room
 from edgeskip.evaluation.log import RecordLog
 from edgeskip.evaluation.summary import Result
 from edgeskip.evaluation.task import AnyTask, Record, Sample, Settings, Task
@@ -24,9 +27,6 @@ from edgeskip.evaluation.windows import (
     read_text,
     text_windows,
 )
-from edgeskip.files import sha256_of
-from edgeskip.locks import claim
-from edgeskip.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Session

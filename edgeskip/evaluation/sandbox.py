@@ -26,7 +26,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 MEMORY_BYTES = 1 << 30  # of address space

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeskip.core.plan import Label
 from edgeskip.evaluation.bootstrap import interval
 from edgeskip.evaluation.task import AnyTask, Metric, Record
-from edgeskip.plan import Label
 
 Interval = tuple[float, float]
 _MOST_NATS = 300.0  # a perplexity beyond is as good as infinite, and still a number

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeskip.bounds import Amount, Count, Reading, Seconds
-from edgeskip.plan import Label
+from edgeskip.core.bounds import Amount, Count, Reading, Seconds
+from edgeskip.core.plan import Label
 
 
 @dataclass(frozen=True)

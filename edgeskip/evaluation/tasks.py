@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.humaneval import HUMANEVAL
 from edgeskip.evaluation.layerskip import CNN_DAILYMAIL, TOPV2
 from edgeskip.evaluation.longbench import GOV_REPORT, MULTI_NEWS, TRIVIAQA

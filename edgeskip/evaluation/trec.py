@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.metrics import class_score, first_line
 from edgeskip.evaluation.task import Metric, Sample, Task
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.text_files import read_text_file
 from edgeskip.evaluation.perplexity import cut_windows, divergence, negative_log_likelihood
 from edgeskip.evaluation.task import Record, Settings
-from edgeskip.text_files import read_text_file
 
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Session

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeskip.files import replace_file
-from edgeskip.json_file import parse_json
+from edgeskip.core.files import replace_file
+from edgeskip.core.json_file import parse_json
 
 _FORMAT = 2
 

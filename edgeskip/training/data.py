@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.profile import CorpusFile
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.profiles.schema import CorpusFile
 from edgeskip.training.batches import split_off
 from edgeskip.training.examples import Encoder, Example, read_examples, split_reference
 from edgeskip.training.loop import Advance
@@ -19,7 +19,7 @@ from edgeskip.training.run_folder import open_folder
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.models.source import ModelSource
 
 SELF = "self"
 

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.calibration.corpus import check_ids
-from edgeskip.errors import EdgeSkipError
-from edgeskip.json_file import parse_json
-from edgeskip.profile import CorpusFile
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.json_file import parse_json
+from edgeskip.core.text_files import decode_text, read_bounded
+from edgeskip.profiles.schema import CorpusFile
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template
-from edgeskip.runtime.text import TextTokenizer
-from edgeskip.text_files import decode_text, read_bounded
+from edgeskip.runtime.detokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.models.source import ModelSource
 
 # Fields that a record may have without being told: prompt and response, or ids written by `self_data`.
 _PAIRS = (("prompt", "response"), ("prompt", "completion"), ("question", "answer"))

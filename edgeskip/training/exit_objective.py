@@ -13,7 +13,7 @@ from edgeskip.training.objective import Losses
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from edgeskip.calibration.exit_adapter import ExitAdapterModule
+    from edgeskip.models.torch_reference.exit_adapter import ExitAdapterModule
 
 
 class ExitAdapters(nn.Module):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from edgeskip.calibration.skipping import skipped
+from edgeskip.models.torch_reference.skipping import skipped
 from edgeskip.training.losses import cross_entropy, divergence, next_token_rows
 from edgeskip.training.objective import Losses
 
 if TYPE_CHECKING:
-    from edgeskip.plan import Plan
+    from edgeskip.core.plan import Plan
 
 
 class Healing(nn.Module):

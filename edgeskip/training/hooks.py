@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from edgeskip.calibration.blocks import blocks_of, first_tensor
+from edgeskip.models.torch_reference.blocks import blocks_of, first_tensor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

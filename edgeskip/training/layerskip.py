@@ -15,7 +15,7 @@ from edgeskip.training.schedules import dropout_rates, exit_weights, gradual, ro
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from edgeskip.training.policy import Recipe
+    from edgeskip.training.config import Recipe
 
 
 class LayerSkip(nn.Module):

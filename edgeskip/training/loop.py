@@ -10,15 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.errors import EdgeSkipError, MissingExtraError
-from edgeskip.training.record import LossTable
-from edgeskip.training.state_file import NAME, load_state, save_state, trained_parameters
+from edgeskip.core.errors import EdgeSkipError, MissingExtraError
+from edgeskip.models.torch_reference.load import has_bfloat16
+from edgeskip.training.checkpoint import NAME, load_state, save_state, trained_parameters
+from edgeskip.training.loss_log import LossTable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
 
-    from edgeskip.training.policy import Optimisation
+    from edgeskip.training.config import Optimisation
 
 
 @dataclass(frozen=True)
@@ -59,19 +60,6 @@ def accelerator_for(dtype: str) -> Accelerator:
     # The others wait while one process writes the data or fills the cache.
     patient = InitProcessGroupKwargs(timeout=timedelta(days=7))
     return Accelerator(mixed_precision="bf16" if narrow else "no", kwargs_handlers=[still, patient])
-
-
-def has_bfloat16() -> bool:
-    """Whether the device accelerate would take multiplies bfloat16 itself (a GPU from Ampere on, AVX512-BF16, AMX)."""
-    import torch
-
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if torch.backends.mps.is_available():
-        return False
-    from edgeskip.machine import this_machine
-
-    return bool({"avx512_bf16", "bf16"} & set(this_machine().simd))
 
 
 def train(

@@ -6,16 +6,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.calibration.blocks import blocks_of
-from edgeskip.errors import EdgeSkipError, MissingExtraError
-from edgeskip.sublayers import Sublayer
+from edgeskip.core.errors import EdgeSkipError, MissingExtraError
+from edgeskip.core.sublayers import Sublayer
+from edgeskip.models.torch_reference.blocks import blocks_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from edgeskip.exporters.families.lora import Lora as TrainedLora
-    from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.training.policy import Lora
+    from edgeskip.models.readers.lora import Lora as TrainedLora
+    from edgeskip.models.source import ModelSource
+    from edgeskip.training.config import Lora
 
 
 def with_lora(model: PreTrainedModel, lora: Lora, *, seed: int, without: Collection[Sublayer] = ()) -> Any:
@@ -48,7 +48,7 @@ def trained_lora(adapted: Any) -> TrainedLora:
     import torch
     from peft import get_peft_model_state_dict
 
-    from edgeskip.exporters.families.lora import lora_of
+    from edgeskip.models.readers.lora import lora_of
 
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -66,8 +66,8 @@ def trained_lora(adapted: Any) -> TrainedLora:
 
 def save_lora(lora: TrainedLora, source: ModelSource, folder: Path) -> None:
     """Writes the folder that peft and EdgeSkip open as a model: the LoRA and the name of the source."""
-    from edgeskip.exporters.families.peft_folder import peft_files
-    from edgeskip.files import replace_file
+    from edgeskip.core.files import replace_file
+    from edgeskip.models.readers.peft_folder import peft_files
 
     for name, data in peft_files(lora, base_reference(source)).items():
         replace_file(folder / name, data)

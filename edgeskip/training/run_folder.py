@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.json_file import parse_json
-from edgeskip.training.state_file import NAME as CHECKPOINT
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
+from edgeskip.core.json_file import parse_json
+from edgeskip.training.checkpoint import NAME as CHECKPOINT
 
 RECORD = "train.json"  # written last: a folder that has it holds a finished run
 STARTED = "run.json"  # the settings of a run that is not finished

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgeskip.training.objective import seed_of
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.models.source import ModelSource
     from edgeskip.training.data import Generation
 
 
@@ -19,8 +19,7 @@ class Sampler:
     def __init__(self, source: ModelSource, ends: Sequence[int], generation: Generation, *, seed: int) -> None:
         import torch
 
-        from edgeskip.exporters.families.torch_model import load_torch_model
-        from edgeskip.training.loop import has_bfloat16
+        from edgeskip.models.torch_reference.load import has_bfloat16, load_torch_model
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if has_bfloat16() else torch.float32

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import replace_file
-from edgeskip.json_file import parse_json
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file
+from edgeskip.core.json_file import parse_json
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.models.source import ModelSource
     from edgeskip.training.data import Generation
     from edgeskip.training.examples import Encoder
 

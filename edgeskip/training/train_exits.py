@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeskip.exit_adapter import Float32
-from edgeskip.profile import ExitStatistics
+from edgeskip.profiles.exit_adapter import Float32
+from edgeskip.profiles.schema import ExitStatistics
+from edgeskip.training.config import ExitPolicy, Optimisation
 from edgeskip.training.data import Data
-from edgeskip.training.facts import card_of, settings_of
 from edgeskip.training.loop import Advance, Progress, accelerator_for, train
-from edgeskip.training.policy import ExitPolicy, Optimisation
-from edgeskip.training.record import plot_losses
+from edgeskip.training.loss_log import plot_losses
+from edgeskip.training.run_card import card_of, settings_of
 from edgeskip.training.run_folder import close_folder
 from edgeskip.training.train_layerskip import check_exits
 from edgeskip.training.trained_profile import TrainedProfile
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from edgeskip.calibration.exit_adapter import ExitAdapterModule
+    from edgeskip.models.torch_reference.exit_adapter import ExitAdapterModule
     from edgeskip.training.batches import Batches
     from edgeskip.training.exit_cache import Cached
     from edgeskip.training.exit_objective import ExitAdapters
@@ -54,10 +54,10 @@ def train_exits(
     """
     import torch
 
-    from edgeskip.calibration.exit_adapter import ExitAdapterModule
-    from edgeskip.draft_vocabulary import draft_vocabulary
     from edgeskip.exporters.draft_head import end_tokens
-    from edgeskip.exporters.families.torch_model import load_torch_model
+    from edgeskip.models.torch_reference.exit_adapter import ExitAdapterModule
+    from edgeskip.models.torch_reference.load import load_torch_model
+    from edgeskip.profiles.draft_vocabulary import draft_vocabulary
     from edgeskip.training.batches import Batches
     from edgeskip.training.exit_cache import ExitCache
     from edgeskip.training.exit_objective import ExitAdapters
@@ -152,7 +152,7 @@ def untrained_exits(
     model: PreTrainedModel, layers: Sequence[int], tokens: Tensor | None, maps: Mapping[int, Float32] | None = None
 ) -> ExitAdapters:
     """The exits through the model's own norm, or their calibrated `maps`, and its head: to compare with."""
-    from edgeskip.calibration.exit_adapter import ExitAdapterModule
+    from edgeskip.models.torch_reference.exit_adapter import ExitAdapterModule
     from edgeskip.training.exit_objective import ExitAdapters
 
     modules = {layer: ExitAdapterModule(model, "map", like=0) for layer in layers}

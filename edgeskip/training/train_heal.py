@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.training.config import Lora, Optimisation
 from edgeskip.training.data import Data
-from edgeskip.training.facts import card_of, settings_of
 from edgeskip.training.loop import Advance, Progress, accelerator_for, train
-from edgeskip.training.policy import Lora, Optimisation
-from edgeskip.training.record import plot_losses
+from edgeskip.training.loss_log import plot_losses
+from edgeskip.training.run_card import card_of, settings_of
 from edgeskip.training.run_folder import close_folder
 from edgeskip.training.trained_profile import TrainedProfile
 
@@ -44,8 +44,8 @@ def train_heal(
     run goes on. Of several processes only the main one writes and returns. EdgeSkipError where the profile has no
     plan.
     """
-    from edgeskip.exporters.families.torch_model import load_torch_model
-    from edgeskip.planner import resolve
+    from edgeskip.models.torch_reference.load import load_torch_model
+    from edgeskip.planning.planner import resolve
     from edgeskip.training.batches import Batches, example_collator
     from edgeskip.training.healing import Healing
     from edgeskip.training.lora import trained_lora, with_lora

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.training.config import Lora, Optimisation, Recipe
 from edgeskip.training.data import Data
-from edgeskip.training.facts import card_of, settings_of
 from edgeskip.training.loop import Advance, Progress, accelerator_for, train
-from edgeskip.training.policy import Lora, Optimisation, Recipe
-from edgeskip.training.record import plot_losses
+from edgeskip.training.loss_log import plot_losses
+from edgeskip.training.run_card import card_of, settings_of
 from edgeskip.training.run_folder import close_folder
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.models.source import ModelSource
 
 
 def train_layerskip(
@@ -37,7 +37,7 @@ def train_layerskip(
     A run that was broken off goes on. Of several processes only the main one writes and returns. EdgeSkipError for an
     exit the model does not have, and for a folder that holds something else.
     """
-    from edgeskip.exporters.families.torch_model import load_torch_model
+    from edgeskip.models.torch_reference.load import load_torch_model
     from edgeskip.training.batches import Batches, example_collator
     from edgeskip.training.evaluation import measure_exits
     from edgeskip.training.layerskip import LayerSkip

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.exit_adapter import ExitAdapter
-from edgeskip.model_location import relocated
-from edgeskip.profile import (
+from edgeskip.models.location import relocated
+from edgeskip.profiles.exit_adapter import ExitAdapter
+from edgeskip.profiles.schema import (
     ExitStatistics,
     Profile,
     locate_profile,
@@ -21,12 +21,12 @@ from edgeskip.profile import (
     read_profile,
     write_profile,
 )
+from edgeskip.profiles.vectors import Vectors, pack_vectors, read_vectors
 from edgeskip.training.run_folder import RECORD, STARTED
-from edgeskip.vectors import Vectors, pack_vectors, read_vectors
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.lora import Lora
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.models.readers.lora import Lora
+    from edgeskip.models.source import ModelSource
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class TrainedProfile:
 
         Exits, sweeps, the front and what decoding may leave out were measured without it and are left out.
         """
-        from edgeskip.exporters.families.source import with_lora
+        from edgeskip.models.source import with_lora
 
         path = self._path(folder)
         healed = with_lora(self.source, lora, reference=str(path), name=self.profile.model.name)
@@ -105,9 +105,8 @@ def open_profile(reference: str, model: str | None = None) -> TrainedProfile:
 
     EdgeSkipError where it is no profile.
     """
-    from edgeskip.errors import EdgeSkipError
-    from edgeskip.exporters.provenance import check_weights
-    from edgeskip.profile_source import source_of
+    from edgeskip.core.errors import EdgeSkipError
+    from edgeskip.models.profile_source import check_weights, source_of
 
     try:
         path = locate_profile(reference)

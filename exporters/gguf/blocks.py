@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Blocks, Float32
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.decoder import Blocks, Float32
 
 # Byte offsets of the fp16 numbers in a block that all its weights are proportional to.
 _SCALES: dict[str, tuple[int, ...]] = {

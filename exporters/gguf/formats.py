@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Tensor
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.decoder import Tensor
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.gguf_header import GgufHeader
+    from edgeskip.artifacts.gguf.header import GgufHeader
+    from edgeskip.models.source import ModelSource
 
 KEEP = "keep"
 # Types in which the gguf package loses little or nothing.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.draft_head import DraftHead
-from edgeskip.runtime.engines.llamacpp_trimmed_head import EPS
+from edgeskip.runtime.engines.llamacpp.trimmed_head import EPS
 
 
 def write_head_file(path: Path, head: DraftHead) -> str:

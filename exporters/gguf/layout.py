@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, Tensor
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.decoder import Attention, Decoder, FeedForward, Linear, Tensor
 
 DECI = "deci"
 NO_ROPE_INTERVAL = 4  # llama.cpp's smollm3: no rotary embedding in every 4th block, by its position in the file

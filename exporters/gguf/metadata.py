@@ -11,13 +11,13 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Attention, Decoder, DecoderConfig, FeedForward
-from edgeskip.exporters.families.gguf_tokenizer import build_tokenizer
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.gguf.layout import DECI, Block, Layout
+from edgeskip.models.decoder import Attention, Decoder, DecoderConfig, FeedForward
+from edgeskip.models.readers.gguf_tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.models.source import ModelSource
 
 STUB_WIDTH = 32  # of a stub FFN: one block of every legacy quantisation
 _QUANTISATION_VERSION = 2  # GGML_QNT_VERSION

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgeskip.gguf_manifest import Part
-from edgeskip.manifest import PlanSummary
+from edgeskip.artifacts.gguf.manifest import Part
+from edgeskip.artifacts.manifest import PlanSummary
 
 
 def file_name(

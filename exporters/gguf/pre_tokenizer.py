@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from edgeskip.exporters.families.gguf_tokenizer import RULES, build_tokenizer
+from edgeskip.models.readers.gguf_tokenizer import RULES, build_tokenizer
 
 # Of names that stand for the same rule, the first wins. `smollm` before its equals: under it llama.cpp does not
 # "clean up" spaces before punctuation when it turns tokens back into text.

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.gguf_tokenizer import SPACE
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.readers.gguf_tokenizer import SPACE
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Float32, Linear, Norm, Tensor, constant
 from edgeskip.exporters.gguf.blocks import encode, kept_bytes
 from edgeskip.exporters.gguf.layout import Block, Layout, Stub
 from edgeskip.exporters.gguf.metadata import STUB_WIDTH
+from edgeskip.models.decoder import Attention, Decoder, FeedForward, Float32, Linear, Norm, Tensor, constant
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.tokenizer_files import NAMED
+from edgeskip.artifacts.gguf.text_rules import TextRules
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.gguf.pre_tokenizer import pre_tokenizer_name
-from edgeskip.gguf_text_rules import TextRules
+from edgeskip.models.readers.tokenizer_files import NAMED
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.families.source import ModelSource
+    from edgeskip.models.source import ModelSource
 
 # Tokens that llama.cpp ends a text at whatever a file says, found by their text.
 ENDS_BY_TEXT = frozenset(

@@ -13,8 +13,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeskip.errors import EdgeSkipError, MissingExtraError
-from edgeskip.exporters.families.gguf_tokenizer import (
+from edgeskip.core.errors import EdgeSkipError, MissingExtraError
+from edgeskip.exporters.gguf.pre_tokenizer import PROBES, pre_tokenizer_name
+from edgeskip.exporters.gguf.sentencepiece import is_byte_piece, piece_scores, space_prefix
+from edgeskip.exporters.gguf.text_rules import space_rule
+from edgeskip.models.readers.gguf_tokenizer import (
     BYTE,
     CONTROL,
     NORMAL,
@@ -24,10 +27,7 @@ from edgeskip.exporters.families.gguf_tokenizer import (
     USER_DEFINED,
     build_tokenizer,
 )
-from edgeskip.exporters.families.json_file import read_json
-from edgeskip.exporters.gguf.pre_tokenizer import PROBES, pre_tokenizer_name
-from edgeskip.exporters.gguf.sentencepiece import is_byte_piece, piece_scores, space_prefix
-from edgeskip.exporters.gguf.text_rules import space_rule
+from edgeskip.models.readers.json_file import read_json
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")  # the special tokens that GGUF has a key for
 _BPE_EXTRAS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from edgeskip.core.plan import Skip
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.graph import GraphBuilder
-from edgeskip.plan import Skip
 
 
 def compensated(

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeskip.exporters.decoder import Decoder
+from edgeskip.artifacts.manifest import DraftRecord, ExitRecord, GraphRecord
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.draft_head import PLAIN, ChosenHead, DraftHead
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import DATA_FILE, MODEL_FILE, graph_record, write_graph
 from edgeskip.exporters.onnx.segment import Progress, Segment
 from edgeskip.exporters.onnx.weights import WeightFile
 from edgeskip.exporters.split import parts_of
-from edgeskip.manifest import DraftRecord, ExitRecord, GraphRecord
-from edgeskip.plan import Plan
+from edgeskip.models.decoder import Decoder
 
 DRAFT_FILE = "draft.onnx"
 VERIFY_FILE = "verify.onnx"

@@ -15,12 +15,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Linear, Tensor
+from edgeskip.artifacts.manifest import Precision
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.importance import HEAD_WEIGHT, Importance
 from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder
-from edgeskip.exporters.onnx.quantise import Quantised, quantise
-from edgeskip.manifest import Precision
+from edgeskip.exporters.onnx.quantize import Quantised, quantise
+from edgeskip.models.decoder import Linear, Tensor
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeskip.core.version import __version__
 from edgeskip.exporters.onnx.weights import INLINE_BYTES, WeightFile
-from edgeskip.runtime.engines.own_graph import SWITCHES
-from edgeskip.version import __version__
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import SWITCHES
 
 ONNX_OPSET = 21
 IR_VERSION = 10  # the newest that onnxruntime 1.23 and onnxruntime-web read

@@ -6,13 +6,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-from edgeskip.exporters.decoder import Decoder
+from edgeskip.artifacts.manifest import GraphRecord
+from edgeskip.core.sublayers import Sublayer
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.graph import GraphBuilder
 from edgeskip.exporters.onnx.segment import Progress, Segment, lower_segment
 from edgeskip.exporters.onnx.weights import WeightFile
-from edgeskip.manifest import GraphRecord
-from edgeskip.sublayers import Sublayer
+from edgeskip.models.decoder import Decoder
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"

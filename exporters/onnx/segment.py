@@ -10,21 +10,21 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, Norm, Tensor
+from edgeskip.core.plan import Skip
+from edgeskip.core.sublayers import Sublayer
 from edgeskip.exporters.draft_head import DraftHead
 from edgeskip.exporters.onnx.compensation import compensated
 from edgeskip.exporters.onnx.formats import WeightFormat, embedding, linear, stacked, tied_head, vector
 from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder, int64
 from edgeskip.exporters.onnx.online import FfnGates
-from edgeskip.plan import Skip
-from edgeskip.runtime.engines.own_graph import (
+from edgeskip.models.decoder import Attention, Decoder, FeedForward, Linear, Norm, Tensor
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import (
     LEFT_PADDING,
     PADDING_FIRST,
     PADDING_INDEX,
     PADDING_LEAST,
     POSITIONS,
 )
-from edgeskip.sublayers import Sublayer
 
 Progress = Callable[[str], None]
 TABLE, HEAD = "embedding", "lm_head"  # what their weights are called in every graph

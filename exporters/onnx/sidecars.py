@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.exporters.onnx.drafts import genai_graphs
-from edgeskip.runtime.engines.own_graph import POSITIONS
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import POSITIONS
 
 if TYPE_CHECKING:
-    from edgeskip.exporters.decoder import DecoderConfig
-    from edgeskip.exporters.families.source import ModelSource
-    from edgeskip.manifest import DraftRecord, GraphRecord
+    from edgeskip.artifacts.manifest import DraftRecord, GraphRecord
+    from edgeskip.models.decoder import DecoderConfig
+    from edgeskip.models.source import ModelSource
 
 
 def write_sidecars(source: ModelSource, graph: GraphRecord, folder: Path, draft: DraftRecord | None = None) -> None:

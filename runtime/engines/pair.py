@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.interface import Engine, EngineName
-from edgeskip.runtime.engines.limits import check_step, check_truncation
+from edgeskip.runtime.engines.kv_cache import check_step, check_truncation
 
 _SMALLEST = 1024  # tokens of history to begin with
 

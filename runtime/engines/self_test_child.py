@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-from edgeskip.child_exit import MemoryWatch, how_it_ended, signal_name
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.child_exit import MemoryWatch, how_it_ended, signal_name
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.native_child import module_command, run_child
 from edgeskip.runtime.engines.self_test_cache import Failures
 

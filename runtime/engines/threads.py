@@ -6,8 +6,8 @@ import operator
 import os
 from pathlib import Path
 
-from edgeskip.errors import EdgeSkipError, shown
-from edgeskip.machine import usable_cores
+from edgeskip.core.errors import EdgeSkipError, shown
+from edgeskip.core.machine import usable_cores
 
 _PER_PROCESSOR = 4  # more are always slower; tens of thousands hang or end the process
 _LEAST_BOUND = 8

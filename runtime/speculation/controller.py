@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeskip.runtime.speculation.costs import Costs, Curve
-from edgeskip.runtime.speculation.depth import Depth, FixedDepth, PayingDepth
+from edgeskip.runtime.speculation.acceptance_estimator import Reliability
+from edgeskip.runtime.speculation.draft_length import Depth, FixedDepth, PayingDepth
+from edgeskip.runtime.speculation.latency_model import Costs, Curve
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.proposal import Proposal
-from edgeskip.runtime.speculation.reliability import Reliability
 
 ALLOWED_LOSS = 0.01  # of the time decoded so far
 FIRST_CREDIT = 1.0  # plain steps that trials may lose before any time is decoded

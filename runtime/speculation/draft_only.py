@@ -9,9 +9,9 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK, History, prefill
 from edgeskip.runtime.engines.interface import DraftingEngine
 from edgeskip.runtime.generation import FinishReason, Strategy
-from edgeskip.runtime.loops import PREFILL_CHUNK, History, prefill
 from edgeskip.runtime.online import OnlineStats
 from edgeskip.runtime.sampling import Sampler
 from edgeskip.runtime.speculation.drafters import highest_probability

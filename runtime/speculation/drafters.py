@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from edgeskip.runtime.engines.interface import DraftingEngine
 from edgeskip.runtime.sampling import Sampler
-from edgeskip.runtime.speculation.depth import Depth
+from edgeskip.runtime.speculation.acceptance_estimator import GRADES, grade_of
+from edgeskip.runtime.speculation.draft_length import Depth
 from edgeskip.runtime.speculation.proposal import Proposal
-from edgeskip.runtime.speculation.reliability import GRADES, grade_of
 
 SHORTEST_NGRAM = 2
 

@@ -6,7 +6,7 @@ import numbers
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from edgeskip.errors import EdgeSkipError, shown
+from edgeskip.core.errors import EdgeSkipError, shown
 from edgeskip.runtime.arguments import check_count, check_real
 
 DrafterName = Literal["model", "ngram", "mixed"]

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.runtime.decoding.autoregressive import History, prefill
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine
 from edgeskip.runtime.generation import FinishReason, Strategy
-from edgeskip.runtime.loops import History, prefill
 from edgeskip.runtime.online import OnlineStats
 from edgeskip.runtime.sampling import Sampler
+from edgeskip.runtime.speculation.acceptance_estimator import Reliability, by_confidence, by_match_length
 from edgeskip.runtime.speculation.controller import Arm, Controller
-from edgeskip.runtime.speculation.costs import Costs, measure_costs
 from edgeskip.runtime.speculation.draft_only import DraftOnlyDecoding
 from edgeskip.runtime.speculation.drafters import Drafter, ModelDrafter, NgramDrafter
+from edgeskip.runtime.speculation.latency_model import Costs, measure_costs
+from edgeskip.runtime.speculation.loop import decode_speculatively
 from edgeskip.runtime.speculation.policy import Speculation
-from edgeskip.runtime.speculation.reliability import Reliability, by_confidence, by_match_length
-from edgeskip.runtime.speculation.rounds import decode_speculatively
 from edgeskip.runtime.speculation.statistics import Recorder, SpeculationStats
 
 NGRAM = "ngram"

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeskip.files import sha256_of
-from edgeskip.manifest import GraphRecord, Manifest, PlanSummary, VerificationRecord
-from edgeskip.profile import (
+from edgeskip.artifacts.manifest import GraphRecord, Manifest, PlanSummary, VerificationRecord
+from edgeskip.core.files import sha256_of
+from edgeskip.core.sublayers import sublayers_of
+from edgeskip.profiles.schema import (
     CalibrationRecord,
     CorpusFile,
     ModelRecord,
@@ -23,8 +24,7 @@ from edgeskip.profile import (
     SublayerStatistics,
     write_profile,
 )
-from edgeskip.sublayers import sublayers_of
-from edgeskip.vectors import Vectors, pack_vectors
+from edgeskip.profiles.vectors import Vectors, pack_vectors
 
 BLOCKS, HIDDEN = 4, 8
 
@@ -55,7 +55,7 @@ Cli = Callable[..., Outcome]
 @pytest.fixture
 def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
     """Runs `edgeskip ARGUMENTS` in this process through its real entry point."""
-    from edgeskip.cli import main
+    from edgeskip.cli.main import main
 
     before = signal.getsignal(signal.SIGTERM)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeskip.profile import (
+from edgeskip.core.sublayers import sublayers_of
+from edgeskip.profiles.schema import (
     CalibrationRecord,
     ModelRecord,
     PhaseStatistics,
@@ -15,8 +16,7 @@ from edgeskip.profile import (
     SublayerStatistics,
     write_profile,
 )
-from edgeskip.sublayers import sublayers_of
-from edgeskip.vectors import Vectors, pack_vectors
+from edgeskip.profiles.vectors import Vectors, pack_vectors
 
 HIDDEN_SIZE = 3
 # attn.0, ffn.0, attn.1, ffn.1, … of 4 blocks; ffn.1 and attn.3 tie.

@@ -9,13 +9,13 @@ from typing import Any
 import gguf
 from random_profiles import random_profile
 
-from edgeskip.exporters.export import ExportPolicy
-from edgeskip.exporters.families.source import ModelSource
-from edgeskip.exporters.targets import DraftRequest
-from edgeskip.profile import Profile
-from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
-from edgeskip.runtime.engines.llamacpp_model import LlamaModel
-from edgeskip.vectors import Vectors
+from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.exporters.options import DraftRequest
+from edgeskip.models.source import ModelSource
+from edgeskip.profiles.schema import Profile
+from edgeskip.profiles.vectors import Vectors
+from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
+from edgeskip.runtime.engines.llamacpp.model import LlamaModel
 
 CHECKED, UNCHECKED = ExportPolicy(), ExportPolicy(check=False)
 

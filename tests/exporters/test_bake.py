@@ -11,13 +11,13 @@ import pytest
 from numpy_decoder import logits_of
 from tiny_models import tiny_checkpoint
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import parse_sublayer
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, Linear, Tensor
-from edgeskip.exporters.families.source import open_model
-from edgeskip.plan import Plan, Skip
-from edgeskip.planner import sources_of
-from edgeskip.sublayers import parse_sublayer
+from edgeskip.models.decoder import Attention, Decoder, FeedForward, Linear, Tensor
+from edgeskip.models.source import open_model
+from edgeskip.planning.planner import sources_of
 
 BLOCKS, HIDDEN = 4, 64
 TOKENS = [(5 * i * i + i) % 300 + 2 for i in range(20)]

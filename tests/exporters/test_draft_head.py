@@ -14,11 +14,11 @@ from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
 import edgeskip.exporters.draft_head as module
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exit_adapter import ExitAdapter
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.draft_head import ChosenHead, chosen_head, draft_head, draft_tokens, end_tokens
-from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.profile import ExitStatistics
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.profiles.exit_adapter import ExitAdapter
+from edgeskip.profiles.schema import ExitStatistics
 
 MAP = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 KNOWN = np.arange(1, 320, 3)

@@ -15,17 +15,17 @@ from exit_adapters import adapted_profile, drafting_model, random_adapter
 from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, torch_logits
 
 import edgeskip.exporters.exit_block as module
-from edgeskip.calibration.skipping import skipped
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exit_adapter import ExitAdapter
+from edgeskip.artifacts.manifest import Manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.exit_block import exit_block
-from edgeskip.exporters.export import export_onnx
+from edgeskip.exporters.onnx.export import export_onnx
 from edgeskip.exporters.onnx.formats import weight_format
-from edgeskip.exporters.targets import DraftRequest
-from edgeskip.manifest import Manifest
-from edgeskip.plan import Plan
-from edgeskip.planner import resolve
-from edgeskip.runtime.engines.onnxruntime_split import OnnxRuntimeSplitEngine
+from edgeskip.exporters.options import DraftRequest
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.planner import resolve
+from edgeskip.profiles.exit_adapter import ExitAdapter
+from edgeskip.runtime.engines.onnxruntime.split import OnnxRuntimeSplitEngine
 
 EXIT, SIZE = 2, 40
 

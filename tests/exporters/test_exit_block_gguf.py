@@ -17,18 +17,18 @@ from tiny_gguf import Kind
 from tiny_models import tiny_checkpoint
 from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, in_steps, torch_logits
 
-from edgeskip.calibration.skipping import skipped
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exit_adapter import ExitAdapter
-from edgeskip.exporters.export import ExportPolicy
-from edgeskip.exporters.export_gguf import GgufFile, export_gguf
-from edgeskip.exporters.families.source import ModelSource, open_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.metrics import compare_logits as compare
+from edgeskip.exporters.gguf.export import GgufFile, export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.targets import DraftRequest
-from edgeskip.exporters.verify import compare
-from edgeskip.planner import resolve
-from edgeskip.runtime.engines.llamacpp_split import SplitEngine
-from edgeskip.runtime.opening import open_artifact
+from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.exporters.options import DraftRequest
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.planner import resolve
+from edgeskip.profiles.exit_adapter import ExitAdapter
+from edgeskip.runtime.engines.llamacpp.split import SplitEngine
+from edgeskip.runtime.loader import open_artifact
 
 EXIT, SIZE = 2, 40
 CHECKED = ExportPolicy()

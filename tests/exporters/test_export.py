@@ -16,17 +16,17 @@ from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
 import edgeskip.exporters.onnx.lower as lowering_module
-from edgeskip.calibration.skipping import skipped
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Attention, Decoder
-from edgeskip.exporters.export import ExportPolicy, export_onnx
-from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.exporters.families.torch_model import load_torch_model
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import sha256_of
+from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
 from edgeskip.exporters.onnx.formats import WeightFormat
-from edgeskip.files import sha256_of
-from edgeskip.manifest import read_manifest
-from edgeskip.planner import resolve
-from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+from edgeskip.models.decoder import Attention, Decoder
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.models.torch_reference.load import load_torch_model
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.planner import resolve
+from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 
 FILES = {
     *("model.onnx", "model.onnx.data", "config.json", "generation_config.json", "genai_config.json"),

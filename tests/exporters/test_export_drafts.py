@@ -14,23 +14,23 @@ from random_profiles import random_profile
 from variants import torch_logits
 
 import edgeskip.exporters.onnx.drafts as drafts_module
-from edgeskip.calibration.skipping import skipped
-from edgeskip.errors import EdgeSkipError
+from edgeskip.artifacts.manifest import Manifest, read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import sha256_of
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.draft_head import draft_tokens
-from edgeskip.exporters.export import ExportPolicy, export_onnx
-from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.exporters.families.torch_model import load_torch_model
+from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
 from edgeskip.exporters.onnx.formats import weight_format
 from edgeskip.exporters.onnx.segment import Segment
+from edgeskip.exporters.options import DraftRequest
 from edgeskip.exporters.split import exiting
-from edgeskip.exporters.targets import DraftRequest
 from edgeskip.exporters.verify import shipped_tokens
-from edgeskip.files import sha256_of
-from edgeskip.manifest import Manifest, read_manifest
-from edgeskip.plan import Plan
-from edgeskip.planner import resolve
-from edgeskip.profile import ExitStatistics, Profile
-from edgeskip.vectors import Vectors
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.models.torch_reference.load import load_torch_model
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.planner import resolve
+from edgeskip.profiles.schema import ExitStatistics, Profile
+from edgeskip.profiles.vectors import Vectors
 
 COMMON = {
     *("model.onnx", "model.onnx.data", "model-genai.onnx", "draft.onnx", "config.json", "generation_config.json"),

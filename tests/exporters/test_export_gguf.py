@@ -18,25 +18,25 @@ from tiny_gguf import Kind
 from tiny_models import tiny_checkpoint
 from variants import in_one_prefill, in_steps, torch_logits
 
-import edgeskip.exporters.export_gguf as module
 import edgeskip.exporters.gguf.blocks as blocks_module
-import edgeskip.exporters.gguf.outputs as outputs_module
+import edgeskip.exporters.gguf.export as module
+import edgeskip.exporters.gguf.output_plan as outputs_module
 import edgeskip.exporters.gguf.tensors as tensors_module
-from edgeskip.calibration.skipping import skipped
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Decoder
-from edgeskip.exporters.export import ExportPolicy
-from edgeskip.exporters.export_gguf import GgufFile, bound_of, export_gguf, refuse_outputs
-from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.exporters.families.torch_model import load_torch_model
+from edgeskip.artifacts.gguf.header import read_gguf_header
+from edgeskip.artifacts.gguf.manifest import VERIFICATION_KEY, read_gguf_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import sublayers_of
+from edgeskip.exporters.gguf.export import GgufFile, bound_of, export_gguf, refuse_outputs
 from edgeskip.exporters.gguf.formats import gguf_format
+from edgeskip.exporters.onnx.export import ExportPolicy
 from edgeskip.exporters.verify import Bound, compare
-from edgeskip.gguf_header import read_gguf_header
-from edgeskip.gguf_manifest import VERIFICATION_KEY, read_gguf_manifest
-from edgeskip.plan import Plan, Skip
-from edgeskip.planner import resolve
-from edgeskip.runtime.engines.llamacpp_split import SplitEngine
-from edgeskip.sublayers import sublayers_of
+from edgeskip.models.decoder import Decoder
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.models.torch_reference.load import load_torch_model
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.planner import resolve
+from edgeskip.runtime.engines.llamacpp.split import SplitEngine
 
 SKIP = ("attn.0", "ffn.1", "attn.2")
 

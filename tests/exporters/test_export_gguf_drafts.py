@@ -19,24 +19,24 @@ from tiny_models import tiny_checkpoint
 from variants import TOKENS, in_one_prefill, in_steps
 
 import edgeskip
-import edgeskip.exporters.gguf.outputs as outputs_module
-from edgeskip.calibration.skipping import skipped
-from edgeskip.errors import EdgeSkipError
+import edgeskip.exporters.gguf.output_plan as outputs_module
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.metrics import compare_logits as compare
 from edgeskip.exporters.draft_head import DraftHead
-from edgeskip.exporters.export import ExportPolicy
-from edgeskip.exporters.export_gguf import GgufFile, export_gguf, refuse_outputs
-from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.exporters.families.torch_model import load_torch_model
+from edgeskip.exporters.gguf.export import GgufFile, export_gguf, refuse_outputs
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.targets import DraftRequest
-from edgeskip.exporters.verify import compare
-from edgeskip.planner import resolve
-from edgeskip.profile import ExitStatistics, Profile
+from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.exporters.options import DraftRequest
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.models.torch_reference.load import load_torch_model
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.planner import resolve
+from edgeskip.profiles.schema import ExitStatistics, Profile
+from edgeskip.profiles.vectors import Vectors
 from edgeskip.runtime.engines.interface import DraftingEngine
-from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
-from edgeskip.runtime.engines.llamacpp_split import SplitEngine
+from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
+from edgeskip.runtime.engines.llamacpp.split import SplitEngine
 from edgeskip.runtime.engines.pair import PairEngine
-from edgeskip.vectors import Vectors
 
 EXIT, SIZE = 2, 40
 EARLY, TRIMMED = DraftRequest("early-exit", (EXIT,)), DraftRequest("early-exit", (EXIT,), SIZE)
@@ -180,7 +180,7 @@ def test_a_side_file_that_is_missing_or_damaged(source: ModelSource, out: Path) 
     head.unlink()
     with pytest.raises(EdgeSkipError, match=r"-head\.safetensors is missing, .*: put it beside the file"):
         edgeskip.load(first.path)
-    opened = edgeskip.runtime.opening.open_artifact(first.path, alone=True)
+    opened = edgeskip.runtime.loader.open_artifact(first.path, alone=True)
     assert isinstance(opened.engine, LlamaCppEngine)
 
 
@@ -286,7 +286,7 @@ def test_a_dense_file_without_its_draft_is_itself(source: ModelSource, out: Path
 def test_each_files_quantisation_is_weighed_under_its_own_plan(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import edgeskip.exporters.export_gguf as module
+    import edgeskip.exporters.gguf.export as module
 
     folder = tiny_checkpoint("llama", tmp_path / "m", hidden_size=256, intermediate_size=256, num_hidden_layers=4)
     plans: list[int] = []

@@ -12,27 +12,27 @@ import torch
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
-from edgeskip.calibration.skipping import skipped
-from edgeskip.decode_plan import decode_plan
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.export import ExportPolicy
-from edgeskip.exporters.export_gguf import GgufFile, export_gguf
-from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.exporters.families.torch_model import load_torch_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan
+from edgeskip.exporters.gguf.export import GgufFile, export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.targets import OnlineRequest, Targets, online_of
-from edgeskip.plan import Plan
-from edgeskip.planner import resolve
-from edgeskip.profile import PlanRecord, Profile
-from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
-from edgeskip.runtime.engines.llamacpp_handover import LlamaCppHandoverEngine
-from edgeskip.runtime.engines.llamacpp_model import LlamaModel
-from edgeskip.runtime.handover import HandoverDecoding, HandoverEngine
-from edgeskip.runtime.loops import History
+from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.exporters.options import OnlineRequest, Targets, online_of
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.models.torch_reference.load import load_torch_model
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.decode_plan import decode_plan
+from edgeskip.planning.planner import resolve
+from edgeskip.profiles.schema import PlanRecord, Profile
+from edgeskip.profiles.vectors import Vectors
+from edgeskip.runtime.decoding.autoregressive import History
+from edgeskip.runtime.decoding.handover import HandoverDecoding, HandoverEngine
+from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
+from edgeskip.runtime.engines.llamacpp.handover import LlamaCppHandoverEngine
+from edgeskip.runtime.engines.llamacpp.model import LlamaModel
 from edgeskip.runtime.online import Online
 from edgeskip.runtime.sampling import Sampler, Sampling
 from edgeskip.runtime.session import load
-from edgeskip.vectors import Vectors
 
 PROMPT = np.array([(7 * i * i + 3 * i) % 300 + 2 for i in range(24)], dtype=np.int64)
 F32 = gguf_format("f32", None)

@@ -123,7 +123,7 @@ def test_a_model_of_1_5_billion_parameters_exports_in_2_5_gb(
     big_checkpoint: Path, tmp_path: Path, precision: str
 ) -> None:
     """Exported with a plan and checked, torch and the artifact included."""
-    from edgeskip.exporters.families.source import open_model
+    from edgeskip.models.source import open_model
 
     needed = {"fp32": 7e9, "fp16": 4e9, "int4": 2e9}[precision]
     if shutil.disk_usage(tmp_path).free < needed:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeskip.exporters.families.source import open_model
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import Sublayer
 from edgeskip.exporters.importance import HEAD_WEIGHT, measure_importance
-from edgeskip.exporters.onnx.quantise import dequantise, quantise
-from edgeskip.plan import Plan, Skip
-from edgeskip.sublayers import Sublayer
+from edgeskip.exporters.onnx.quantize import dequantise, quantise
+from edgeskip.models.source import open_model
 
 TOKENS = np.arange(60, dtype=np.int64) * 7 % 320
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from variants import random_plan
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.decoder import Decoder
-from edgeskip.exporters.families.source import open_model
 from edgeskip.exporters.split import exiting, parts_of
+from edgeskip.models.decoder import Decoder
+from edgeskip.models.source import open_model
 
 
 @pytest.fixture

@@ -14,18 +14,18 @@ from random_profiles import random_profile
 from tiny_models import END
 from tokenizer_folders import TEXT, VARIANTS, settings, variant, weights
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.export import ExportPolicy
-from edgeskip.exporters.export_gguf import export_gguf
-from edgeskip.exporters.families.source import ModelSource, open_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.exporters.gguf.export import export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
 from edgeskip.exporters.gguf.text_rules import gguf_text
+from edgeskip.exporters.onnx.export import ExportPolicy
 from edgeskip.exporters.tokenizer_check import check_tokenizer, tokenizer_cases
 from edgeskip.exporters.tricky_texts import CONVERSATIONS
+from edgeskip.models.source import ModelSource, open_model
 from edgeskip.runtime.chat import read_chat_template
-from edgeskip.runtime.opening import open_artifact
+from edgeskip.runtime.detokenizer import TextTokenizer
+from edgeskip.runtime.loader import open_artifact
 from edgeskip.runtime.probe import _text_answers
-from edgeskip.runtime.text import TextTokenizer
 
 UNCHECKED = ExportPolicy(overwrite=True, check=False)
 

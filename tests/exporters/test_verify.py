@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.artifacts.manifest import VerificationRecord, read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import sha256_of
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.export import _manifest, _write_manifest
-from edgeskip.exporters.families.source import ModelSource, open_model
+from edgeskip.exporters.onnx.export import _manifest, _write_manifest
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower
 from edgeskip.exporters.onnx.sidecars import write_sidecars
 from edgeskip.exporters.verify import BOUNDS, Bound, compare, verify
-from edgeskip.files import sha256_of
-from edgeskip.manifest import VerificationRecord, read_manifest
-from edgeskip.planner import resolve
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.planning.planner import resolve
 
 
 def rows(*values: Any) -> Any:
@@ -133,7 +133,7 @@ def artifact(source: ModelSource, tmp_path: Path) -> Path:
 
 
 def check(source: ModelSource, folder: Path) -> VerificationRecord:
-    from edgeskip.plan import Plan
+    from edgeskip.core.plan import Plan
 
     return verify(source, Plan(4), folder, bound=BOUNDS["fp32"]).record
 
@@ -169,8 +169,8 @@ def test_one_changed_weight_fails(source: ModelSource, artifact: Path) -> None:
 
 def test_the_plan_must_be_the_artifacts(source: ModelSource, artifact: Path) -> None:
     """A dense artifact against the model with a skip."""
-    from edgeskip.plan import Plan, Skip
-    from edgeskip.sublayers import Sublayer
+    from edgeskip.core.plan import Plan, Skip
+    from edgeskip.core.sublayers import Sublayer
 
     record = verify(source, Plan(4, (Skip(Sublayer(1, "attn"), 1.1),)), artifact, bound=BOUNDS["fp32"]).record
     assert not record.passed
@@ -224,7 +224,7 @@ def test_a_short_context(tmp_path: Path) -> None:
     from random_profiles import random_profile
     from tiny_models import tiny_checkpoint
 
-    from edgeskip.exporters.export import export_onnx
+    from edgeskip.exporters.onnx.export import export_onnx
 
     source = open_model(str(tiny_checkpoint("llama", tmp_path / "model", max_position_embeddings=40)))
     profile, vectors = random_profile(source, tmp_path / "p.json", skip=("ffn.1",))

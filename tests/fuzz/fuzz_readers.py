@@ -13,11 +13,17 @@ from fuzz_seeds import TEXT, cli
 from harness import Reader
 from learning_readers import MATPLOTLIB, TORCH
 
-BENCH = ("edgeskip.cli", "edgeskip.bench.compare", "edgeskip.bench.table", "rich.table", "rich.console")
+BENCH = (
+    "edgeskip.cli.main",
+    "edgeskip.bench.analysis.compare",
+    "edgeskip.bench.analysis.table",
+    "rich.table",
+    "rich.console",
+)
 RUNTIME = (
-    "edgeskip.cli", "edgeskip.runtime.opening", "edgeskip.runtime.session", "onnxruntime", "tokenizers",
-    "edgeskip.runtime.engines.onnxruntime_split", "edgeskip.runtime.engines.onnxruntime_gated",
-    "edgeskip.runtime.engines.onnxruntime_online", "edgeskip.generation_report", "rich.table",
+    "edgeskip.cli.main", "edgeskip.runtime.loader", "edgeskip.runtime.session", "onnxruntime", "tokenizers",
+    "edgeskip.runtime.engines.onnxruntime.split", "edgeskip.runtime.engines.onnxruntime.gated",
+    "edgeskip.runtime.engines.onnxruntime.online", "edgeskip.cli.views.generation", "rich.table",
 )  # fmt: skip
 ARTIFACT = ("edgeskip.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -46,9 +52,9 @@ def _thin(path: Path) -> None:
 
 
 def _compare(folder: Path) -> None:
-    from edgeskip.bench.rows import rows_of
-    from edgeskip.bench.run_file import as_json, read_run
-    from edgeskip.bench.table import as_csv, as_markdown, warnings_of
+    from edgeskip.bench.analysis.rows import rows_of
+    from edgeskip.bench.analysis.table import as_csv, as_markdown, warnings_of
+    from edgeskip.bench.runner.run_file import as_json, read_run
 
     with suppress(SystemExit):  # something got slower
         cli("compare", "a.jsonl", "b.jsonl", "--other-device")
@@ -68,9 +74,9 @@ def _report(folder: Path, png: bool) -> None:
 
 
 def _survey(folder: Path) -> None:
-    from edgeskip.bench.record import Target
-    from edgeskip.bench.survey import survey
-    from edgeskip.bench.web.artifact import WebArtifact
+    from edgeskip.bench.devices.web.artifact import WebArtifact
+    from edgeskip.bench.schema import Target
+    from edgeskip.bench.targets import survey
 
     target = survey(folder)
     Target.model_validate_json(target.model_dump_json())
@@ -113,8 +119,14 @@ def _plan(folder: Path) -> None:
 
 
 def _budget_folder(folder: Path) -> None:
-    from edgeskip.device_profile import DecodeCost, DeviceProfile, DeviceRecord, PrefillCost, write_device_profile
-    from edgeskip.profile import read_profile
+    from edgeskip.profiles.device_profile import (
+        DecodeCost,
+        DeviceProfile,
+        DeviceRecord,
+        PrefillCost,
+        write_device_profile,
+    )
+    from edgeskip.profiles.schema import read_profile
 
     path = fuzz_seeds.profile(folder)
     (folder / "text.txt").write_text(TEXT, encoding="utf-8")
@@ -136,11 +148,11 @@ def _budget_folder(folder: Path) -> None:
 
 def _plan_budget(folder: Path) -> None:
     """Reads the front, and what sublayers cost; nothing is searched or fitted."""
-    from edgeskip.device_profile import read_device_profile
-    from edgeskip.front_report import front_line, front_table
-    from edgeskip.profile import read_profile
-    from edgeskip.search.front import Budget, pick
-    from edgeskip.sublayers import parse_sublayer
+    from edgeskip.cli.views.pareto import front_line, front_table
+    from edgeskip.core.sublayers import parse_sublayer
+    from edgeskip.planning.search.pareto import Budget, pick
+    from edgeskip.profiles.device_profile import read_device_profile
+    from edgeskip.profiles.schema import read_profile
 
     profile = read_profile(folder / "tiny.json")
     device = read_device_profile(folder / "phone.json")
@@ -155,8 +167,8 @@ def _plan_budget(folder: Path) -> None:
 
 
 def _search_log(folder: Path) -> None:
-    from edgeskip.search.losses import QualityLog
-    from edgeskip.search.quality import Quality
+    from edgeskip.planning.search.plan_evaluator import QualityLog
+    from edgeskip.planning.search.quality import Quality
 
     log = QualityLog(folder / "tiny", {"model": "x"})
     for number in range(6):
@@ -168,7 +180,7 @@ def _search_log(folder: Path) -> None:
 
 
 def _read_search_log(folder: Path) -> None:
-    from edgeskip.search.losses import QualityLog
+    from edgeskip.planning.search.plan_evaluator import QualityLog
 
     (folder / "log.jsonl").rename(folder / (folder / "name.txt").read_text(encoding="utf-8"))
     log = QualityLog(folder / "tiny", {"model": "x"})
@@ -217,7 +229,7 @@ def _eval_data(folder: Path) -> None:
 
 
 def _read_eval_data(folder: Path) -> None:
-    from edgeskip.errors import EdgeSkipError
+    from edgeskip.core.errors import EdgeSkipError
     from edgeskip.evaluation.runner import prepare
     from edgeskip.evaluation.task import Settings
     from edgeskip.evaluation.tasks import TASKS
@@ -235,7 +247,7 @@ def _read_eval_data(folder: Path) -> None:
 
 
 def _sweep_log(folder: Path) -> None:
-    from edgeskip.sweep import Cell, SweepLog
+    from edgeskip.sweep.run import Cell, SweepLog
 
     log = SweepLog(folder / "sweep.json", {"model": "x", "num_speculations": (1, 2)}, overwrite=False)
     log.add([Cell(4, None, gamma, 3, 40, 90.0 + gamma, 80.0, 30, 20, 3) for gamma in (1, 2)])
@@ -245,8 +257,8 @@ def _sweep_log(folder: Path) -> None:
 def _read_sweep(folder: Path) -> None:
     from rich.console import Console
 
-    from edgeskip.sweep import SweepGrid, SweepLog, best_of
-    from edgeskip.sweep_report import table, write_csv, write_heat_map
+    from edgeskip.cli.views.sweep import table, write_csv, write_heat_map
+    from edgeskip.sweep.run import SweepGrid, SweepLog, best_of
 
     grid = SweepGrid((4, 8), (None, 64), (1, 2))
     log = SweepLog(folder / "sweep.json", {"model": "x", "num_speculations": (1, 2)}, overwrite=False)
@@ -271,8 +283,8 @@ def _head(folder: Path) -> None:
 def _read_head(folder: Path) -> None:
     import numpy as np
 
-    from edgeskip.files import sha256_of
-    from edgeskip.runtime.engines.llamacpp_trimmed_head import read_trimmed_head
+    from edgeskip.core.files import sha256_of
+    from edgeskip.runtime.engines.llamacpp.trimmed_head import read_trimmed_head
 
     path = folder / "m-head.safetensors"
     head = read_trimmed_head(path, sha256_of(path))
@@ -282,7 +294,13 @@ def _read_head(folder: Path) -> None:
 
 
 REPORT = (*BENCH, "matplotlib.figure", "matplotlib.backends.backend_agg", "edgeskip.bench.report.page", "jinja2")
-TARGETS = (*RUNTIME, "onnx", "edgeskip.bench.web.artifact", "edgeskip.bench.survey", "edgeskip.bench.work")
+TARGETS = (
+    *RUNTIME,
+    "onnx",
+    "edgeskip.bench.devices.web.artifact",
+    "edgeskip.bench.targets",
+    "edgeskip.bench.analysis.model_cost",
+)
 EVALUATION = tuple(f"edgeskip.evaluation.{name}" for name in ("summary", "report", "tasks", "runner"))
 
 READERS = [
@@ -330,13 +348,19 @@ READERS = [
         (*RUNTIME, "onnx"),
         after=fuzz_seeds.sign,
     ),
-    Reader("inspect", fuzz_seeds.artifact, ("edgeskip.json",), _inspect, (*RUNTIME, "edgeskip.inspection")),
+    Reader("inspect", fuzz_seeds.artifact, ("edgeskip.json",), _inspect, (*RUNTIME, "edgeskip.cli.views.inspection")),
     Reader(
         "inspect-profile",
         partial(fuzz_seeds.profile, exits=True, lora=True, skip=("attn.1", "ffn.2")),
         ("tiny.json", "tiny.safetensors", "tiny.adapter.safetensors"),
         _inspect_profile,
-        (*BENCH, *MATPLOTLIB, "edgeskip.inspection", "edgeskip.plot", "edgeskip.vectors"),
+        (
+            *BENCH,
+            *MATPLOTLIB,
+            "edgeskip.cli.views.inspection",
+            "edgeskip.cli.views.similarity_plot",
+            "edgeskip.profiles.vectors",
+        ),
         after=fuzz_seeds.sign_profile,
     ),
     Reader(
@@ -344,7 +368,7 @@ READERS = [
         partial(fuzz_seeds.profile, exits=True, skip=("attn.1", "ffn.2")),
         ("tiny.json", "tiny.safetensors"),
         _plan,
-        (*BENCH, "edgeskip.planner", "edgeskip.vectors", "edgeskip.budget_planning"),
+        (*BENCH, "edgeskip.planning.planner", "edgeskip.profiles.vectors", "edgeskip.planning.budget"),
         after=fuzz_seeds.sign_profile,
     ),
     Reader(
@@ -352,11 +376,25 @@ READERS = [
         _budget_folder,
         ("tiny.json", "phone.json"),
         _plan_budget,
-        (*BENCH, "edgeskip.planner", "edgeskip.front_report", "edgeskip.search.front", "edgeskip.device_profile"),
+        (
+            *BENCH,
+            "edgeskip.planning.planner",
+            "edgeskip.cli.views.pareto",
+            "edgeskip.planning.search.pareto",
+            "edgeskip.profiles.device_profile",
+        ),
     ),
-    Reader("search-log", _search_log, ("log.jsonl",), _read_search_log, ("edgeskip.search.losses", *TORCH)),
+    Reader(
+        "search-log", _search_log, ("log.jsonl",), _read_search_log, ("edgeskip.planning.search.plan_evaluator", *TORCH)
+    ),
     Reader("eval-log", _eval_logs, ("a.jsonl",), _read_eval_logs, (*EVALUATION, "rich.console")),
     Reader("eval-data", _eval_data, ("*.txt", "*.tsv", "*.jsonl", "*.label"), _read_eval_data, EVALUATION),
-    Reader("sweep", _sweep_log, ("sweep.json",), _read_sweep, (*MATPLOTLIB, "edgeskip.sweep", "edgeskip.sweep_report")),
-    Reader("trimmed-head", _head, ("*.safetensors",), _read_head, ("edgeskip.runtime.engines.llamacpp_trimmed_head",)),
+    Reader(
+        "sweep",
+        _sweep_log,
+        ("sweep.json",),
+        _read_sweep,
+        (*MATPLOTLIB, "edgeskip.sweep.run", "edgeskip.cli.views.sweep"),
+    ),
+    Reader("trimmed-head", _head, ("*.safetensors",), _read_head, ("edgeskip.runtime.engines.llamacpp.trimmed_head",)),
 ]

@@ -21,7 +21,7 @@ SKIP = "attn.1,ffn.2"
 
 def cli(*arguments: str | Path) -> None:
     """The command in this process, as its entry point runs it, errors raised."""
-    from edgeskip.cli import app
+    from edgeskip.cli.main import app
 
     code = app([str(argument) for argument in arguments], standalone_mode=False, prog_name="edgeskip")
     if code:
@@ -38,9 +38,9 @@ def profile(folder: Path, *, exits: bool = False, lora: bool = False, skip: tupl
     """`folder/hf`, a model, and `folder/tiny.json`, a profile of it, with its files beside it."""
     from random_profiles import random_profile
 
-    from edgeskip.exporters.families.source import open_model
-    from edgeskip.profile import ExitStatistics, write_profile
-    from edgeskip.vectors import pack_vectors
+    from edgeskip.models.source import open_model
+    from edgeskip.profiles.schema import ExitStatistics, write_profile
+    from edgeskip.profiles.vectors import pack_vectors
 
     hf = checkpoint(folder / "hf")
     path = folder / "tiny.json"
@@ -86,11 +86,11 @@ def artifact(folder: Path, kind: str = "whole", precision: str = "fp32") -> None
     import numpy as np
     from random_profiles import random_profile
 
-    from edgeskip.exporters.export import ExportPolicy, export_onnx
-    from edgeskip.exporters.families.source import open_model
+    from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
     from edgeskip.exporters.onnx.formats import weight_format
-    from edgeskip.exporters.targets import DraftRequest
-    from edgeskip.profile import ExitStatistics
+    from edgeskip.exporters.options import DraftRequest
+    from edgeskip.models.source import open_model
+    from edgeskip.profiles.schema import ExitStatistics
 
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -112,7 +112,7 @@ def artifact(folder: Path, kind: str = "whole", precision: str = "fp32") -> None
 
 def sign(random: Random, folder: Path) -> None:
     """The manifest names the files as they now are, more often than not: damage behind a hash is met too."""
-    from edgeskip.files import sha256_of
+    from edgeskip.core.files import sha256_of
 
     path = folder / "edgeskip.json"
     if random.random() < 0.25:
@@ -130,7 +130,7 @@ def sign(random: Random, folder: Path) -> None:
 
 def sign_profile(random: Random, folder: Path) -> None:
     """The same of the files beside a profile."""
-    from edgeskip.files import sha256_of
+    from edgeskip.core.files import sha256_of
 
     path = folder / "tiny.json"
     if random.random() < 0.25:

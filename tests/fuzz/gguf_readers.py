@@ -199,7 +199,7 @@ def _cut(random: Random, file: RawGguf) -> bytes:
 
 def _retype(random: Random, file: RawGguf) -> None:
     """One tensor of another type, with all that follow it moved as they would be."""
-    from edgeskip.gguf_types import TYPES_BY_NUMBER, GgmlType
+    from edgeskip.artifacts.gguf.types import TYPES_BY_NUMBER, GgmlType
 
     index, kind = random.randrange(len(file.tensors)), random.choice(list(GgmlType))
     file.tensors[index] = replace(file.tensors[index], type=int(kind))
@@ -232,7 +232,7 @@ def _files(folder: Path) -> None:
     """A file of others in three families, a SentencePiece vocabulary, and our own, digest and all."""
     from talking_gguf import talking_gguf
 
-    from edgeskip.gguf_seal import SEAL_KEY, UNSEALED, seal_gguf
+    from edgeskip.artifacts.gguf.seal import SEAL_KEY, UNSEALED, seal_gguf
 
     small = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96}
     for family in ("llama", "qwen2", "qwen3"):
@@ -269,7 +269,7 @@ def _each(folder: Path, read: Callable[[Path], object]) -> None:
         try:
             read(path)
         except Exception as error:
-            from edgeskip.explain import explain
+            from edgeskip.core.user_errors import explain
 
             if explain(error) is None:
                 raise
@@ -290,10 +290,10 @@ def _prepare(folder: Path) -> None:
 def _inspect(folder: Path) -> None:
     import json
 
-    from edgeskip.bench.work import work_of
-    from edgeskip.errors import EdgeSkipError
-    from edgeskip.gguf_inspection import inspect_gguf
-    from edgeskip.verbs.inspect import inspect
+    from edgeskip.artifacts.gguf.inspection import inspect_gguf
+    from edgeskip.bench.analysis.model_cost import work_of
+    from edgeskip.cli.commands.inspect import inspect
+    from edgeskip.core.errors import EdgeSkipError
 
     def read(path: Path) -> None:
         json.dumps(inspect_gguf(path).as_json())
@@ -308,7 +308,7 @@ def _inspect(folder: Path) -> None:
 
 def _export(folder: Path) -> None:
     """What `calibrate` and `export` read of a GGUF that is the model: config, weights, tokenizer."""
-    from edgeskip.exporters.families.source import open_model
+    from edgeskip.models.source import open_model
 
     def read(path: Path) -> None:
         source = open_model(str(path))
@@ -336,7 +336,7 @@ def _run(folder: Path) -> None:
 
 
 def _forked_trials() -> None:
-    from edgeskip.runtime.engines import llamacpp_trial
+    from edgeskip.runtime.engines.llamacpp import trial as llamacpp_trial
 
     os.environ["GGML_NO_BACKTRACE"] = "1"
 
@@ -366,12 +366,19 @@ def _forked_trials() -> None:
     llamacpp_trial._mark = lambda files, provider: None  # nothing is remembered
 
 
-COMMON = ("edgeskip.cli", "edgeskip.gguf_inspection", "gguf", "rich.console", "rich.table", "edgeskip.bench.work")
+COMMON = (
+    "edgeskip.cli.main",
+    "edgeskip.artifacts.gguf.inspection",
+    "gguf",
+    "rich.console",
+    "rich.table",
+    "edgeskip.bench.analysis.model_cost",
+)
 RUNTIME = (
-    "edgeskip.runtime.session", "edgeskip.runtime.opening", "edgeskip.runtime.engines.llamacpp_engine",
-    "edgeskip.runtime.gguf_text", "llama_cpp.llama_cpp", "jinja2.sandbox",
+    "edgeskip.runtime.session", "edgeskip.runtime.loader", "edgeskip.runtime.engines.llamacpp.engine",
+    "edgeskip.runtime.engines.llamacpp.text", "llama_cpp.llama_cpp", "jinja2.sandbox",
 )  # fmt: skip
-EXPORTERS = ("edgeskip.exporters.families.source", "edgeskip.exporters.families.gguf_tokenizer", "gguf.quants")
+EXPORTERS = ("edgeskip.models.source", "edgeskip.models.readers.gguf_tokenizer", "gguf.quants")
 
 READERS = [
     Reader("gguf-inspect", _prepare, ("*.gguf",), _inspect, COMMON, mutate=mutate),

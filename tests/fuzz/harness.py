@@ -218,7 +218,7 @@ def _child(run: Callable[[], None], writing: int, cpu_s: int, memory_bytes: int 
 
 def _judge(error: BaseException) -> Outcome:
     """As the command line does: EdgeSkipError and what `explain` knows are one line, all else a traceback."""
-    from edgeskip.explain import explain
+    from edgeskip.core.user_errors import explain
 
     where = _where(error)
     name = type(error).__name__

@@ -14,12 +14,12 @@ import fuzz_seeds
 from fuzz_seeds import TEXT
 from harness import Reader
 
-EXPORTERS = ("edgeskip.exporters.families.source", "edgeskip.exporters.families.safetensors_folder", "tokenizers")
+EXPORTERS = ("edgeskip.models.source", "edgeskip.models.readers.safetensors_folder", "tokenizers")
 TRAINING = tuple(
     f"edgeskip.training.{name}" for name in ("exit_cache", "record", "state_file", "examples", "self_data")
 )
 MATPLOTLIB = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg")
-TORCH = ("torch", "transformers", "edgeskip.exporters.families.torch_model")
+TORCH = ("torch", "transformers", "edgeskip.models.torch_reference.load")
 LLAMA = ("transformers.models.llama.modeling_llama", "edgeskip.training.hooks")
 
 # Training
@@ -38,9 +38,9 @@ class _Module:
 
 
 def _training(folder: Path) -> None:
-    from edgeskip.training.record import LossTable
+    from edgeskip.training.checkpoint import save_state
+    from edgeskip.training.loss_log import LossTable
     from edgeskip.training.run_folder import open_folder
-    from edgeskip.training.state_file import save_state
 
     open_folder(folder / "run", {"optimisation": {"rate": 1e-3}, "data": ["x"]}, overwrite=False)
     with LossTable(folder / "run" / "losses.csv") as table:
@@ -51,9 +51,9 @@ def _training(folder: Path) -> None:
 
 
 def _read_training(folder: Path) -> None:
-    from edgeskip.training.record import LossTable, plot_losses, read_losses
+    from edgeskip.training.checkpoint import load_state
+    from edgeskip.training.loss_log import LossTable, plot_losses, read_losses
     from edgeskip.training.run_folder import open_folder
-    from edgeskip.training.state_file import load_state
 
     open_folder(folder / "run", {"optimisation": {"rate": 1e-3}, "data": ["x"]}, overwrite=False)
     made = _Module()
@@ -144,9 +144,9 @@ def _texts(folder: Path) -> None:
 def _read_texts(folder: Path) -> None:
     from tokenizers import Tokenizer
 
-    from edgeskip.bench.prompts import read_prompts as bench_prompts
+    from edgeskip.bench.runner.prompts import read_prompts as bench_prompts
     from edgeskip.calibration.corpus import cut, ids_of, read_corpus
-    from edgeskip.errors import EdgeSkipError
+    from edgeskip.core.errors import EdgeSkipError
     from edgeskip.training.examples import read_prompts, read_records, text_of
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -182,8 +182,8 @@ def _read_texts(folder: Path) -> None:
 
 
 def _open_model(folder: Path) -> None:
-    from edgeskip.exporters.families.source import open_model
-    from edgeskip.exporters.families.torch_model import load_torch_model
+    from edgeskip.models.source import open_model
+    from edgeskip.models.torch_reference.load import load_torch_model
 
     source = open_model("hf")
     assert source.record()
@@ -213,7 +213,7 @@ def _peft(folder: Path) -> None:
 
 
 def _open_peft(folder: Path) -> None:
-    from edgeskip.exporters.families.source import open_model
+    from edgeskip.models.source import open_model
 
     source = open_model("peft")
     assert source.record()

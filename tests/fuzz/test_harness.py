@@ -11,7 +11,7 @@ from random import Random
 import pytest
 from harness import Reader, damage, fuzz
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 GOOD = '{"a": [1, 2.5, "text"], "b": {"c": null}}'
 

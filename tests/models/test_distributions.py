@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.models import profiles
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.profiles import presets as profiles
 
 CHECKOUT = Path(__file__).parents[2]
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"

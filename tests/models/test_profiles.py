@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeskip.models.profiles import ready_profiles
-from edgeskip.models.registry import READY_MODELS
-from edgeskip.profile import read_adapter, read_profile
-from edgeskip.vectors import read_vectors
+from edgeskip.profiles.presets import ready_profiles
+from edgeskip.profiles.registry import READY_MODELS
+from edgeskip.profiles.schema import read_adapter, read_profile
+from edgeskip.profiles.vectors import read_vectors
 
 PROFILES = ready_profiles()
 TRAINED = sorted(set(PROFILES) - set(READY_MODELS))

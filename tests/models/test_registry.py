@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from edgeskip.models.registry import READY_MODELS, ReadyModel
+from edgeskip.profiles.registry import READY_MODELS, ReadyModel
 
 
 @pytest.mark.parametrize("name", READY_MODELS)

@@ -13,7 +13,7 @@ from tiny_graph import VOCAB, TinyArtifact
 
 import edgeskip
 from edgeskip import Online, Sampling, Speculation
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.arguments import check_messages, check_text, token_ids
 
 

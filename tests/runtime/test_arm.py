@@ -66,7 +66,7 @@ def test_it_is_an_arm_machine_with_this_onnxruntime(arm: Arm) -> None:
 
 
 def test_the_benchs_child_records_an_arm_device(arm: Arm) -> None:
-    done = arm.python(["-m", "edgeskip.bench.child", "--device"], limit_s=300.0)
+    done = arm.python(["-m", "edgeskip.bench.runner.child", "--device"], limit_s=300.0)
     assert done.returncode == 0, done.stderr
     device = json.loads(done.stdout.splitlines()[-1])
     assert device["facts"]["system"].endswith(" aarch64")
@@ -115,10 +115,10 @@ def loop_between_marks(rounds: int) -> bytes:
 @pytest.fixture(scope="module")
 def tiny(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """fp32 artifacts of the tiny random model: dense, skipping, drafting by an early exit, drafting by a skip plan."""
-    from edgeskip.exporters.export import ExportPolicy, export_onnx
-    from edgeskip.exporters.families.source import open_model
+    from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
     from edgeskip.exporters.onnx.formats import weight_format
-    from edgeskip.exporters.targets import DraftRequest
+    from edgeskip.exporters.options import DraftRequest
+    from edgeskip.models.source import open_model
 
     source, folder = open_model(str(tiny_llama)), tmp_path_factory.mktemp("tiny-arm")
     profiles = {

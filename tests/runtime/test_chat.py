@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny_models import write_tiny_tokenizer
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template
 
 MESSAGES = [

@@ -9,13 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import edgeskip
+from edgeskip.artifacts.manifest import MANIFEST_NAME, Manifest, PlanSummary
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.families.source import open_model
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower
 from edgeskip.exporters.onnx.sidecars import write_sidecars
-from edgeskip.manifest import MANIFEST_NAME, Manifest, PlanSummary
-from edgeskip.plan import Plan
+from edgeskip.models.source import open_model
 
 MESSAGES = [{"role": "system", "content": "Bé brief."}, {"role": "user", "content": "What is 12 + 30?"}]
 

@@ -16,21 +16,21 @@ from tiny_models import tiny_checkpoint
 
 import edgeskip
 from edgeskip import Online, Sampling
-from edgeskip.calibration.skipping import skipped
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.export import export_onnx
-from edgeskip.exporters.families.source import open_model
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import parse_sublayer
 from edgeskip.exporters.online import online_record
+from edgeskip.exporters.onnx.export import export_onnx
 from edgeskip.exporters.onnx.formats import weight_format
-from edgeskip.exporters.targets import OnlineRequest
-from edgeskip.manifest import read_manifest
-from edgeskip.plan import Plan, Skip
-from edgeskip.planner import resolve
-from edgeskip.profile import PlanRecord, Profile
+from edgeskip.exporters.options import OnlineRequest
+from edgeskip.models.source import open_model
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.planner import resolve
+from edgeskip.profiles.schema import PlanRecord, Profile
+from edgeskip.runtime.decoding.online import online_decoding
 from edgeskip.runtime.engines.interface import OnlineEngine
-from edgeskip.runtime.engines.onnxruntime_online import OnnxRuntimeOnlineEngine
-from edgeskip.runtime.online_decoding import online_decoding
-from edgeskip.sublayers import parse_sublayer
+from edgeskip.runtime.engines.onnxruntime.online import OnnxRuntimeOnlineEngine
 
 PROMPT = [5, 80, 33, 12, 200, 7]
 FFNS = ["ffn.0", "ffn.1", "ffn.2", "ffn.3"]
@@ -173,7 +173,7 @@ def test_means_are_of_the_window(folder: Path) -> None:
     """Oracle: the rows that watching alone records, averaged here."""
     engine = edgeskip.load(folder, threads=1).engine
     record = read_manifest(folder).online
-    from edgeskip.runtime.loops import History
+    from edgeskip.runtime.decoding.autoregressive import History
     from edgeskip.runtime.sampling import Sampler
 
     prompt = np.array(PROMPT, np.int64)
@@ -234,7 +234,7 @@ def test_what_is_refused(session: edgeskip.Session, folder: Path, tiny_llama: Pa
     with pytest.raises(EdgeSkipError, match=r"needs a threshold .* add --beta"):
         export_onnx(source, profile, vectors, form, tmp_path / "out", online=OnlineRequest())
     plain = tmp_path / "plain"
-    from edgeskip.exporters.export import ExportPolicy
+    from edgeskip.exporters.onnx.export import ExportPolicy
 
     export_onnx(source, profile, vectors, form, plain, policy=ExportPolicy(check=False))
     with pytest.raises(EdgeSkipError, match="edgeskip export --online"):

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import edgeskip
-from edgeskip.generation_report import coloured, speculation_facts, summary, verdict
+from edgeskip.cli.views.generation import coloured, speculation_facts, summary, verdict
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.stream import Piece
 
@@ -124,7 +124,7 @@ def test_nothing_drafted_is_not_said_to_be_slow(tiny_artifact):
 
 
 def test_a_draft_alone_is_never_said_to_follow_the_models_distribution(tiny_artifact):
-    from edgeskip.comparison import Comparison
+    from edgeskip.runtime.comparison import Comparison
 
     with edgeskip.load(tiny_artifact.folder, threads=1) as session:
         one = session.generate([1, 2], max_tokens=3)
@@ -133,7 +133,7 @@ def test_a_draft_alone_is_never_said_to_follow_the_models_distribution(tiny_arti
 
 
 def test_the_verdict_on_texts_that_part(tiny_artifact):
-    from edgeskip.comparison import Comparison, Difference
+    from edgeskip.runtime.comparison import Comparison, Difference
 
     with edgeskip.load(tiny_artifact.folder, threads=1) as session:
         one = session.generate([1, 2], max_tokens=3)

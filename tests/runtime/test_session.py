@@ -15,8 +15,8 @@ from tiny_graph import CONTEXT, VOCAB, TinyArtifact
 
 import edgeskip
 from edgeskip import Sampling
-from edgeskip.errors import EdgeSkipError
-from edgeskip.runtime import loops
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.runtime.decoding import autoregressive as loops
 
 PROMPT = [5, 80, 33, 12, 200]
 

@@ -11,14 +11,14 @@ from drafting_artifacts import early_exit_artifact, skip_plan_artifact
 from tiny_models import tiny_checkpoint, tiny_model
 
 import edgeskip
-from edgeskip.comparison import first_difference
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import parse_sublayer
 from edgeskip.exporters.onnx.sidecars import write_sidecars
-from edgeskip.plan import Plan, Skip
+from edgeskip.models.source import open_model
+from edgeskip.runtime.comparison import first_difference
 from edgeskip.runtime.sampling import Sampling
 from edgeskip.runtime.speculation.policy import Speculation
-from edgeskip.sublayers import parse_sublayer
 
 PROMPT = "The quick brown fox"
 LAYERS = (1, 3)

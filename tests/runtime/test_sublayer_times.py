@@ -13,18 +13,18 @@ import pytest
 from drafting_artifacts import EXIT_LAYER, early_exit_artifact, whole_artifact
 from random_profiles import random_profile
 
-from edgeskip.device_measurement import Request, measure_device, open_dense, settle
-from edgeskip.device_profile import read_device_profile
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.export import ExportPolicy
-from edgeskip.exporters.export_gguf import export_gguf
-from edgeskip.exporters.families.source import ModelSource, open_model
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan
+from edgeskip.core.sublayers import parse_sublayer, sublayers_of
+from edgeskip.exporters.gguf.export import export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.manifest import read_manifest
-from edgeskip.plan import Plan
-from edgeskip.runtime.engines.onnxruntime_clock import OnnxRuntimeClock
+from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.profiles.device_profile import read_device_profile
+from edgeskip.profiling.measure import Request, measure_device, open_dense, settle
+from edgeskip.runtime.engines.onnxruntime.profiler import OnnxRuntimeClock
 from edgeskip.runtime.sublayer_times import Sample, Step, cost_of, measure
-from edgeskip.sublayers import parse_sublayer, sublayers_of
 
 DECODE = Step(8, 1)
 
@@ -122,7 +122,7 @@ def test_a_device_profile_adds_up(kind: str, request: pytest.FixtureRequest) -> 
 
 
 def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from edgeskip.verbs.profile_device import profile_device
+    from edgeskip.cli.commands.profile_device import profile_device
 
     output = tmp_path / "phone.json"
     profile_device(folder, output, contexts="0,16", prompt=16, rounds=1, threads=1)

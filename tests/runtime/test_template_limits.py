@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.chat import ChatTemplate
-from edgeskip.runtime.template_limits import TemplateLimitError
+from edgeskip.runtime.templates.limits import TemplateLimitError
 
 _NS = "{% set ns = namespace(s=VALUE) %}{% for i in range(99999) %}{% set ns.s = NEXT %}{% endfor %}{{ ns.s }}"
 
@@ -93,7 +93,7 @@ HOSTILE = [
 ]
 _CHILD = """
 import json, resource, signal, sys, time
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.chat import ChatTemplate
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 def peak_kb():  # ru_maxrss counts what the process that started this one had

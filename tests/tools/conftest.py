@@ -19,8 +19,8 @@ def tiny_early_exit(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Artifact of the tiny Llama that drafts with its first block and its own head; read only."""
     from drafting_artifacts import EXIT_LAYER, early_exit_artifact
 
-    from edgeskip.exporters.families.source import open_model
     from edgeskip.exporters.onnx.sidecars import write_sidecars
+    from edgeskip.models.source import open_model
 
     source = open_model(str(tiny_llama))
     folder = tmp_path_factory.mktemp("tools") / "early-exit"
@@ -50,10 +50,10 @@ def tiny_online(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from accepted import accept_changes
     from random_profiles import random_profile
 
-    from edgeskip.exporters.export import ExportPolicy, export_onnx
-    from edgeskip.exporters.families.source import open_model
+    from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
     from edgeskip.exporters.onnx.formats import weight_format
-    from edgeskip.exporters.targets import OnlineRequest
+    from edgeskip.exporters.options import OnlineRequest
+    from edgeskip.models.source import open_model
 
     source, folder = open_model(str(tiny_llama)), tmp_path_factory.mktemp("online")
     profile, vectors = random_profile(source, folder / "p.json")

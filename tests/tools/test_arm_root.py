@@ -27,7 +27,7 @@ from packaging.requirements import Requirement
 from pydantic import TypeAdapter
 
 from edgeskip import load
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 TOOLS = Path(arm_root.__file__).parent
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not here: this is no Debian")
@@ -92,7 +92,7 @@ def test_edgeskip_goes_there_as_it_is_here(tmp_path: Path) -> None:
     folder = own_code(tmp_path)
     assert not old.exists()
     program = (
-        "import edgeskip, edgeskip.runtime.session as s, edgeskip.version as v\n"
+        "import edgeskip, edgeskip.runtime.session as s, edgeskip.core.version as v\n"
         "print(edgeskip.__file__, s.__file__, v.__version__, sep='\\n')"
     )
     environment = os.environ | {"PYTHONPATH": str(folder)}

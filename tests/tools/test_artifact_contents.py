@@ -11,9 +11,9 @@ import onnx
 import pytest
 from peers.contents import checks_of, contents_of
 
-from edgeskip.gguf_manifest import GgufManifest
-from edgeskip.manifest import PlanSummary
-from edgeskip.profile import ModelRecord
+from edgeskip.artifacts.gguf.manifest import GgufManifest
+from edgeskip.artifacts.manifest import PlanSummary
+from edgeskip.profiles.schema import ModelRecord
 
 
 def test_the_graphs_of_an_early_exit(tiny_early_exit: Path) -> None:

@@ -14,7 +14,7 @@ from bench_assisted import PEER, Side, Turn, as_markdown, rows_of, targets_of
 from drafting_artifacts import EXIT_LAYER
 from peers.assisted import Deliveries, by_edgeskip, by_transformers
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 PROMPT = [5, 9, 33, 71, 12, 200, 41]
 TOKENS = 24

@@ -18,7 +18,7 @@ from peers.gguf_report import Entry, as_json, as_markdown, rows_of, targets_of
 from peers.llama_bench import run_of
 from peers.work_left import Prediction, Work
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 SETTING = {

@@ -19,7 +19,7 @@ from peers.prompt_files import prompts_from
 from peers.speculation_figures import Run, Setting, by_category, round_of, rows_of, targets_of
 
 import edgeskip
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.speculation.policy import Speculation
 
 N, Y = False, True  # nobody drafted it, drafted

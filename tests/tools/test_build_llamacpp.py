@@ -14,8 +14,8 @@ import build_llamacpp
 import pytest
 from build_llamacpp import OPTIONS, PROGRAMS, build, unpacked, wanted_version, why_failed
 
-from edgeskip.errors import EdgeSkipError, MissingExtraError
-from edgeskip.runtime.engines.llamacpp_build import AMX_OFF, BuildAdvice
+from edgeskip.core.errors import EdgeSkipError, MissingExtraError
+from edgeskip.runtime.engines.llamacpp.build import AMX_OFF, BuildAdvice
 
 SCRIPT = Path(build_llamacpp.__file__)
 needs_cmake = pytest.mark.skipif(

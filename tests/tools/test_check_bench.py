@@ -11,7 +11,7 @@ import pytest
 import typer
 from tiny_graph import build_tiny_artifact
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 
 def run(monkeypatch: pytest.MonkeyPatch, ours: float, theirs: float, tmp_path: Path) -> tuple[int, dict[str, Any]]:

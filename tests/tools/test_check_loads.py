@@ -10,7 +10,7 @@ import pytest
 import typer
 from peers.driver import Contestant
 
-from edgeskip.manifest import read_manifest
+from edgeskip.artifacts.manifest import read_manifest
 
 OURS, OTHER = (1, 2, 3, 4), (1, 2, 9, 4)
 

@@ -11,7 +11,7 @@ import pytest
 from frontier import Bench, Setting, frontier, settings_of, speedup
 from frontier_report import as_markdown, perplexity_at, plot
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 
 def row(method: str, wanted: str, perplexity: float, decode: float, **tasks: float) -> dict[str, Any]:

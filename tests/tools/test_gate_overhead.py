@@ -11,11 +11,11 @@ import typer
 from gate_overhead import Taken, as_json, as_markdown, gate_overhead, rows_of
 from random_profiles import random_profile
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.export import ExportPolicy, export_onnx
-from edgeskip.exporters.families.source import open_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
 from edgeskip.exporters.onnx.formats import weight_format
-from edgeskip.exporters.targets import OnlineRequest
+from edgeskip.exporters.options import OnlineRequest
+from edgeskip.models.source import open_model
 
 SETTING = {
     **{"model": "M", "precision": "int4", "gates": 3, "context": 8, "threads": 1, "rounds": 3, "created": "now"},

@@ -15,7 +15,7 @@ import pytest
 from tiny_graph import build_tiny_artifact
 from tiny_models import tiny_checkpoint
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 TOOLS = Path(gpu_report.__file__).parent
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
-from edgeskip.profile import PlanRecord
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.source import open_model
+from edgeskip.profiles.schema import PlanRecord
 
 pytest.importorskip("llama_cpp")
 
@@ -26,10 +26,10 @@ def test_divergence() -> None:
 def test_from_end_to_end(tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from random_profiles import random_profile
 
-    from edgeskip.exporters.export import ExportPolicy
-    from edgeskip.exporters.export_gguf import export_gguf
+    from edgeskip.exporters.gguf.export import export_gguf
     from edgeskip.exporters.gguf.formats import gguf_format
-    from edgeskip.exporters.targets import OnlineRequest
+    from edgeskip.exporters.onnx.export import ExportPolicy
+    from edgeskip.exporters.options import OnlineRequest
 
     source, file = open_model(str(tiny_llama)), tmp_path / "m.gguf"
     profile, vectors = random_profile(source, tmp_path / "p.json")

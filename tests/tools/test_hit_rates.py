@@ -13,8 +13,8 @@ from hit_rates import hit_rate, matrix, numbers, text_named, top
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import ModelSource, open_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.source import ModelSource, open_model
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from typing import Any
 import install_llamacpp
 import pytest
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.runtime.engines.llamacpp_build import AMX_OFF, BuildAdvice
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.runtime.engines.llamacpp.build import AMX_OFF, BuildAdvice
 
 FAILS = {"f16/1": "SIGSEGV", "q4_0/37": "SIGSEGV"}
 ARGS = f"-DCMAKE_C_FLAGS='{AMX_OFF}' -DCMAKE_CXX_FLAGS='{AMX_OFF}'"

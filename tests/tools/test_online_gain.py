@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from online_gain import as_markdown, gains_of, online_gain
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.longbench import GOV_REPORT
 from edgeskip.evaluation.runner import evaluate
 from edgeskip.evaluation.summary import Result

@@ -12,10 +12,10 @@ from online_hits import Request, oracle_of, rows_of, share_of
 
 import edgeskip
 from edgeskip import Online
-from edgeskip.errors import EdgeSkipError
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.evaluation.datasets import drawn
 from edgeskip.evaluation.longbench import GOV_REPORT
-from edgeskip.evaluation.reading import drawn
-from edgeskip.manifest import read_manifest
 
 TOKENS, PROMPT_TOKENS = 12, 40
 

@@ -12,7 +12,7 @@ import pytest
 from parse_accuracy import Parse, read_log, read_utterances, report, ways_of
 
 import edgeskip
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.speculation.policy import Speculation
 
 TOKENS = 6

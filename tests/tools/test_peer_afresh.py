@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from peers.afresh import ask_afresh
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 TOOLS = Path(__file__).parents[2] / "tools"
 SCRIPT = f"""
 import os, sys
 sys.path.insert(0, {str(TOOLS)!r})
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from peers.afresh import answer
 def work(request):
     print("a library's banner")

@@ -9,7 +9,7 @@ import peers.environments
 import pytest
 from peers.environments import REQUIREMENTS, environment
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 
 @pytest.fixture

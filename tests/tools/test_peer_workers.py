@@ -15,7 +15,7 @@ import pytest
 from peers.driver import Contestant, Run, Worker, race
 from peers.machine import CpuTime
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 

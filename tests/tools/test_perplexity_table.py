@@ -27,9 +27,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import edgeskip
-from edgeskip.errors import EdgeSkipError
-from edgeskip.manifest import PlanSummary
-from edgeskip.runtime.text import TextTokenizer
+from edgeskip.artifacts.manifest import PlanSummary
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.runtime.detokenizer import TextTokenizer
 
 
 def test_uniform_logits_have_the_vocabulary_as_perplexity() -> None:

@@ -12,10 +12,10 @@ import pytest
 import typer
 from predict_check import Subject, as_json, as_markdown, predict_check, rows_of
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
-from edgeskip.plan import Plan, Skip
-from edgeskip.sublayers import parse_sublayer
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import parse_sublayer
+from edgeskip.models.source import open_model
 
 SETTING = {"device_profile": "D", "prompt_tokens": 4, "context": 2, "rounds": 2, "created": "now", "others_cores": None}
 

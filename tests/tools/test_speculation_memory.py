@@ -12,7 +12,7 @@ import speculation_memory
 from peers.contents import Contents, Part
 from speculation_memory import MIB, Turn, like, rows_of, targets_of, turn_of, weight_files
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -14,10 +14,10 @@ from peers.figures import Target
 from split_cost import Case, Comparison, as_json, as_markdown, comparisons, measure, timed
 from split_gguf import split_gguf
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.gguf_manifest import GgufManifest
-from edgeskip.manifest import PlanSummary
-from edgeskip.profile import ModelRecord
+from edgeskip.artifacts.gguf.manifest import GgufManifest
+from edgeskip.artifacts.manifest import PlanSummary
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.profiles.schema import ModelRecord
 
 PROMPT = 16
 

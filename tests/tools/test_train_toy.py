@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from train_toy import DATA, HELD_OUT, WINDOW, Result, as_markdown, collate, targets_missed, windows_of
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 
 def test_windows_of_a_text(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from peers.work_left import Work, prediction, work_of
 
-import edgeskip.bench.work
-from edgeskip.manifest import GraphRecord
+import edgeskip.bench.analysis.model_cost
+from edgeskip.artifacts.manifest import GraphRecord
 
 WIDTH, VOCABULARY, HEAD_DIM = 32, 100, 8
 
@@ -60,7 +60,7 @@ def manifest(monkeypatch: pytest.MonkeyPatch) -> None:
         context_length=64,
     )
     manifest = type("Manifest", (), {"graph": record})
-    monkeypatch.setattr(edgeskip.bench.work, "read_manifest", lambda folder: manifest)
+    monkeypatch.setattr(edgeskip.bench.analysis.model_cost, "read_manifest", lambda folder: manifest)
 
 
 def test_work_of_a_graph(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from peers.work_left import prediction, work_of
 
-from edgeskip.bench.work import attention_of
-from edgeskip.errors import EdgeSkipError
+from edgeskip.bench.analysis.model_cost import attention_of
+from edgeskip.core.errors import EdgeSkipError
 
 WIDTH, VOCABULARY, HEAD, HIDDEN = 32, 100, 8, 64
 PROMPT, NEW, SEEN = 10, 4, 12  # SEEN: positions at the middle of decoding

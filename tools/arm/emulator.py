@@ -20,8 +20,8 @@ from pathlib import Path
 
 from arm.commands import UnavailableError, output_of, required, run
 from arm.system import unpack
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import staged_folder
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import staged_folder
 
 PROGRAMS = ("qemu-aarch64", "qemu-aarch64-static")
 PLUGIN_SOURCE = Path(__file__).parent / "count_instructions.c"

@@ -10,10 +10,10 @@ import zipfile
 from pathlib import Path
 
 from arm.commands import output_of
-from edgeskip.bench.remote.sources import own_sources
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import staged_folder
-from edgeskip.requirements import onnxruntime_builds, requirements
+from edgeskip.bench.devices.ssh.source_bundle import own_sources
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import staged_folder
+from edgeskip.core.requirements import onnxruntime_builds, requirements
 
 INSTALL_S = 1800.0
 # The glibc versions that wheels are built for; every Debian in support is newer.

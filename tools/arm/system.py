@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arm.commands import UnavailableError, output_of, required
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import staged_folder
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import staged_folder
 
 PACKAGES = ("python3", "libstdc++6", "libgomp1")  # beside Debian's smallest set
 DOWNLOAD_S = 1800.0  # 110 packages, 40 MB

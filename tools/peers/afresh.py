@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgeskip.child_exit import how_it_ended
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.child_exit import how_it_ended
+from edgeskip.core.errors import EdgeSkipError
 
 WORD = "worker"  # the script's argument that makes it answer instead
 TAIL = 12  # lines of a dead worker's stderr that are shown

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 Generate = Callable[[list[int], int], dict[str, Any]]
 """From a prompt's ids and the number of tokens to write."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeskip.gguf_header import read_gguf_header
-from edgeskip.gguf_manifest import GgufManifest, read_gguf_manifest
-from edgeskip.manifest import DraftRecord, read_manifest
+from edgeskip.artifacts.gguf.header import read_gguf_header
+from edgeskip.artifacts.gguf.manifest import GgufManifest, read_gguf_manifest
+from edgeskip.artifacts.manifest import DraftRecord, read_manifest
 
 PADDING = 0.01  # weights are aligned in the data file
 _NODE = re.compile(r"(?:attn|ffn)\.(\d+)")

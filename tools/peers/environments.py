@@ -7,7 +7,7 @@ import sys
 import venv
 from pathlib import Path
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 INSTALL_TORCH = Path(__file__).parents[1] / "install_torch.py"
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeskip.child_exit import how_it_ended
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.child_exit import how_it_ended
+from edgeskip.core.errors import EdgeSkipError
 from peers.driver import Run
 
 TIMEOUT_S = 1800

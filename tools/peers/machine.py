@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeskip.machine import this_machine
+from edgeskip.core.machine import this_machine
 
 
 def describe() -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from product import model_folder
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.files import staged_folder
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import staged_folder
 
 
 def checkpoint_folder(model: str, work: Path) -> Path:
@@ -22,8 +22,8 @@ def checkpoint_folder(model: str, work: Path) -> Path:
     target = model_folder(model, work) / "hf"
     if target.exists():
         return target
-    from edgeskip.exporters.families.source import open_model
-    from edgeskip.exporters.families.torch_model import load_torch_model
+    from edgeskip.models.source import open_model
+    from edgeskip.models.torch_reference.load import load_torch_model
 
     source = open_model(model)
     print(f"writing {source.name} as a float32 checkpoint", file=sys.stderr)

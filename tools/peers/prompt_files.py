@@ -7,7 +7,7 @@ from typing import Any
 
 from speculation_equality import Prompt, spread
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.training.examples import read_records, split_reference, text_of
 
 # Spec-Bench counts MT-bench's eight categories, ten questions each, as one of its six tasks.

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgeskip.bench.analysis.formatting import number
 from edgeskip.bench.report.breakdown import Share
-from edgeskip.bench.report.drawing import (
+from edgeskip.bench.report.plot_style import (
     BLUE,
     GREEN,
     GREY,
@@ -22,7 +23,6 @@ from edgeskip.bench.report.drawing import (
     new_figure,
     text_size,
 )
-from edgeskip.bench.report.words import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

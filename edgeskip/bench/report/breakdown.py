@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from edgeskip.bench.record import Answer
-from edgeskip.bench.report.joined import Entry
+from edgeskip.bench.report.merged_runs import Entry
+from edgeskip.bench.schema import Answer
 
 _AT_ONCE = 0.05  # of the mean gap: no step is that short, only what comes out of the same one
 

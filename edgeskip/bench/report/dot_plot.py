@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeskip.bench.report.drawing import (
+from edgeskip.bench.analysis.formatting import number
+from edgeskip.bench.report.plot_style import (
     GRID,
     INK,
     PAPER,
@@ -18,7 +19,6 @@ from edgeskip.bench.report.drawing import (
     new_figure,
     text_size,
 )
-from edgeskip.bench.report.words import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from edgeskip.bench.report.dot_plot import Dot, dot_plot, dots_described
-from edgeskip.bench.report.joined import Entry, Joined
-from edgeskip.bench.report.sections import Column, Group, Plot, Section, Table, Text, present
-from edgeskip.bench.report.speed import TPOT, decoding, first_test, speeds_of
-from edgeskip.bench.report.words import (
+from edgeskip.bench.analysis.formatting import (
     NOT_MEASURED,
     clean,
     counted,
@@ -17,7 +13,11 @@ from edgeskip.bench.report.words import (
     spread,
     times,
 )
-from edgeskip.bench.rows import SERVING, Row
+from edgeskip.bench.analysis.rows import SERVING, Row
+from edgeskip.bench.report.dot_plot import Dot, dot_plot, dots_described
+from edgeskip.bench.report.merged_runs import Entry, Joined
+from edgeskip.bench.report.sections import Column, Group, Plot, Section, Table, Text, present
+from edgeskip.bench.report.speed import TPOT, decoding, first_test, speeds_of
 
 _FIRST = Column("", numeric=False)
 _RATIO = Column("to baseline", "times as good (95 %)")

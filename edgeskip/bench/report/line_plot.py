@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgeskip.bench.report.drawing import (
+from edgeskip.bench.report.plot_style import (
     LINES,
     MARKERS,
     PAPER,

@@ -8,22 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeskip.bench.report.circumstances import (
+from edgeskip.bench.analysis.formatting import clean, counted, listed
+from edgeskip.bench.report.environment_sections import (
     conditions_section,
     environment_section,
     failures_section,
     ran_section,
 )
-from edgeskip.bench.report.drawing import NARROW, VARIABLES, WIDE, need_matplotlib
-from edgeskip.bench.report.joined import Joined, read_joined
 from edgeskip.bench.report.latency import resources_section, serving_section, synthetic_section
+from edgeskip.bench.report.merged_runs import Joined, read_joined
+from edgeskip.bench.report.plot_style import NARROW, VARIABLES, WIDE, need_matplotlib
 from edgeskip.bench.report.sections import Plot, Section
-from edgeskip.bench.report.spending import drafting_section, time_section
 from edgeskip.bench.report.summary import summary_of
-from edgeskip.bench.report.trade import targets_table, trade_section
-from edgeskip.bench.report.vector import Stylesheet, png, svg
-from edgeskip.bench.report.words import clean, counted, listed
-from edgeskip.files import refuse_file, replace_file, staged_files
+from edgeskip.bench.report.svg import Stylesheet, png, svg
+from edgeskip.bench.report.time_breakdown import drafting_section, time_section
+from edgeskip.bench.report.tradeoff import targets_table, trade_section
+from edgeskip.core.files import refuse_file, replace_file, staged_files
 
 _LINKS = ("#0b57d0", "#8ab4f8")
 

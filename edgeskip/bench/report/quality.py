@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeskip.bench.record import Quality
-from edgeskip.bench.report.joined import Entry, Joined
-from edgeskip.bench.report.words import clean, listed, number, percent
-from edgeskip.bench.rows import baseline_of
+from edgeskip.bench.analysis.formatting import clean, listed, number, percent
+from edgeskip.bench.analysis.rows import baseline_of
+from edgeskip.bench.report.merged_runs import Entry, Joined
+from edgeskip.bench.schema import Quality
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeskip.bench.intervals import Ratio
-from edgeskip.bench.report.joined import Entry, Joined
-from edgeskip.bench.rows import Row
+from edgeskip.bench.analysis.rows import Row
+from edgeskip.bench.analysis.statistics import Ratio
+from edgeskip.bench.report.merged_runs import Entry, Joined
 
 TPOT = "TPOT"
 

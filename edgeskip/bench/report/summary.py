@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from edgeskip.bench.report.conditions import doubts_of
-from edgeskip.bench.report.joined import Entry, Joined
+from edgeskip.bench.analysis.conditions import doubts_of
+from edgeskip.bench.analysis.formatting import counted, interval, number
+from edgeskip.bench.report.merged_runs import Entry, Joined
 from edgeskip.bench.report.quality import loss_of
 from edgeskip.bench.report.speed import Decoding, decoded_on, fastest
-from edgeskip.bench.report.words import counted, interval, number
 
 
 def summary_of(joined: Joined) -> list[tuple[str, str]]:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeskip.bench.record import (
+from edgeskip.artifacts.manifest import PlanSummary
+from edgeskip.bench.runner.run_file import Run, RunLog
+from edgeskip.bench.schema import (
     Answer,
     Cell,
     Conditions,
@@ -26,8 +28,6 @@ from edgeskip.bench.record import (
     TestTime,
     Work,
 )
-from edgeskip.bench.run_file import Run, RunLog
-from edgeskip.manifest import PlanSummary
 
 WHEN = "2025-06-01T12:00:00+00:00"
 WORK = Work(

@@ -17,11 +17,11 @@ from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 from edgeskip.calibration.calibrate import calibrate, end_tokens_of
 from edgeskip.calibration.corpus import Corpus, corpus_named, prompts_from, read_corpus
 from edgeskip.calibration.settings import Settings
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.planner import choose
-from edgeskip.profile import Profile, read_profile, write_profile
-from edgeskip.vectors import read_vectors
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.planning.planner import choose
+from edgeskip.profiles.schema import Profile, read_profile, write_profile
+from edgeskip.profiles.vectors import read_vectors
 
 SETTINGS = Settings(tokens=384, context=128, decode_tokens=192)
 

@@ -9,7 +9,7 @@ import pytest
 from tiny_models import BOS, tiny_tokenizer
 
 from edgeskip.calibration.corpus import Corpus, corpus_named, cut, ids_of, read_corpus, start_tokens
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 
 TOKENIZER = tiny_tokenizer()
 

@@ -17,10 +17,10 @@ from edgeskip.calibration.calibrate import calibrate
 from edgeskip.calibration.corpus import Corpus, corpus_named, cut, ids_of
 from edgeskip.calibration.exits import CHOOSE, FIT, HELD_OUT, HELD_OUT_TOKENS, LAMBDAS, ridge, roles_of
 from edgeskip.calibration.settings import Settings, parse_exits
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
-from edgeskip.profile import Profile, write_profile
-from edgeskip.vectors import Vectors, read_vectors
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.source import open_model
+from edgeskip.profiles.schema import Profile, write_profile
+from edgeskip.profiles.vectors import Vectors, read_vectors
 
 Array = NDArray[np.float64]
 Cli = Callable[..., Any]

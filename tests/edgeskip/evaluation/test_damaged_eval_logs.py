@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.log import RecordLog
 from edgeskip.evaluation.summary import Result, summarise
 from edgeskip.evaluation.task import Record

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.log import RecordLog
 from edgeskip.evaluation.task import Record
 

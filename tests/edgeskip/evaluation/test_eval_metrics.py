@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from edgeskip.errors import MissingExtraError
+from edgeskip.core.errors import MissingExtraError
 from edgeskip.evaluation import metrics
 from edgeskip.evaluation.metrics import class_score, exact_match, first_line, normalised, rouge, word_f1
 from edgeskip.evaluation.trec import CLASSES

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.bootstrap import interval
 from edgeskip.evaluation.perplexity import cut_windows, divergence
 from edgeskip.evaluation.summary import Result, summarise

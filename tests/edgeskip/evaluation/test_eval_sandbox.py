@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from eval_material import ADD, write_lines
 
-from edgeskip.evaluation import confinement, reading, sandbox
+from edgeskip.evaluation import confinement, sandbox
+from edgeskip.evaluation import datasets as reading
 from edgeskip.evaluation.humaneval import HUMANEVAL
 from edgeskip.evaluation.sandbox import Verdict, layers_here, run_sandboxed
 

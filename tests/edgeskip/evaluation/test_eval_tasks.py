@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from eval_material import data_folder, tiny_artifact, write_lines
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.evaluation import reading
-from edgeskip.evaluation.answers import answer, cut_middle, prompt_room
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.evaluation import datasets as reading
+from edgeskip.evaluation.generate import answer, cut_middle, prompt_room
 from edgeskip.evaluation.layerskip import TOPV2
 from edgeskip.evaluation.longbench import GOV_REPORT, TRIVIAQA
 from edgeskip.evaluation.runner import prepare

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.source import open_model
 from edgeskip.training.batches import Batches, example_collator, split_off
 from edgeskip.training.examples import Encoder, Example
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tiny_models import VOCAB_SIZE
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.source import open_model
 from edgeskip.training.examples import Encoder, Example, read_examples, read_prompts, split_reference
 
 

@@ -9,10 +9,10 @@ import torch
 from tiny_models import tiny_model
 from torch.nn import functional
 
+from edgeskip.training.config import Recipe
 from edgeskip.training.hooks import dropped_blocks, kept_states
 from edgeskip.training.layerskip import LayerSkip
 from edgeskip.training.objective import seed_of
-from edgeskip.training.policy import Recipe
 from edgeskip.training.schedules import dropout_rates, exit_weights
 
 BATCH, LENGTH, BLOCKS = 3, 9, 4

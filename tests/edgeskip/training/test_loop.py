@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.training.config import Optimisation
 from edgeskip.training.loop import Report, accelerator_for, train
+from edgeskip.training.loss_log import read_losses
 from edgeskip.training.objective import Losses, seed_of
-from edgeskip.training.policy import Optimisation
-from edgeskip.training.record import read_losses
 
 
 class Squares(nn.Module):

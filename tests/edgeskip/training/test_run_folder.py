@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.training.run_folder import close_folder, open_folder
 
 SETTINGS = {"model": "m", "optimisation": {"seed": 0}, "data": [1]}

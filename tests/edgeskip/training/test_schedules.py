@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.training.policy import ExitPolicy, Lora, Optimisation, Recipe
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.training.config import ExitPolicy, Lora, Optimisation, Recipe
 from edgeskip.training.schedules import dropout_rates, exit_weights, gradual, rotational
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
-from edgeskip.exporters.families.torch_model import load_torch_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.source import open_model
+from edgeskip.models.torch_reference.load import load_torch_model
 from edgeskip.training import sampler
 from edgeskip.training.data import Generation
 from edgeskip.training.examples import Encoder

@@ -13,20 +13,20 @@ import pytest
 import torch
 from random_profiles import random_profile
 
-from edgeskip.draft_vocabulary import draft_vocabulary
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
-from edgeskip.exporters.families.torch_model import load_torch_model
-from edgeskip.profile import read_profile
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.source import open_model
+from edgeskip.models.torch_reference.load import load_torch_model
+from edgeskip.profiles.draft_vocabulary import draft_vocabulary
+from edgeskip.profiles.schema import read_profile
+from edgeskip.profiles.vectors import read_vectors
 from edgeskip.training import exit_cache
+from edgeskip.training.config import ExitPolicy, Optimisation
 from edgeskip.training.data import Data
 from edgeskip.training.examples import Example
 from edgeskip.training.exit_cache import ExitCache
 from edgeskip.training.loop import Report
-from edgeskip.training.policy import ExitPolicy, Optimisation
 from edgeskip.training.train_exits import agreement, train_exits, untrained_exits
 from edgeskip.training.trained_profile import open_profile
-from edgeskip.vectors import read_vectors
 
 EXAMPLES = [Example((5, 6, 7), (8, 9)), Example((), (3, 4, 5)), Example((9,), (2, 2, 2, 2, 1))]
 HIDDEN = 64

@@ -12,21 +12,21 @@ import torch
 from random_profiles import random_profile
 from torch.nn import functional
 
-from edgeskip.calibration.skipping import skipped
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
-from edgeskip.exporters.families.torch_model import load_torch_model
-from edgeskip.planner import resolve
-from edgeskip.profile import read_profile
-from edgeskip.profile_source import source_of
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.profile_source import source_of
+from edgeskip.models.source import open_model
+from edgeskip.models.torch_reference.load import load_torch_model
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.planner import resolve
+from edgeskip.profiles.schema import read_profile
+from edgeskip.profiles.vectors import read_vectors
+from edgeskip.training.config import Lora, Optimisation
 from edgeskip.training.data import Data
 from edgeskip.training.healing import Healing
 from edgeskip.training.lora import with_lora
-from edgeskip.training.policy import Lora, Optimisation
-from edgeskip.training.record import read_losses
+from edgeskip.training.loss_log import read_losses
 from edgeskip.training.train_heal import train_heal
 from edgeskip.training.trained_profile import open_profile
-from edgeskip.vectors import read_vectors
 
 SKIP = ("attn.1", "ffn.2")
 IDS = torch.arange(3, 40)[None]

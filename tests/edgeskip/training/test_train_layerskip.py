@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
-from edgeskip.exporters.families.torch_model import load_torch_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.source import open_model
+from edgeskip.models.torch_reference.load import load_torch_model
+from edgeskip.training.config import Lora, Optimisation, Recipe
 from edgeskip.training.data import Data
 from edgeskip.training.loop import Report
-from edgeskip.training.policy import Lora, Optimisation, Recipe
-from edgeskip.training.record import read_losses
+from edgeskip.training.loss_log import read_losses
 from edgeskip.training.train_layerskip import train_layerskip
 
 IDS = torch.arange(3, 40)[None]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.decoder import Decoder
-from edgeskip.exporters.families.source import ModelSource
 from edgeskip.exporters.gguf.formats import gguf_format
 from edgeskip.exporters.gguf.layout import Layout, lay_out
 from edgeskip.exporters.gguf.metadata import file_metadata
 from edgeskip.exporters.gguf.tensors import named_tensors
 from edgeskip.exporters.gguf.write import write_gguf
-from edgeskip.plan import Plan
-from edgeskip.runtime.engines.llamacpp_engine import LlamaCppEngine
-from edgeskip.runtime.engines.llamacpp_model import LlamaModel
+from edgeskip.models.decoder import Decoder
+from edgeskip.models.source import ModelSource
+from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
+from edgeskip.runtime.engines.llamacpp.model import LlamaModel
 
 
 def write_plan(

@@ -10,11 +10,11 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Blocks, Tensor, constant
-from edgeskip.exporters.families.gguf_checkpoint import paired_apart
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.gguf.blocks import _SCALES, check_scalable, encode, kept_bytes
 from edgeskip.exporters.gguf.tensors import paired_up
+from edgeskip.models.decoder import Blocks, Tensor, constant
+from edgeskip.models.readers.gguf_checkpoint import paired_apart
 
 KINDS = [*_SCALES, "F32", "F16", "BF16"]
 

@@ -11,11 +11,11 @@ import pytest
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint, tiny_tokenizer
 
-from edgeskip.exporters.export import ExportPolicy
-from edgeskip.exporters.export_gguf import export_gguf
-from edgeskip.exporters.families.source import open_model
+from edgeskip.exporters.gguf.export import export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.runtime.opening import open_artifact
+from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.models.source import open_model
+from edgeskip.runtime.loader import open_artifact
 
 pytest.importorskip("llama_cpp")
 NAMES = ("<|turn|>", "<|halt|>", "<|stop|>", "<|eot_id|>", "<|more|>")

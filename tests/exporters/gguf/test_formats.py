@@ -9,10 +9,10 @@ import gguf
 import numpy as np
 import pytest
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.decoder import Blocks, Tensor
+from edgeskip.artifacts.gguf.header import GgufHeader, GgufTensor
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.gguf.formats import PRECISIONS, GgufFormat, gguf_format
-from edgeskip.gguf_header import GgufHeader, GgufTensor
+from edgeskip.models.decoder import Blocks, Tensor
 
 # llama.h's llama_ftype, by hand.
 FILE_TYPES = {

@@ -12,11 +12,11 @@ import pytest
 from tiny_models import rope_config, tiny_checkpoint
 from variants import LLAMA3, random_plan
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.decoder import Attention, Decoder, FeedForward, constant
-from edgeskip.exporters.families.source import open_model
 from edgeskip.exporters.gguf.layout import Layout, Stub, lay_out
+from edgeskip.models.decoder import Attention, Decoder, FeedForward, constant
+from edgeskip.models.source import open_model
 
 
 @pytest.fixture(scope="module")

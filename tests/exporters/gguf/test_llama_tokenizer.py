@@ -15,15 +15,15 @@ from sentencepiece_models import bpe_model
 from test_vocabulary import TEXTS
 from tiny_models import tiny_checkpoint
 
-from edgeskip.exporters.export import ExportPolicy
-from edgeskip.exporters.export_gguf import export_gguf
-from edgeskip.exporters.families.source import open_model
+from edgeskip.exporters.gguf.export import export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
 from edgeskip.exporters.gguf.text_rules import gguf_text
+from edgeskip.exporters.onnx.export import ExportPolicy
 from edgeskip.exporters.tokenizer_check import check_tokenizer, tokenizer_cases
-from edgeskip.runtime.opening import open_artifact
+from edgeskip.models.source import open_model
+from edgeskip.runtime.detokenizer import TextTokenizer
+from edgeskip.runtime.loader import open_artifact
 from edgeskip.runtime.probe import _text_answers
-from edgeskip.runtime.text import TextTokenizer
 
 pytest.importorskip("sentencepiece")
 pytest.importorskip("llama_cpp")

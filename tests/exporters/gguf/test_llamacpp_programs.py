@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import edgeskip
-from edgeskip.gguf_header import read_gguf_header
+from edgeskip.artifacts.gguf.header import read_gguf_header
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")

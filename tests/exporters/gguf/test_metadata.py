@@ -16,11 +16,11 @@ from tiny_gguf import Kind, llama3_factors, write_tiny_gguf
 from tiny_models import VOCAB_SIZE, rope_config, tiny_checkpoint, tiny_model
 from variants import LLAMA3, YARN, random_plan
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.exporters.gguf.widen import widen
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan
+from edgeskip.exporters.gguf.dequantize import widen
 from edgeskip.exporters.gguf.write import patch_string
-from edgeskip.plan import Plan
+from edgeskip.models.source import ModelSource, open_model
 
 V = gguf.GGUFValueType
 CARD = """---

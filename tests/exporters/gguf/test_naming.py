@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 import pytest
 
-from edgeskip.exporters.families.locate import short_name
+from edgeskip.artifacts.manifest import PlanSummary
 from edgeskip.exporters.gguf.naming import file_name
-from edgeskip.manifest import PlanSummary
-from edgeskip.profile import Method
+from edgeskip.models.locate import short_name
+from edgeskip.profiles.schema import Method
 
 
 def summary(method: str, count: int) -> PlanSummary:

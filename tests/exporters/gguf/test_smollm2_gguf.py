@@ -18,16 +18,16 @@ from files import engine_over, write_plan
 from tokenizers import Tokenizer
 from variants import in_one_prefill, torch_logits
 
-from edgeskip.calibration.skipping import skipped
-from edgeskip.exporters.families.source import ModelSource, open_model
-from edgeskip.exporters.families.torch_model import load_torch_model
-from edgeskip.exporters.verify import compare
-from edgeskip.gguf_header import read_gguf_header
-from edgeskip.models.profiles import ready_profile
-from edgeskip.plan import Plan
-from edgeskip.planner import choose, resolve
-from edgeskip.profile import read_profile
-from edgeskip.vectors import read_vectors
+from edgeskip.artifacts.gguf.header import read_gguf_header
+from edgeskip.core.metrics import compare_logits as compare
+from edgeskip.core.plan import Plan
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.models.torch_reference.load import load_torch_model
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.planner import choose, resolve
+from edgeskip.profiles.presets import ready_profile
+from edgeskip.profiles.schema import read_profile
+from edgeskip.profiles.vectors import read_vectors
 
 DATA = Path(os.environ.get("EDGESKIP_DATA") or Path(__file__).parents[4] / "shared" / "data")
 TEXT = DATA / "wikitext2_test.txt"

@@ -13,11 +13,11 @@ from llamacpp_vocabulary import LlamaCppVocabulary
 from sentencepiece_models import bpe_model
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.gguf_tokenizer import RULES, build_tokenizer, tokenizer_config
+from edgeskip.artifacts.gguf.header import read_gguf_header
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.gguf.pre_tokenizer import PROBES, pre_tokenizer_name
 from edgeskip.exporters.gguf.vocabulary import vocabulary_metadata
-from edgeskip.gguf_header import read_gguf_header
+from edgeskip.models.readers.gguf_tokenizer import RULES, build_tokenizer, tokenizer_config
 
 BOS, EOS, USER = "<|begin|>", "<|end_of_text|>", "<tool>"
 # Written out as the checkpoints' tokenizer.json files have them, not taken from the code under test.

@@ -15,9 +15,9 @@ import pytest
 from files import engine_over, write_plan
 from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, in_one_prefill, in_steps, torch_logits
 
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.verify import compare
-from edgeskip.plan import Plan
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.metrics import compare_logits as compare
+from edgeskip.core.plan import Plan
 
 # What llama.cpp's own smollm3 is: no rope in every 4th block.
 GGUF_VARIANTS = {

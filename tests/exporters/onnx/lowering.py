@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from tiny_models import tiny_model
 
+from edgeskip.artifacts.manifest import Manifest, PlanSummary
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.families.source import ModelSource
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower
-from edgeskip.exporters.onnx.quantise import dequantise, quantise
-from edgeskip.manifest import Manifest, PlanSummary
-from edgeskip.plan import Plan
-from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
-from edgeskip.runtime.engines.own_graph import own_graph
+from edgeskip.exporters.onnx.quantize import dequantise, quantise
+from edgeskip.models.source import ModelSource
+from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import own_graph
 
 
 def artifact_of(source: ModelSource, plan: Plan, form: WeightFormat, folder: Path) -> Manifest:

@@ -18,19 +18,19 @@ from lowering import rounded, rounded_model, run_graph
 from tiny_models import FAMILIES, tiny_checkpoint
 from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, random_plan
 
-from edgeskip.calibration.skipping import skipped
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exit_adapter import ExitAdapter
+from edgeskip.artifacts.manifest import DraftRecord
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.metrics import compare_logits as compare
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.draft_head import ChosenHead, draft_head
-from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit
 from edgeskip.exporters.onnx.formats import WeightFormat, weight_format
 from edgeskip.exporters.onnx.lower import lower
 from edgeskip.exporters.split import exiting
-from edgeskip.exporters.verify import compare
-from edgeskip.manifest import DraftRecord
-from edgeskip.plan import Plan
+from edgeskip.models.source import ModelSource, open_model
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.profiles.exit_adapter import ExitAdapter
 
 FP32 = WeightFormat("fp32")
 KNOWN = np.arange(1, 320, 3)  # the tokens of a trimmed head

@@ -16,12 +16,12 @@ from lowering import rounded_model, run_graph
 from tiny_models import FAMILIES, tiny_checkpoint
 from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, random_plan, torch_logits
 
-from edgeskip.calibration.skipping import skipped
-from edgeskip.exporters.families.source import open_model
+from edgeskip.core.metrics import compare_logits as compare
 from edgeskip.exporters.onnx.drafts import lower_skip_plan
 from edgeskip.exporters.onnx.formats import WeightFormat, weight_format
 from edgeskip.exporters.onnx.lower import lower
-from edgeskip.exporters.verify import compare
+from edgeskip.models.source import open_model
+from edgeskip.models.torch_reference.skipping import skipped
 
 FP32 = WeightFormat("fp32")
 SHUT = np.array([True])

@@ -15,10 +15,10 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from edgeskip.exporters.families.source import open_model
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower
-from edgeskip.runtime.engines.own_graph import LEFT_PADDING, own_graph
+from edgeskip.models.source import open_model
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import LEFT_PADDING, own_graph
 
 ROWS = np.array([[5, 6, 7, 8], [9, 10, 11, 12]], np.int64)
 

@@ -17,10 +17,10 @@ from lowering import artifact_of, engine_of
 from tiny_models import FAMILIES
 from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, in_one_prefill, in_steps, torch_logits
 
+from edgeskip.core.metrics import compare_logits as compare
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.onnx.formats import WeightFormat
-from edgeskip.exporters.verify import compare
-from edgeskip.plan import Plan
-from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 
 FP32, FP16 = WeightFormat("fp32"), WeightFormat("fp16")
 

@@ -13,13 +13,13 @@ from lowering import artifact_of, engine_of, rounded_model
 from tiny_models import FAMILIES, tiny_checkpoint
 from variants import TOKENS, in_one_prefill, in_steps, random_plan, torch_logits
 
-from edgeskip.calibration.skipping import skipped
-from edgeskip.errors import EdgeSkipError
-from edgeskip.exporters.families.source import open_model
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.metrics import compare_logits as compare
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.onnx.formats import WeightFormat, weight_format
-from edgeskip.exporters.onnx.quantise import quantise
-from edgeskip.exporters.verify import compare
-from edgeskip.plan import Plan
+from edgeskip.exporters.onnx.quantize import quantise
+from edgeskip.models.source import open_model
+from edgeskip.models.torch_reference.skipping import skipped
 
 
 def expected_logits(family: str, form: WeightFormat, plan: Plan, **overrides: Any) -> Any:

@@ -20,17 +20,17 @@ from lowering import rounded_model, run_graph
 from tiny_models import tiny_checkpoint
 from variants import TOKENS, VARIANTS, Case, case_of, torch_logits
 
-from edgeskip.calibration.blocks import blocks_of
-from edgeskip.calibration.skipping import skipped
+from edgeskip.core.metrics import compare_logits as compare
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import Sublayer
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.families.source import open_model
 from edgeskip.exporters.onnx.formats import WeightFormat, weight_format
 from edgeskip.exporters.onnx.lower import lower
-from edgeskip.exporters.verify import compare
-from edgeskip.plan import Plan, Skip
-from edgeskip.planner import fitted_plan
-from edgeskip.profile import PlanRecord
-from edgeskip.sublayers import Sublayer
+from edgeskip.models.source import open_model
+from edgeskip.models.torch_reference.blocks import blocks_of
+from edgeskip.models.torch_reference.skipping import skipped
+from edgeskip.planning.planner import fitted_plan
+from edgeskip.profiles.schema import PlanRecord
 
 FP32 = WeightFormat("fp32")
 # The gates of ffn.0, 2 and 3 are left: an FFN absorbs the bias of the attention after it, and the first sublayer kept

@@ -14,12 +14,12 @@ from lowering import artifact_of
 from tiny_models import CHAT_TEMPLATE, FAMILIES, tiny_checkpoint
 from variants import random_plan
 
+from edgeskip.artifacts.manifest import DraftRecord, PlanSummary
 from edgeskip.exporters.draft_head import draft_head
-from edgeskip.exporters.families.source import ModelSource, open_model
 from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit, lower_skip_plan
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.sidecars import write_sidecars
-from edgeskip.manifest import DraftRecord, PlanSummary
+from edgeskip.models.source import ModelSource, open_model
 
 PAST = ("past_key_values.%d.key", "past_key_values.%d.value")
 

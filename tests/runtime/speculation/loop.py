@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from fake_engine import FakeEngine
 
+from edgeskip.runtime.decoding.autoregressive import History, decode, prefill
 from edgeskip.runtime.engines.interface import DraftingEngine
-from edgeskip.runtime.loops import History, decode, prefill
 from edgeskip.runtime.sampling import Sampler, Sampling
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.speculator import DraftInfo, SpeculativeDecoding, Speculator

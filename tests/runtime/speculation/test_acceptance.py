@@ -12,7 +12,8 @@ from fake_engine import FakeEngine
 from loop import speculative, speculator_for
 
 from edgeskip.runtime.sampling import Sampler, Sampling, distribution
-from edgeskip.runtime.speculation import acceptance, rounds
+from edgeskip.runtime.speculation import acceptance
+from edgeskip.runtime.speculation import loop as rounds
 from edgeskip.runtime.speculation.acceptance import Outcome, accept
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.proposal import Proposal

@@ -8,8 +8,9 @@ import pytest
 from fake_engine import FakeClock, FakeEngine
 from loop import plain, speculative, speculator_for
 
-from edgeskip.runtime.speculation import costs, rounds
-from edgeskip.runtime.speculation.costs import Costs, Curve
+from edgeskip.runtime.speculation import latency_model as costs
+from edgeskip.runtime.speculation import loop as rounds
+from edgeskip.runtime.speculation.latency_model import Costs, Curve
 from edgeskip.runtime.speculation.policy import Speculation
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from fake_engine import FakeEngine
 
-from edgeskip.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.sampling import Sampler, Sampling
-from edgeskip.runtime.speculation.depth import FixedDepth, PayingDepth
+from edgeskip.runtime.speculation.acceptance_estimator import GRADES, Reliability, by_confidence, grade_of
+from edgeskip.runtime.speculation.draft_length import FixedDepth, PayingDepth
 from edgeskip.runtime.speculation.drafters import ModelDrafter, NgramDrafter, highest_probability
 from edgeskip.runtime.speculation.policy import Speculation
-from edgeskip.runtime.speculation.reliability import GRADES, Reliability, by_confidence, grade_of
 
 
 def _text(*tokens: int) -> np.ndarray:

@@ -11,16 +11,17 @@ from chi_square import p_value
 from drafting_artifacts import early_exit_artifact, rows_of, skip_plan_artifact
 from tiny_models import tiny_checkpoint
 
-from edgeskip.exporters.families.source import open_model
-from edgeskip.plan import Plan, Skip
-from edgeskip.runtime.engines.onnxruntime_gated import OnnxRuntimeGatedEngine
-from edgeskip.runtime.engines.onnxruntime_split import OnnxRuntimeSplitEngine
-from edgeskip.runtime.loops import History, decode
+from edgeskip.core.plan import Plan, Skip
+from edgeskip.core.sublayers import parse_sublayer
+from edgeskip.models.source import open_model
+from edgeskip.runtime.decoding.autoregressive import History, decode
+from edgeskip.runtime.engines.onnxruntime.gated import OnnxRuntimeGatedEngine
+from edgeskip.runtime.engines.onnxruntime.split import OnnxRuntimeSplitEngine
 from edgeskip.runtime.sampling import Sampler, Sampling, distribution
-from edgeskip.runtime.speculation import acceptance, rounds
+from edgeskip.runtime.speculation import acceptance
+from edgeskip.runtime.speculation import loop as rounds
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.speculator import DraftInfo, Speculator
-from edgeskip.sublayers import parse_sublayer
 
 DRAWS = [5_000, pytest.param(20_000, marks=pytest.mark.slow)]
 VOCABULARY = 8

@@ -17,7 +17,7 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
     """
     import numpy as np
 
-    from edgeskip.runtime.loops import History, decode, prefill
+    from edgeskip.runtime.decoding.autoregressive import History, decode, prefill
     from edgeskip.runtime.sampling import Sampler, Sampling
 
     engine, settings = open_artifact(Path(folder), threads)
@@ -45,8 +45,8 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
 def open_artifact(path: Path, threads: int) -> tuple[Any, dict[str, Any]]:
     """The engine, and what the artifact says of itself. A folder's tokenizer stays unread: peers read none either."""
     if path.is_dir():
-        from edgeskip.manifest import read_manifest
-        from edgeskip.runtime.engines.onnxruntime_engine import OnnxRuntimeEngine
+        from edgeskip.artifacts.manifest import read_manifest
+        from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 
         manifest = read_manifest(path)
         return OnnxRuntimeEngine(path, manifest, threads=threads), {

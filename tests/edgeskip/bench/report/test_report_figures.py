@@ -17,14 +17,14 @@ from made_runs import (
     made_target,
 )
 
-from edgeskip.bench.record import Conditions, Target
+from edgeskip.bench.analysis.conditions import doubts_of
 from edgeskip.bench.report.breakdown import decode_parts, drafting_of, first_token_parts
-from edgeskip.bench.report.conditions import doubts_of
-from edgeskip.bench.report.joined import Entry, Joined, join
+from edgeskip.bench.report.merged_runs import Entry, Joined, join
 from edgeskip.bench.report.quality import Loss, loss_of
 from edgeskip.bench.report.speed import decode_measure, fastest
 from edgeskip.bench.report.summary import summary_of
-from edgeskip.bench.run_file import Run
+from edgeskip.bench.runner.run_file import Run
+from edgeskip.bench.schema import Conditions, Target
 
 
 def joined(*lines: Any, **settings: Any) -> Joined:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from made_runs import made_cell, made_device, made_failure, made_run, made_sample, made_target, write_run
 
-from edgeskip.bench.intervals import Ratio
-from edgeskip.bench.report.joined import join, read_joined
-from edgeskip.bench.report.words import clean, interval, number, percent, spread
-from edgeskip.bench.rows import rows_of
-from edgeskip.bench.run_file import Run
-from edgeskip.errors import EdgeSkipError
+from edgeskip.bench.analysis.formatting import clean, interval, number, percent, spread
+from edgeskip.bench.analysis.rows import rows_of
+from edgeskip.bench.analysis.statistics import Ratio
+from edgeskip.bench.report.merged_runs import join, read_joined
+from edgeskip.bench.runner.run_file import Run
+from edgeskip.core.errors import EdgeSkipError
 
 SAMPLE = made_sample(made_cell(), 0, tg=1)
 

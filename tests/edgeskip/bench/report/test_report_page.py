@@ -28,15 +28,15 @@ from made_runs import (
     write_run,
 )
 
-from edgeskip.bench.record import Conditions
-from edgeskip.bench.report.drawing import NARROW, WIDE
-from edgeskip.bench.run_file import Run
+from edgeskip.bench.report.plot_style import NARROW, WIDE
+from edgeskip.bench.runner.run_file import Run
+from edgeskip.bench.schema import Conditions
 
 pytest.importorskip("matplotlib", reason="the report's figures need it")
 
-from edgeskip.bench.report.joined import join
+from edgeskip.bench.report.merged_runs import join
 from edgeskip.bench.report.page import html, sections_of, write_report
-from edgeskip.errors import EdgeSkipError, MissingExtraError
+from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
 _VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = "<script>alert(1)</script>\"'&$\\frac{1}{0}$\u202e\x07"

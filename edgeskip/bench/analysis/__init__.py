@@ -1,0 +1,1 @@
+"""From the samples of a log to rows, ratios and intervals."""

@@ -1,0 +1,125 @@
+"""A run's rows as text: Markdown in llama-bench's manner, CSV, and the lines that say what to beware of."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from edgeskip.bench.analysis.formatting import clean
+from edgeskip.bench.analysis.rows import Row
+from edgeskip.bench.analysis.statistics import Ratio
+from edgeskip.bench.runner.run_file import Run
+from edgeskip.bench.schema import Sample
+
+_BUSY = 0.1  # cores: others' work that is worth a warning
+_SLOWED = 0.10  # of the pulse
+_COLUMNS = ("target", "label", "device", "provider", "threads", "strategy", "test")
+
+
+def as_markdown(run: Run, rows: Sequence[Row]) -> str:
+    """One line per row: mean ± sd and median over rounds, the ratio to the baseline, the share of the roofline."""
+    heads = (*_COLUMNS, "mean ± sd", "median", "unit", "× baseline", "roofline")
+    cells = [
+        (*_identity(run, row), f"{row.mean:.{_digits(row)}f} ± {row.sd:.{_digits(row)}f}",
+         f"{row.median:.{_digits(row)}f}", row.unit, ratio_text(row.ratio), roofline_text(row))
+        for row in rows
+    ]  # fmt: skip
+    widths = [max(len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
+    right = {heads.index(name) for name in ("threads", "mean ± sd", "median", "× baseline", "roofline")}
+
+    def line(values: Sequence[str]) -> str:
+        padded = [v.rjust(w) if i in right else v.ljust(w) for i, (v, w) in enumerate(zip(values, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 1) + ":" if i in right else "-" * (w + 2) for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(heads), rule, *map(line, cells)])
+
+
+def as_csv(run: Run, rows: Sequence[Row]) -> str:
+    """All figures, in full."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    figures = ("unit", "mean", "sd", "median", "ratio", "ratio_low", "ratio_high", "baseline", "roofline", "bound")
+    writer.writerow([*_COLUMNS, *figures, "rounds", "values"])
+    for row in rows:
+        ratio = row.ratio or Ratio(float("nan"), None, None)
+        writer.writerow(
+            [
+                *_identity(run, row),
+                row.unit,
+                row.mean,
+                row.sd,
+                row.median,
+                "" if row.ratio is None else ratio.value,
+                "" if ratio.low is None else ratio.low,
+                "" if ratio.high is None else ratio.high,
+                row.baseline or "",
+                "" if row.roofline is None else row.roofline,
+                row.bound or "",
+                len(row.values),
+                " ".join(map(repr, row.values)),
+            ]
+        )
+    return text.getvalue()
+
+
+def ratio_text(ratio: Ratio | None, digits: int = 2) -> str:
+    """1.23 [1.20–1.26]; '' where there is none."""
+    if ratio is None:
+        return ""
+    interval = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.{digits}f}–{ratio.high:.{digits}f}]"
+    return f"{ratio.value:.{digits}f}{interval}"
+
+
+def roofline_text(row: Row) -> str:
+    """56% memory; '' where it is not known."""
+    return "" if row.roofline is None else f"{row.roofline:.0%} {row.bound}"
+
+
+def warnings_of(run: Run) -> list[str]:
+    """What makes the figures doubtful, cell by cell, and every note and failure: a line each."""
+    found = []
+    for sample in run.samples:
+        found += [f"{sample.cell.title}, round {sample.round + 1}: {what}" for what in _doubts(sample)]
+    notes: dict[str, list[str]] = {}  # what was noted -> of which cells
+    for sample in run.samples:
+        for note in sample.notes:
+            if sample.cell.title not in notes.setdefault(note, []):
+                notes[note].append(sample.cell.title)
+    found += [f"{cells[0]}{_and_others(len(cells) - 1)}: {note}" for note, cells in notes.items()]
+    found += [f"{failure.cell.title} failed: {failure.message}" for failure in run.failures]
+    return [clean(line, 2000) for line in found]
+
+
+def _and_others(count: int) -> str:
+    return f" and {count} more cell{'s' if count > 1 else ''}" if count else ""
+
+
+def _doubts(sample: Sample) -> list[str]:
+    seen = sample.conditions
+    found = []
+    if seen.others_cores is not None and seen.others_cores > _BUSY:
+        found.append(f"other programs kept {seen.others_cores:.1f} cores busy")
+    if len(seen.pulse) == 2 and min(seen.pulse) < (1 - _SLOWED) * max(seen.pulse):
+        found.append(f"the processor's speed changed by {1 - min(seen.pulse) / max(seen.pulse):.0%} meanwhile")
+    if seen.throttle_events:
+        found.append(f"the kernel counted {seen.throttle_events} thermal throttlings")
+    return found
+
+
+def _identity(run: Run, row: Row) -> tuple[str, ...]:
+    cell = row.cell
+    device = run.devices.get(cell.device)
+    name = cell.device if device is None else device.name if device.type != "local" else "here"
+    if device is not None and device.emulated:
+        name += f" ({device.emulated})"
+    engine = "" if row.engine == "onnxruntime" else f"{row.engine} "
+    shown = (
+        cell.target, str(row.label), name, f"{engine}{row.provider}", str(cell.threads), cell.strategy, row.measure,
+    )  # fmt: skip
+    return tuple(clean(word, 60).replace("|", "/") for word in shown)
+
+
+def _digits(row: Row) -> int:
+    return 2 if row.median < 100 else 1

@@ -1,1 +1,0 @@
-"""Benchmarks on an Android phone over adb: llama.cpp's own llama-bench, pushed there, run, its JSON read."""

@@ -1,0 +1,139 @@
+"""What a user asked a benchmark for, read from the words of the command line and checked before anything runs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from edgeskip.artifacts.target_names import told_apart
+from edgeskip.bench.grid import WEB, Grid, check_baselines, distinct, parse_grid, parse_lengths
+from edgeskip.bench.runner.prompts import read_prompts
+from edgeskip.bench.runner.schedule import Work, tests_of
+from edgeskip.bench.schema import RunHeader, Settings, Target
+from edgeskip.bench.targets import survey
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.named_path import named_path
+from edgeskip.core.version import __version__
+from edgeskip.runtime.engines.threads import default_threads
+
+SHIPPED_PROMPTS = 3
+"""Of those that ship, unless another number is asked for."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """As they were typed."""
+
+    targets: Sequence[str]
+    prompt_tokens: str
+    new_tokens: str
+    depths: str
+    threads: str | None
+    provider: str
+    strategy: str
+    prompts: Path | None
+    num_prompts: int | None
+    max_tokens: int
+    rounds: int
+    baselines: Sequence[str]
+    allow_fallback: bool
+    pythons: Sequence[str]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """As they are meant."""
+
+    targets: tuple[Target, ...]
+    grid: Grid
+    threads_given: bool
+    work: Work
+    header: RunHeader
+    pythons: dict[str, Path]
+
+    @property
+    def settings(self) -> Settings:
+        return self.header.settings
+
+
+def read_asked(words: Words) -> Asked:
+    """EdgeSkipError for the first thing that makes no sense; the targets are looked at, nothing of them is run."""
+    prompt_tokens = parse_lengths(words.prompt_tokens, "-p", least=0)
+    new_tokens = parse_lengths(words.new_tokens, "-n", least=0)
+    depths = parse_lengths(words.depths, "-d", least=0)
+    threads = parse_lengths(words.threads, "-t", least=1) if words.threads else [default_threads()]
+    grid = parse_grid(words.provider, threads, words.strategy)
+    pythons = _pythons(words.pythons, grid)
+    count = SHIPPED_PROMPTS if words.num_prompts is None and words.prompts is None else words.num_prompts
+    prompts = read_prompts(words.prompts, count) if count != 0 else []
+    targets = _surveyed(words.targets)
+    distinct(target.name for target in targets)
+    check_baselines(targets, words.baselines)
+    created = datetime.now(UTC)
+    settings = Settings(
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        depths=depths,
+        rounds=words.rounds,
+        prompts=[prompt.name for prompt in prompts],
+        max_tokens=words.max_tokens,
+        seed=words.seed,
+        baselines=list(words.baselines),
+    )
+    return Asked(
+        targets=targets,
+        grid=grid,
+        threads_given=words.threads is not None,
+        work=Work(
+            tests=tests_of(prompt_tokens, new_tokens, depths),
+            prompts=tuple(prompts),
+            max_tokens=words.max_tokens,
+            seed=words.seed,
+            allow_fallback=words.allow_fallback,
+        ),
+        header=RunHeader(
+            version=__version__,
+            created=created.isoformat(timespec="seconds"),
+            command=shlex.join(["edgeskip", *sys.argv[1:]]),
+            settings=settings,
+        ),
+        pythons=pythons,
+    )
+
+
+def default_log(header: RunHeader) -> Path:
+    """A name that tells when, in the current folder."""
+    moment = datetime.fromisoformat(header.created)
+    return Path(f"edgeskip-bench-{moment:%Y%m%d-%H%M%S}.jsonl")
+
+
+def _surveyed(words: Sequence[str]) -> tuple[Target, ...]:
+    """Each PATH, or NAME=PATH if there is no file of that whole name; those without a name are told apart."""
+    split = [_named_path(word) for word in words]
+    names = told_apart([path for _, path in split], [name for name, _ in split])
+    return tuple(survey(path, name) for name, (_, path) in zip(names, split, strict=True))
+
+
+def _named_path(word: str) -> tuple[str | None, Path]:
+    name, equals, path = word.partition("=")
+    if equals and name and not Path(word).exists():
+        return name, named_path(path)
+    return None, named_path(word)
+
+
+def _pythons(words: Sequence[str], grid: Grid) -> dict[str, Path]:
+    found = {}
+    for word in words:
+        provider, _, path = word.partition("=")
+        if not path or provider not in grid.providers or provider in WEB:
+            asked = ", ".join(grid.providers)
+            raise EdgeSkipError(f"--python {word} is not PROVIDER=PATH with one of the providers asked for ({asked})")
+        if not Path(path).is_file():
+            raise EdgeSkipError(f"--python {word}: there is no {path}: give a Python interpreter")
+        found[provider] = Path(path).absolute()  # not resolved: a virtual environment's is a link
+    return found

@@ -1,0 +1,1 @@
+"""Where a benchmark runs: this machine, browsers, machines over ssh, phones over adb."""

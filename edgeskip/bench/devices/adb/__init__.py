@@ -1,0 +1,1 @@
+"""Benchmarks on an Android phone over adb, by llama-bench."""

@@ -1,0 +1,105 @@
+"""llama-bench's command line for the tests of a request, and its JSON as times. Nothing of phones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgeskip.bench.runner.request import Test
+from edgeskip.bench.schema import TestTime
+from edgeskip.core.errors import EdgeSkipError
+
+_ALL_LAYERS = 99
+
+
+class _Row(BaseModel):
+    """One test of llama-bench; it tells much more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    build_commit: str
+    backends: str = ""
+    n_threads: int
+    n_prompt: int
+    n_gen: int
+    n_depth: int = 0  # not told by builds that know no depth
+    samples_ns: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Benched:
+    """`backends`: those built in besides the CPU's, or "CPU"."""
+
+    commit: str
+    backends: str
+    threads: int
+    tests: tuple[TestTime, ...]
+
+
+def arguments(tests: Sequence[Test], *, model: str, threads: int, gpu: bool) -> list[list[str]]:
+    """Command lines, without the program, that together run exactly these tests, each once."""
+    # llama-bench runs every combination: depths that want the same lengths go into one call.
+    by_depth: dict[int, tuple[list[int], list[int]]] = {}
+    for test in dict.fromkeys((t.test, t.tokens, t.depth) for t in tests):
+        lengths = by_depth.setdefault(test[2], ([], []))
+        lengths[0 if test[0] == "pp" else 1].append(test[1])
+    calls: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    for depth, (prompts, news) in by_depth.items():
+        calls.setdefault((tuple(prompts), tuple(news)), []).append(depth)
+    common = ["-m", model, "-r", "1", "-t", str(threads), "-ngl", str(_ALL_LAYERS if gpu else 0), "-o", "json"]
+    return [
+        [*common, "-p", _list(prompts), "-n", _list(news), *(["-d", _list(depths)] if any(depths) else [])]
+        for (prompts, news), depths in calls.items()
+    ]
+
+
+def parse(text: str, tests: Sequence[Test], *, threads: int) -> Benched:
+    """From what its calls printed. EdgeSkipError where it is not JSON, or not of these tests."""
+    rows = _rows(text)
+    found: dict[tuple[str, int, int], TestTime] = {}
+    for row in rows:
+        if bool(row.n_prompt) == bool(row.n_gen):
+            continue  # a prompt and what follows in one: not asked for
+        kind, tokens = ("pp", row.n_prompt) if row.n_prompt else ("tg", row.n_gen)
+        seconds = sum(row.samples_ns) / len(row.samples_ns) / 1e9
+        found[kind, tokens, row.n_depth] = TestTime.model_validate(
+            {"test": kind, "tokens": tokens, "depth": row.n_depth, "seconds": seconds}
+        )
+    wanted = list(dict.fromkeys((test.test, test.tokens, test.depth) for test in tests))
+    if missing := [
+        Test(test=kind, tokens=n, depth=depth).name for kind, n, depth in wanted if (kind, n, depth) not in found
+    ]:
+        old = " (depths need a llama-bench of 2025)" if any("@" in name for name in missing) else ""
+        raise EdgeSkipError(f"llama-bench did not measure {', '.join(missing)}{old}: is it another version?")
+    if any(row.n_threads != threads for row in rows):
+        raise EdgeSkipError(f"llama-bench ran with {rows[0].n_threads} threads instead of {threads}")
+    last = rows[-1]
+    return Benched(last.build_commit, last.backends or "CPU", last.n_threads, tuple(found[test] for test in wanted))
+
+
+def _rows(text: str) -> list[_Row]:
+    """The arrays in `text`, one after the other, other lines between them left out."""
+    decoder, rows, at = json.JSONDecoder(), [], 0
+    while (start := text.find("[\n", at)) >= 0:
+        try:
+            values, at = decoder.raw_decode(text, start)
+        except ValueError:
+            at = start + 1
+            continue
+        try:
+            rows += [_Row.model_validate(value) for value in values]
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise EdgeSkipError(f"llama-bench's answer cannot be read ({where}: {first['msg']})") from None
+    if not rows:
+        raise EdgeSkipError(f"llama-bench printed no figures: {' '.join(text.split())[-200:] or 'nothing at all'}")
+    return rows
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers)) or "0"

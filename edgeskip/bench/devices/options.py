@@ -1,0 +1,136 @@
+"""The devices a benchmark runs on: this machine, a browser on it, others over ssh and adb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeskip.bench.config import Asked
+from edgeskip.bench.grid import WEB, WEB_STRATEGIES, Grid
+from edgeskip.bench.runner.local import LocalLauncher
+from edgeskip.bench.runner.run import SILENCE_S, Place
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.runtime.engines.threads import threads_or_default
+
+PHONE_THREADS = 4
+"""Unless asked for: a phone's other cores are its slow ones."""
+MOST_PHONE_THREADS = 64  # four for each core of the largest
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Devices besides this machine's own processors, and how they are reached."""
+
+    local: bool = True  # this machine too
+    browser: str | None = None  # to run `web` in; None = the one that is found
+    throttle: float | None = None  # that browser's processor so many times slower: a phone-like device
+    web_packages: Path | None = None  # the page's npm archives; None = npm brings them
+    remotes: tuple[str, ...] = ()  # user@host
+    remote_python: str | None = None
+    remote_cache: str | None = None
+    identity: Path | None = None
+    ssh_options: tuple[str, ...] = ()
+    adb: bool = False
+    adb_serial: str | None = None
+    llama_bench: Path | None = None
+
+    def check(self) -> None:
+        """EdgeSkipError for options that miss what they belong to."""
+        if self.adb and self.llama_bench is None:
+            raise EdgeSkipError(
+                "--adb runs llama.cpp's llama-bench on the phone: name one for Android, --llama-bench FILE"
+            )
+        if not self.adb and (self.adb_serial or self.llama_bench):
+            raise EdgeSkipError("--adb-serial and --llama-bench are for a phone: add --adb")
+        if not self.remotes and (self.remote_python or self.remote_cache or self.identity or self.ssh_options):
+            raise EdgeSkipError("--remote-python, --remote-cache, --identity and --ssh-option need --remote USER@HOST")
+        if len(set(self.remotes)) < len(self.remotes):
+            raise EdgeSkipError("--remote names a machine twice: name each once")
+        if self.throttle is not None and not 1 < self.throttle <= 100:
+            raise EdgeSkipError(f"--throttle {self.throttle:g} is no slowing down: give one above 1, e.g. 4")
+
+
+def open_places(asked: Asked, elsewhere: Elsewhere, stack: ExitStack, tell: Callable[[str], None]) -> list[Place]:
+    """Starts what is needed and asks each device what it is; `stack` closes it all. EdgeSkipError where one fails."""
+    places = []
+    web = tuple(name for name in asked.grid.providers if name in WEB)
+    grid = replace(asked.grid, providers=tuple(name for name in asked.grid.providers if name not in WEB))
+    # Unless threads were asked for, each device takes as many as it has cores; 0 asks for that.
+    counts = grid.threads if asked.threads_given else (0,)
+    rooflines = [(provider, threads) for provider in grid.providers for threads in counts]
+    if asked.threads_given and ((elsewhere.local and grid.providers) or web):
+        for count in grid.threads:
+            threads_or_default(count)
+    if elsewhere.local and grid.providers and any(target.engine == "llama.cpp" for target in asked.targets):
+        from edgeskip.runtime.engines.llamacpp.self_test import check_llamacpp
+
+        check_llamacpp()
+    if elsewhere.local and grid.providers:
+        tell("measuring what this machine gives")
+        places.append(Place(LocalLauncher(rooflines, pythons=asked.pythons, silence_s=SILENCE_S), grid))
+    destinations = elsewhere.remotes if grid.providers else ()
+    places += [_remote(one, elsewhere, asked, grid, rooflines, stack, tell) for one in destinations]
+    if elsewhere.adb:
+        if asked.threads_given and max(grid.threads) > MOST_PHONE_THREADS:
+            raise EdgeSkipError(f"--threads {max(grid.threads)} is too many for a phone: {MOST_PHONE_THREADS} at most")
+        threads = grid.threads if asked.threads_given else (PHONE_THREADS,)
+        phone = Grid(("cpu",), threads, ("plain",), engine="llama.cpp")
+        places.append(_phone(elsewhere, phone, stack, tell))
+    if web:
+        strategies = tuple(name for name in asked.grid.strategies if name in WEB_STRATEGIES)
+        if not strategies:
+            raise EdgeSkipError(f"a browser decodes by {' or '.join(WEB_STRATEGIES)}: add one of these to --strategy")
+        providers = tuple("webgpu" if name == "web:gpu" else name for name in web)
+        places.append(_browser(elsewhere, replace(grid, providers=providers, strategies=strategies), stack, tell))
+    return places
+
+
+def _remote(
+    destination: str,
+    elsewhere: Elsewhere,
+    asked: Asked,
+    grid: Grid,
+    rooflines: list[tuple[str, int]],
+    stack: ExitStack,
+    tell: Callable[[str], None],
+) -> Place:
+    from edgeskip.bench.devices.ssh.connection import SshOptions
+    from edgeskip.bench.devices.ssh.launcher import RemoteSettings, SshLauncher
+
+    settings = RemoteSettings(
+        ssh=SshOptions(identity=elsewhere.identity, options=elsewhere.ssh_options),
+        python=elsewhere.remote_python,
+        cache=elsewhere.remote_cache,
+        rooflines=tuple(rooflines),
+    )
+    launcher = SshLauncher(destination, settings, tell)
+    stack.callback(launcher.close)
+    threads = launcher.device.facts.get("default_threads")
+    if not asked.threads_given and isinstance(threads, int) and threads > 0:
+        grid = replace(grid, threads=(threads,))
+    return Place(launcher, grid)
+
+
+def _phone(elsewhere: Elsewhere, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> Place:
+    from edgeskip.bench.devices.adb.launcher import AdbLauncher, AndroidSettings
+
+    assert elsewhere.llama_bench is not None
+    launcher = AdbLauncher(AndroidSettings(elsewhere.llama_bench, serial=elsewhere.adb_serial), tell)
+    stack.callback(launcher.close)
+    return Place(launcher, grid)
+
+
+def _browser(elsewhere: Elsewhere, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> Place:
+    from edgeskip.bench.devices.web.browser_launcher import BrowserLauncher
+
+    tell("starting the browser and measuring what it gives")
+    launcher = BrowserLauncher(
+        [(provider, threads) for provider in grid.providers for threads in grid.threads],
+        browser=elsewhere.browser,
+        throttle=elsewhere.throttle,
+        packages=elsewhere.web_packages,
+    )
+    stack.callback(launcher.close)
+    return Place(launcher, grid)

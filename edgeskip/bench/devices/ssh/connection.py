@@ -1,0 +1,277 @@
+"""One ssh connection and what is said through it: commands, bytes in, lines out, each with a limit. Nothing of what
+they mean.
+
+ssh does the work, as the user has it set up. One process holds the connection; commands share it through a socket in
+a private folder. It ends when our end of its stdin does, so that it cannot outlive this process.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeskip.bench.devices.ssh.destination import Destination
+from edgeskip.bench.devices.ssh.ssh_errors import complaint, last_line
+from edgeskip.core.errors import EdgeSkipError
+
+CONNECT_S = 15  # until the other side answers
+LOGIN_S = 60.0  # until a command runs there
+BEAT_S = 10.0  # a byte this often tells the other side that we live
+STALL_S = 60.0  # without a byte taken, what we send is stuck
+GRACE_S = 15.0  # for the other side to end what it started
+_READY = "edgeskip-connected"
+_PIECE = 1 << 16  # bytes written at a time
+
+# After the user's own options, as ssh takes the first value it is given.
+_OPTIONS = (
+    "BatchMode=yes",
+    f"ConnectTimeout={CONNECT_S}",
+    "ServerAliveInterval=5",
+    "ServerAliveCountMax=4",
+    "LogLevel=ERROR",
+    "ClearAllForwardings=yes",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "RequestTTY=no",
+    "RemoteCommand=none",
+    "PermitLocalCommand=no",
+)
+
+
+class ConnectionLostError(EdgeSkipError):
+    """The connection broke off, or could not be made again."""
+
+
+@dataclass(frozen=True)
+class SshOptions:
+    """What is passed on to ssh; the user's own configuration holds besides."""
+
+    identity: Path | None = None  # -i
+    config: Path | None = None  # -F
+    options: tuple[str, ...] = ()  # -o, e.g. "UserKnownHostsFile=/tmp/hosts"
+    program: str = "ssh"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended; `said` is the last of its stderr."""
+
+    code: int
+    said: str
+
+    @property
+    def last_line(self) -> str:
+        return last_line(self.said)
+
+
+class Connection:
+    """Connects when it is first used, and again after it broke."""
+
+    def __init__(self, destination: Destination, options: SshOptions) -> None:
+        """EdgeSkipError where there is no ssh here."""
+        program = shutil.which(options.program)
+        if program is None:
+            raise EdgeSkipError(f"there is no {options.program} here: install OpenSSH's client")
+        self.destination = destination
+        self._folder: str | None = None
+        self._known = False  # it was connected once
+        self._master: _Session | None = None
+        self._base = [program]
+        if options.config is not None:
+            self._base += ["-F", str(options.config)]
+        if options.identity is not None:
+            self._base += ["-i", str(options.identity), "-o", "IdentitiesOnly=yes"]
+        for option in (*options.options, *_OPTIONS):
+            self._base += ["-o", option]
+
+    def talk(
+        self,
+        command: str,
+        on_line: Callable[[str], None],
+        *,
+        feed: Iterable[bytes] = (),
+        limit_s: float,
+    ) -> Ended:
+        """Runs `command` in the user's shell there: `feed` goes to its stdin, then a newline now and then.
+
+        `on_line` gets each line of its stdout, without its end. EdgeSkipError after `limit_s`, or where what is sent
+        gets stuck; ConnectionLostError where the connection breaks. Whatever happens the command's stdin is closed and
+        it has GRACE_S to end before its connection goes.
+        """
+        self._connect()
+        argv = [*self._base, "-S", self._socket, "-o", "ControlMaster=no", *self.destination.arguments, command]
+        session = _Session(argv, feed)
+        deadline = time.monotonic() + limit_s
+        try:
+            while (line := session.next_line(deadline)) is not None:
+                on_line(line)
+        except _TooLongError as error:
+            raise EdgeSkipError(f"{self.destination.named}: {error}") from None
+        finally:
+            code = session.end()
+        if session.failure is not None:
+            raise session.failure
+        if code == 255:  # ssh's own
+            self._lose(session.said)
+        return Ended(code, session.said)
+
+    def close(self) -> None:
+        """Ends the connection; may be called twice."""
+        session, self._master = self._master, None
+        if session is not None:
+            session.end()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    @property
+    def _socket(self) -> str:
+        assert self._folder is not None
+        return f"{self._folder}/s"
+
+    def _lose(self, said: str) -> None:
+        self.close()
+        reason = last_line(said)
+        raise ConnectionLostError(
+            f"the connection to {self.destination.named} broke off{f' ({reason})' if reason else ''}: check the "
+            "network and that the machine is still up, then run the same command again"
+        )
+
+    def _connect(self) -> None:
+        if self._master is not None and self._master.runs:
+            return
+        self.close()
+        # A socket's path has at most about 100 bytes.
+        self._folder = tempfile.mkdtemp(prefix="edgeskip-", dir="/tmp" if len(tempfile.gettempdir()) > 60 else None)
+        argv = [*self._base, "-M", "-S", self._socket, "-o", "ControlPersist=no", *self.destination.arguments]
+        self._master = session = _Session([*argv, f"echo {_READY}; cat > /dev/null"], ())
+        try:
+            deadline = time.monotonic() + LOGIN_S
+            while (line := session.next_line(deadline)) is not None:
+                if line.strip() == _READY:
+                    self._known = True
+                    return
+        except _TooLongError:
+            self.close()
+            named = self.destination.named
+            raise EdgeSkipError(
+                f"{named} does not let us run anything within {LOGIN_S:.0f} s: try  ssh {named} true"
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+        line = complaint(self.destination, session.said)
+        raise ConnectionLostError(line) if self._known else EdgeSkipError(line)
+
+
+class _TooLongError(Exception):
+    """One line."""
+
+
+class _Session:
+    """A process that is fed by one thread and heard by two."""
+
+    def __init__(self, argv: list[str], feed: Iterable[bytes]) -> None:
+        # Its complaints are looked at, hence the locale; a session of its own, as Ctrl-C is ours to pass on in order.
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, "LC_ALL": "C"},
+            start_new_session=True,
+        )
+        self.failure: Exception | None = None  # of reading what was to be sent
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._said: deque[str] = deque(maxlen=40)
+        self._stop = threading.Event()
+        self._sending = True
+        self._moved = time.monotonic()
+        self._threads = [
+            threading.Thread(target=self._hear, daemon=True),
+            threading.Thread(target=self._hear_errors, daemon=True),
+            threading.Thread(target=self._send, args=(feed,), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def said(self) -> str:
+        return "".join(self._said)
+
+    def next_line(self, deadline: float) -> str | None:
+        """The next line of stdout, None at its end. _TooLongError at `deadline` or where sending is stuck."""
+        start = time.monotonic()
+        while True:
+            try:
+                return self._lines.get(timeout=min(1.0, max(0.0, deadline - time.monotonic())))
+            except queue.Empty:
+                now = time.monotonic()
+            if now >= deadline:
+                raise _TooLongError(f"no answer in {now - start:.0f} s") from None
+            if self._sending and now - self._moved > STALL_S:
+                raise _TooLongError(f"it has taken nothing of what was sent to it for {STALL_S:.0f} s")
+
+    def end(self) -> int:
+        """Closes its stdin, gives it time to end, then makes it; its exit code."""
+        self._stop.set()
+        for signal, patience in ((None, GRACE_S), (self._process.terminate, 5.0), (self._process.kill, None)):
+            if signal is not None:
+                signal()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+                break
+        for thread in self._threads:
+            thread.join(1.0)  # what it started may hold the pipes open
+        return self._process.returncode
+
+    def _hear(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout, open(self._process.stdout.fileno(), "rb", closefd=False) as lines:
+            for line in lines:
+                self._lines.put(line.decode("utf-8", "replace").rstrip("\r\n"))
+        self._lines.put(None)
+
+    def _hear_errors(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr, open(self._process.stderr.fileno(), "rb", closefd=False) as lines:
+            for line in lines:
+                self._said.append(line.decode("utf-8", "replace"))
+
+    def _send(self, feed: Iterable[bytes]) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        with suppress(BrokenPipeError), stdin:
+            chunks = iter(feed)
+            while (chunk := self._next(chunks)) and not self._stop.is_set():
+                view = memoryview(chunk)
+                while view and not self._stop.is_set():
+                    view = view[stdin.write(view[:_PIECE]) :]
+                    self._moved = time.monotonic()
+            self._sending = False
+            while self.failure is None and not self._stop.wait(BEAT_S):
+                stdin.write(b"\n")
+        self._sending = False
+
+    def _next(self, chunks: Iterator[bytes]) -> bytes:
+        try:
+            return next(chunks, b"")
+        except (OSError, EdgeSkipError) as error:  # told by the thread that waits
+            self.failure = error
+            return b""

@@ -1,0 +1,142 @@
+"""The launcher for another machine over ssh: the device it is, artifacts brought there, rounds measured there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from pydantic import ValidationError
+
+from edgeskip.bench.devices.ssh.artifact import read_artifact
+from edgeskip.bench.devices.ssh.connection import Connection, SshOptions
+from edgeskip.bench.devices.ssh.destination import parse_destination
+from edgeskip.bench.devices.ssh.environment import add_llama_cpp, prepare_environment
+from edgeskip.bench.devices.ssh.machine import Remote, find_python
+from edgeskip.bench.devices.ssh.transfer import copy_artifact
+from edgeskip.bench.runner.launcher import Progress
+from edgeskip.bench.runner.request import Request
+from edgeskip.bench.schema import Device, Roofline, Sample
+from edgeskip.core.errors import EdgeSkipError
+
+CHILD = "edgeskip.bench.runner.child"
+DEVICE_S = 600.0  # to say what the machine is, its rooflines measured
+_SHOWN = ("architecture", "system", "python", "memory_bytes", "available_memory_bytes", "free_bytes", "cache")
+
+
+@dataclass(frozen=True)
+class RemoteSettings:
+    """How the other side is set up. `rooflines`: providers and numbers of threads whose roofline is wanted."""
+
+    ssh: SshOptions = field(default_factory=SshOptions)
+    python: str | None = None  # --remote-python: has what EdgeSkip needs; nothing is installed
+    cache: str | None = None  # --remote-cache: a folder there
+    rooflines: tuple[tuple[str, int], ...] = ()
+    limit_s: float = 3600.0  # of one round
+
+
+class SshLauncher:
+    """A machine with Python, reached by the system's ssh; a context manager."""
+
+    def __init__(self, destination: str, settings: RemoteSettings, progress: Progress) -> None:
+        """Connects, brings what is needed and asks what the machine is; minutes, the first time.
+
+        EdgeSkipError where that cannot be done: one line says what is missing.
+        """
+        self._settings = settings
+        self._connection = Connection(parse_destination(destination), settings.ssh)
+        try:
+            progress(f"{destination}: connecting")
+            python = settings.python or find_python(self._connection)
+            self._remote = Remote(self._connection, python)
+            self._facts = self._remote.ask("facts", progress, cache=settings.cache)
+            given = settings.python is not None
+            self._environment = prepare_environment(self._remote, self._facts, given=given, progress=progress)
+            self._device = self._ask_device(destination, progress)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    def prepare(self, path: Path, progress: Progress) -> str:
+        """Copies the artifact there once, checked; a GGUF file brings llama.cpp with it."""
+        artifact = read_artifact(path)
+        if artifact.opened:
+            add_llama_cpp(self._remote, self._environment, progress)
+        folder = f"{self._facts['cache']}/artifacts/{artifact.key}"
+        copy_artifact(self._remote, artifact, folder, progress)
+        return f"{folder}/{artifact.opened}" if artifact.opened else folder
+
+    def run(self, request: Request, progress: Progress) -> Sample:
+        text = self._child([], request.model_dump_json(), self._settings.limit_s, progress)
+        try:
+            sample = Sample.model_validate_json(text)
+        except ValidationError as error:
+            raise self._strange(error) from None
+        if (sample.cell, sample.round) != (request.cell, request.round):
+            raise EdgeSkipError(f"{self._remote.named} answered with another cell than the one asked for")
+        return sample
+
+    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+        return self._ask_device(self._device.id, progress).rooflines if self._settings.rooflines else []
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> SshLauncher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask_device(self, named: str, progress: Progress) -> Device:
+        options = ["--device"]
+        if self._settings.rooflines:
+            progress(f"{named}: measuring its memory and arithmetic")
+            options += [
+                "--roofline",
+                ",".join(f"{provider}:{threads}" for provider, threads in self._settings.rooflines),
+            ]
+        try:
+            device = Device.model_validate_json(self._child(options, "", DEVICE_S, progress))
+        except ValidationError as error:
+            raise self._strange(error) from None
+        remote = {name: self._facts[name] for name in _SHOWN if self._facts[name] is not None}
+        return device.model_copy(update={"id": named, "type": "ssh", "facts": {**device.facts, "remote": remote}})
+
+    def _child(self, options: Sequence[str], stdin: str, limit_s: float, progress: Progress) -> str:
+        """The last record that the measuring process writes. EdgeSkipError where there is none."""
+        code = self._environment.code
+        last = ""
+
+        def hear(line: str) -> None:
+            nonlocal last
+            if line.startswith("{"):
+                last = line
+
+        answer = self._remote.run(
+            [self._environment.python, "-m", CHILD, *options],
+            progress,
+            on_line=hear,
+            limit_s=limit_s,
+            cwd=code,
+            path=code,
+            stdin=stdin,
+        )
+        if answer["code"] or not last:
+            said = answer["said"] or "it says nothing"
+            raise EdgeSkipError(f"{self._remote.named}: measuring ended with code {answer['code']}: {said}")
+        return last
+
+    def _strange(self, error: ValidationError) -> EdgeSkipError:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return EdgeSkipError(
+            f"{self._remote.named} answered with something else than asked for ({where}: {first['msg']})"
+        )

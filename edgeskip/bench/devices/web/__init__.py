@@ -1,0 +1,1 @@
+"""Benchmarks in a browser: a phone that opens a page, or a Chromium started here."""

@@ -1,0 +1,248 @@
+"""A device of the benchmark that is a browser on this machine: each round in a Chromium started for it alone."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from edgeskip.bench.devices.web.artifact import WebArtifact
+from edgeskip.bench.devices.web.browser import NO_GPU, WITH_GPU, Browser, find_browser, version_of
+from edgeskip.bench.devices.web.handler import RefusedError
+from edgeskip.bench.devices.web.packages import ONNXRUNTIME_WEB, web_packages
+from edgeskip.bench.devices.web.server import WebServer
+from edgeskip.bench.devices.web.throttle import Throttle, described
+from edgeskip.bench.runner.ceilings import with_rooflines
+from edgeskip.bench.runner.launcher import Progress
+from edgeskip.bench.runner.request import Request
+from edgeskip.bench.runner.system_monitor import Watch
+from edgeskip.bench.schema import Device, Failure, Roofline, Sample
+from edgeskip.core.child_exit import how_it_ended
+from edgeskip.core.errors import EdgeSkipError
+
+PROVIDERS = ("web", "webgpu")
+ROUND_TIMEOUT_S = 3600.0
+START_TIMEOUT_S = 60.0  # to the page's first sign of life
+SILENCE_S = 90.0  # the page says something every 3 s; a crashed one says nothing
+_LOOK_S = 0.25
+_MEMORY_S = 3.0
+
+
+class BrowserLauncher:
+    """A `Launcher` over a headless Chromium; the page it opens runs exactly one request.
+
+    `throttle` makes the processor so many times slower, as in a phone; `draft_tokens` fixes what a round drafts, else
+    the page drafts as much as pays. `cells` are the providers and numbers of threads whose roofline is wanted, measured
+    at full speed and, but for a GPU, divided by `throttle`: the shortest passes fit between two stops. `packages` is a
+    folder of the page's npm archives, for a machine without npm. EdgeSkipError where there is no browser, it does not
+    start, or the packages cannot be had.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[tuple[str, int]] = (),
+        *,
+        browser: str | None = None,
+        throttle: float | None = None,
+        packages: Path | None = None,
+        device_id: str | None = None,
+        timeout_s: float = ROUND_TIMEOUT_S,
+        gpu_flags: Sequence[str] = WITH_GPU,
+        draft_tokens: int | None = None,
+    ) -> None:
+        self._cells = tuple(dict.fromkeys(cells))
+        self._query = "" if draft_tokens is None else f"&depth={draft_tokens}"
+        self._program = find_browser(browser)
+        self._throttle, self._timeout_s, self._gpu_flags = throttle, timeout_s, tuple(gpu_flags)
+        version = version_of(self._program)
+        slow = "" if throttle is None else f"-{throttle:g}x"
+        self._desk = _OneRound(device_id or f"chromium{slow}")
+        self._server = WebServer(self._desk, {}, web_packages(packages))
+        # Downloads stay from round to round: one profile for all, and the server keeps its port.
+        self._profile = Path(tempfile.mkdtemp(prefix="edgeskip-browser-"))
+        try:
+            self._server.start()
+            self._device = with_rooflines(self._probe(version), self._rooflines())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    def prepare(self, path: Path, progress: Progress) -> str:
+        """Nothing is copied: the browser fetches the files with its first round, and keeps them for the next."""
+        progress(f"deriving the page's graphs of {path.name}")
+        self._server.add(WebArtifact(path))
+        return str(path)
+
+    def run(self, request: Request, progress: Progress) -> Sample:
+        if request.cell.provider not in PROVIDERS:
+            raise EdgeSkipError(f"a browser has no provider {request.cell.provider}: use {' or '.join(PROVIDERS)}")
+        self._desk.begin(request, progress)
+        flags = self._gpu_flags if request.cell.provider == "webgpu" else NO_GPU
+        browser = Browser(self._program, self._profile, self._url, flags=flags)
+        throttle = None
+        peak = 0
+        watch, look = Watch(), time.monotonic()
+        try:
+            if self._throttle is not None:
+                throttle = Throttle(browser.group, self._throttle)
+            deadline = time.monotonic() + self._timeout_s
+            while not self._desk.ended.wait(_LOOK_S):
+                if time.monotonic() >= look:  # seldom: it reads every process' pages, on the cores that are measured
+                    peak, look = max(peak, browser.memory()), time.monotonic() + _MEMORY_S
+                self._check(browser, deadline)
+            peak = max(peak, browser.memory())
+        finally:
+            if throttle is not None:
+                throttle.close()
+            browser.close()
+        outcome = self._desk.outcome
+        assert outcome is not None
+        if isinstance(outcome, Failure):
+            raise EdgeSkipError(outcome.message)
+        notes = list(outcome.notes)
+        if outcome.peak_rss_bytes is None:
+            notes.append("peak memory is that of all the browser's processes")
+        if throttle is not None:
+            notes.append(f"slowed down {throttle.achieved:.2f}x")
+        # The browser's own processes are not told from others', so how busy those were is not known.
+        conditions = watch.conditions().model_copy(update={"others_cores": None})
+        peak_bytes = outcome.peak_rss_bytes or peak or None
+        return outcome.model_copy(update={"peak_rss_bytes": peak_bytes, "notes": notes, "conditions": conditions})
+
+    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+        return self._rooflines()
+
+    def close(self) -> None:
+        self._server.close()
+        for _ in range(3):  # a process of the browser may still be writing
+            with suppress(OSError):
+                shutil.rmtree(self._profile)
+            if not self._profile.exists():
+                break
+            time.sleep(0.2)
+
+    @property
+    def _url(self) -> str:
+        return f"{self._server.url()}?auto=1&device={self._desk.id}{self._query}"
+
+    def _check(self, browser: Browser, deadline: float) -> None:
+        """EdgeSkipError where waiting on is of no use."""
+        if self._server.defect is not None:
+            raise EdgeSkipError(f"the web server failed ({self._server.defect})") from self._server.defect
+        if not browser.alive:
+            raise EdgeSkipError(f"{self._program} ended in the middle: it {how_it_ended(browser.code)}")
+        silent = time.monotonic() - self._desk.heard
+        patience = (SILENCE_S if self._desk.registered else START_TIMEOUT_S) * max(1.0, self._throttle or 1.0)
+        if silent > patience:
+            raise EdgeSkipError(f"the page has been silent for {silent:.0f} s: it hangs, or the browser is too busy")
+        if time.monotonic() > deadline:
+            raise EdgeSkipError("the round was not over in time: give fewer or shorter tests")
+
+    def _probe(self, version: str) -> Device:
+        """Opens the page once, with nothing to do, for what the browser says of itself."""
+        from edgeskip.core.machine import this_machine
+
+        return self._visit().model_copy(
+            update={
+                "name": f"{this_machine().processor}, {version} headless",
+                "versions": {"browser": version, ONNXRUNTIME_WEB.name: ONNXRUNTIME_WEB.version},
+                "emulated": None if self._throttle is None else described(self._throttle),
+            }
+        )
+
+    def _rooflines(self) -> list[Roofline]:
+        found = []
+        for provider, threads in self._cells:
+            gpu = provider == "webgpu"
+            flags = self._gpu_flags if gpu else NO_GPU
+            try:
+                (roofline,) = self._visit(f"&roofline={provider}:{threads}", flags).rooflines
+            except EdgeSkipError as error:  # the rounds will tell whether anything runs there
+                roofline = Roofline(
+                    provider=provider, threads=threads, bytes_per_s=None, flops_per_s=None, how=str(error)[:300]
+                )
+            if self._throttle is not None and not gpu:
+                roofline = _slower(roofline, self._throttle)
+            found.append(roofline)
+        return found
+
+    def _visit(self, query: str = "", flags: Sequence[str] = NO_GPU) -> Device:
+        """What the page says of the device, opened with no round to run."""
+        self._desk.expect(None)
+        browser = Browser(self._program, self._profile, self._url + query, flags=tuple(flags))
+        deadline = time.monotonic() + START_TIMEOUT_S
+        try:
+            while self._desk.device is None:
+                self._check(browser, deadline)
+                time.sleep(0.05)
+        finally:
+            browser.close()
+        return self._desk.device
+
+
+def _slower(roofline: Roofline, factor: float) -> Roofline:
+    divided = {
+        name: None if value is None else value / factor
+        for name, value in (("bytes_per_s", roofline.bytes_per_s), ("flops_per_s", roofline.flops_per_s))
+    }
+    return roofline.model_copy(update={**divided, "how": f"{roofline.how}; divided by {factor:g}, as it is throttled"})
+
+
+class _OneRound:
+    """A `Desk` that wants one request of one device. Written by the server's thread, read by the launcher's."""
+
+    def __init__(self, identifier: str) -> None:
+        self.id = identifier
+        self.ended = threading.Event()
+        self.expect(None)
+
+    def expect(self, request: Request | None) -> None:
+        self._request = request
+        self._tell: Progress = _nobody
+        self.heard = time.monotonic()
+        self.registered = False
+        self.device: Device | None = None
+        self.outcome: Sample | Failure | None = None
+        self.ended.clear()
+
+    def begin(self, request: Request, progress: Progress) -> None:
+        self.expect(request)
+        self._tell = progress
+
+    def register(self, device: Device) -> str:
+        self.heard, self.registered = time.monotonic(), True
+        self.device = device.model_copy(update={"id": self.id})
+        return self.id
+
+    def work(self, device: str) -> list[Request]:
+        self.heard = time.monotonic()
+        return [] if self._request is None else [self._request]
+
+    def progress(self, device: str, message: str) -> None:
+        self.heard = time.monotonic()
+        self._tell(message)
+
+    def sample(self, device: str, sample: Sample) -> None:
+        self._take(sample)
+
+    def failure(self, device: str, failure: Failure) -> None:
+        self._take(failure)
+
+    def _take(self, outcome: Sample | Failure) -> None:
+        request = self._request
+        if request is None or (outcome.cell, outcome.round) != (request.cell, request.round) or self.ended.is_set():
+            raise RefusedError("nobody asked for this cell and round")
+        self.outcome = outcome
+        self.ended.set()
+
+
+def _nobody(message: str) -> None:
+    return None

@@ -1,0 +1,140 @@
+"""Which cells a run has: every target on every provider, thread count and strategy that it can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from edgeskip.bench.analysis.rows import baseline_of_targets
+from edgeskip.bench.schema import Cell, Strategy, Target
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.whole_number import whole_numbers
+from edgeskip.runtime.engines.onnxruntime.providers import PROVIDERS
+
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+WEB = ("web", "web:gpu")
+"""Providers of a browser here: WASM on the CPU, WebGPU."""
+WEB_STRATEGIES: tuple[Strategy, ...] = ("plain", "self-speculative")
+_LLAMA_CPP = ("cpu", "cuda", "metal", "vulkan", "rocm", "sycl", "opencl", "cann", "musa")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is crossed with the targets."""
+
+    providers: tuple[str, ...]
+    threads: tuple[int, ...]
+    strategies: tuple[Strategy, ...]
+    engine: str | None = None  # the only one there is on the device; None = both
+
+
+def parse_grid(providers: str, threads: Sequence[int], strategies: str) -> Grid:
+    """From comma-separated names. EdgeSkipError for one that is unknown; whether a provider is there is seen later."""
+    named = _names(providers, "--provider")
+    known = {*PROVIDERS, *WEB, *_LLAMA_CPP}
+    for name in named:
+        if name not in known and name.partition(":")[0] not in PROVIDERS:
+            raise EdgeSkipError(f"unknown provider {name!r}: choose from {', '.join(sorted(known))}")
+    chosen = _names(strategies, "--strategy")
+    for name in chosen:
+        if name not in STRATEGIES:
+            raise EdgeSkipError(f"unknown strategy {name!r}: choose from {', '.join(STRATEGIES)}")
+    return Grid(tuple(named), tuple(dict.fromkeys(threads)), tuple(chosen))  # type: ignore[arg-type]  # checked above
+
+
+def parse_lengths(text: str, option: str, *, least: int) -> list[int]:
+    """Whole numbers with commas between. EdgeSkipError for anything else, or one below `least`."""
+    found = whole_numbers(text)
+    if found is None or not all(least <= number < 10**9 for number in found):
+        raise EdgeSkipError(
+            f"{option} {text:.60} is no list of numbers of at least {least}: give some as in {option} 128,512"
+        )
+    return list(dict.fromkeys(found))
+
+
+def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[Cell], list[str]]:
+    """The cells on one device, and a line for each combination that was asked for and cannot be.
+
+    EdgeSkipError where a provider or strategy fits none of the targets.
+    """
+    cells = [
+        Cell(target=target.name, device=device, provider=provider, threads=threads, strategy=strategy)
+        for target in targets
+        for provider in grid.providers
+        if _takes(target, provider) and grid.engine in (None, target.engine)
+        for threads in grid.threads
+        for strategy in grid.strategies
+        if strategy in target.strategies
+    ]
+    for strategy in grid.strategies:
+        if not any(strategy in target.strategies for target in targets):
+            raise EdgeSkipError(f"no target can be decoded by {strategy}: {_HOW.get(strategy, 'leave it out')}")
+    for provider in grid.providers:
+        if not any(cell.provider == provider for cell in cells):
+            raise EdgeSkipError(
+                f"no target can run on the provider {provider!r} as asked: GGUF files run on the CPU and what "
+                "llama.cpp was built for, artifact folders on all others"
+            )
+    return cells, _left_out(targets, grid)
+
+
+def check_baselines(targets: Sequence[Target], named: Sequence[str]) -> None:
+    """EdgeSkipError where a baseline is no target."""
+    names = [target.name for target in targets]
+    for name in named:
+        if name not in names:
+            raise EdgeSkipError(f"--baseline {name} is not among the targets: choose from {', '.join(names)}")
+
+
+def reference_of(target: Target, targets: Sequence[Target], baselines: Sequence[str]) -> Target | None:
+    """The dense target that `target`'s predictions are compared with, its baseline; None = that is itself, or lossy."""
+    found = baseline_of_targets({one.name: one for one in targets}, target.name, baselines)
+    return None if found is None or found.name == target.name or found.label != "dense" else found
+
+
+def distinct(names: Iterable[str]) -> None:
+    """EdgeSkipError where two targets have one name."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise EdgeSkipError(f"two targets are called {name}: name them, as in  {name}-a=PATH {name}-b=PATH")
+        seen.add(name)
+
+
+_HOW = {
+    "self-speculative": "export one with  edgeskip export --draft early-exit --exit-layer E",
+    "online": "export one with  edgeskip export --online",
+}
+
+
+def _left_out(targets: Sequence[Target], grid: Grid) -> list[str]:
+    found = []
+    for target in targets:
+        if grid.engine not in (None, target.engine):
+            found.append(f"{target.name} is left out where only {grid.engine} runs")
+            continue
+        without = [provider for provider in grid.providers if not _takes(target, provider)]
+        if without:
+            found.append(f"{target.name} is left out on {', '.join(without)}: {target.engine} has no such provider")
+        cannot = [strategy for strategy in grid.strategies if strategy not in target.strategies]
+        if cannot:
+            found.append(f"{target.name} is left out for {', '.join(cannot)}: it has nothing to draft or gate with")
+    return found
+
+
+def _takes(target: Target, provider: str) -> bool:
+    if target.engine == "llama.cpp":
+        return _takes_gguf(provider)
+    return provider in WEB or provider.partition(":")[0] in PROVIDERS
+
+
+def _takes_gguf(provider: str) -> bool:
+    return provider in _LLAMA_CPP
+
+
+def _names(text: str, option: str) -> list[str]:
+    found = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if not found:
+        raise EdgeSkipError(f"{option} names nothing: give at least one")
+    return list(dict.fromkeys(found))

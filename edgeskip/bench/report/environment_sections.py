@@ -1,0 +1,231 @@
+"""The sections on what really ran, under which conditions, and on which devices with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from edgeskip.bench.analysis.conditions import BUSY_CORES, SLOWER, Doubt, below, best_pulse, doubts_of, fallen
+from edgeskip.bench.analysis.formatting import NOT_MEASURED, clean, counted, listed, number, percent
+from edgeskip.bench.report.latency import headed
+from edgeskip.bench.report.merged_runs import Entry, Joined, Part
+from edgeskip.bench.report.sections import Column, Group, Section, Table, Text, present
+from edgeskip.bench.schema import Device
+
+_MOST_FACTS = 80  # of one device
+
+
+def conditions_section(joined: Joined) -> Section:
+    """Doubtful rounds, then what was seen of every entry's rounds."""
+    columns = [
+        Column("", numeric=False), Column("rounds"), Column("others", "cores, most"), Column("pulse", "after/before"),
+        Column("pulse", "of the best"), Column("hottest", "°C"), Column("throttling", "events"), Column("clock", "MHz"),
+        Column("load average", "most"),
+    ]  # fmt: skip
+    tables = []
+    for device in joined.device_names:
+        rows = []
+        for entry in joined.on(device):
+            best = best_pulse([other for other in joined.on(device) if other.part is entry.part])
+            rows.append(_conditions_row(entry, best))
+        shown, groups = present(columns, [Group("", rows)], NOT_MEASURED)
+        note = "" if len(shown) > 2 else "Nothing more is known of what the device did meanwhile."
+        tables.append(Table(f"Conditions on {device}", shown, groups, note))
+    return Section(
+        "conditions",
+        "Conditions",
+        [
+            f"Doubtful: other programs kept more than {number(BUSY_CORES)} cores busy, or a fixed piece of work "
+            f"(pulse) ran more than {percent(SLOWER)} slower after a round than before it, or than at best on the "
+            "device. The worst round of each entry is shown.",
+            "Doubtful rounds are counted like all others." if doubts_of(joined) else "No round was doubtful by these.",
+        ],
+        items=doubt_words(doubts_of(joined)),
+        tables=tables,
+    )
+
+
+def doubt_words(doubts: list[Doubt]) -> list[str]:
+    """A line for each device, rounds and message; the entries that share them together."""
+    found: dict[tuple[str, tuple[int, ...], str], list[str]] = {}
+    for doubt in doubts:
+        key = (doubt.entry.device, doubt.rounds, doubt.message)
+        found.setdefault(key, []).append(f"{doubt.entry.target} ({doubt.entry.how})")
+    return [
+        f"{device}, {'round' if len(rounds) == 1 else 'rounds'} {listed([str(n) for n in rounds])}: {message}: "
+        f"{'; '.join(entries)}."
+        for (device, rounds, message), entries in found.items()
+    ]
+
+
+def ran_section(joined: Joined) -> Section:
+    """Engine, provider and nodes of every entry; notes that rounds left."""
+    columns = [
+        Column("", numeric=False), Column("engine", numeric=False), Column("asked for", numeric=False),
+        Column("ran", numeric=False), Column("nodes by provider", numeric=False), Column("threads"),
+    ]  # fmt: skip
+    tables = []
+    notes: dict[str, None] = {}
+    for device in joined.device_names:
+        rows = []
+        for entry in joined.on(device):
+            rows.append(_ran_row(entry))
+            for sample in entry.samples:
+                for note in sample.notes:
+                    notes[f"{entry.target} ({entry.how}) on {entry.device}: {clean(note)}"] = None
+        shown, groups = present(columns, [Group("", rows)], NOT_MEASURED)
+        tables.append(Table(f"Providers on {device}", shown, groups))
+    return Section(
+        "providers",
+        "What really ran where",
+        ["Nodes of the graph by the provider that ran them, where the engine tells it."]
+        + (["Notes of the rounds:"] if notes else []),
+        items=list(notes),
+        tables=tables,
+    )
+
+
+def failures_section(joined: Joined) -> Section | None:
+    """Rounds that did not come to an end; None where all did."""
+    if not joined.failures:
+        return None
+    columns = [Column("", numeric=False), Column("device", numeric=False), Column("message", numeric=False)]
+    rows = []
+    for part, failure in joined.failures:
+        cell = failure.cell
+        how = [clean(cell.provider, 60), counted(cell.threads, "thread"), cell.strategy, f"round {failure.round + 1}"]
+        name = Text(
+            joined.target_of(part, cell.target), ", ".join(how + ([part.label] if len(joined.parts) > 1 else []))
+        )
+        rows.append([name, Text(joined.device_of(part, cell.device)), Text(clean(failure.message, 2000))])
+    return Section(
+        "failures",
+        "Failures",
+        ["These rounds did not come to an end; their cells were not tried again in the run."],
+        tables=[Table("Failures", columns, [Group("", rows)])],
+    )
+
+
+def environment_section(joined: Joined) -> Section:
+    """Runs with their settings, then every device with what it says of itself."""
+    tables = [_run_table(joined, part) for part in joined.parts]
+    seen: dict[str, tuple[Device, list[tuple[Part, Device]]]] = {}
+    for part in joined.parts:
+        for device in part.run.devices.values():
+            name = joined.device_of(part, device.id)
+            seen.setdefault(name, (device, []))[1].append((part, device))
+    for name, (device, places) in seen.items():
+        tables.append(_device_table(joined, name, device, places))
+    return Section("environment", "Environment and settings", tables=tables)
+
+
+def _conditions_row(entry: Entry, best: float | None) -> list[Text]:
+    seen = [sample.conditions for sample in entry.samples]
+    others = max((c.others_cores for c in seen if c.others_cores is not None), default=None)
+    paired = [c for c in seen if len(c.pulse) > 1]
+    pulsed = [c for c in seen if c.pulse]
+    hottest = max((t for c in seen for t in c.temperature_c), default=None)
+    events = [c.throttle_events for c in seen if c.throttle_events is not None]
+    clocks = [clock for c in seen for clock in c.clock_mhz]
+    load = max((c.load_average for c in seen if c.load_average is not None), default=None)
+    return [
+        headed(entry),
+        Text(str(len(seen))),
+        _known(others, " (busy)" if others is not None and others > BUSY_CORES else ""),
+        _slower(max(map(fallen, paired)) if paired else None),
+        _slower(max(below(c, best) for c in pulsed) if pulsed else None),
+        _known(hottest),
+        Text(str(sum(events)) if events else NOT_MEASURED),
+        Text(f"{min(clocks):,.0f} to {max(clocks):,.0f}" if clocks else NOT_MEASURED),
+        _known(load),
+    ]
+
+
+def _known(value: float | None, mark: str = "") -> Text:
+    return Text(NOT_MEASURED if value is None else number(value) + mark)
+
+
+def _slower(lost: float | None) -> Text:
+    return Text(NOT_MEASURED if lost is None else percent(1 - lost) + (" (slower)" if lost > SLOWER else ""))
+
+
+def _ran_row(entry: Entry) -> list[Text]:
+    ran = entry.samples[-1].ran
+    ways = {(s.ran.engine, s.ran.version, s.ran.provider, tuple(sorted(s.ran.nodes.items()))) for s in entry.samples}
+    nodes = ", ".join(f"{clean(name, 60)} {count:,}" for name, count in ran.nodes.items())
+    total = sum(ran.nodes.values())
+    return [
+        headed(entry),
+        Text(ran.engine, clean(ran.version, 60)),
+        Text(clean(entry.cell.provider, 60)),
+        Text(clean(ran.provider, 60), "not the same in all rounds" if len(ways) > 1 else ""),
+        Text(nodes or NOT_MEASURED, f"of {total:,}" if len(ran.nodes) > 1 else ""),
+        Text(str(ran.threads)),
+    ]
+
+
+def _run_table(joined: Joined, part: Part) -> Table:
+    header, settings = part.run.header, part.run.header.settings
+    rounds = sum(1 for _ in part.run.samples)
+    facts = {
+        "file": clean(str(part.path)),
+        "command": clean(header.command, 2000),
+        "created": clean(header.created),
+        "EdgeSkip": clean(header.version),
+        "rounds": f"{settings.rounds} asked for each cell, {rounds} measured, {len(part.run.failures)} failed",
+        "tests": f"pp {_numbers(settings.prompt_tokens)}; tg {_numbers(settings.new_tokens)}; "
+        f"depths {_numbers(settings.depths)}",
+        "prompts": ", ".join(clean(name, 120) for name in settings.prompts) or "none",
+        "tokens": f"at most {settings.max_tokens:,} an answer; seed {settings.seed}",
+        "baselines": ", ".join(joined.target_of(part, name) for name in settings.baselines)
+        or "the first target of each engine",
+        "devices": ", ".join(joined.device_of(part, key) for key in part.run.devices) or "none",
+        "targets": ", ".join(joined.target_of(part, key) for key in part.run.targets) or "none",
+    }
+    return _facts_table(f"Run {part.label}", [(name, value) for name, value in facts.items() if value])
+
+
+def _numbers(values: list[int]) -> str:
+    return ", ".join(f"{value:,}" for value in values) or "none"
+
+
+def _device_table(joined: Joined, name: str, device: Device, places: list[tuple[Part, Device]]) -> Table:
+    facts = [("id", clean(device.id)), ("reached", device.type)]
+    if device.emulated is not None:
+        facts.append(("emulated", clean(device.emulated)))
+    if len(joined.parts) > 1:
+        facts.append(("in runs", ", ".join(dict.fromkeys(part.label for part, _ in places))))
+    facts += [(clean(package, 80), clean(version)) for package, version in device.versions.items()]
+    facts += _flat(device.facts)
+    if len(facts) > _MOST_FACTS:
+        facts = [*facts[:_MOST_FACTS], ("more", f"{len(facts) - _MOST_FACTS} facts are not shown")]
+    for part, measured in places:
+        for roof in measured.rooflines:
+            given = [] if roof.bytes_per_s is None else [f"{number(roof.bytes_per_s / 1e9)} GB/s"]
+            given += [] if roof.flops_per_s is None else [f"{number(roof.flops_per_s / 1e9)} GFLOP/s"]
+            which = f"{clean(roof.provider, 60)}, {counted(roof.threads, 'thread')}"
+            where = f", {part.label}" if len(joined.parts) > 1 else ""
+            facts.append((f"roofline ({which}{where})", f"{' and '.join(given) or 'unknown'}: {clean(roof.how)}"))
+    return _facts_table(f"Device {name}", facts)
+
+
+def _facts_table(caption: str, facts: list[tuple[str, str]]) -> Table:
+    rows = [[Text(name), Text(value)] for name, value in facts]
+    return Table(caption, [Column("", numeric=False), Column("value", numeric=False)], [Group("", rows)], facts=True)
+
+
+def _flat(facts: dict[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        name = f"{prefix}{clean(str(key), 80)}"
+        if isinstance(value, dict) and depth < 3:
+            found += _flat(value, f"{name}.", depth + 1)
+        elif isinstance(value, list):
+            found.append((name, clean(", ".join(_items(value)), 500)))
+        elif value is not None:
+            found.append((name, clean(str(value), 500)))
+    return found
+
+
+def _items(values: list[Any]) -> Iterator[str]:
+    return (clean(str(value), 200) for value in values[:50])

@@ -1,0 +1,36 @@
+"""The interface of whatever measures one round of one cell: a process here, one over ssh, a phone, a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from edgeskip.bench.runner.request import Request
+from edgeskip.bench.schema import Device, Roofline, Sample
+
+Progress = Callable[[str], None]
+"""Told, in a few words, what is going on now."""
+
+
+class Launcher(Protocol):
+    """One device. Every call ends: there is a time limit on whatever it waits for."""
+
+    @property
+    def device(self) -> Device:
+        """What it is; known once the launcher is made."""
+
+    def prepare(self, path: Path, progress: Progress) -> str:
+        """Brings the artifact at `path` to the device, once; the path to put in requests there.
+
+        EdgeSkipError where it has no room, cannot be reached, or the copy fails its checksum.
+        """
+
+    def run(self, request: Request, progress: Progress) -> Sample:
+        """Measures one round in a fresh process there. EdgeSkipError says why it could not; nothing is left running."""
+
+    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+        """The device's rooflines, measured once more; [] where it has none. EdgeSkipError where it cannot now."""
+
+    def close(self) -> None:
+        """Ends whatever it started; what was copied stays, for the next time."""

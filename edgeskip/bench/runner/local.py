@@ -1,0 +1,71 @@
+"""The launcher of this machine: every round is a process of this, or another, Python."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgeskip.bench.runner.launcher import Progress
+from edgeskip.bench.runner.process import CHILD, call
+from edgeskip.bench.runner.request import Request
+from edgeskip.bench.schema import Device, Roofline, Sample
+
+DEVICE_TIMEOUT_S = 120.0
+
+
+class LocalLauncher:
+    """`pythons`: by provider, an interpreter whose onnxruntime is another build; all others use this one.
+
+    `silence_s`: how long a process may say nothing before it counts as hung.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[tuple[str, int]],
+        *,
+        pythons: Mapping[str, Path] | None = None,
+        silence_s: float = 1800.0,
+    ) -> None:
+        """`cells`: the providers and numbers of threads whose roofline is wanted; 0 threads = as many as by default."""
+        self._pythons = dict(pythons or {})
+        self._silence_s = silence_s
+        self._wanted: dict[str, list[str]] = {sys.executable: []}  # by interpreter
+        for provider, threads in dict.fromkeys(cells):
+            self._wanted.setdefault(self._python(provider), []).append(f"{provider}:{threads}")
+        devices = self._asked()
+        rooflines = [roofline for device in devices for roofline in device.rooflines]
+        versions = dict(devices[0].versions)
+        for provider, python in self._pythons.items():
+            other = devices[list(self._wanted).index(str(python))].versions
+            versions |= {f"{name} ({provider})": version for name, version in other.items() if "onnxruntime" in name}
+        self._device = devices[0].model_copy(update={"rooflines": rooflines, "versions": versions})
+
+    @property
+    def device(self) -> Device:
+        return self._device
+
+    def prepare(self, path: Path, progress: Progress) -> str:
+        return str(path.absolute())
+
+    def run(self, request: Request, progress: Progress) -> Sample:
+        python = self._python(request.cell.provider)
+        return Sample.model_validate(call([python, "-P", "-m", CHILD], request, self._silence_s, progress))
+
+    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+        return [roofline for device in self._asked() for roofline in device.rooflines]
+
+    def close(self) -> None:
+        pass
+
+    def _asked(self) -> list[Device]:
+        """The machine as each interpreter sees it."""
+        return [
+            Device.model_validate(
+                call([python, "-P", "-m", CHILD, "--device", "--roofline", ",".join(wanted)], None, DEVICE_TIMEOUT_S)
+            )
+            for python, wanted in self._wanted.items()
+        ]
+
+    def _python(self, provider: str) -> str:
+        return str(self._pythons.get(provider, sys.executable))

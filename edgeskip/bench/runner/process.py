@@ -1,0 +1,117 @@
+"""Runs `edgeskip.bench.runner.child` in its own process, which is always terminated: on success, error or interrupt."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from pydantic import BaseModel
+
+from edgeskip.bench.runner.launcher import Progress
+from edgeskip.core.child_exit import MemoryWatch, how_it_ended
+from edgeskip.core.errors import EdgeSkipError
+
+CHILD = "edgeskip.bench.runner.child"
+
+
+def call(
+    command: Sequence[str], request: BaseModel | None, silence_s: float, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Runs `child`, `request` on its stdin; its last line. EdgeSkipError with its message where it is an error, where
+    it dies, or says nothing for `silence_s`. On every way out the process is gone, with all it started.
+    """
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    watch = MemoryWatch()
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        start_new_session=True,  # Ctrl-C comes to us alone
+    )
+    lines: queue.Queue[str | None] = queue.Queue()
+    complaints: list[str] = []
+    readers = [
+        threading.Thread(target=_read, args=(process.stdout, lines.put), daemon=True),
+        threading.Thread(target=_read, args=(process.stderr, complaints.append), daemon=True),
+    ]
+    try:
+        for reader in readers:
+            reader.start()
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it has died: what it said is read below
+            process.stdin.write(request.model_dump_json() if request is not None else "")
+            process.stdin.close()
+        last = None
+        while (line := _next(lines, silence_s)) is not None:
+            found = _parsed(line)
+            last = found or last
+            if progress is not None and found is not None and found.get("kind") == "progress":
+                progress(str(found.get("message", "")))
+        process.wait(timeout=30)
+    except (queue.Empty, subprocess.TimeoutExpired):
+        why = f" ({evidence})" if (evidence := watch.evidence()) else ""
+        raise EdgeSkipError(
+            f"the measuring process said nothing for {silence_s:.0f} s and was ended{why}: see  edgeskip doctor"
+        ) from None
+    finally:
+        _end(process)
+    if last is not None and last.get("kind") == "error":
+        raise EdgeSkipError(str(last["message"]))
+    if last is None or last.get("kind") == "progress" or process.returncode:
+        for reader in readers:
+            reader.join(timeout=5)
+        raise EdgeSkipError(_died(process.returncode, complaints, watch))
+    return last
+
+
+def _read(stream: Any, tell: Any) -> None:
+    for line in stream:
+        tell(line)
+    tell(None)
+
+
+def _next(lines: queue.Queue[str | None], silence_s: float) -> str | None:
+    """The next line, None at the end; queue.Empty after `silence_s`. Waits in pieces, so that Ctrl-C is heard."""
+    end = time.monotonic() + silence_s
+    while True:
+        try:
+            return lines.get(timeout=0.2)
+        except queue.Empty:
+            if time.monotonic() > end:
+                raise
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):  # the usual end: it has gone, and started nothing
+            os.killpg(process.pid, signal.SIGKILL)
+    else:  # Windows
+        process.kill()
+    process.wait()
+
+
+def _died(code: int | None, complaints: Sequence[str | None], watch: MemoryWatch) -> str:
+    words = [line.strip() for line in complaints if line and line.strip()]
+    said = f": {words[-1][:300]}" if words else ""
+    return f"the measuring process {how_it_ended(code, watch)}{said}: see  edgeskip doctor"

@@ -1,0 +1,51 @@
+"""What the process, the remote machine or the browser that measures one round of one cell is told. Data only."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgeskip.bench.schema import Cell
+
+
+class Prompt(BaseModel):
+    """A real prompt: text for a machine with the tokenizer, token ids for a browser; both are the same prompt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    text: str
+    ids: list[int] | None = None
+
+
+class Test(BaseModel):
+    """A test on random tokens: `tokens` as one prompt (pp) or one by one (tg), with `depth` tokens before them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    __test__: ClassVar[bool] = False  # not one of pytest's
+
+    test: Literal["pp", "tg"]
+    tokens: int = Field(ge=1)
+    depth: int = Field(ge=0)
+
+    @property
+    def name(self) -> str:
+        """As llama-bench writes it: pp512, tg128 @ d2048."""
+        return f"{self.test}{self.tokens}" + (f" @ d{self.depth}" if self.depth else "")
+
+
+class Request(BaseModel):
+    """One round of one cell."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="of the artifact, where it is measured")
+    cell: Cell
+    round: int
+    tests: list[Test]
+    prompts: list[Prompt]
+    max_tokens: int
+    seed: int = 0
+    allow_fallback: bool = False

@@ -1,1 +1,0 @@
-"""Benchmarks in a browser: a phone that opens a page, or a Chromium started here. Serves, validates, starts, stops."""

@@ -1,0 +1,1 @@
+"""What every other room may use: errors, files, numbers, names of sublayers, the terminal. Imports nothing above it."""

@@ -1,0 +1,199 @@
+"""What `edgeskip plan` does that needs the model: searching for a front, picking from it, fitting a compensation."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.sublayers import parse_sublayer
+from edgeskip.planning.search.kept_front import check_settings, settled_options, within
+from edgeskip.planning.search.pareto import Budget, pick
+from edgeskip.profiles.schema import FrontRecord, PlanRecord, Profile
+
+if TYPE_CHECKING:
+    from edgeskip.models.source import ModelSource
+    from edgeskip.planning.search.costs import Costs, DeviceCosts
+    from edgeskip.planning.search.decode_set import DecodeSet
+    from edgeskip.planning.search.policy import SearchPolicy
+    from edgeskip.planning.search.search import FittedPlan, Progress, Searcher
+
+
+@dataclass(frozen=True)
+class PlanningRequest:
+    """What the command line asks of a search or a fit; `log` is where a search writes what it measured, without the end
+    of its name. `tokens` are fitted to, 3/4 as many reported on, 3/8 compared on; None = what the corpus is good for.
+    """
+
+    corpus: tuple[str, ...]
+    field: str | None
+    model: str | None
+    compensation: str | None
+    objective: str | None
+    tokens: int | None
+    window_tokens: int | None
+    max_skips: int | None
+    search_kl: float | None
+    search: bool
+    device_profile: Path | None
+    context: int | None
+    decode_set: bool
+    device: str | None
+    seed: int | None
+    log: Path
+
+    def policy(self, max_positions: int) -> SearchPolicy:
+        """For a model of so many positions.
+
+        Attentions are worth more in long windows: a plan of SmolLM2 that costs 10 % in windows of 512 tokens costs
+        17 % in windows of 1,024.
+        """
+        from edgeskip.planning.search.policy import SearchPolicy
+
+        # The shipped text has some 7,000 tokens.
+        tokens, window = (8192, 1024) if self.corpus else (3072, 256)
+        tokens = tokens if self.tokens is None else self.tokens
+        window = min(window, max_positions) if self.window_tokens is None else self.window_tokens
+        return SearchPolicy(
+            objective=self.objective or "kl",  # type: ignore[arg-type]
+            compensation=self.compensation or "linear",  # type: ignore[arg-type]
+            fit_tokens=tokens,
+            search_tokens=max(tokens * 3 // 8, 2 * window),
+            report_tokens=max(tokens * 3 // 4, 2 * window),
+            context=window,
+            max_skips=self.max_skips,
+            max_kl=1.0 if self.search_kl is None else self.search_kl,
+            seed=self.seed or 0,
+            device=self.device or "cpu",
+        )
+
+
+def plan_by_budget(
+    profile: Profile, path: Path, budget: Budget, request: PlanningRequest, progress: Progress
+) -> tuple[Profile, FittedPlan, DecodeSet | None]:
+    """The profile with a front, the one it has unless `request` wants another, and the fitted plan that `budget` buys.
+
+    Decoding may lose as much on the model's own continuations as the budget allows on text (or as the plan loses on
+    text, where the budget is no KL): what that leaves room for is the decode set. EdgeSkipError where the front has no
+    such point, and where the text or settings are not those of the front.
+    """
+    front = None if request.search else profile.front
+    if front is not None:
+        kept = settled_options(
+            front,
+            tokens=request.tokens,
+            window_tokens=request.window_tokens,
+            seed=request.seed,
+            compensation=request.compensation,
+        )
+        request = replace(request, **kept)
+    policy = request.policy(max_positions=1024)  # refuses what cannot be, before anything is read
+    if front is not None:
+        front = _as_asked(front, profile, request)
+        allowed = within(front, max_skips=request.max_skips, search_kl=request.search_kl)
+        number = pick(front, budget, allowed)  # before the model is loaded
+    source = _source(profile, path, request)
+    searcher = _searcher(source, request)
+    if front is None:
+        front = searcher.search(_costs(profile, source, request), request.log, progress)
+        if not front.points:
+            raise EdgeSkipError(f"every skip costs more than {policy.max_kl:g} nats per token: raise --search-kl")
+        number = pick(front, budget)
+    else:
+        check_settings(front, searcher.settings)
+    point = front.points[number]
+    num_blocks = profile.model.num_blocks
+    fitted = searcher.fitted([parse_sublayer(name, num_blocks) for name in point.skip])
+    record = PlanRecord(
+        method="budget", compensation=front.compensation, skip=point.skip, scales=fitted.scales
+    )  # fmt: skip
+    chosen = None
+    if request.decode_set:
+        progress("decode set", 0, None)
+        chosen = searcher.decode_set(fitted, fitted.quality.kl if budget.max_kl is None else budget.max_kl)
+    if chosen is not None and chosen.skip:
+        scales = dict(zip(chosen.skip, chosen.scales, strict=True))
+        decode = {
+            "beta": chosen.threshold,
+            "window": chosen.window,
+            "decode_skip": [str(sublayer) for sublayer in sorted(scales)],
+            "decode_scales": [scales[sublayer] for sublayer in sorted(scales)],
+        }
+        record = record.model_copy(update=decode)
+    return profile.model_copy(update={"front": front, "plan": record}), fitted, chosen
+
+
+def plan_fitted(
+    profile: Profile, path: Path, record: PlanRecord, request: PlanningRequest, progress: Progress
+) -> tuple[PlanRecord, FittedPlan]:
+    """The plan of `record` with its compensation fitted on the stream that its skips leave."""
+    progress("fitting", 0, None)
+    searcher = _searcher(_source(profile, path, request), request)
+    fitted = searcher.fitted([parse_sublayer(name, profile.model.num_blocks) for name in record.skip])
+    changed = {"compensation": request.compensation or "linear", "scales": fitted.scales}
+    return record.model_copy(update=changed), fitted
+
+
+def _source(profile: Profile, path: Path, request: PlanningRequest) -> ModelSource:
+    from edgeskip.models.profile_source import check_weights, source_of
+    from edgeskip.runtime.engines.onnxruntime.attention_limits import head_size_problem
+
+    if profile.model.adapter is not None and profile.plan is not None and profile.plan.skip:
+        raise EdgeSkipError(
+            f"{path.name} is healed for its plan, so the model with all sublayers is no reference any more: plan the "
+            "profile it was made from"
+        )
+    source = source_of(profile, path, request.model)
+    check_weights(source, profile)
+    if (problem := head_size_problem(source.decoder)) is not None:
+        print(f"edgeskip: note: {problem}: export the plan with  --target gguf", file=sys.stderr)
+    return source
+
+
+def _searcher(source: ModelSource, request: PlanningRequest) -> Searcher:
+    from edgeskip.calibration.corpus import corpus_named
+    from edgeskip.planning.search.search import Searcher
+
+    policy = request.policy(source.decoder.config.max_positions)
+    return Searcher(source, corpus_named(request.corpus, request.field), policy)
+
+
+def _costs(profile: Profile, source: ModelSource, request: PlanningRequest) -> Costs:
+    from edgeskip.planning.search.costs import weight_costs
+
+    return device_costs(profile, request) or weight_costs(source.decoder)
+
+
+def device_costs(profile: Profile, request: PlanningRequest) -> DeviceCosts | None:
+    """The times of the device profile that `request` names; None if it names none."""
+    from edgeskip.planning.search.costs import DeviceCosts
+
+    if request.device_profile is None:
+        if request.context is not None:
+            raise EdgeSkipError(f"--context {request.context} says nothing without --device-profile: add it")
+        return None
+    from edgeskip.profiles.device_profile import read_device_profile
+
+    device = read_device_profile(request.device_profile)
+    device.check_model(profile)
+    return DeviceCosts(device, 512 if request.context is None else request.context)
+
+
+def _as_asked(front: FrontRecord, profile: Profile, request: PlanningRequest) -> FrontRecord:
+    """The front with the times of the device that `request` names, if any. EdgeSkipError for options of a search."""
+    if request.objective not in (None, front.objective):
+        raise EdgeSkipError(
+            f"the profile's front was searched with --objective {front.objective}, not {request.objective}: leave it "
+            "out, or add --search to search anew"
+        )
+    costs = device_costs(profile, request)
+    if costs is None:
+        return front
+    points = []
+    for point in front.points:
+        skip = [parse_sublayer(name, profile.model.num_blocks) for name in point.skip]
+        prefill, decode = costs.speedups(skip)
+        points.append(point.model_copy(update={"prefill_speedup": prefill, "decode_speedup": decode}))
+    return front.model_copy(update={"points": points, "device": costs.name, "context": costs.context})

@@ -1,0 +1,69 @@
+"""One run of a plan over a runner's windows, its compensation fitted on the way to part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from edgeskip.planning.search.fit import Fit, fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgeskip.core.plan import Compensation
+    from edgeskip.planning.search.runner import SublayerRunner
+
+Kept = tuple["Tensor", "Tensor | None"]
+"""The stream before a sublayer, and what the last kept one before it has added."""
+Dense = Callable[[int], "Tensor"]
+"""Number of a sublayer → the dense model's stream after it, of the windows that are fitted to; asked for in order."""
+
+
+def stored(streams: list[Tensor]) -> Dense:
+    """From streams kept in memory."""
+    return streams.__getitem__
+
+
+def alongside(runner: SublayerRunner, rows: slice) -> Dense:
+    """From a dense run of `rows` that goes along, sublayer by sublayer: twice the work, no memory."""
+    at, x = 0, runner.start[rows]
+    narrow = runner.narrowed(rows)
+
+    def after(index: int) -> Tensor:
+        nonlocal at, x
+        while at <= index:
+            x = x + narrow.update(at, x)
+            at += 1
+        return x
+
+    return after
+
+
+def run(
+    runner: SublayerRunner,
+    skip: Collection[int],
+    compensation: Compensation,
+    dense: Dense,
+    rows: slice,
+    *,
+    first: int = 0,
+    before: Kept | None = None,
+    watch: Callable[[int, Kept], None] = lambda index, kept: None,
+) -> tuple[Tensor, dict[int, Fit]]:
+    """The stream after the last sublayer [W, T, d], and what replaced each of the sublayers `skip` from `first` on.
+
+    `rows` are the windows to fit to. `before` is what stands before `first`; `watch` is told what stands before each
+    sublayer as it comes.
+    """
+    x, update = before or (runner.start, None)
+    fits: dict[int, Fit] = {}
+    for index in range(first, runner.num_sublayers):
+        watch(index, (x, update))
+        if index in skip:
+            last = None if update is None else update[rows]
+            fits[index] = fit(x[rows], dense(index), last, compensation)
+            x = fits[index].applied(x, update)
+        else:
+            update = runner.update(index, x)
+            x = x + update
+    return x, fits

@@ -1,0 +1,62 @@
+"""Greedy paths through the plans: each step skips the sublayer whose loss is least, as it is or for its time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from edgeskip.planning.search.plan_evaluator import Losses, Skips
+
+if TYPE_CHECKING:
+    from edgeskip.planning.search.policy import SearchPolicy
+    from edgeskip.planning.search.quality import Quality
+
+LEAST, MOST = 4, 16  # candidates tried at a step after the first, which tries all
+Saved = Callable[[Skips, int], float]
+"""A plan and one more sublayer → what skipping that is worth, above 0: seconds, or 1."""
+
+
+def greedy_path(
+    losses: Losses,
+    policy: SearchPolicy,
+    saved: Saved,
+    *,
+    progress: Callable[[Skips], None] = lambda plan: None,
+) -> Iterator[tuple[Skips, Quality]]:
+    """Plans of 1, 2, … sublayers, each the one before and the sublayer that costs least for what it saves.
+
+    Skipping one sublayer seldom makes another cheaper to skip, so what a candidate cost when it was last tried is a
+    lower bound: the step ends when the best found is better than what the next promised (Minoux's lazy greedy).
+    `progress` is told every plan before it is measured.
+    """
+    plan: Skips = frozenset()
+    loss = _loss(losses.dense, policy)
+    promised = dict.fromkeys(range(losses.num_sublayers), -math.inf)
+    most_skips = policy.max_skips or losses.num_sublayers - 1
+    while len(plan) < min(most_skips, losses.num_sublayers - 1):
+        losses.rebase(plan)
+        best, chosen = math.inf, -1
+        for number, candidate in enumerate(sorted(promised, key=lambda index: (promised[index], index))):
+            if plan and number >= LEAST and (best <= promised[candidate] or number >= MOST):
+                break
+            progress(plan | {candidate})
+            found = _loss(losses.quality(plan | {candidate}), policy)
+            change, worth = found - loss, saved(plan, candidate)
+            cost = change / worth if change > 0 else change * worth
+            promised[candidate] = cost if math.isfinite(cost) else math.inf
+            if cost < best:
+                best, chosen = cost, candidate
+        if chosen < 0:
+            return
+        plan |= {chosen}
+        del promised[chosen]
+        quality = losses.quality(plan)
+        loss = _loss(quality, policy)
+        if not quality.kl <= policy.max_kl:
+            return
+        yield plan, quality
+
+
+def _loss(quality: Quality, policy: SearchPolicy) -> float:
+    return quality.kl if policy.objective == "kl" else quality.loss

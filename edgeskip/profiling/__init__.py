@@ -1,0 +1,1 @@
+"""Measuring what each sublayer costs on a device."""

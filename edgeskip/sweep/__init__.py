@@ -1,0 +1,1 @@
+"""Measuring early-exit speculation over exit layer, draft vocabulary and number of drafted tokens."""

@@ -1,0 +1,1 @@
+"""The model families: names of parameters, traits of blocks, as data."""

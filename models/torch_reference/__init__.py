@@ -1,0 +1,1 @@
+"""The torch model that everything is checked against: loading, its blocks, hooks that skip sublayers."""

@@ -1,0 +1,1 @@
+"""Ways to decode: autoregressive, with online skipping, handed over to a second model."""

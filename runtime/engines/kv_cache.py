@@ -1,0 +1,43 @@
+"""What every engine checks before a step, and how a KV cache grows: the same rules and words whatever runs below."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeskip.core.errors import EdgeSkipError
+
+SMALLEST_CAPACITY = 256  # tokens; a KV cache doubles from here
+
+
+def check_step(
+    tokens: NDArray[np.int64], logits: int, *, length: int, vocab_size: int, context_length: int
+) -> tuple[int, int]:
+    """(positions whose logits are wanted, tokens held after the step) of a step that appends `tokens` to `length`."""
+    count = len(tokens)
+    kept = count if logits == 0 else logits
+    if not 1 <= kept <= count:
+        raise ValueError(f"{count} tokens have no last {logits} positions")
+    # One token is compared as a number: numpy's reductions cost 40 µs in the cold caches after a step.
+    lowest, highest = (tokens.min(), tokens.max()) if count > 1 else (tokens[0], tokens[0])
+    if lowest < 0 or highest >= vocab_size:
+        raise EdgeSkipError(f"token ids must be 0 … {vocab_size - 1}: this is another model's input")
+    check_room(length, count, context_length)
+    return kept, length + count
+
+
+def check_room(length: int, count: int, context_length: int) -> None:
+    if length + count > context_length:
+        raise EdgeSkipError(f"the context is full: {length} + {count} tokens, the model holds {context_length}")
+
+
+def check_truncation(length: int, held: int) -> None:
+    if not 0 <= length <= held:
+        raise ValueError(f"cannot truncate {held} tokens to {length}")
+
+
+def grown_capacity(tokens: int, capacity: int, context_length: int) -> int:
+    """Capacity for `tokens` tokens where `capacity` is too small: doubled, so that a long decode seldom grows."""
+    if tokens > context_length:
+        raise EdgeSkipError(f"{tokens} tokens do not fit the model's context of {context_length}")
+    return min(context_length, max(tokens, 2 * capacity, SMALLEST_CAPACITY))

@@ -1,0 +1,145 @@
+"""llama.cpp's self-test: once per build and processor, in a child, so that no build ends the process of a user.
+
+`llamacpp_products` is the child; this decides whether it has to run, and says in one line what its crash means.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from collections.abc import Collection, Sequence
+from functools import cache
+from pathlib import Path
+
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.machine import processor_flags
+from edgeskip.core.requirements import installed_version
+from edgeskip.runtime.engines.llamacpp.build import (
+    AMX_BUG,
+    PACKAGE,
+    Compiler,
+    advise_here,
+    compilers_of,
+    rebuild_command,
+)
+from edgeskip.runtime.engines.llamacpp.cases import CASES, TYPES
+from edgeskip.runtime.engines.self_test_cache import Failures, Subject, files_in
+from edgeskip.runtime.engines.self_test_child import WRONG, run_cases
+
+CHILD = "edgeskip.runtime.engines.llamacpp.products"
+_VERSION = 2  # of the self-test: one more where it tests more
+_LIBRARIES = [f"*{name}*{ending}" for name in ("ggml", "llama") for ending in (".so", ".dylib", ".dll")]
+_SHOWN = {"model": "a whole model"}
+_LOADING = "load"  # the child's name for what comes before its cases
+
+
+@cache
+def check_llamacpp() -> None:
+    """EdgeSkipError if llama.cpp fails its self-test here; does nothing if it is not installed or nothing of it is.
+
+    Runs the test, a second or two, only for a build and processor that were not tested before.
+    """
+    if (answer := self_test()) is not None and answer:
+        raise EdgeSkipError(f"{describe(answer)}; build it again:  {rebuild(answer)}")
+
+
+def self_test(*, again: bool = False) -> Failures | None:
+    """What is wrong with llama.cpp here, by case; {} = nothing, None = there is no library, or no way to start a child.
+
+    `again` tests even if it was found wrong before. EdgeSkipError if the test cannot be done.
+    """
+    files = library_files()
+    if not files:
+        return None
+    subject = _subject(files)
+    answer = subject.recall()
+    if answer is None or (answer and again):
+        answer = run_cases(CHILD, CASES, "llama.cpp")
+        if answer is not None:
+            subject.remember(answer)
+    return answer
+
+
+def describe(answer: Failures) -> str:
+    """What fails, and why as far as that is known."""
+    why, _ = _cause(answer)
+    return f"llama.cpp does not work here: {_what(answer)}; {why}"
+
+
+def rebuild(answer: Failures) -> str:
+    """The command that builds a llama.cpp that works."""
+    return rebuild_command(advise_here(without_amx=needs_no_amx(answer)), installed_version(PACKAGE))
+
+
+def needs_no_amx(answer: Failures) -> bool:
+    """Whether a build without AMX may mend it."""
+    return _cause(answer)[1]
+
+
+def library_files() -> tuple[Path, ...]:
+    """llama.cpp's and ggml's shared libraries as llama-cpp-python would load them, and its loader; () = no package."""
+    # As llama_cpp.llama_cpp does, which is not imported: a library for another processor can end the process then.
+    try:
+        spec = importlib.util.find_spec("llama_cpp")
+    except (ImportError, ValueError):
+        return ()
+    if spec is None or not spec.submodule_search_locations:
+        return ()
+    package = Path(next(iter(spec.submodule_search_locations)))
+    libraries = files_in(Path(os.environ.get("LLAMA_CPP_LIB_PATH") or package / "lib"), _LIBRARIES)
+    return libraries + files_in(package, ["llama_cpp.py", "_ctypes_extensions.py"])
+
+
+def _subject(files: tuple[Path, ...]) -> Subject:
+    about = [str(_VERSION), installed_version(PACKAGE) or "", platform.machine(), *sorted(processor_flags())]
+    return Subject("llamacpp", files, " ".join(about))
+
+
+def _what(answer: Failures) -> str:
+    """In words: computing with f16, q4_0 (1 and 37 rows) ends in SIGSEGV."""
+    if _LOADING in answer:
+        return f"loading it ends in {answer[_LOADING]}"
+    parts = []
+    for how in dict.fromkeys(answer.values()):
+        ends = "gives wrong numbers" if how == WRONG else f"ends in {how}"
+        by_way: dict[str, list[str]] = {}
+        for case in (case for case, found in answer.items() if found == how):
+            name, _, way = case.partition("/")
+            by_way.setdefault(name, []).append(way)
+        names: dict[tuple[str, ...], list[str]] = {}
+        for name, all_ways in by_way.items():
+            names.setdefault(tuple(all_ways), []).append(name)
+        for ways, found in names.items():
+            if set(TYPES) <= set(found):
+                found = ["every weight type", *(name for name in found if name not in TYPES)]
+            parts.append(f"computing with {', '.join(_SHOWN.get(name, name) for name in found)} ({_ways(ways)}) {ends}")
+    return ", ".join(parts)
+
+
+def _ways(ways: Sequence[str]) -> str:
+    """In words: lookup, 1 and 37 rows."""
+    rows = " and ".join(way for way in ways if way.isdigit())
+    words = [way for way in ways if not way.isdigit()] + ([f"{rows} row{'s' * (rows != '1')}"] if rows else [])
+    return ", ".join(words)
+
+
+def _cause(answer: Failures) -> tuple[str, bool]:
+    """Why, as far as it is known, and whether to build without AMX."""
+    return known_cause(set(answer.values()), compilers_of(library_files()), processor_flags())
+
+
+def known_cause(ends: set[str], compilers: Sequence[Compiler], flags: Collection[str]) -> tuple[str, bool]:
+    """`_cause` of cases that ended so, with a library by these compilers, on a processor with these flags."""
+    by = f"compiled by {' and '.join(map(str, compilers))}" if compilers else "compiled by an unknown compiler"
+    amx = "amx_tile" in flags and bool(ends & {"SIGSEGV", "SIGILL"})
+    if amx and ends == {"SIGSEGV"} and any(compiler.breaks_amx for compiler in compilers):
+        return (
+            f"{by}, which passes 8 of the 64 bytes of the tile configuration to this processor's AMX ({AMX_BUG})",
+            True,
+        )
+    if amx:
+        return f"{by}; perhaps it is this processor's AMX, which the command leaves out", True
+    if "SIGILL" in ends:
+        return f"{by} for a processor with instructions that this one does not have", False
+    return f"{by}; the cause is not known", False

@@ -1,0 +1,194 @@
+"""Opens a GGUF of unknown origin in a child process first: a failed assertion in llama.cpp ends the process it is in.
+
+What opened well is remembered under the file's identity and the library's, so a file is tried once. Run as
+`python -m edgeskip.runtime.engines.llamacpp.trial PROVIDER FILE` it is the child.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeskip.core.caches import cache_folder
+from edgeskip.core.child_exit import MemoryWatch, how_it_ended, without_core_dump
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.requirements import installed_version
+from edgeskip.runtime.engines.llamacpp.build import PACKAGE
+from edgeskip.runtime.engines.llamacpp.self_test import library_files
+from edgeskip.runtime.engines.native_child import module_command, run_child
+
+if TYPE_CHECKING:
+    from edgeskip.runtime.engines.llamacpp.model import LlamaModel
+
+_BEGUN = "begun"  # the child's first line: what happens from here on is the file's doing
+_REFUSED = "refused: "  # begins the line with the child's EdgeSkipError
+_VERSION = 1  # of what is tried: a higher number tries every file again
+# Characters of one to four bytes, so that a vocabulary without them is met here.
+_TEXT = "The quay stands 9 m high.\n\tЩука, 東京, naïve “” 🙂 \x00\x7f ½"
+
+
+@dataclass(frozen=True)
+class TrialLimits:
+    """What the child may take; generous, so that a slow disk or a busy machine refuses no file."""
+
+    seconds: float = 120.0
+    bytes_per_second: float = 10e6  # added to `seconds`
+    processor_seconds: float = 60.0
+    processor_seconds_per_gigabyte: float = 120.0
+    memory_bytes: int = 8 << 30  # of address space, besides four times the file
+    remembered: int = 1000  # files
+
+
+LIMITS = TrialLimits()
+
+
+def try_opening(files: Sequence[Path], provider: str) -> None:
+    """Load `files[0]` in a child process, tokenize a text and run a few tokens, unless that went well before.
+
+    Args:
+        files: the model's file; the other parts too if it is split.
+        provider: where it is to run, as in `LlamaModel`.
+
+    Raises:
+        EdgeSkipError: if the child was ended by a signal, did not end in time, or could not load the file: then with
+            the child's own words.
+    """
+    size = sum(file.stat().st_size for file in files)
+    command = module_command(__name__, provider, str(size), str(files[0].absolute()))
+    if command is None:
+        return
+    mark = _mark(files, provider)
+    if mark is not None and mark.exists():
+        return
+    if _run(command, files[0], LIMITS.seconds + size / LIMITS.bytes_per_second) and mark is not None:
+        _remember(mark, files[0])
+
+
+def _run(command: Sequence[str], path: Path, seconds: float) -> bool:
+    """Whether the child got as far as to try the file, and lived."""
+    watch = MemoryWatch()
+    try:
+        result = run_child(command, seconds)
+    except subprocess.TimeoutExpired as expired:
+        if _BEGUN not in str(expired.stdout):
+            return False
+        raise EdgeSkipError(
+            f"{path}: llama.cpp does not open it within {seconds:.0f} s: fetch or convert the model again"
+        ) from None
+    except OSError:  # no more processes: nothing can be said about the file
+        return False
+    if _BEGUN not in result.stdout:
+        return False
+    if result.returncode:
+        raise EdgeSkipError(
+            f"{path}: llama.cpp, which opened it in a process of its own, {how_it_ended(result.returncode, watch)}"
+            f"{_reason(result.stderr)}: the file is damaged or not for this llama-cpp-python; fetch or convert the "
+            "model again, or update llama-cpp-python"
+        )
+    refusal = next((line for line in result.stdout.splitlines() if line.startswith(_REFUSED)), None)
+    if refusal is not None:
+        raise EdgeSkipError(refusal.removeprefix(_REFUSED))
+    return True
+
+
+def _reason(stderr: str) -> str:
+    """What ggml or the C++ runtime printed last, without the path of its source folder."""
+    said = re.findall(r"(?:GGML_ASSERT\(.*\) failed|what\(\):.*|\.\w+:\d+: .*)", stderr)
+    return f" ({' '.join(said[0].split())[:160]})" if said else ""
+
+
+def _mark(files: Sequence[Path], provider: str) -> Path | None:
+    """Where it is noted that these files opened well; None if that cannot be known again."""
+    try:
+        parts = [f"{_VERSION} {provider} {sys.version}", *_library_identity()]
+        for file in files:
+            about = file.resolve().stat()
+            identity = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+            parts.append(f"{file.resolve()} {identity}")
+    except OSError:
+        return None
+    return cache_folder() / "opened-gguf" / hashlib.sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest()
+
+
+def _library_identity() -> list[str]:
+    """Version, sizes and times of the shared libraries: another build has others."""
+    found = [(file.name, file.stat()) for file in library_files()]
+    return [str(installed_version(PACKAGE)), *(f"{name} {about.st_size} {about.st_mtime_ns}" for name, about in found)]
+
+
+def _remember(mark: Path, path: Path) -> None:
+    with suppress(OSError):  # no place to note it: the file is tried again next time
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(f"{path}\n", encoding="utf-8", errors="replace")
+        marks = sorted(mark.parent.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        for old in marks[: -LIMITS.remembered]:
+            old.unlink(missing_ok=True)
+
+
+def _main(provider: str, size: str, path: str) -> int:
+    from edgeskip.core.user_errors import one_line
+    from edgeskip.runtime.engines.llamacpp.model import LlamaModel
+
+    _limit(provider, int(size))
+    print(_BEGUN, flush=True)
+    try:
+        model = LlamaModel(Path(path), provider, tried=True)
+    except EdgeSkipError as error:
+        print(_REFUSED + one_line(str(error)))
+        return 0
+    with suppress(Exception):  # no signal: the caller may use it otherwise, and say what is wrong itself
+        _use(model)
+    return 0
+
+
+def _use(model: LlamaModel) -> None:
+    """Do a little of everything that the runtime does with a model."""
+    import numpy as np
+
+    from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
+    from edgeskip.runtime.engines.llamacpp.text import GgufTokenizer, gguf_chat_template
+
+    tokenizer = GgufTokenizer(model)
+    with suppress(EdgeSkipError):
+        tokenizer.encode(_TEXT, add_special_tokens=True)
+    tokenizer.encode("a", add_special_tokens=True)
+    for token in (*range(min(model.vocab_size, 512)), model.vocab_size - 1):
+        tokenizer.piece(token)
+        tokenizer.text_of(token)
+    gguf_chat_template(model, tokenizer)
+    len(tokenizer.end_tokens)
+    engine = LlamaCppEngine(model)
+    room = min(engine.context_length, 6)
+    engine.step(np.arange(max(room - 2, 1), dtype=np.int64) % model.vocab_size)
+    if room > 2:
+        engine.step(np.array([model.vocab_size - 1], np.int64))
+        engine.truncate(1)
+        engine.step(np.array([0], np.int64))
+
+
+def _limit(provider: str, size: int) -> None:
+    """Bound memory and processor time, where the system can; leave no core file."""
+    without_core_dump()
+    try:
+        import resource
+    except ImportError:
+        return
+    seconds = int(LIMITS.processor_seconds + size / 1e9 * LIMITS.processor_seconds_per_gigabyte)
+    limits = [(resource.RLIMIT_CPU, seconds)]
+    if provider.lower() == "cpu":  # drivers of accelerators map far more than they use
+        limits.append((resource.RLIMIT_AS, LIMITS.memory_bytes + 4 * size))
+    for which, most in limits:
+        _, hard = resource.getrlimit(which)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""Exit states on their way from one graph to the next: rows that one writes and the next one reads in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeskip.runtime.engines.onnxruntime.providers import Provider
+
+_FIRST_ROWS = 64  # a prefill grows it
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`count` rows of a `StateBuffer`, as ONNX Runtime binds them: [1, count, width]."""
+
+    address: int
+    count: int
+    width: int
+    dtype: Literal["float32", "float16"]
+    device: str
+
+    def bind_input(self, binding: Any, name: str) -> None:
+        binding.bind_input(name, *self._where())
+
+    def bind_output(self, binding: Any, name: str) -> None:
+        binding.bind_output(name, *self._where())
+
+    def _where(self) -> tuple[Any, ...]:
+        return self.device, 0, np.dtype(self.dtype).type, (1, self.count, self.width), self.address
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What a `StateBuffer` has at one time: all of it is replaced at once, whenever Ctrl-C comes."""
+
+    owner: Any  # NDArray [capacity, width] (host) or OrtValue (device): what keeps it alive
+    address: int
+    capacity: int
+    rows: dict[tuple[int, int], Rows]
+
+
+class StateBuffer:
+    """Rows [capacity, width] in the memory where the graphs have their caches; it does not know which are in use."""
+
+    def __init__(self, width: int, dtype: Literal["float32", "float16"], provider: Provider) -> None:
+        self._width = width
+        self._dtype: Literal["float32", "float16"] = dtype
+        self._device = provider.device
+        self._row_bytes = width * np.dtype(dtype).itemsize
+        self._memory = self._allocated(np.empty((_FIRST_ROWS, width), dtype))
+
+    def reserve(self, rows: int, used: int) -> None:
+        """Makes room for `rows` rows and keeps the first `used`."""
+        memory = self._memory
+        if rows <= memory.capacity:
+            return
+        grown = np.empty((max(rows, 2 * memory.capacity), self._width), self._dtype)
+        grown[:used] = (memory.owner if self._device == "cpu" else memory.owner.numpy())[:used]
+        self._memory = self._allocated(grown)
+
+    def rows(self, start: int, stop: int) -> Rows:
+        """Rows start … stop−1; the same object each time, until the buffer grows."""
+        memory = self._memory
+        rows = memory.rows.get((start, stop))
+        if rows is None:
+            address = memory.address + start * self._row_bytes
+            rows = Rows(address, stop - start, self._width, self._dtype, self._device)
+            memory.rows[start, stop] = rows
+        return rows
+
+    def _allocated(self, host: NDArray[Any]) -> _Memory:
+        if self._device == "cpu":
+            return _Memory(host, int(host.ctypes.data), len(host), {})
+        import onnxruntime
+
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(host, self._device, 0)
+        return _Memory(value, int(value.data_ptr()), len(host), {})

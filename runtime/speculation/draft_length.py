@@ -1,0 +1,76 @@
+"""When drafting stops within a round. All rules look at the distribution alone, never at the token drawn from it:
+dropping a token for what it is would bend the output's distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgeskip.runtime.speculation.acceptance_estimator import Reliability
+
+
+class Depth(Protocol):
+    """Asked once for every token before it is drawn. One object serves one round."""
+
+    needs_confidence: bool
+
+    def keeps(self, confidence: float, grade: int) -> bool:
+        """Whether to propose a token whose distribution has `confidence` as its highest probability."""
+
+    def goes_on(self) -> bool:
+        """Whether to draft one more after those kept."""
+
+
+@dataclass
+class FixedDepth:
+    """γ tokens, fewer where the confidence falls below a threshold."""
+
+    limit: int
+    confidence: float = 0.0
+    kept: int = 0
+
+    def __post_init__(self) -> None:
+        self.needs_confidence = self.confidence > 0
+
+    def keeps(self, confidence: float, grade: int) -> bool:
+        if self.confidence and confidence < self.confidence:
+            return False
+        self.kept += 1
+        return True
+
+    def goes_on(self) -> bool:
+        return self.kept < self.limit
+
+
+@dataclass
+class PayingDepth:
+    """As many tokens as pay: one more costs `row_s` to verify (and `draft_s` to draft) and saves `plain_s` if it and
+    all before it are accepted. A `trial` keeps its first token, where that is sure enough for the user, whatever is
+    expected of it: what is never tried never gets another chance."""
+
+    limit: int
+    reliability: Reliability
+    plain_s: float
+    draft_s: float
+    row_s: float
+    confidence: float = 0.0
+    trial: bool = False
+    kept: int = 0
+    survival: float = 1.0  # estimated chance that all kept so far are accepted
+    needs_confidence: bool = True
+
+    def keeps(self, confidence: float, grade: int) -> bool:
+        chance = self.survival * self.reliability.rate(grade)
+        tried = self.trial and self.kept == 0
+        if confidence < self.confidence or (not tried and chance * self.plain_s <= self.row_s):
+            return False
+        self.survival = chance
+        self.kept += 1
+        return True
+
+    def goes_on(self) -> bool:
+        if self.kept == 0:
+            return self.limit > 0
+        gain = self.survival * self.reliability.mean() * self.plain_s
+        return self.kept < self.limit and gain > self.draft_s + self.row_s

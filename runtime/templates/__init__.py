@@ -1,0 +1,1 @@
+"""The sandbox that chat templates are rendered in."""
