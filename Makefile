@@ -12,9 +12,6 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Texts for the tests that measure quality; those tests skip where the folder is absent.
 export EDGESKIP_DATA ?= $(abspath ../shared/data)
 
-CODE    := edgeskip exporters runtime models
-SOURCES := $(shell find $(CODE) -name '*.py')
-
 .PHONY: help demo test test-slow compat lowest lint types install llamacpp clean
 
 help:
@@ -60,19 +57,12 @@ lint: $(VENV)/.installed
 	@echo "== ruff"
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format --check -q .
+	@echo "== imports"
+	@$(BIN)/lint-imports --no-logo >/dev/null 2>&1 || $(BIN)/lint-imports
 
-# Types are checked on an installed copy, as a user of the package meets it: from the checkout the package's folders
-# do not lie where their import names say.
-build/site/.installed: $(SOURCES) pyproject.toml $(VENV)/.installed
-	@rm -rf build/site build/lib
-	@mkdir -p build/site
-	@$(PIP) --no-deps --target build/site .
-	@rm -rf build/lib build/bdist.*
-	@touch $@
-
-types: build/site/.installed
+types: $(VENV)/.installed
 	@echo "== mypy"
-	@cd build/site && ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p edgeskip
+	@$(BIN)/python -m mypy -p edgeskip
 
 test: lint types llamacpp
 	@echo "== pytest"
@@ -110,9 +100,8 @@ $(LOWEST): pyproject.toml tools/install_torch.py $(VENV)/.installed
 	@touch $@
 
 # The base suite: the runtime with both engines, the commands, profiles and artifacts, graphs as they are lowered.
-LOWEST_TESTS ?= tests/models tests/runtime tests/exporters/onnx tests/edgeskip/test_cli.py tests/edgeskip/test_profile.py \
-  tests/edgeskip/test_manifest.py tests/edgeskip/test_plan.py tests/edgeskip/test_planner.py tests/edgeskip/test_doctor.py \
-  tests/edgeskip/test_bad_artifacts.py tests/edgeskip/test_artifact_files.py tests/edgeskip/verbs tests/edgeskip/evaluation
+LOWEST_TESTS ?= tests/models tests/runtime tests/exporters/onnx tests/edgeskip/artifacts tests/edgeskip/cli \
+  tests/edgeskip/planning/test_planner.py tests/edgeskip/profiles tests/edgeskip/core/test_plan.py tests/edgeskip/evaluation
 
 lowest: $(LOWEST)
 	@echo "== pytest with the lowest versions"

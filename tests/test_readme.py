@@ -14,26 +14,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_tree_names_every_module_and_nothing_else() -> None:
-    tree = next(block for language, block in BLOCKS if not language and "edgeskip/" in block)
-    named: set[str] = set()
-    folders: list[str] = []
-    for line in tree.splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        for word in line.split("  ")[depth].split() or line.split():
-            if word.endswith("/"):
-                folders = [*folders[:depth], word]
-            else:
-                named.add("".join(folders[:depth]) + word)
-    modules = {
-        path.relative_to(ROOT).as_posix()
-        for folder in ("edgeskip", "exporters", "runtime", "models", "tools")
-        for path in (ROOT / folder).rglob("*.py")
-        if path.name != "__init__.py" and "tools/peers" not in path.as_posix()
-    }
-    assert named - {"Makefile", ".ci/run", "docs/DESIGN.md"} == modules
-
-
 def test_the_python_example_uses_what_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs against a stand-in session that has the real one's signatures and no model."""
     import inspect

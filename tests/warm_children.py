@@ -24,7 +24,7 @@ from typing import Any
 MODULES = ("edgeskip.runtime.probe", "edgeskip.exporters.gguf.quantize")
 _IMPORTED = (
     "onnxruntime", "llama_cpp", "tokenizers", "jinja2.sandbox",
-    *(f"edgeskip.runtime.engines.onnxruntime_{name}" for name in ("split", "gated", "online")),
+    *(f"edgeskip.runtime.engines.onnxruntime.{name}" for name in ("split", "gated", "online")),
     "edgeskip.runtime.engines.llamacpp.engine", "edgeskip.runtime.loader", "edgeskip.runtime.chat_template",
 )  # fmt: skip
 

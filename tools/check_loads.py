@@ -23,7 +23,7 @@ from peers.environments import environment
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.core.errors import EdgeSkipError
 
-TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "held_out.txt"
+TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "quality.txt"
 
 
 def check_loads(

@@ -33,7 +33,7 @@ SKIPPED = 4  # sublayers: twice as many and int4, and this model repeats itself
 INT4 = ("--block-size", 32, "--head-bits", 8)  # what costs less than the defaults
 EXIT_LAYER, DRAFT_TOKENS = 4, 8192  # of the artifact that drafts for itself
 PROMPT = "Why is the sky blue?"
-TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "held_out.txt"
+TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "quality.txt"
 PROMPT_TOKENS, NEW_TOKENS, QUALITY_TOKENS, ROUNDS = 512, 64, 1024, 3
 
 

@@ -33,7 +33,7 @@ POLICIES = {
     "greedy, repetition penalty": edgeskip.Sampling(repetition_penalty=1.1),
 }
 # As the prompt: after real text, real distributions.
-TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "held_out.txt"
+TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "quality.txt"
 REPEATS = 200
 
 

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from pathlib import Path
 
-HELD_OUT_TEXT = Path(__file__).with_name("held_out.txt")
+HELD_OUT_TEXT = Path(__file__).with_name("quality.txt")

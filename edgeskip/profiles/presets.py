@@ -17,14 +17,20 @@ def presets_folder() -> Path | None:
     A checkout (or an editable install of one) has them in `models/presets`; everywhere else the distribution
     edgeskip-presets brings them. The checkout comes first, so that its code never meets another version's presets.
     """
-    models = find_spec("edgeskip.models")
-    for place in (models.submodule_search_locations if models else None) or ():
-        checkout = Path(place) / "presets"
-        if (checkout / "pyproject.toml").is_file():
-            return checkout
+    if (checkout := _checkout_presets()) is not None:
+        return checkout
     found = find_spec(PACKAGE)
     places = (found.submodule_search_locations if found else None) or ()
     return next((Path(place) for place in places if Path(place).is_dir()), None)
+
+
+def _checkout_presets() -> Path | None:
+    models = find_spec("edgeskip.models")
+    for place in (models.submodule_search_locations if models else None) or ():
+        folder = Path(place).resolve() / "presets"
+        if (folder / "pyproject.toml").is_file():
+            return folder
+    return None
 
 
 def ready_profiles() -> dict[str, Path]:

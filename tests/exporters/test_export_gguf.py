@@ -25,12 +25,13 @@ import edgeskip.exporters.gguf.tensors as tensors_module
 from edgeskip.artifacts.gguf.header import read_gguf_header
 from edgeskip.artifacts.gguf.manifest import VERIFICATION_KEY, read_gguf_manifest
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.metrics import compare_logits as compare
 from edgeskip.core.plan import Plan, Skip
 from edgeskip.core.sublayers import sublayers_of
 from edgeskip.exporters.gguf.export import GgufFile, bound_of, export_gguf, refuse_outputs
 from edgeskip.exporters.gguf.formats import gguf_format
 from edgeskip.exporters.onnx.export import ExportPolicy
-from edgeskip.exporters.verify import Bound, compare
+from edgeskip.exporters.verify import Bound
 from edgeskip.models.decoder import Decoder
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.models.torch_reference.load import load_torch_model

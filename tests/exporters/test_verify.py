@@ -16,12 +16,13 @@ import pytest
 from edgeskip.artifacts.manifest import VerificationRecord, read_manifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
+from edgeskip.core.metrics import compare_logits as compare
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.onnx.export import _manifest, _write_manifest
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower
 from edgeskip.exporters.onnx.sidecars import write_sidecars
-from edgeskip.exporters.verify import BOUNDS, Bound, compare, verify
+from edgeskip.exporters.verify import BOUNDS, Bound, verify
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.planning.planner import resolve
 

@@ -16,7 +16,7 @@ from harness import Reader
 
 EXPORTERS = ("edgeskip.models.source", "edgeskip.models.readers.safetensors_folder", "tokenizers")
 TRAINING = tuple(
-    f"edgeskip.training.{name}" for name in ("exit_cache", "record", "state_file", "examples", "self_data")
+    f"edgeskip.training.{name}" for name in ("exit_cache", "loss_log", "checkpoint", "examples", "self_data")
 )
 MATPLOTLIB = ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg")
 TORCH = ("torch", "transformers", "edgeskip.models.torch_reference.load")

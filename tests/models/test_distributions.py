@@ -39,8 +39,8 @@ def test_the_base_wheel_is_light_and_the_presets_wheel_has_them_all(tmp_path: Pa
         assert base.filename is not None
         assert Path(base.filename).stat().st_size <= BASE_BYTES
         held = base.namelist()
-        assert "edgeskip/models/profiles.py" in held
-        assert "edgeskip/bench/web/page/index.html" in held
+        assert "edgeskip/profiles/presets.py" in held
+        assert "edgeskip/bench/devices/web/page/index.html" in held
         assert not [name for name in held if name.endswith(".safetensors")]
         here = {path.name for path in (CHECKOUT / "models/presets").glob("smollm2*")}
         assert here == {Path(name).name for name in presets.namelist() if "smollm2" in name}
@@ -57,7 +57,7 @@ def test_an_install_without_a_checkout_finds_the_package(tmp_path: Path, monkeyp
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "some-model.json").write_text("{}")
-    monkeypatch.setattr(profiles, "__file__", str(tmp_path / "edgeskip/models/profiles.py"))
+    monkeypatch.setattr(profiles, "_checkout_presets", lambda: None)
     assert profiles.ready_profiles() == {}
     with pytest.raises(EdgeSkipError, match=r"not installed: pip install 'edgeskip\[presets\]'"):
         profiles.ready_profile("some-model")

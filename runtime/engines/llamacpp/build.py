@@ -185,5 +185,10 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split("."))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print the CMAKE_ARGS to compile llama-cpp-python with on this machine."""
     print(advise_here().cmake_args or os.environ.get("CMAKE_ARGS", ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -89,7 +89,7 @@ def test_a_ctrl_c_that_comes_again_late_changes_nothing() -> None:
     code = """
 import sys, types
 import edgeskip.cli.views.inspection
-from edgeskip import cli
+from edgeskip.cli import main as cli
 
 def interrupted(reference, *, verify):
     raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_device_profile import make_device_profile
+from device_profiles import make_device_profile
 from tiny_models import tiny_checkpoint
 from typer.testing import CliRunner
 

@@ -35,7 +35,7 @@ def prompts(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeskip.training.loop.has_bfloat16", lambda: False)
+    monkeypatch.setattr("edgeskip.models.torch_reference.load.has_bfloat16", lambda: False)
 
 
 def write(model: Path, encoder: Encoder, prompts: str, file: Path, *, context: int = 128, **how: Any) -> int:

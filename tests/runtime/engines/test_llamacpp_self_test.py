@@ -149,7 +149,7 @@ def test_the_amx_defect_is_named_with_the_command_that_rebuilds(
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(break_llamacpp(tmp_path / "lib", "SIGSEGV")))
     monkeypatch.setattr(llamacpp_self_test, "CASES", ["q4_0/1", "f16/37"])
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
-    for module in ("machine", "runtime.engines.llamacpp_self_test"):
+    for module in ("core.machine", "runtime.engines.llamacpp.self_test"):
         monkeypatch.setattr(f"edgeskip.{module}.processor_flags", lambda: frozenset({"avx2", "amx_tile", "amx_int8"}))
     monkeypatch.setattr(llamacpp_self_test, "compilers_of", lambda files: [Compiler("gcc", (12, 2, 0))])
     with pytest.raises(EdgeSkipError) as raised:
@@ -229,7 +229,7 @@ def test_a_package_without_its_library_is_told_as_before(tmp_path: Path, monkeyp
 
 def test_one_that_fails_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand: a package of this name that is another thing."""
-    code = "from edgeskip.runtime.engines import llamacpp_library as l; l._check_features = lambda _: None\n"
+    code = "from edgeskip.runtime.engines.llamacpp import library as l; l._check_features = lambda _: None\n"
     code += "class Anything:\n def __getattr__(self, name): raise ValueError('nonsense')\n"
     code += "import sys; sys.modules[__name__] = Anything()"
     monkeypatch.setenv("PYTHONPATH", str(package(tmp_path / "site", code)))

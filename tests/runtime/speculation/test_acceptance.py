@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from chi_square import p_value
 from fake_engine import FakeEngine
-from loop import speculative, speculator_for
+from speculative_loop import speculative, speculator_for
 
 from edgeskip.runtime.sampling import Sampler, Sampling, distribution
 from edgeskip.runtime.speculation import acceptance

@@ -6,7 +6,7 @@ import types
 
 import pytest
 from fake_engine import FakeClock, FakeEngine
-from loop import plain, speculative, speculator_for
+from speculative_loop import plain, speculative, speculator_for
 
 from edgeskip.runtime.speculation import latency_model as costs
 from edgeskip.runtime.speculation import loop as rounds

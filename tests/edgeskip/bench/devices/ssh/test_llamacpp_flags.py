@@ -28,7 +28,7 @@ def test_the_flags_are_asked_there(tmp_path: Path) -> None:
     python = tmp_path / "venv-1" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(
-        '#!/bin/sh\ncase "$2" in *llamacpp_build) echo "-DX=\'a b\' $PYTHONPATH";; *) echo "$CMAKE_ARGS|$2";; esac\n'
+        '#!/bin/sh\ncase "$2" in *llamacpp.build) echo "-DX=\'a b\' $PYTHONPATH";; *) echo "$CMAKE_ARGS|$2";; esac\n'
     )
     python.chmod(0o755)
     far: Any = Far()

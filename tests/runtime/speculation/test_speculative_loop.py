@@ -7,7 +7,7 @@ import pytest
 from fake_engine import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loop import plain, speculative, speculator_for
+from speculative_loop import plain, speculative, speculator_for
 
 from edgeskip.runtime.sampling import Sampling
 from edgeskip.runtime.speculation.policy import Speculation
