@@ -18,6 +18,34 @@ if TYPE_CHECKING:
 
     from edgeskip.core.terminal import Console
 
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """How far a long job is: what a `Progress` callback gets, many times a job.
+
+    Attributes:
+        stage: What is being done, e.g. `prefill`; stages follow each other, and may overlap.
+        done: Units of the stage that are done.
+        total: Units of the stage in all; None if that is not known (yet).
+        unit: What is counted, e.g. `tokens`; empty for plain steps.
+        detail: A few words about this moment, e.g. the losses of a training step; may be empty.
+    """
+
+    stage: str
+    done: float = 0
+    total: float | None = None
+    unit: str = ""
+    detail: str = ""
+
+
+Progress = Callable[[ProgressEvent], None]
+"""What a caller of the library passes to see how far a job is. It is called from the thread that does the work."""
+
+
+def silent(event: ProgressEvent) -> None:
+    """Show nothing: the default of every `progress` parameter."""
+
+
 FIRST_S, EVERY_S = 3.0, 10.0
 """Seconds until the first plain line, and between lines."""
 Write = Callable[[str], None]
