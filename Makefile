@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Texts for the tests that measure quality; those tests skip where the folder is absent.
 export EDGESKIP_DATA ?= $(abspath ../shared/data)
 
-.PHONY: help demo test test-slow compat lowest lint types install llamacpp clean
+.PHONY: help demo docs docs-serve test test-slow compat lowest lint types install llamacpp clean
 
 help:
 	@echo "make demo       fetch, calibrate, plan, export and run SmolLM2-135M-Instruct; a comparison table at the end"
@@ -20,6 +20,8 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make compat     the tests that touch transformers, with transformers 4.57"
 	@echo "make lowest     the base suite with the lowest versions that pyproject.toml allows"
+	@echo "make docs       build the documentation site into build/site-docs; a broken link fails"
+	@echo "make docs-serve show it on http://localhost:8000, rebuilt on every change"
 	@echo "make install    only set up $(VENV)"
 	@echo "make llamacpp   and llama-cpp-python in it; make demo then shows GGUF files too"
 	@echo "make clean      remove everything made here, $(VENV) included"
@@ -109,6 +111,16 @@ lowest: $(LOWEST)
 
 demo: $(VENV)/.installed
 	@$(BIN)/python tools/demo.py
+
+# Strict: a broken link, a page that a page includes and that is not there, or a warning fails.
+docs: $(VENV)/.installed
+	@echo "== documentation"
+	@$(BIN)/python tools/docs_pages.py
+	@$(BIN)/python -m zensical build --strict --clean
+
+docs-serve: $(VENV)/.installed
+	@$(BIN)/python tools/docs_pages.py
+	@$(BIN)/python -m zensical serve
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from edgeskip.cli import app
+from edgeskip.cli.main import app
 
 LINES = [
     line

@@ -25,7 +25,7 @@ PACKAGES = {  # folder in the checkout -> the name that it is imported by
     "models": "edgeskip.models",
     "exporters": "edgeskip.exporters",
     "runtime": "edgeskip.runtime",
-    "tools": "tools",
+    "tools": "",
 }
 
 
@@ -48,7 +48,7 @@ def cli_page() -> str:
     """Every command with its usage, arguments and options, as the commands declare them."""
     import typer.main
 
-    from edgeskip.cli import app
+    from edgeskip.cli.main import app
 
     root: Any = typer.main.get_command(app)
     return "\n".join(_command_sections(root, None))
@@ -142,25 +142,25 @@ def _type_name(about: dict[str, Any]) -> str:
 
 
 def profile_page() -> str:
-    from edgeskip.profile import Profile
+    from edgeskip.profiles.schema import Profile
 
     return schema_page(Profile)
 
 
 def manifest_page() -> str:
-    from edgeskip.manifest import Manifest
+    from edgeskip.artifacts.manifest import Manifest
 
     return schema_page(Manifest)
 
 
 def gguf_page() -> str:
-    from edgeskip.gguf_manifest import GgufManifest
+    from edgeskip.artifacts.gguf.manifest import GgufManifest
 
     return schema_page(GgufManifest)
 
 
 def bench_log_page() -> str:
-    from edgeskip.bench.record import Line
+    from edgeskip.bench.schema import Line
 
     return schema_page(Line)
 
@@ -201,6 +201,8 @@ def _summary(path: Path) -> str:
 
 def _import_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "tools":  # scripts, found by their own folder
+        return parts[-1]
     return ".".join([PACKAGES[parts[0]], *parts[1:]]).removesuffix(".__init__")
 
 
@@ -229,12 +231,14 @@ def _test_of(path: Path, tests: dict[Path, set[str]], imports: dict[Path, set[st
 
 
 def _own_test(path: Path, tests: dict[Path, set[str]]) -> Path | None:
-    """Of the test files that import a module, the one named after it, else the one that imports least."""
-    name = _import_name(path)
+    """Of the test files that import a module, the one named after it, else the nearest that imports least."""
+    name, folder = _import_name(path), ROOT / "tests" / path.relative_to(ROOT).parent
+    names = {f"test_{path.stem}", f"test_{path.parent.name}_{path.stem}"}
     candidates = [test for test, imported in tests.items() if name in imported]
-    named = [test for test in tests if test.stem == f"test_{path.stem}"]
-    mirrored = [test for test in named if test.parent == ROOT / "tests" / path.relative_to(ROOT).parent]
-    for group in ([test for test in named if test in candidates], mirrored, candidates):
+    named = [test for test in tests if test.stem in names]
+    near = [test for test in candidates if test.parent in (folder, folder.parent)]
+    mirrored = [test for test in named if test.parent == folder]
+    for group in ([test for test in named if test in candidates], mirrored, near, candidates):
         if group:
             return min(group, key=lambda test: (len(tests[test]), test))
     return None

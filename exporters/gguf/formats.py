@@ -17,7 +17,7 @@ KEEP = "keep"
 # Types in which the gguf package loses little or nothing.
 _BY_GGUF = ("F32", "F16", "BF16", "Q8_0")
 # Mixtures of types that llama.cpp's own quantiser chooses tensor by tensor. Unlike the gguf package it weighs an error
-# by how much its input matters, which takes a third off the divergence (docs/DESIGN.md, 6).
+# by how much its input matters, which takes a third off the divergence (docs/lab-notebook.md).
 _LEGACY = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")
 _K_QUANTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")
 _BY_LLAMACPP = (*_LEGACY, *_K_QUANTS, "IQ4_NL", "IQ4_XS")
