@@ -1,8 +1,8 @@
 """What the documents tell a reader to type works, in order and as written. Oracle: bash and Python, in an empty folder.
 
-A block that no test can run says so in a comment above it, `<!-- not run: REASON -->`. The quick start runs with the
-real model; all of the README runs a second time with a stand-in: a random model with as many blocks as SmolLM2, in a
-folder that has the real one's name, and files in place of the reader's own.
+A block that no test can run says so in a comment above it, `<!-- not run: REASON -->`. The README's quick start runs
+with the real model. The README and every page run with a stand-in: a random model with as many blocks as SmolLM2, in a
+folder that has the real one's name, and files in place of the reader's own. Pages begin where the quickstart ends.
 """
 
 from __future__ import annotations
@@ -21,23 +21,27 @@ import pytest
 from command_blocks import DOCUMENTS, ROOT, RUNNABLE, Block, blocks_of, every_block, to_run
 
 CARDS = [f"models/presets/{path.name}" for path in sorted(ROOT.glob("models/presets/*.md"))]
+QUICKSTART = "docs/quickstart.md"
+PAGES = sorted({block.document for block in every_block() if block.document.startswith("docs/")} - {QUICKSTART})
+RUN_PAGES = [page for page in PAGES if to_run(page)]
 COMMANDS = sorted({" ".join(command) for block in every_block() for command in block.commands})
 QUICK_START = [block for block in to_run("README.md") if block.section == "From a model to an answer"]
 
 
 def test_every_document_is_looked_at() -> None:
-    assert {ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "DESIGN.md"} <= set(DOCUMENTS)
+    assert {ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "lab-notebook.md"} <= set(DOCUMENTS)
     assert len(QUICK_START) == 3
-    assert len(COMMANDS) >= 20
+    assert len(RUN_PAGES) >= 8
+    assert len(COMMANDS) >= 40
 
 
 def test_every_block_is_run_by_a_test_or_says_why_not() -> None:
     """A fence of another language that holds commands would be copied, and checked by nobody."""
-    run = {block for document in ["README.md", *CARDS] for block in to_run(document)}
+    run = {block for document in ["README.md", QUICKSTART, *RUN_PAGES, *CARDS] for block in to_run(document)}
     for block in every_block():
         if block.language in RUNNABLE:
             assert block in run or block.reason, f"{block} is run by no test: say why in <!-- not run: … --> above it"
-        else:
+        elif not block.document.startswith("docs/results/"):  # there, what a table was made by
             shown = re.search(r"^(\$ |edgeskip |pip |make |python |bash )", block.text, re.MULTILINE)
             assert shown is None, f"{block} has commands: call its fence sh"
 
@@ -56,14 +60,16 @@ def test_commands_use_options_that_exist(command: str) -> None:
 
     from edgeskip.cli.main import app
 
-    verb, *words = command.split()[1:]
-    group: Any = typer.main.get_command(app)
-    options = {option for parameter in group.commands[verb].params for option in parameter.opts}
+    found: Any = typer.main.get_command(app)
+    words = command.split()[1:]
+    while words and words[0] in getattr(found, "commands", {}):
+        found = found.commands[words.pop(0)]
+    options = {option for parameter in found.params for option in [*parameter.opts, *parameter.secondary_opts]}
     assert {word for word in words if re.match(r"-{1,2}[a-z]", word)} <= options
 
 
 def run(block: Block, folder: Path) -> str:
-    """Runs a block in `folder` as a reader would; its output, on failure with the block's place."""
+    """Run a block in `folder` as a reader would; return its output, or fail with the block's place."""
     programs = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     command = ["bash", "-euo", "pipefail", "-c", block.text]
@@ -78,11 +84,20 @@ def lacking(block: Block) -> str | None:
     """What this machine lacks to run a block."""
     if "gguf" in block.text and find_spec("llama_cpp") is None:
         return "llama-cpp-python"
-    if "web" in block.text and shutil.which("chromium") is None:
+    if re.search(r"--provider \S*web", block.text) and shutil.which("chromium") is None:
         return "chromium"
     if "DATA" in block.text and not data_folder().is_dir():
         return "evaluation texts"
     return None
+
+
+def run_in_order(document: str, folder: Path) -> None:
+    """Run a document's blocks, each in what earlier ones made. What this machine lacks is named and left out."""
+    for block in to_run(document):
+        if missing := lacking(block):
+            print(f"left out: {block}: {missing}")
+        else:
+            run(block, folder)
 
 
 def data_folder() -> Path:
@@ -113,45 +128,45 @@ def test_cards_of_presets(document: str, smollm2_gguf: Path, tmp_path: Path) -> 
         run(block, tmp_path)
 
 
-@pytest.fixture
-def stand_in(tmp_path: Path) -> Path:
+def prepare(folder: Path) -> Path:
     """A folder with a random model in place of the real one, and what the reader is told to bring."""
     from tiny_models import tiny_checkpoint
 
     tiny_checkpoint(
-        "llama", tmp_path / "smollm2-135m-instruct", num_hidden_layers=30, vocab_size=8300, max_position_embeddings=4096
+        "llama", folder / "smollm2-135m-instruct", num_hidden_layers=30, vocab_size=8300, max_position_embeddings=4096
     )
-    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "DESIGN.md")]
-    (tmp_path / "text.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", ROOT / "docs" / "lab-notebook.md")]
+    (folder / "text.txt").write_text("\n\n".join(texts), encoding="utf-8")
     questions = [f"What is {n} plus {n * n}?" for n in range(24)]
     records = {
         "questions.jsonl": [{"text": question} for question in questions],
         "pairs.jsonl": [{"prompt": question, "response": f"{n + n * n}"} for n, question in enumerate(questions)],
     }
     for name, rows in records.items():
-        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if data_folder().is_dir():
-        (tmp_path / "DATA").symlink_to(data_folder())
-    return tmp_path
+        (folder / "DATA").symlink_to(data_folder())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def after_quickstart(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Path:
+    """The folder of a reader who has worked through the quickstart, with the stand-in; read only."""
+    folder = prepare(tmp_path_factory.mktemp("quickstart"))
+    run_in_order(QUICKSTART, folder)
+    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
-def test_the_whole_readme_in_order(stand_in: Path, smollm2_gguf: Path) -> None:
-    """Each block finds what earlier ones made. What this machine lacks is named, and only those blocks are left out."""
-    left_out = []
-    for block in to_run("README.md"):
-        if missing := lacking(block):
-            left_out.append(f"{block}: {missing}")
-            continue
-        if "monday.jsonl" in block.text and not (stand_in / "monday.jsonl").exists():
-            (log,) = stand_in.glob("edgeskip-bench-*.jsonl") if shutil.which("chromium") else [None]
-            if log is None:
-                bench = "edgeskip bench dense -p 16 -n 4 -r 2 --num-prompts 1 --max-tokens 8 --log monday.jsonl"
-                run(Block("the reader's own log", 0, "", "sh", bench, None), stand_in)
-            else:
-                shutil.copy(log, stand_in / "monday.jsonl")
-            shutil.copy(stand_in / "monday.jsonl", stand_in / "tuesday.jsonl")
-        run(block, stand_in)
-    if left_out:
-        print("left out:", *left_out, sep="\n  ")
+@pytest.mark.timeout(1800)
+def test_the_readme_in_order(smollm2_gguf: Path, tmp_path: Path) -> None:
+    run_in_order("README.md", prepare(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("page", RUN_PAGES)
+def test_a_page_in_order(page: str, after_quickstart: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    shutil.copytree(after_quickstart, folder, symlinks=True)
+    run_in_order(page, folder)

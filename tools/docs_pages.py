@@ -32,7 +32,8 @@ PACKAGES = {  # folder in the checkout -> the name that it is imported by
 def cell(text: str) -> str:
     """`text` as one cell of a Markdown table: on one line, nothing in it read as markup."""
     line = re.sub(r"\s+", " ", text).strip()
-    return re.sub(r"([\\|<>\[\]*_])", r"\\\1", line)
+    line = line.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|\[\]*_])", r"\\\1", line)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
