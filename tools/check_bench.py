@@ -4,7 +4,7 @@
 
 Rounds in turns, a fresh process for every figure. pp: a prompt of random tokens, logits of its last position. tg behind
 that prompt; of llama-bench also tg in an empty context, its default. onnxruntime-genai is timed as its own
-benchmark_e2e.py does it, around `append_tokens` and `generate_next_token`, by `peers/workers/genai_worker.py`.
+benchmark_e2e.py does it, around `append_tokens` and `generate_next_token`, by `harness/workers/genai_worker.py`.
 The goal is a ratio within 10 %.
 """
 
@@ -22,11 +22,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from bench_peers import default_work
-from peers.driver import Contestant, run_afresh
-from peers.environments import environment
-from peers.llama_bench import llama_bench
-from peers.machine import describe
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))  # what the checks share with them
+from harness.driver import Contestant, run_afresh
+from harness.environments import environment
+from harness.llama_bench import llama_bench
+from harness.machine import describe
+from peer_runtimes import default_work
 
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.bench.analysis.statistics import paired_ratio

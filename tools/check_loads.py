@@ -6,7 +6,7 @@ With an artifact that drafts for itself onnxruntime-genai speculates, as the fol
 decode plainly. It verifies several tokens at once, which in int4 rounds otherwise than one by one: there a difference
 is told and does not count.
 
-Environments are those of `tools/bench_peers.py` (made where they are missing). Exits 1 where tokens differ.
+Environments are those of `tools/benchmarks/peer_runtimes.py` (made if missing). Exits 1 if tokens differ.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from bench_peers import default_work, our_contestant, prompt_ids
-from peers.driver import Contestant, Worker
-from peers.environments import environment
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))  # what the checks share with them
+from harness.driver import Contestant, Worker
+from harness.environments import environment
+from peer_runtimes import default_work, our_contestant, prompt_ids
 
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.core.errors import EdgeSkipError

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One command on a machine with an NVIDIA GPU and CUDA 13: parity, benchmark, one JSON in docs/results.
-#   bash tools/gpu_report.sh [options of tools/gpu_report.py]
+#   bash tools/gpu_report.sh [options of tools/benchmarks/gpu_report.py]
 # Makes its own environment in build/gpu (some GB: torch and CUDA's libraries). EDGESKIP_GPU_PYTHON names an interpreter
 # that has everything instead, e.g. on a machine without network; nothing is installed then.
 set -euo pipefail
@@ -33,4 +33,4 @@ else
   fi
 fi
 
-exec "$python" tools/gpu_report.py "$@"
+exec "$python" tools/benchmarks/gpu_report.py "$@"

@@ -1,4 +1,4 @@
-"""Puts `tools/` on the path: its scripts are run from there, not installed. Fixtures of the tools' tests."""
+"""Fixtures of the tools' tests. The scripts are run from their folders, not installed, so these are put on the path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
-for folder in (TOOLS, TOOLS / "peers" / "workers", Path(__file__).parents[1] / "runtime"):
+BENCHMARKS = TOOLS / "benchmarks"
+for folder in (TOOLS, BENCHMARKS, BENCHMARKS / "harness" / "workers", Path(__file__).parents[1] / "runtime"):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 

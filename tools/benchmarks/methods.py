@@ -1,0 +1,331 @@
+"""What skipping costs and gains, method by method: quality against *measured* speed-up, in one table and one figure.
+
+    python tools/benchmarks/methods.py                        everything the README shows; hours, goes on where it was
+    python tools/benchmarks/methods.py --rows 8 --speedups '' --tasks '' --methods adaskip,budget    a small part of it
+    python tools/benchmarks/methods.py --report-only          table and figure from what is measured already
+
+Calibrates and searches on wikitext2_valid, tests on wikitext2_test and the tasks of `edgeskip eval`. AdaSkip and the
+other baselines skip what their rule says (scale compensation, as AdaSkip has it); ours is `plan --method budget` with
+the device profile of this machine: by number of sublayers, and by speed-up. Every artifact is exported, measured and
+deleted; speed in pairs of fresh processes, the dense artifact and this one, that generate in turns. All but dense are
+lossy-skip and are labelled so by the artifact itself.
+
+Both processes of a pair ask for huge pages (harness/huge_pages.py). What was measured in another way than this run
+(threads, rounds, search, text, machine's settings …) is measured again, and left out of the report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from calibration_overlap import numbers
+from harness.driver import Run, Worker, race, tell
+from harness.huge_pages import with_huge_pages
+from harness.machine import describe
+from harness.product import edgeskip, exported, model_folder, planned
+from methods_report import as_markdown, check_figure, plot
+from peer_runtimes import default_work
+from perplexity_table import DATA, delete_artifact
+from predicted_times import contestant
+
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import replace_file, sha256_of
+from edgeskip.core.machine import this_machine
+from edgeskip.evaluation.runner import evaluate
+from edgeskip.evaluation.summary import summarise
+from edgeskip.evaluation.task import Settings
+from edgeskip.evaluation.tasks import tasks_named
+from edgeskip.profiles.device_profile import read_device_profile
+from edgeskip.profiles.schema import read_profile
+from edgeskip.runtime.sublayer_times import QUARTILE, random_tokens
+
+BASELINES = ("adaskip", "early-exit", "skipdecode", "unified", "least-similar")
+OURS, AFFINE = "budget", "budget-affine"
+PROMPT, NEW = 512, 48
+TURNS = 10  # generations of each process of a pair
+# What the search keeps: far beyond what anyone would use, so that fast plans are on the front too.
+SEARCH = ("--search-kl", "2.0", "--max-skips", "24")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One plan that is asked for; `wanted` a number of sublayers or, with a point, a predicted decode speed-up."""
+
+    method: str
+    wanted: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.wanted}"
+
+    @property
+    def by_speed(self) -> bool:
+        return "." in self.wanted
+
+
+def frontier(
+    model: Annotated[str, typer.Option(help="Ready model's name, Hugging Face folder or GGUF file.")] = (
+        "smollm2-135m-instruct"
+    ),
+    rows: Annotated[str, typer.Option(help="Numbers of sublayers to skip.")] = "4,8,12,16",
+    speedups: Annotated[str, typer.Option(help="Decode speed-ups to ask of ours, and to compare all at.")] = (
+        "1.10,1.20,1.30"
+    ),
+    more_rows: Annotated[
+        str, typer.Option(help="Further numbers for the baselines, so that they reach the speed-ups.")
+    ] = "20,24",
+    methods: Annotated[
+        str, typer.Option(help="Baselines, budget, and budget-affine: its sublayers, affine.")
+    ] = ",".join((*BASELINES, OURS, AFFINE)),
+    tasks: Annotated[str, typer.Option(help="Tasks of edgeskip eval for the rows; empty = none.")] = (
+        "cnn_dailymail,trec"
+    ),
+    limit: Annotated[int, typer.Option(min=1, help="Samples of each task.")] = 10,
+    precision: Annotated[str, typer.Option(help="Of the exports.")] = "fp32",
+    rounds: Annotated[int, typer.Option(min=1, help=f"Pairs of processes, each {TURNS} turns.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    data: Annotated[Path, typer.Option(help="Folder of the texts.")] = DATA,
+    work: Annotated[Path | None, typer.Option(help="Profiles and results are kept here.")] = None,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Measure nothing.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all results there.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure there (.png, .svg or .pdf).")] = None,
+) -> None:
+    """Measure the methods at the same numbers of sublayers and the same speed-ups; a table to stdout."""
+    folder = model_folder(model, work or default_work()) / f"frontier-{precision}"
+    chosen = methods.split(",")
+    if unknown := set(chosen) - {*BASELINES, OURS, AFFINE}:
+        raise EdgeSkipError(f"--methods {sorted(unknown)[0]}: choose from {', '.join((*BASELINES, OURS, AFFINE))}")
+    speeds = numbers("--speedups", speedups, float, 1) if speedups else []
+    for option, text in (("--rows", rows), ("--more-rows", more_rows)):
+        numbers(option, text or "1", int, 1)
+    named = _list(tasks)
+    tasks_named(named or ["perplexity"])
+    if figure:
+        check_figure(figure)
+    bench = Bench(model, precision, folder, data, threads, rounds)
+    failed = []
+    if not report_only:
+        bench.prepare()
+        for setting in settings_of(chosen, _list(rows), _list(more_rows), _list(speedups)):
+            try:
+                bench.measure(setting, named if setting.wanted in ("0", *_list(rows)) else [], limit)
+            except EdgeSkipError as error:
+                failed.append(f"{setting.name} is left out: {error}")
+                tell(failed[-1])
+    results = bench.results(limit)
+    if not results:
+        raise EdgeSkipError(f"nothing is measured yet in {folder}: leave --report-only out")
+    if json_file:
+        report = {"model": model, "precision": precision, "machine": describe(), "results": results}
+        replace_file(json_file, (json.dumps(report, indent=1) + "\n").encode())
+    if figure:
+        plot(results, figure, model)
+    print(as_markdown(results, _list(rows), speeds, (OURS, AFFINE)))
+    if failed:
+        print("\n".join(failed), file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def settings_of(
+    methods: Sequence[str], rows: Sequence[str], more_rows: Sequence[str], speedups: Sequence[str]
+) -> list[Setting]:
+    """Dense, then row by row every method, then what makes them comparable by speed."""
+    found = [Setting("dense", "0")]
+    found += [Setting(method, row) for row in rows for method in methods]
+    found += [Setting(OURS, f"{float(speed):.2f}") for speed in speedups if OURS in methods]
+    found += [Setting(method, row) for row in more_rows for method in methods if method in BASELINES]
+    return found
+
+
+class Bench:
+    """One model on this machine; a result is a file, so what was measured is not measured again."""
+
+    def __init__(self, model: str, precision: str, folder: Path, data: Path, threads: int, rounds: int) -> None:
+        self._model, self._precision, self._folder = model, precision, folder
+        self._data, self._threads, self._rounds = data, threads, rounds
+        self._profile, self._device = folder / "wikitext2.json", folder / f"device-{threads}.json"
+        self._dense = folder / "dense"
+
+    def prepare(self) -> None:
+        """Calibrates, exports the dense artifact, profiles this device and searches, each where it is not done yet."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        valid = self._data / "wikitext2_valid.txt"
+        if not self._profile.exists():
+            edgeskip("calibrate", self._model, "-o", self._profile, "--corpus", valid)
+        if not (self._dense / "edgeskip.json").exists():
+            # Not the profile itself: the search leaves a plan in it.
+            without = planned(self._profile, self._folder / "dense.json", skip_sublayers=0)
+            exported(self._model, without, self._dense, precision=self._precision)
+        if read_manifest(self._dense).plan.skip:
+            raise EdgeSkipError(f"{self._dense} is not dense: delete it")
+        if not self._device.exists():
+            edgeskip("profile-device", self._dense, "-o", self._device, "--threads", str(self._threads))
+        if read_profile(self._profile).front is None:
+            self._plan("--point", "1", *SEARCH, "--no-decode-set")
+
+    def measure(self, setting: Setting, tasks: Sequence[str], limit: int) -> None:
+        """Perplexity, speed and tasks of one setting, as far as they are missing."""
+        path = self._folder / f"{setting.name}.result.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        if found.get("made") != self._made(setting.method):
+            found = {}
+        missing = [task for task in tasks if found.get("tasks", {}).get(task, {}).get("limit") != limit]
+        if found and not missing:
+            return
+        tell(f"== {setting.name}")
+        artifact = self._artifact(setting)
+        if not found:
+            found = {"name": setting.name, "method": setting.method, "wanted": setting.wanted, "tasks": {}}
+            found["made"] = self._made(setting.method)
+            found |= self._facts(artifact) | self._speed(setting, artifact)
+            found["perplexity"] = asdict(self._summary(artifact, "perplexity", None))
+            _write(path, found)
+        for task in missing:
+            found["tasks"][task] = asdict(self._summary(artifact, task, limit)) | {"limit": limit}
+            _write(path, found)
+        if artifact != self._dense:
+            delete_artifact(artifact)
+
+    def results(self, limit: int) -> list[dict[str, Any]]:
+        """Everything measured as this run would, dense first, by method and then by what was asked for."""
+        found = []
+        for path in self._folder.glob("*.result.json"):
+            result = json.loads(path.read_text())
+            if result.get("made") != self._made(result["method"]):
+                tell(f"{path.name} was measured in another way: left out")
+                continue
+            result["tasks"] = {name: task for name, task in result["tasks"].items() if task["limit"] == limit}
+            found.append(result)
+        return sorted(
+            found, key=lambda r: (r["method"] != "dense", r["method"], "." in r["wanted"], float(r["wanted"]))
+        )
+
+    def _artifact(self, setting: Setting) -> Path:
+        if setting.method == "dense":
+            return self._dense
+        target = self._folder / f"{setting.name}.json"
+        wanted = ("--min-speedup" if setting.by_speed else "--skip-sublayers", setting.wanted)
+        if setting.method in (OURS, AFFINE):
+            target = self._folder / f"{OURS}-{setting.wanted}.json"
+            self._plan(*wanted, "--no-decode-set", "-o", target, "--overwrite")
+        if setting.method == AFFINE:
+            plan = read_profile(target).plan
+            skip = ",".join(plan.skip if plan else [])
+            source, target = target, self._folder / f"{setting.name}.json"
+            edgeskip(
+                *("plan", source, "--skip", skip, "--fit", "--compensation", "affine", "--model", self._model),
+                *("--corpus", self._data / "wikitext2_valid.txt", "-o", target, "--overwrite"),
+            )
+        elif setting.method != OURS:
+            edgeskip(
+                *("plan", self._profile, "--method", setting.method, "--compensation", "scale", *wanted),
+                *("-o", target, "--overwrite"),
+            )
+        # Rounding is amplified by a model that is as good as destroyed: its check may fail, and the result says so.
+        return exported(
+            self._model, target, self._folder / setting.name, precision=self._precision,
+            arguments=["--allow-mismatch"] if setting.method in BASELINES else [],
+        )  # fmt: skip
+
+    def _plan(self, *arguments: str | Path) -> None:
+        edgeskip(
+            *("plan", self._profile, "--method", "budget", "--device-profile", self._device),
+            *("--corpus", self._data / "wikitext2_valid.txt", "--model", self._model, *arguments),
+        )
+
+    def _made(self, method: str) -> dict[str, Any]:
+        """What a result rests on: where any of it is another, it is measured again."""
+        profile = read_profile(self._profile)
+        front = profile.front if method in (OURS, AFFINE) else None
+        return {
+            "calibration": profile.calibration.created,
+            "front": front.created if front else None,
+            "device": read_device_profile(self._device).created if front else None,
+            "test": sha256_of(self._data / "wikitext2_test.txt"),
+            "timing": [self._threads, self._rounds, TURNS, PROMPT, NEW],
+            "processor": this_machine().processor,
+            "memory": os.environ.get("GLIBC_TUNABLES"),
+        }
+
+    def _facts(self, artifact: Path) -> dict[str, Any]:
+        manifest = read_manifest(artifact)
+        plan = manifest.plan
+        checked = manifest.verification is not None and manifest.verification.passed
+        return {"label": manifest.label, "skip": plan.skip, "compensation": plan.compensation, "checked": checked}
+
+    def _speed(self, setting: Setting, artifact: Path) -> dict[str, Any]:
+        """Speed-ups over dense, medians and quartiles over all turns; every turn's seconds; how busy the rest of the
+        machine was at worst. The two of a turn follow on each other, as a machine's speed changes within seconds.
+        """
+        if setting.method == "dense":
+            one = {"median": 1.0, "low": 1.0, "high": 1.0}
+            return {"prefill": one, "decode": one, "turns": [], "others_cores": None}
+        size = read_profile(self._profile).model.vocab_size
+        prompt = [int(token) for token in random_tokens(PROMPT, size)]
+        os.sync()  # the export is still being written to disk otherwise
+        turns, busy = [], []
+        for number in range(self._rounds):
+            workers: list[Worker] = []
+            try:
+                for path in (self._dense, artifact) if number % 2 else (artifact, self._dense):
+                    capacity, logs = PROMPT + NEW, self._folder / "logs"
+                    workers.append(Worker.start(contestant(path), threads=self._threads, capacity=capacity, logs=logs))
+                runs = race(workers, prompt, NEW, rounds=TURNS, pause_s=0.1, report=lambda line: None)
+            finally:
+                for worker in workers:
+                    worker.stop()
+            pair = zip(runs[self._dense.name], runs[artifact.name], strict=True)
+            turns += [{"dense": _seconds(dense), "own": _seconds(own)} for dense, own in pair]
+            busy += [run.others_cores for one in runs.values() for run in one if run.others_cores is not None]
+            ratios = [speedup(turns[-TURNS:], at) for at in (0, 1)]
+            tell("   pair {}: prefill {:.3f}, decode {:.3f}".format(number + 1, *(one["median"] for one in ratios)))
+        return {
+            "prefill": speedup(turns, 0),
+            "decode": speedup(turns, 1),
+            "turns": turns,
+            "others_cores": max(busy, default=None),
+        }
+
+    def _summary(self, artifact: Path, task: str, limit: int | None) -> Any:
+        settings = Settings(limit=limit, threads=self._threads)
+        return summarise(evaluate(artifact, [task], data=self._data, settings=settings))[0]
+
+
+def speedup(turns: Sequence[Mapping[str, Sequence[float]]], at: int) -> dict[str, float]:
+    """Median and quartiles of dense over own seconds, turn by turn; `at` 0 of a prompt, 1 of a token."""
+    ratios = [turn["dense"][at] / turn["own"][at] for turn in turns]
+    low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+    return {"median": median, "low": low, "high": high}
+
+
+def _seconds(run: Run) -> tuple[float, float]:
+    """Of the prompt, and of a token: the lower quartile."""
+    return run.prefill_s, float(np.quantile(run.token_s, QUARTILE))
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    replace_file(path, (json.dumps(found, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    with_huge_pages()
+    try:
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command()(frontier)
+        app()
+    except EdgeSkipError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,181 @@
+"""Online skipping, answer by answer: how many FFNs it leaves out, what that gains while decoding and what it costs.
+
+    python tools/benchmarks/online_gain.py STATIC ONLINE --task gov_report --limit 10 --output FOLDER
+    python tools/benchmarks/online_gain.py DENSE STATIC ONLINE --task gov_report --limit 10 --output FOLDER
+
+Every artifact answers each prompt of a task of `edgeskip eval`, in turn and in a fresh process each time; those with
+gates online, the others plainly. Speed-ups are of tokens per second while decoding, the watched steps among them,
+paired by prompt with the first artifact. Goes on where it was with --output; a prompt that an artifact lacks is
+answered by all again, so that pairs stay pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from harness.driver import tell
+from harness.huge_pages import with_huge_pages
+from harness.machine import describe
+
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import refuse_file, replace_file
+from edgeskip.evaluation.bootstrap import interval
+from edgeskip.evaluation.generate import answer
+from edgeskip.evaluation.log import RecordLog
+from edgeskip.evaluation.runner import artifact_name, identity, prepare
+from edgeskip.evaluation.summary import Interval, Result, Summary, summarise
+from edgeskip.evaluation.task import Record, Sample, Settings, Task
+from edgeskip.evaluation.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One artifact's answers: `speedup` the geometric mean of its tokens per second over the first artifact's, over the
+    `pairs` of answers with more than one token."""
+
+    summary: Summary
+    pairs: int
+    speedup: float
+    speedup_interval: Interval | None  # 95 %
+    gated: tuple[int, float, int] | None  # FFNs left out of an answer: least, median, most; None without gates
+
+
+def online_gain(
+    artifacts: Annotated[list[Path], typer.Argument(help="Folders; those with gates run online.")],
+    task: Annotated[str, typer.Option(help="A generating task of edgeskip eval.")] = "gov_report",
+    data: Annotated[Path | None, typer.Option(help="Folder of the task's data.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Prompts.")] = 10,
+    tokens: Annotated[int | None, typer.Option(min=2, help="Most tokens of an answer.  [default: the task's]")] = None,
+    prompt_tokens: Annotated[int | None, typer.Option(min=2, help="Most of a prompt, cut in its middle.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    output: Annotated[Path | None, typer.Option(help="Folder of the records.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
+) -> None:
+    """Compare online with plain decoding on a task; a table to stdout."""
+    settings = Settings(limit=limit, max_new_tokens=tokens, max_prompt_tokens=prompt_tokens, threads=threads)
+    if json_file:
+        refuse_file(json_file, overwrite=True)
+    results = answered(artifacts, task, data, settings, output)
+    gains = gains_of(results)
+    if json_file:
+        report: dict[str, Any] = {"settings": asdict(settings), "machine": describe()}
+        replace_file(json_file, (json.dumps(report | {"gains": [asdict(g) for g in gains]}, indent=1) + "\n").encode())
+    print(as_markdown(gains))
+
+
+def answered(
+    artifacts: Sequence[Path], task: str, data: Path | None, settings: Settings, output: Path | None
+) -> list[Result]:
+    """Every artifact's records, prompt by prompt in an order that is rotated."""
+    names = [artifact_name(path) for path in artifacts]
+    if len(set(names)) < len(names):
+        raise EdgeSkipError("two artifacts have one name: rename one, so that the table can tell them apart")
+    (work,) = prepare([task], data, settings)
+    if not isinstance(work.task, Task):
+        raise EdgeSkipError(f"--task {task} generates nothing: choose one that does, e.g. gov_report")
+    online = replace(settings, strategy="online")
+    each = [online if read_manifest(path).online else settings for path in artifacts]
+    about = {
+        **{"artifacts": [identity(path) for path in artifacts], "task": task, "protocol": work.task.protocol},
+        **{"data": dict(work.data), "max_new_tokens": settings.max_new_tokens, "threads": settings.threads},
+        **{"max_prompt_tokens": settings.max_prompt_tokens, "glibc_tunables": os.environ.get("GLIBC_TUNABLES")},
+    }
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+    logs = [RecordLog(output / f"gain-{task}-{name}.jsonl" if output else None, about) for name in names]
+    for number, sample in enumerate(work.samples):
+        if any(sample.id not in log.records for log in logs):
+            for turn in range(len(artifacts)):
+                at = (turn + number) % len(artifacts)
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+                    logs[at].add(process.submit(_answer, artifacts[at], task, sample, each[at]).result())
+        tell(f"{task}: {number + 1} of {len(work.samples)}")
+    return [
+        Result(work.task, name, tuple(log.records[sample.id] for sample in work.samples))
+        for name, log in zip(names, logs, strict=True)
+    ]
+
+
+def gains_of(results: Sequence[Result]) -> list[Gain]:
+    """By the task's first metric. EdgeSkipError where an answer has a single token, which takes no decoding."""
+    first, gains = results[0], []
+    summaries = {summary.artifact: summary for summary in reversed(summarise(results))}
+    for result in results:
+        pairs = zip(result.records, first.records, strict=True)
+        speeds = [(own.decode_tokens_per_s, other.decode_tokens_per_s) for own, other in pairs]
+        ratios = [own / other for own, other in speeds if own and other]
+        if not ratios:
+            raise EdgeSkipError("no answer has more than one token: choose another task")
+        gated = [record.gated for record in result.records if record.gated is not None]
+        gains.append(
+            Gain(
+                summary=summaries[result.artifact],
+                pairs=len(ratios),
+                speedup=math.exp(statistics.fmean(map(math.log, ratios))),
+                speedup_interval=interval([math.log(ratio) for ratio in ratios], of=np.exp),
+                gated=(min(gated), statistics.median(gated), max(gated)) if gated else None,
+            )
+        )
+    return gains
+
+
+def as_markdown(gains: Sequence[Gain]) -> str:
+    """A row for each artifact; differences and speed-ups are from the first."""
+    one = gains[0].summary
+    lines = [
+        f"| {one.task}, {one.samples} prompts | label | {one.title} | less the first | FFNs left out | decode tokens/s "
+        "| speed-up |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for gain in gains:
+        summary, less = gain.summary, gain.summary.difference
+        difference = f"{less.value:+.2f}{_span(less.interval, '+.2f')}" if less else "–"
+        gated = "{1:g} [{0}–{2}]".format(*gain.gated) if gain.gated else "–"
+        lines.append(
+            f"| {summary.artifact} | {summary.label} | {summary.value:.2f}{_span(summary.interval, '.2f')} "
+            f"| {difference} | {gated} | {summary.decode_tokens_per_s or 0:.1f} "
+            f"| {gain.speedup:.3f}×{_span(gain.speedup_interval, '.3f')}{_of(gain)} |"
+        )
+    return "\n".join(lines)
+
+
+def _of(gain: Gain) -> str:
+    return f" ({gain.pairs} of them)" if gain.pairs < gain.summary.samples else ""
+
+
+def _answer(artifact: Path, task: str, sample: Sample, settings: Settings) -> Record:
+    """Runs in a process of its own: one that stays would keep the speed that its memory happens to give it."""
+    from edgeskip.runtime.session import load
+
+    named = TASKS[task]
+    assert isinstance(named, Task)
+    with load(artifact, threads=settings.threads) as session:
+        return answer(session, named, sample, settings)
+
+
+def _span(interval: Interval | None, form: str) -> str:
+    return f" [{interval[0]:{form}} … {interval[1]:{form}}]" if interval else ""
+
+
+if __name__ == "__main__":
+    with_huge_pages()
+    try:
+        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        app.command()(online_gain)
+        app()
+    except EdgeSkipError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

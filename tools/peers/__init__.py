@@ -1,1 +1,0 @@
-"""The parts of `tools/bench_peers.py`: environments, model files, workers, figures, report."""
