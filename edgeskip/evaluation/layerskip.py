@@ -26,7 +26,7 @@ def _read_articles(paths: Sequence[Path]) -> list[Sample]:
 
 
 def _read_utterances(paths: Sequence[Path]) -> list[Sample]:
-    """The utterance itself is the message, as models that parse are trained and `tools/benchmarks/parse_accuracy.py` asks."""
+    """The utterance itself is the message, as models that parse are trained and parse_accuracy.py asks."""
     return [
         Sample(
             str(number),

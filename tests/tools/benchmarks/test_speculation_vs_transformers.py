@@ -1,4 +1,4 @@
-"""Speculation against transformers. Oracle: figures by hand, transformers' own forward passes, each side for the other."""
+"""Speculation against transformers. Oracle: figures by hand, transformers' own forward passes; each for the other."""
 
 from __future__ import annotations
 
