@@ -37,6 +37,11 @@ class ProgressEvent:
     unit: str = ""
     detail: str = ""
 
+    @property
+    def fraction(self) -> float:
+        """The share of the stage that is done, 0 to 1; 0 if the total is not known."""
+        return min(self.done / self.total, 1.0) if self.total else 0.0
+
 
 Progress = Callable[[ProgressEvent], None]
 """What a caller of the library passes to see how far a job is. It is called from the thread that does the work."""
@@ -46,6 +51,39 @@ def silent(event: ProgressEvent) -> None:
     """Show nothing: the default of every `progress` parameter."""
 
 
+@dataclass
+class Steps:
+    """Count the steps of a stage and report each.
+
+    Args:
+        report: The caller's callback.
+        stage: What the steps are of.
+        total: How many there are; None if it is not known.
+        unit: What is counted; empty for plain steps.
+    """
+
+    report: Progress
+    stage: str
+    total: float | None = None
+    unit: str = ""
+    done: int = field(default=0, init=False)
+
+    def begin(self, detail: str = "") -> None:
+        """Report a step that starts now; it counts as done when the next one begins."""
+        self.report(ProgressEvent(self.stage, self.done, self.total, self.unit, detail))
+        self.done += 1
+
+    def end(self, detail: str = "") -> None:
+        """Report a step that is done."""
+        self.done += 1
+        self.report(ProgressEvent(self.stage, self.done, self.total, self.unit, detail))
+
+    def finish(self) -> None:
+        """Report that every step is done."""
+        self.report(ProgressEvent(self.stage, self.done if self.total is None else self.total, self.total, self.unit))
+
+
+# The display: goes to edgeskip/cli/progress.py as soon as its last caller passes a callback.
 FIRST_S, EVERY_S = 3.0, 10.0
 """Seconds until the first plain line, and between lines."""
 Write = Callable[[str], None]

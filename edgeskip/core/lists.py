@@ -1,0 +1,50 @@
+"""Lists that someone types, separated by commas: the one parser of every option that takes several values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.whole_number import whole_number
+
+
+def parse_names(text: str, option: str, choices: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the names between the commas of `text`, each once, in order.
+
+    Args:
+        text: What was typed, e.g. `"cpu, cuda"`; spaces around a name are ignored.
+        option: What errors call it, e.g. `"--provider"`.
+        choices: The names there are, in lower case; then case does not matter. None = any name.
+
+    Raises:
+        EdgeSkipError: If a name is empty, or not one of `choices`.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise EdgeSkipError(f"{option} {text!r:.80} has an empty entry; separate the names by single commas")
+    if choices is not None:
+        names = [name.lower() for name in names]
+        if unknown := [name for name in names if name not in choices]:
+            raise EdgeSkipError(f"{option} {unknown[0]:.60} is unknown; choose from {', '.join(choices)}")
+    return tuple(dict.fromkeys(names))
+
+
+def parse_numbers(text: str, option: str, *, least: int = 0, example: str = "4,8,12") -> tuple[int, ...]:
+    """Return the whole numbers between the commas of `text`, each once, in order.
+
+    Args:
+        text: What was typed, e.g. `"0, 512"`.
+        option: What errors call it, e.g. `"--contexts"`.
+        least: The smallest number allowed.
+        example: A list that errors show.
+
+    Raises:
+        EdgeSkipError: If an entry is not a whole number of 1 … 18 digits, or less than `least`.
+    """
+    numbers = [whole_number(word.strip()) for word in text.split(",")]
+    if None in numbers:
+        raise EdgeSkipError(f"{option} {text!r:.80} is not a list of whole numbers; write for example {example}")
+    found = [number for number in numbers if number is not None]
+    if min(found) < least:
+        raise EdgeSkipError(f"{option} {text!r:.80}: every number must be at least {least}")
+    return tuple(dict.fromkeys(found))
