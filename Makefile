@@ -12,11 +12,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Texts for the tests that measure quality; those tests skip where the folder is absent.
 export EDGESKIP_DATA ?= $(abspath ../shared/data)
 
-.PHONY: help demo docs docs-serve test test-slow compat lowest lint types install llamacpp clean
+SCHEMA := $(BIN)/check-jsonschema -qq --builtin-schema
+
+.PHONY: help demo docs docs-serve test pytest test-slow compat lowest lint types install llamacpp clean
 
 help:
 	@echo "make demo       fetch, calibrate, plan, export and run SmolLM2-135M-Instruct; a comparison table at the end"
 	@echo "make test       lint, types, and every test that is not slow"
+	@echo "make pytest     those tests alone"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make compat     the tests that touch transformers, with transformers 4.57"
 	@echo "make lowest     the base suite with the lowest versions that pyproject.toml allows"
@@ -61,12 +64,21 @@ lint: $(VENV)/.installed
 	@$(BIN)/ruff format --check -q .
 	@echo "== imports"
 	@$(BIN)/lint-imports --no-logo >/dev/null 2>&1 || $(BIN)/lint-imports
+	@echo "== workflows, forms, citation"
+	@$(SCHEMA) vendor.github-workflows $(wildcard .github/workflows/*.yml)
+	@$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	@$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@$(SCHEMA) vendor.dependabot .github/dependabot.yml
+	@$(SCHEMA) vendor.citation-file-format CITATION.cff
+	@$(BIN)/zizmor -qq --offline .github
 
 types: $(VENV)/.installed
 	@echo "== mypy"
 	@$(BIN)/python -m mypy -p edgeskip
 
-test: lint types llamacpp
+test: lint types pytest
+
+pytest: llamacpp
 	@echo "== pytest"
 	@$(PYTEST) $(SPREAD) -m "not slow"
 
