@@ -70,7 +70,7 @@ lint: $(VENV)/.installed
 	@$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	@$(SCHEMA) vendor.dependabot .github/dependabot.yml
 	@$(SCHEMA) vendor.citation-file-format CITATION.cff
-	@$(BIN)/zizmor -qq --offline .github
+	@found=$$($(BIN)/zizmor -qq --offline .github) || { echo "$$found"; exit 1; }
 
 types: $(VENV)/.installed
 	@echo "== mypy"
