@@ -12,6 +12,16 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Texts for the tests that measure quality; those tests skip where the folder is absent.
 export EDGESKIP_DATA ?= $(abspath ../shared/data)
 
+PAGE := edgeskip/bench/devices/web/page
+NODE_BIN := tools/node/node_modules/.bin
+# $(call with_node,TOOL …) runs a tool that tools/node/package.json pins, or says that it cannot.
+define with_node
+if command -v npm >/dev/null; then \
+  [ $(NODE_BIN)/.installed -nt tools/node/package-lock.json ] \
+    || { npm ci --prefix tools/node --ignore-scripts --no-audit --no-fund --silent && touch $(NODE_BIN)/.installed; } || exit 1; \
+  echo "== $(firstword $(1))"; $(NODE_BIN)/$(1); \
+else echo "$(firstword $(1)) skipped: install Node.js (npm) to check the benchmark page's JavaScript" >&2; fi
+endef
 SCHEMA := $(BIN)/check-jsonschema -qq --builtin-schema
 
 .PHONY: help demo docs docs-serve test pytest test-slow compat lowest lint types install llamacpp clean
@@ -71,6 +81,8 @@ lint: $(VENV)/.installed
 	@$(SCHEMA) vendor.dependabot .github/dependabot.yml
 	@$(SCHEMA) vendor.citation-file-format CITATION.cff
 	@found=$$($(BIN)/zizmor -qq --offline .github) || { echo "$$found"; exit 1; }
+	@$(call with_node,biome check --config-path=tools/node/page.biome.json $(PAGE) tools/node)
+	@$(call with_node,tsc -p tools/node)
 
 types: $(VENV)/.installed
 	@echo "== mypy"

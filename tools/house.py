@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 WORKING_TREE = "."
-CODE = frozenset({".py", ".pyi", ".js", ".html", ".css", ".sh", ".c"})
+CODE = frozenset({".py", ".pyi", ".js", ".ts", ".html", ".css", ".sh", ".c"})
 LONG_MODULE = 400  # lines; see CONTRIBUTING
 SHOWN = 10  # imports or cycles that are listed
 Graph = Mapping[str, frozenset[str]]  # module → modules it imports

@@ -27,7 +27,7 @@ FOLDERS = {
     "runtime": "edgeskip/runtime",
     "models": "edgeskip/models",
 }
-NOT_INSTALLED = ("models/presets/", "edgeskip/bench/devices/web/types/")  # a distribution of its own; for tsc
+NOT_INSTALLED = ("models/presets/",)  # a distribution of its own
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 

@@ -1,71 +1,104 @@
-// Memory of the WASM module: allocate, look at, make tensors over. Addresses are numbers, 0 is none.
+// Memory of the WASM module: allocate it, view it, make tensors over it. Addresses are numbers; 0 is null.
 
 const CPU = 1; // onnxruntime-web's data location
-export const TYPES = { float32: [1, 4], bool: [9, 1], int64: [7, 8], float16: [10, 2] }; // [ONNX's number, bytes]
+
+/** @type {Record<TensorType, [onnxType: number, bytes: number]>} */
+export const TYPES = { float32: [1, 4], bool: [9, 1], int64: [7, 8], float16: [10, 2] };
 
 export class Heap {
+  /** @param {WasmModule} module */
   constructor(module) {
     this.module = module;
   }
 
-  // Bytes of memory now; it never shrinks.
+  // The current size in bytes; it never shrinks.
   get size() {
-    this.module.getValue(0, "i8"); // lets the module see what another thread grew
-    return this.module.HEAPU8.length;
+    return this.buffer.byteLength;
   }
 
+  get buffer() {
+    this.module.getValue(0, "i8"); // makes the module notice if another thread has grown the memory
+    return this.module.HEAPU8.buffer;
+  }
+
+  /** @param {number} bytes */
   allocate(bytes) {
     const address = this.module._malloc(Math.max(bytes, 1)) >>> 0;
-    if (address === 0) throw new Error(`not enough memory: the browser gives no ${Math.round(bytes / 1e6)} MB more`);
+    if (address === 0) throw new Error(`not enough memory: cannot allocate ${Math.round(bytes / 1e6)} MB more`);
     return address;
   }
 
+  /** @param {number} address */
   free(address) {
     this.module._free(address);
   }
 
-  // A typed array over memory; good until something is allocated.
+  /**
+   * Return a typed array over memory, valid until the next allocation.
+   *
+   * @template T
+   * @param {new (buffer: ArrayBufferLike, address: number, length: number) => T} Type
+   * @param {number} address
+   * @param {number} length
+   */
   view(Type, address, length) {
-    this.module.getValue(0, "i8");
-    return new Type(this.module.HEAPU8.buffer, address, length);
+    return new Type(this.buffer, address, length);
   }
 
-  // A null-terminated name.
-  name(text) {
-    const bytes = new TextEncoder().encode(text + "\0");
+  /**
+   * Store a null-terminated string.
+   *
+   * @param {string} text
+   */
+  storeString(text) {
+    const bytes = new TextEncoder().encode(`${text}\0`);
     const address = this.allocate(bytes.length);
     this.view(Uint8Array, address, bytes.length).set(bytes);
     return address;
   }
 
-  // An OrtValue over memory that the caller keeps.
-  tensor(type, address, dims) {
-    const [number, width] = TYPES[type];
+  /**
+   * Create an OrtValue over memory that the caller owns.
+   *
+   * @param {TensorType} type
+   * @param {number} address
+   * @param {number[]} dims
+   */
+  createTensor(type, address, dims) {
+    const [onnxType, width] = TYPES[type];
     const stack = this.module.stackSave();
     try {
-      const place = this.module.stackAlloc(4 * dims.length);
-      dims.forEach((size, i) => this.module.setValue(place + 4 * i, size, "i32"));
+      const shape = this.module.stackAlloc(4 * dims.length);
+      dims.forEach((size, i) => {
+        this.module.setValue(shape + 4 * i, size, "i32");
+      });
       const bytes = dims.reduce((a, b) => a * b, width);
-      const tensor = this.module._OrtCreateTensor(number, address, bytes, place, dims.length, CPU);
-      if (tensor === 0) throw new Error(`cannot make a tensor of ${dims}: ${this.lastError()}`);
+      const tensor = this.module._OrtCreateTensor(onnxType, address, bytes, shape, dims.length, CPU);
+      if (tensor === 0) throw new Error(`cannot create a tensor of shape ${dims}: ${this.lastError()}`);
       return tensor;
     } finally {
       this.module.stackRestore(stack);
     }
   }
 
+  /** @param {number} tensor */
   release(tensor) {
     this.module._OrtReleaseTensor(tensor);
   }
 
-  // [address, number of elements] of a tensor's data.
-  dataOf(tensor) {
+  /**
+   * Return the address of a tensor's data and its number of elements.
+   *
+   * @param {number} tensor
+   * @returns {[address: number, count: number]}
+   */
+  tensorData(tensor) {
     const stack = this.module.stackSave();
     try {
-      const place = this.module.stackAlloc(16);
-      if (this.module._OrtGetTensorData(tensor, place, place + 4, place + 8, place + 12) !== 0) throw new Error(this.lastError());
-      const at = (offset) => this.module.getValue(place + offset, "i32") >>> 0;
-      const [address, dims, rank] = [at(4), at(8), at(12)];
+      const out = this.module.stackAlloc(16);
+      if (this.module._OrtGetTensorData(tensor, out, out + 4, out + 8, out + 12) !== 0)
+        throw new Error(this.lastError());
+      const [address, dims, rank] = [this.readPointer(out + 4), this.readPointer(out + 8), this.readPointer(out + 12)];
       let count = 1;
       for (let i = 0; i < rank; i++) count *= this.module.getValue(dims + 4 * i, "i32");
       this.module._OrtFree(dims);
@@ -78,22 +111,35 @@ export class Heap {
   lastError() {
     const stack = this.module.stackSave();
     try {
-      const place = this.module.stackAlloc(8);
-      this.module._OrtGetLastError(place, place + 4);
-      const text = this.module.getValue(place + 4, "i32") >>> 0;
+      const out = this.module.stackAlloc(8);
+      this.module._OrtGetLastError(out, out + 4);
+      const text = this.readPointer(out + 4);
       return text ? this.module.UTF8ToString(text) : "no message";
     } finally {
       this.module.stackRestore(stack);
     }
   }
+
+  /** @param {number} address */
+  readPointer(address) {
+    return this.module.getValue(address, "i32") >>> 0;
+  }
 }
 
-// float32 array of what lies in memory as `dtype`; a view where it is float32 already.
-export function asFloats(heap, dtype, address, count) {
+/**
+ * Return floats in memory as a float32 array: a view if they are float32 already.
+ *
+ * @param {Heap} heap
+ * @param {FloatType} dtype
+ * @param {number} address
+ * @param {number} count
+ */
+export function readFloats(heap, dtype, address, count) {
   if (dtype === "float32") return heap.view(Float32Array, address, count);
   return halvesToFloats(heap.view(Uint16Array, address, count));
 }
 
+/** @param {Uint16Array} halves */
 export function halvesToFloats(halves) {
   const floats = new Float32Array(halves.length);
   for (let i = 0; i < halves.length; i++) {

@@ -1,207 +1,295 @@
-// The page: says what the device is, runs the jobs the server has for it one after the other, shows and posts what comes.
+// The page: reports what the device is, runs the server's jobs one after the other, shows and posts the results.
 
-import { describe, lacks, mostThreads, plan } from "./device.js";
-import { Figures } from "./figures.js";
+import { describeDevice, findMissingFeature, maxThreads, planMemory } from "./device.js";
+import { FinalError, messageOf, sleep } from "./errors.js";
+import { GeneratedText } from "./generated_text.js";
+import { ResultsTable } from "./results_table.js";
 import { measureRooflines } from "./roofline.js";
-import { Text } from "./text.js";
 
 const HEARTBEAT_MS = 3000;
 const MEMORY_MS = 20000; // the browser measures when it collects garbage, which may be never; asked in round 0 only
+const CONFIRM_MS = 60000;
 const query = new URLSearchParams(location.search);
-const automatic = query.has("auto"); // started by a program, which looks at memory itself
-const depth = query.has("depth") ? Number(query.get("depth")) : null; // tokens drafted a round; null = as many as pay
-const element = (id) => document.getElementById(id);
-const figures = new Figures(element("figures"), element("rows"));
-let device = null;
-let doing = "starting";
+const automatic = query.has("auto"); // started by a program, which monitors memory itself
+const depth = query.has("depth") ? Number(query.get("depth")) : null; // drafted tokens per round; null = as many as pay
+const bar = /** @type {HTMLProgressElement} */ (element("bar"));
+const table = new ResultsTable(element("figures"), /** @type {HTMLTableSectionElement} */ (element("rows")));
+let device = "";
+let currentStep = "starting";
 let wasHidden = false;
+/** @type {WakeLockSentinel | null} */
 let wakeLock = null;
 
 main().catch((error) => {
   console.error(error);
-  say(`This does not work: ${error.message}`);
+  status(`The benchmark failed: ${messageOf(error)}`);
 });
 
 async function main() {
-  const remembered = automatic ? query.get("device") : stored("device") ?? query.get("device");
-  const record = await describe(remembered || "new");
-  if (query.has("roofline")) record.rooflines = await measureRooflines(query.get("roofline").split(","));
-  element("device").textContent = `${record.name}: ${record.facts.threads} of ${record.facts.cores ?? "?"} cores${record.facts.webgpu ? ", WebGPU" : ""}`;
-  if (!record.facts.cross_origin_isolated) warn("This page is not secure (plain http), so the browser gives it one thread, no WebGPU and keeps no download. The https address has them.");
-  device = (await (await send("device", record)).json()).id;
-  store("device", device);
+  const remembered = automatic ? query.get("device") : (readStored("device") ?? query.get("device"));
+  const record = await describeDevice(remembered || "new");
+  const cells = query.get("roofline");
+  if (cells !== null) record.rooflines = await measureRooflines(cells.split(","));
+  const { threads, cores, webgpu, cross_origin_isolated: isolated } = record.facts;
+  element("device").textContent = `${record.name}: ${threads} of ${cores ?? "?"} cores${webgpu ? ", WebGPU" : ""}`;
+  if (!isolated) {
+    warn(
+      "This page is not secure (plain http): the browser gives it one thread and no WebGPU, and stores no downloads. " +
+        "Use the https address if you can.",
+    );
+  }
+  device = (await (await post("device", record)).json()).id;
+  writeStored("device", device);
   if (!automatic) {
     query.set("device", device);
-    history.replaceState(null, "", `?${query}`); // for a reload where the browser keeps nothing
+    history.replaceState(null, "", `?${query}`); // for a reload if the browser stores nothing
   }
   const response = await fetch(`work?device=${encodeURIComponent(device)}`);
   if (!response.ok) throw new Error((await response.text()).trim());
+  /** @type {{ jobs: Job[] }} */
   const { jobs } = await response.json();
-  if (!jobs.length) return finish("There is nothing to do: you may close this page.");
-  const missing = lacks();
+  if (!jobs.length) return finish("There is nothing to measure. You may close this page.");
+  const missing = findMissingFeature();
   if (missing !== null) {
     warn(`This browser cannot run the benchmark: ${missing}. Use a current Chrome, Edge, Firefox or Safari.`);
-    for (const job of jobs) await fail(job, `unsupported browser: ${missing}`);
+    for (const job of jobs) await postFailure(job, `unsupported browser: ${missing}`);
     return finish("Nothing was measured.");
   }
   if (!automatic) {
-    const size = new Map(jobs.flatMap(({ artifact }) => artifact.weights.map((file) => [file.sha256, file.size])));
-    const megabytes = Math.round([...size.values()].reduce((a, b) => a + b, 0) / 1e6);
-    say(`${jobs.length} measurements, ${megabytes} MB to download once. Keep this page in front while it runs.`);
-    await pressed("start");
-    say("Measuring what this device gives…");
-    const cells = new Set(jobs.map(({ request: { cell } }) => `${cell.provider}:${cell.threads}`));
-    await send("device", { ...record, id: device, rooflines: await measureRooflines([...cells]) });
+    await waitForStart(jobs);
+    status("Measuring the peak rates of this device…");
+    const wanted = new Set(jobs.map(({ request: { cell } }) => `${cell.provider}:${cell.threads}`));
+    await post("device", { ...record, id: device, rooflines: await measureRooflines([...wanted]) });
   }
-  const heart = setInterval(beat, HEARTBEAT_MS);
+  const timer = setInterval(heartbeat, HEARTBEAT_MS);
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) wasHidden = true;
-    else stayAwake();
+    else requestWakeLock();
   });
-  await stayAwake();
+  await requestWakeLock();
   let failed = 0;
-  for (const [number, job] of jobs.entries()) failed += (await runJob(job, `${number + 1} of ${jobs.length}`)) ? 0 : 1;
-  clearInterval(heart);
+  for (const [index, job] of jobs.entries()) {
+    if (!(await runJob(job, `${index + 1} of ${jobs.length}`))) failed++;
+  }
+  clearInterval(timer);
   await wakeLock?.release().catch(() => {});
-  finish(failed ? `Done, ${failed} of ${jobs.length} failed. You may close this page.` : "Done, you may close this page.");
+  finish(`Done${failed ? `, ${failed} of ${jobs.length} failed` : ""}. You may close this page.`);
 }
 
-// Whether it was measured.
-async function runJob(job, place) {
+/** @param {Job[]} jobs */
+async function waitForStart(jobs) {
+  const sizes = new Map(jobs.flatMap(({ artifact }) => artifact.weights.map((file) => [file.sha256, file.size])));
+  const megabytes = Math.round([...sizes.values()].reduce((a, b) => a + b, 0) / 1e6);
+  status(
+    `${jobs.length} measurements, ${megabytes} MB to download once. Keep this page in the foreground while it runs.`,
+  );
+  await waitForClick("start");
+}
+
+/**
+ * Run a job and post its result; return whether it was measured.
+ *
+ * @param {Job} job
+ * @param {string} position
+ */
+async function runJob(job, position) {
   const { request, artifact } = job;
-  const title = `${request.cell.target}, ${request.cell.provider}, ${request.cell.strategy}`;
-  const { unpack, refusal } = plan(job);
+  const { cell } = request;
+  const title = `${cell.target}, ${cell.provider}, ${cell.strategy}`;
+  const { unpack, refusal } = planMemory(job);
   if (refusal !== null && !automatic) {
-    say(`${place}: ${title}`);
+    status(`${position}: ${title}`);
     warn(`${refusal}. The browser may close the page.`);
-    if (!(await insisted())) {
-      await fail(job, `not enough memory: ${refusal}`);
+    if (!(await confirmLowMemory())) {
+      await postFailure(job, `not enough memory: ${refusal}`);
       return false;
     }
   }
-  if (request.cell.provider === "webgpu" && !(await navigator.gpu?.requestAdapter().catch(() => null))) {
-    const reason = "this browser gives no WebGPU adapter: measure with the provider web";
+  if (cell.provider === "webgpu" && !(await navigator.gpu?.requestAdapter().catch(() => null))) {
+    const reason = "this browser has no WebGPU adapter: use the provider web";
     warn(`${title}: ${reason}`);
-    await fail(job, reason);
+    await postFailure(job, reason);
     return false;
   }
   wasHidden = document.hidden;
-  const threads = Math.min(request.cell.threads, mostThreads());
-  const text = new Text(artifact.tokenizer, element("answer"), element("prompt"), element("text"));
-  const begun = new Date().toISOString();
+  const threads = Math.min(cell.threads, maxThreads());
+  const text = new GeneratedText(artifact.tokenizer, element("answer"), element("prompt"), element("text"));
+  const created = new Date().toISOString();
   try {
-    await send(`progress?device=${encodeURIComponent(device)}`, { message: `begins ${title}` });
-    const { result, memory } = await work(job, { provider: request.cell.provider, threads, unpack, depth }, (news) => {
-      if (news.step !== undefined) {
-        doing = `${title}: ${news.step}`;
-        say(`${place}: ${title}: ${news.step}`);
-      }
-      element("bar").value = news.share ?? element("bar").value;
-      if (news.prompt !== undefined) text.begin(news.prompt);
-      if (news.tokens !== undefined) text.add(news.tokens);
-    });
+    await post(`progress?device=${encodeURIComponent(device)}`, { message: `begins ${title}` });
+    const { result, memory } = await runInWorker(
+      job,
+      { provider: cell.provider, threads, unpack, depth },
+      (progress) => {
+        if (progress.step !== undefined) {
+          currentStep = `${title}: ${progress.step}`;
+          status(`${position}: ${currentStep}`);
+        }
+        bar.value = progress.share ?? bar.value;
+        if (progress.prompt !== undefined) text.begin(progress.prompt);
+        if (progress.tokens !== undefined) text.add(progress.tokens);
+      },
+    );
     const notes = [...result.notes];
     if (memory !== null) notes.push("memory is what the page held at the end, not its peak");
-    if (threads < request.cell.threads) notes.push(`${threads} of ${request.cell.threads} threads: the page is not isolated or the device has no more cores`);
-    if (wasHidden) notes.push("the page was hidden meanwhile: the browser may have slowed it down");
-    if (wakeLock === null && !automatic) notes.push("no wake lock: the screen may have gone dark meanwhile");
-    await send("results", { kind: "sample", cell: request.cell, round: request.round, created: begun, ...result, peak_rss_bytes: memory, notes });
-    figures.add(title, result);
+    if (threads < cell.threads) {
+      notes.push(`${threads} of ${cell.threads} threads: the page is not isolated or the device has no more cores`);
+    }
+    if (wasHidden) notes.push("the page was hidden for a time: the browser may have slowed it down");
+    if (wakeLock === null && !automatic) notes.push("no wake lock: the screen may have been off for a time");
+    const { round } = request;
+    await post("results", { kind: "sample", cell, round, created, ...result, peak_rss_bytes: memory, notes });
+    table.add(title, result);
     return true;
   } catch (error) {
-    warn(`${title}: ${error.message}`);
-    await fail(job, error.message);
+    warn(`${title}: ${messageOf(error)}`);
+    await postFailure(job, messageOf(error));
     return false;
   }
 }
 
-// Runs a job in a fresh worker; ends with it.
-function work(job, settings, heard) {
+/**
+ * Run a job in a new worker and end the worker.
+ *
+ * @param {Job} job
+ * @param {RunSettings} settings
+ * @param {(progress: WorkerProgress) => void} report
+ * @returns {Promise<{ result: Measurement, memory: number | null }>}
+ */
+function runInWorker(job, settings, report) {
   const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-  return new Promise((resolve, reject) => {
-    worker.onerror = (event) => reject(new Error(event.message || "the worker does not start: this browser may lack module workers"));
-    worker.onmessage = async ({ data }) => {
-      if (data.error !== undefined) reject(new Error(data.error));
-      else if (data.result === undefined) heard(data);
-      else resolve({ result: data.result, memory: automatic || job.request.round > 0 ? null : await memoryUsed() });
+  /** @type {Promise<{ result: Measurement, memory: number | null }>} */
+  const finished = new Promise((resolve, reject) => {
+    worker.onerror = (event) => {
+      reject(new Error(event.message || "the worker does not start: this browser may lack module workers"));
+    };
+    worker.onmessage = async (/** @type {MessageEvent<WorkerMessage>} */ { data }) => {
+      if ("error" in data) reject(new Error(data.error));
+      else if ("result" in data) {
+        resolve({ result: data.result, memory: automatic || job.request.round > 0 ? null : await memoryUsed() });
+      } else report(data);
     };
     worker.postMessage({ job, settings });
-  }).finally(() => worker.terminate());
+  });
+  return finished.finally(() => worker.terminate());
 }
 
-// Bytes of the page and its workers now; null where the browser does not tell.
+/**
+ * Return the bytes that the page and its workers hold now, or null if the browser does not report them.
+ *
+ * @returns {Promise<number | null>}
+ */
 async function memoryUsed() {
   if (!globalThis.crossOriginIsolated || !performance.measureUserAgentSpecificMemory) return null;
-  doing = "asking the browser how much memory it took";
-  say("Asking the browser how much memory that took…");
-  const patience = new Promise((resolve) => setTimeout(() => resolve(null), MEMORY_MS));
-  const measured = performance.measureUserAgentSpecificMemory().then((found) => found.bytes).catch(() => null);
-  return Promise.race([measured, patience]);
+  currentStep = "waiting for the browser to report its memory";
+  status("Waiting for the browser to report how much memory it used…");
+  const measured = performance.measureUserAgentSpecificMemory().then(
+    ({ bytes }) => bytes,
+    () => null,
+  );
+  return Promise.race([measured, sleep(MEMORY_MS).then(() => null)]);
 }
 
-async function fail(job, message) {
+/** @param {Job} job @param {string} message */
+async function postFailure(job, message) {
   const { cell, round } = job.request;
+  const created = new Date().toISOString();
   try {
-    await send("failure", { kind: "failure", cell, round, created: new Date().toISOString(), message: message.slice(0, 2000) });
+    await post("failure", { kind: "failure", cell, round, created, message: message.slice(0, 2000) });
   } catch (error) {
-    warn(error.message); // the next measurement is worth trying all the same
+    warn(messageOf(error)); // the next measurement may still work
   }
 }
 
-// Posts until the server has it: a result is not lost to a network that is away for a while.
-async function send(where, record) {
+/**
+ * Post until the server has the record: a result must survive a network that is away for a while.
+ *
+ * @param {string} path
+ * @param {object} record
+ */
+async function post(path, record) {
   for (let tries = 0; ; tries++) {
     try {
-      const response = await fetch(where, { method: "POST", body: JSON.stringify(record) });
+      const response = await fetch(path, { method: "POST", body: JSON.stringify(record) });
       if (response.ok) return response;
-      throw Object.assign(new Error(`the server refuses a record: ${(await response.text()).trim()}`), { final: response.status < 500 });
+      const message = `the server rejects a record: ${(await response.text()).trim()}`;
+      throw response.status < 500 ? new FinalError(message) : new Error(message);
     } catch (error) {
-      if (error.final) throw error;
-      say(`The server cannot be reached (${error.message}): trying again…`);
-      await new Promise((resolve) => setTimeout(resolve, Math.min(30000, 1000 * 2 ** tries)));
+      if (error instanceof FinalError) throw error;
+      status(`Cannot reach the server (${messageOf(error)}): trying again…`);
+      await sleep(Math.min(30000, 1000 * 2 ** tries));
     }
   }
 }
 
-function beat() {
-  fetch(`progress?device=${encodeURIComponent(device)}`, { method: "POST", body: JSON.stringify({ message: doing.slice(0, 500) }) }).catch(() => {});
+function heartbeat() {
+  const body = JSON.stringify({ message: currentStep.slice(0, 500) });
+  fetch(`progress?device=${encodeURIComponent(device)}`, { method: "POST", body }).catch(() => {});
 }
 
-async function stayAwake() {
+async function requestWakeLock() {
   wakeLock = (await navigator.wakeLock?.request("screen").catch(() => null)) ?? null;
 }
 
-function pressed(id) {
+/**
+ * Show a button until it is clicked.
+ *
+ * @param {string} id
+ * @returns {Promise<boolean>}
+ */
+function waitForClick(id) {
   const button = element(id);
   button.hidden = false;
-  return new Promise((resolve) => button.addEventListener("click", () => resolve((button.hidden = true)), { once: true }));
+  return new Promise((resolve) => {
+    button.addEventListener(
+      "click",
+      () => {
+        button.hidden = true;
+        resolve(true);
+      },
+      { once: true },
+    );
+  });
 }
 
-// Asks whether to try although memory may not do; no answer in a minute is no.
-async function insisted() {
-  const patience = new Promise((resolve) => setTimeout(() => resolve(false), 60000));
-  const answer = await Promise.race([pressed("insist"), patience]);
-  element("insist").hidden = true;
-  return answer;
+// Ask whether to try even though memory may not suffice; no answer within a minute means no.
+async function confirmLowMemory() {
+  const confirmed = await Promise.race([waitForClick("confirm"), sleep(CONFIRM_MS).then(() => false)]);
+  element("confirm").hidden = true;
+  return confirmed;
 }
 
-function say(text) {
+/** @param {string} text */
+function status(text) {
   element("status").textContent = text;
 }
 
+/** @param {string} text */
 function warn(text) {
   element("warning").textContent = text;
   element("warning").hidden = false;
 }
 
+/** @param {string} text */
 function finish(text) {
-  element("bar").value = 1;
-  doing = "done";
-  say(text);
+  bar.value = 1;
+  currentStep = "done";
+  status(text);
 }
 
-// Kept by the browser between visits, so that a page that was closed in the middle goes on as the same device.
-function stored(key) {
+/** @param {string} id */
+function element(id) {
+  const found = document.getElementById(id);
+  if (found === null) throw new Error(`the page has no element ${id}`);
+  return found;
+}
+
+/**
+ * Read what the browser keeps between visits, so that a page that was closed early continues as the same device.
+ *
+ * @param {string} key
+ */
+function readStored(key) {
   try {
     return localStorage.getItem(`edgeskip ${key}`);
   } catch {
@@ -209,10 +297,11 @@ function stored(key) {
   }
 }
 
-function store(key, value) {
+/** @param {string} key @param {string} value */
+function writeStored(key, value) {
   try {
     localStorage.setItem(`edgeskip ${key}`, value);
   } catch {
-    // a private window: then it is another device when it is opened again, by the address without `device`
+    // A private window: it counts as a new device if it is opened again by the address without `device`.
   }
 }

@@ -1,18 +1,22 @@
-// One thread of the roofline: takes {pages} once, then {read: bytes} and {multiply: turns}, and answers when each is done.
+// One thread of the roofline: takes {pages} once, then {read: bytes} and {multiply: iterations}; answers after each one.
 
-import { kernels } from "./kernels.js";
+import { messageOf } from "./errors.js";
+import { buildKernels } from "./kernels.js";
 
-let code = null;
+/** @type {Kernels | null} */
+let kernels = null;
 
-onmessage = async ({ data }) => {
+addEventListener("message", async (/** @type {MessageEvent<RooflineOrder>} */ { data }) => {
   try {
-    if (data.pages !== undefined) {
-      code = (await WebAssembly.instantiate(kernels(data.pages))).instance.exports;
-      new Uint8Array(code.memory.buffer).fill(1); // untouched pages are one page of zeros, which a cache holds
-    } else if (data.read !== undefined) code.read(data.read);
-    else code.multiply(data.multiply);
+    if ("pages" in data) {
+      const { instance } = await WebAssembly.instantiate(buildKernels(data.pages));
+      kernels = /** @type {Kernels} */ (/** @type {unknown} */ (instance.exports));
+      new Uint8Array(kernels.memory.buffer).fill(1); // untouched pages are all one page of zeros, which fits in a cache
+    } else if (kernels === null) throw new Error("no memory yet");
+    else if ("read" in data) kernels.read(data.read);
+    else kernels.multiply(data.multiply);
     postMessage({});
   } catch (error) {
-    postMessage({ error: String(error?.message ?? error) });
+    postMessage({ error: messageOf(error) });
   }
-};
+});

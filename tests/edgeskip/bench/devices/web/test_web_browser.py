@@ -148,7 +148,7 @@ def test_a_damaged_weight_file_is_refused_by_its_checksum(
     data = np.fromfile(weights, np.uint8)
     data[1000] ^= 1
     data.tofile(weights)
-    with pytest.raises(EdgeSkipError, match=r"model\.onnx\.data is not the file it should be \(its checksum differs\)"):
+    with pytest.raises(EdgeSkipError, match=r"model\.onnx\.data .*checksum"):
         run(launcher, request_of(folder, "plain"))
 
 
