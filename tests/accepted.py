@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edgeskip.artifacts.manifest import MANIFEST_NAME
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.files import sha256_of
 
 

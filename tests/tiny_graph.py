@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.artifacts.manifest import MANIFEST_NAME, GraphRecord, Manifest, PlanSummary
+from edgeskip.artifacts.manifest import GraphRecord, Manifest, PlanSummary
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.files import sha256_of
 from edgeskip.profiles.schema import ModelRecord
 

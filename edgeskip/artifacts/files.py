@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeskip.artifacts.manifest import MANIFEST_NAME, Manifest
+from edgeskip.artifacts.manifest import Manifest
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from edgeskip.artifacts.path_errors import MANIFEST_NAME, not_an_artifact
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.json_file import read_json
 from edgeskip.core.model_bounds import MAX_CONTEXT, Blocks, ContextLength, VocabSize, Width
@@ -14,7 +15,6 @@ from edgeskip.core.plan import Compensation, Label
 from edgeskip.core.plan_cost import PlanCost
 from edgeskip.profiles.schema import ModelRecord
 
-MANIFEST_NAME = "edgeskip.json"
 Precision = Literal["fp32", "fp16", "int4"]
 
 
@@ -152,8 +152,6 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = read_json(path, "damaged", "export again")
     except FileNotFoundError:
-        from edgeskip.artifacts.location import not_an_artifact
-
         raise not_an_artifact(folder) from None
     try:
         return Manifest.model_validate(data)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from edgeskip.artifacts.files import check_files
 from edgeskip.artifacts.location import artifact_at
-from edgeskip.artifacts.manifest import MANIFEST_NAME, read_manifest
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.bench.schema import Strategy, Target, Work
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of

@@ -13,11 +13,11 @@ from platform import python_version
 from typing import TYPE_CHECKING
 
 from edgeskip.calibration.accumulators import statistics_of, vectors_of
+from edgeskip.calibration.config import CalibrationConfig
 from edgeskip.calibration.corpus import Corpus, check_ids, cut, ids_of, prompts_from, start_tokens
 from edgeskip.calibration.distributed import Shard, joined
 from edgeskip.calibration.exits import HELD_OUT, ExitProbe, roles_of
 from edgeskip.calibration.measure import measure_decode, measure_prefill
-from edgeskip.calibration.settings import Settings
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.sublayers import sublayers_of
 from edgeskip.core.version import __version__
@@ -46,7 +46,7 @@ Progress = Callable[[str, int, int], None]
 def calibrate(
     source: ModelSource,
     corpus: Corpus,
-    settings: Settings,
+    settings: CalibrationConfig,
     path: Path,
     *,
     name: str | None = None,
@@ -90,7 +90,7 @@ def calibrate(
 class _Run:
     """One calibration: the text is cut and checked before the model is loaded, then both phases are measured."""
 
-    def __init__(self, source: ModelSource, corpus: Corpus, settings: Settings, progress: Progress) -> None:
+    def __init__(self, source: ModelSource, corpus: Corpus, settings: CalibrationConfig, progress: Progress) -> None:
         self._corpus, self._settings, self._progress = corpus, settings, progress
         config = source.decoder.config
         settings.check_exits(config.num_blocks)

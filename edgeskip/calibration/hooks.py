@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeskip.calibration.accumulators import PhaseSums
 
 
-class Recorder:
+class ResidualRecorder:
     """Sends every forward pass of a model to `sums`; the tokens where `measured` is false are left out.
 
     `sums` None switches recording off; `measured` is bool [batch, tokens] of the next pass, None = all tokens.
@@ -42,9 +42,9 @@ class Recorder:
 
 
 @contextmanager
-def recording(model: nn.Module) -> Iterator[Recorder]:
+def recording(model: nn.Module) -> Iterator[ResidualRecorder]:
     """Attaches a recorder to every sublayer of `model` while the context lasts; it starts switched off."""
-    recorder = Recorder()
+    recorder = ResidualRecorder()
     blocks = blocks_of(model)
 
     def before(boundary: int) -> Any:

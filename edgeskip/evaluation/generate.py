@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.evaluation.task import Record, Sample, Settings, Task
+from edgeskip.evaluation.task import EvalSample, EvalSettings, Record, Task
 
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Session
@@ -22,7 +22,7 @@ def cut_middle(ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return np.concatenate([ids[:half], ids[len(ids) - half :]])
 
 
-def prompt_room(context_length: int, task: Task, settings: Settings) -> int:
+def prompt_room(context_length: int, task: Task, settings: EvalSettings) -> int:
     """Most tokens of a prompt; EdgeSkipError where the answer leaves it no room."""
     new = settings.max_new_tokens or task.max_new_tokens
     room = context_length - new
@@ -33,7 +33,7 @@ def prompt_room(context_length: int, task: Task, settings: Settings) -> int:
     return min(room, settings.max_prompt_tokens or room)
 
 
-def answer(session: Session, task: Task, sample: Sample, settings: Settings) -> Record:
+def answer(session: Session, task: Task, sample: EvalSample, settings: EvalSettings) -> Record:
     """The greedy answer to one sample, scored.
 
     What is cut is the whole prompt, chat template included: its ends, and with them the template, stay.

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from edgeskip.evaluation import datasets as reading
 from edgeskip.evaluation.metrics import exact_match, rouge
-from edgeskip.evaluation.task import Metric, Sample, Task
+from edgeskip.evaluation.task import EvalSample, Metric, Task
 
 ROUGE_2 = Metric("rouge_2", "ROUGE-2 f × 100", scale=100)
 EXACT = Metric("exact", "exact match × 100", scale=100)
 ARTICLE = "Summarise this news article in three or four short sentences.\n\nArticle:\n{article}\n\nSummary:"
 
 
-def _read_articles(paths: Sequence[Path]) -> list[Sample]:
+def _read_articles(paths: Sequence[Path]) -> list[EvalSample]:
     return [
-        Sample(
+        EvalSample(
             str(number),
             ARTICLE.format(article=reading.text(record, "article", where)),
             (reading.text(record, "highlights", where),),
@@ -25,10 +25,10 @@ def _read_articles(paths: Sequence[Path]) -> list[Sample]:
     ]
 
 
-def _read_utterances(paths: Sequence[Path]) -> list[Sample]:
+def _read_utterances(paths: Sequence[Path]) -> list[EvalSample]:
     """The utterance itself is the message, as models that parse are trained and parse_accuracy.py asks."""
     return [
-        Sample(
+        EvalSample(
             str(number),
             reading.text(record, "utterance", where),
             (reading.text(record, "semantic_parse", where),),
@@ -37,11 +37,11 @@ def _read_utterances(paths: Sequence[Path]) -> list[Sample]:
     ]
 
 
-def _rouge_2(prediction: str, sample: Sample) -> dict[str, float]:
+def _rouge_2(prediction: str, sample: EvalSample) -> dict[str, float]:
     return {ROUGE_2.name: rouge("rouge2", prediction, sample.answers)}
 
 
-def _exact(prediction: str, sample: Sample) -> dict[str, float]:
+def _exact(prediction: str, sample: EvalSample) -> dict[str, float]:
     return {EXACT.name: exact_match(prediction, sample.answers)}
 
 

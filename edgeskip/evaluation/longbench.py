@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeskip.evaluation import datasets as reading
 from edgeskip.evaluation.metrics import first_line, rouge, word_f1
-from edgeskip.evaluation.task import Metric, Sample, Task
+from edgeskip.evaluation.task import EvalSample, Metric, Task
 
 ROUGE_L = Metric("rouge_l", "ROUGE-L f × 100", scale=100)
 F1 = Metric("f1", "F1 × 100", scale=100)
@@ -26,10 +26,10 @@ QUESTION = (
 )
 
 
-def _read(wording: str) -> Callable[[Sequence[Path]], list[Sample]]:
-    def read(paths: Sequence[Path]) -> list[Sample]:
+def _read(wording: str) -> Callable[[Sequence[Path]], list[EvalSample]]:
+    def read(paths: Sequence[Path]) -> list[EvalSample]:
         return [
-            Sample(
+            EvalSample(
                 str(number),
                 wording.format(
                     context=reading.text(record, "context", where), input=reading.text(record, "input", where)
@@ -42,11 +42,11 @@ def _read(wording: str) -> Callable[[Sequence[Path]], list[Sample]]:
     return read
 
 
-def _rouge_l(prediction: str, sample: Sample) -> dict[str, float]:
+def _rouge_l(prediction: str, sample: EvalSample) -> dict[str, float]:
     return {ROUGE_L.name: rouge("rougeL", prediction, sample.answers)}
 
 
-def _f1(prediction: str, sample: Sample) -> dict[str, float]:
+def _f1(prediction: str, sample: EvalSample) -> dict[str, float]:
     return {F1.name: word_f1(first_line(prediction), sample.answers)}
 
 

@@ -13,7 +13,7 @@ from edgeskip.core.version import __version__
 from edgeskip.evaluation.humaneval import HUMANEVAL
 from edgeskip.evaluation.sandbox import layers_here
 from edgeskip.evaluation.summary import Interval, Summary
-from edgeskip.evaluation.task import Settings
+from edgeskip.evaluation.task import EvalSettings
 
 
 def table(summaries: Sequence[Summary]) -> Table:
@@ -34,7 +34,7 @@ def table(summaries: Sequence[Summary]) -> Table:
     return result
 
 
-def as_json(summaries: Sequence[Summary], settings: Settings) -> dict[str, Any]:
+def as_json(summaries: Sequence[Summary], settings: EvalSettings) -> dict[str, Any]:
     """The summaries and how they were made."""
     return {
         "format": "edgeskip-eval-summary-1",

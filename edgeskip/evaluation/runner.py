@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.artifacts.location import artifact_at
-from edgeskip.artifacts.manifest import MANIFEST_NAME
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.artifacts.target_names import told_apart
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
@@ -18,7 +18,7 @@ from edgeskip.evaluation import datasets as reading
 from edgeskip.evaluation.generate import answer, prompt_room
 from edgeskip.evaluation.log import RecordLog
 from edgeskip.evaluation.summary import Result
-from edgeskip.evaluation.task import AnyTask, Record, Sample, Settings, Task
+from edgeskip.evaluation.task import AnyTask, EvalSample, EvalSettings, Record, Task
 from edgeskip.evaluation.tasks import DIVERGENCE, tasks_named
 from edgeskip.evaluation.windows import (
     check_reference,
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     from edgeskip.runtime.session import Session
 
 Advance = Callable[[str], None]
-DEFAULT = Settings()
+DEFAULT = EvalSettings()
 
 
 @dataclass(frozen=True)
-class Work:
+class TaskRun:
     """One task with its data read: `samples` to answer, or a `text` to predict."""
 
     task: AnyTask
     data: Mapping[str, str]  # sha256 of each file
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[EvalSample, ...] = ()
     text: str = ""
 
 
@@ -50,7 +50,7 @@ def evaluate(
     tasks: Sequence[str],
     *,
     data: Path | None = None,
-    settings: Settings = DEFAULT,
+    settings: EvalSettings = DEFAULT,
     output: Path | None = None,
     overwrite: bool = False,
     advance: Advance = lambda name: None,
@@ -68,7 +68,7 @@ def evaluate(
         return run(path, works, logs, settings, advance)
 
 
-def prepare(tasks: Sequence[str], data: Path | None, settings: Settings) -> list[Work]:
+def prepare(tasks: Sequence[str], data: Path | None, settings: EvalSettings) -> list[TaskRun]:
     """Reads the data of every task; EdgeSkipError where a task or a setting cannot be, or data is missing."""
     named = tasks_named(tasks)
     _check(named, settings)
@@ -77,21 +77,21 @@ def prepare(tasks: Sequence[str], data: Path | None, settings: Settings) -> list
         paths = reading.locate(data, task.files, task.name)
         hashes = {path.name: sha256_of(path) for path in paths}
         if isinstance(task, Task):
-            works.append(Work(task, hashes, tuple(reading.drawn(task.read(paths), settings.limit))))
+            works.append(TaskRun(task, hashes, tuple(reading.drawn(task.read(paths), settings.limit))))
         else:
-            works.append(Work(task, hashes, text=read_text(paths[0])))
+            works.append(TaskRun(task, hashes, text=read_text(paths[0])))
     return works
 
 
-def count(works: Sequence[Work], settings: Settings) -> int:
+def count(works: Sequence[TaskRun], settings: EvalSettings) -> int:
     """How often `run` calls `advance`."""
     return sum(len(work.samples) or settings.windows for work in works)
 
 
 def open_logs(
     artifact: Path,
-    works: Sequence[Work],
-    settings: Settings,
+    works: Sequence[TaskRun],
+    settings: EvalSettings,
     output: Path | None,
     *,
     overwrite: bool,
@@ -116,16 +116,16 @@ def open_logs(
     ]
 
 
-def log_files(works: Sequence[Work], output: Path | None, name: str) -> list[Path]:
+def log_files(works: Sequence[TaskRun], output: Path | None, name: str) -> list[Path]:
     """The file of each task's records of the artifact called `name`; [] without an `output`."""
     return [] if output is None else [output / f"{work.task.name}-{name}.jsonl" for work in works]
 
 
 def run(
     artifact: Path,
-    works: Sequence[Work],
+    works: Sequence[TaskRun],
     logs: Sequence[RecordLog],
-    settings: Settings,
+    settings: EvalSettings,
     advance: Advance,
     name: str | None = None,
 ) -> list[Result]:
@@ -174,7 +174,7 @@ def _file_name(name: str) -> str:
 
 
 def _records(
-    session: Session, name: str, work: Work, log: RecordLog, settings: Settings, advance: Advance
+    session: Session, name: str, work: TaskRun, log: RecordLog, settings: EvalSettings, advance: Advance
 ) -> list[Record]:
     where = f"{work.task.name}, {name}"
     if isinstance(work.task, Task):
@@ -187,7 +187,7 @@ def _records(
 
 
 def _window_records(
-    session: Session, where: str, work: Work, log: RecordLog, settings: Settings, advance: Advance
+    session: Session, where: str, work: TaskRun, log: RecordLog, settings: EvalSettings, advance: Advance
 ) -> list[Record]:
     from edgeskip.runtime.session import load
 
@@ -212,7 +212,7 @@ def _window_records(
     return [log.records[name] for name in windows]
 
 
-def _check(tasks: Sequence[AnyTask], settings: Settings) -> None:
+def _check(tasks: Sequence[AnyTask], settings: EvalSettings) -> None:
     numbers = {
         "limit": settings.limit, "max-new-tokens": settings.max_new_tokens, "windows": settings.windows,
     }  # fmt: skip
@@ -237,7 +237,7 @@ def _check(tasks: Sequence[AnyTask], settings: Settings) -> None:
         raise EdgeSkipError("divergence is measured from a dense artifact: give --tasks divergence and --reference DIR")
 
 
-def _settings_of(work: Work, settings: Settings, artifact: str, reference: str | None) -> dict[str, Any]:
+def _settings_of(work: TaskRun, settings: EvalSettings, artifact: str, reference: str | None) -> dict[str, Any]:
     """What makes records comparable: everything but how many there are."""
     common: dict[str, Any] = {
         "artifact": artifact,

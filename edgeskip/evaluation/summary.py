@@ -31,7 +31,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """This artifact's figure less that of the artifact `than`, over the `samples` both have answered, pair by pair."""
 
     than: str
@@ -62,7 +62,7 @@ class Summary:
     ttft_s: float | None = None
     decode_tokens_per_s: float | None = None
     gated: float | None = None
-    difference: Difference | None = None
+    difference: PairedDifference | None = None
 
 
 def summarise(results: Sequence[Result]) -> list[Summary]:
@@ -93,7 +93,7 @@ def _summary(result: Result, metric: Metric, first: Result) -> Summary:
         if pairs:
             a, b = (np.asarray(column, np.float64) for column in zip(*pairs, strict=True))
             value = float(less(np.asarray(a.mean()), np.asarray(b.mean())))
-            difference = Difference(first.artifact, value, interval(a, b, of=less), len(pairs))
+            difference = PairedDifference(first.artifact, value, interval(a, b, of=less), len(pairs))
     timed = [record for record in result.records if record.ttft_s is not None]
     gated = [record.gated for record in result.records if record.gated is not None]
     seconds = sum(record.decode_s or 0.0 for record in timed)

@@ -23,7 +23,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Sample:
+class EvalSample:
     """One prompt and what is right for it; `id` is its number in the file, from 0.
 
     `program`: for code, what is run after the prediction, else empty.
@@ -35,7 +35,7 @@ class Sample:
     program: str = ""
 
 
-Score = Callable[[str, Sample], dict[str, float]]
+Score = Callable[[str, EvalSample], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Task:
 
     name: str
     files: tuple[str, ...]
-    read: Callable[[Sequence[Path]], list[Sample]]
+    read: Callable[[Sequence[Path]], list[EvalSample]]
     chat: bool
     max_new_tokens: int
     metrics: tuple[Metric, ...]
@@ -95,7 +95,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvalSettings:
     """How tasks are run. `limit` samples of each, None = all; `windows` × `window_tokens` of a text.
 
     None for `max_new_tokens` = the task's own, for `max_prompt_tokens` = what the context leaves room for.

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.metrics import class_score, first_line
-from edgeskip.evaluation.task import Metric, Sample, Task
+from edgeskip.evaluation.task import EvalSample, Metric, Task
 
 EXAMPLES = 200  # of a prompt: some 3,000 words
 ACCURACY = Metric("accuracy", "accuracy × 100", scale=100)
@@ -54,10 +54,12 @@ def questions(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _read(paths: Sequence[Path]) -> list[Sample]:
+def _read(paths: Sequence[Path]) -> list[EvalSample]:
     """Every question with examples of its own, drawn by its number."""
     train, test = (questions(path) for path in paths)
-    return [Sample(str(number), _prompt(train, number, asked), (kind,)) for number, (asked, kind) in enumerate(test)]
+    return [
+        EvalSample(str(number), _prompt(train, number, asked), (kind,)) for number, (asked, kind) in enumerate(test)
+    ]
 
 
 def _prompt(train: Sequence[tuple[str, str]], number: int, asked: str) -> str:
@@ -66,7 +68,7 @@ def _prompt(train: Sequence[tuple[str, str]], number: int, asked: str) -> str:
     return f"{INSTRUCTION}{shown}Question: {asked}\nType:"
 
 
-def _score(prediction: str, sample: Sample) -> dict[str, float]:
+def _score(prediction: str, sample: EvalSample) -> dict[str, float]:
     return {ACCURACY.name: class_score(first_line(prediction), sample.answers[0], tuple(CLASSES.values()))}
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.text_files import read_text_file
 from edgeskip.evaluation.perplexity import cut_windows, divergence, negative_log_likelihood
-from edgeskip.evaluation.task import Record, Settings
+from edgeskip.evaluation.task import EvalSettings, Record
 
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Session
@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
     return read_text_file(path)
 
 
-def text_windows(session: Session, text: str, settings: Settings) -> dict[str, Tokens]:
+def text_windows(session: Session, text: str, settings: EvalSettings) -> dict[str, Tokens]:
     """The windows by an id that has their tokens in it: another tokenizer's are not the same windows."""
     if settings.window_tokens > session.context_length:
         raise EdgeSkipError(

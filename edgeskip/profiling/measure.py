@@ -28,7 +28,7 @@ _PACKAGES = {"onnxruntime": "onnxruntime", "llama.cpp": "llama-cpp-python"}
 
 
 @dataclass(frozen=True)
-class Opened:
+class ProfiledModel:
     """A dense artifact whose sublayers can be timed."""
 
     clock: Clock
@@ -42,7 +42,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Request:
+class ProfilingRequest:
     """What to measure; `contexts` are those that the model holds, rising."""
 
     prompt: int
@@ -59,7 +59,7 @@ class Request:
         return self.rounds * sum(2 * (repeats + 1) for _, repeats in self.steps)
 
 
-def open_dense(path: Path, *, provider: str = "cpu", threads: int | None = None) -> Opened:
+def open_dense(path: Path, *, provider: str = "cpu", threads: int | None = None) -> ProfiledModel:
     """EdgeSkipError, naming what to export, where the artifact skips or drafts, or cannot be timed on `provider`."""
     threads = threads_or_default(threads)
     path = artifact_at(path)
@@ -78,13 +78,13 @@ def open_dense(path: Path, *, provider: str = "cpu", threads: int | None = None)
         )
     clock = OnnxRuntimeClock(path, manifest, threads=threads)
     graph = manifest.graph
-    return Opened(
+    return ProfiledModel(
         clock, manifest.model, "onnxruntime", "cpu", clock.threads, graph.precision, graph.context_length,
         "after-last-attention",
     )  # fmt: skip
 
 
-def _open_gguf(path: Path, provider: str, threads: int) -> Opened:
+def _open_gguf(path: Path, provider: str, threads: int) -> ProfiledModel:
     from edgeskip.runtime.engines.llamacpp.model import LlamaModel
     from edgeskip.runtime.engines.llamacpp.profiler import LlamaCppClock
 
@@ -99,7 +99,7 @@ def _open_gguf(path: Path, provider: str, threads: int) -> Opened:
     if manifest.part != "whole" or model.num_blocks != manifest.plan.num_blocks:
         raise EdgeSkipError(f"{path} is part of a pair: export the model without --draft, and time that")
     clock = LlamaCppClock(model, threads=threads)
-    return Opened(
+    return ProfiledModel(
         clock, manifest.model, "llama.cpp", model.provider, clock.threads, manifest.precision, model.context_length,
         "last",
     )  # fmt: skip
@@ -113,7 +113,7 @@ def _refuse_plan(path: Path, plan: PlanSummary) -> None:
         )
 
 
-def settle(opened: Opened, prompt: int, contexts: Sequence[int], rounds: int) -> Request:
+def settle(opened: ProfiledModel, prompt: int, contexts: Sequence[int], rounds: int) -> ProfilingRequest:
     """The request as far as the model's context holds it. EdgeSkipError where it makes no sense."""
     if not 2 <= prompt <= min(PREFILL_CHUNK, opened.context_length):
         longest = min(PREFILL_CHUNK, opened.context_length)
@@ -123,10 +123,12 @@ def settle(opened: Opened, prompt: int, contexts: Sequence[int], rounds: int) ->
     held = sorted({context for context in contexts if context < opened.context_length})
     if not held or held[0] < 0:
         raise EdgeSkipError(f"--contexts: the model holds {opened.context_length} tokens, name lengths below that")
-    return Request(prompt, tuple(held), rounds)
+    return ProfilingRequest(prompt, tuple(held), rounds)
 
 
-def measure_device(opened: Opened, request: Request, advance: Callable[[], None] = lambda: None) -> DeviceProfile:
+def measure_device(
+    opened: ProfiledModel, request: ProfilingRequest, advance: Callable[[], None] = lambda: None
+) -> DeviceProfile:
     """Runs everything and closes the artifact; a minute for a model of 135 million parameters."""
     with closing(opened.clock):
         costs = measure(opened.clock, request.steps, request.rounds, advance)

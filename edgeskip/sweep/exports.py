@@ -16,7 +16,7 @@ from edgeskip.profiles.vectors import read_vectors
 
 if TYPE_CHECKING:
     from edgeskip.profiles.schema import Profile
-    from edgeskip.sweep.run import Cell, SweepGrid
+    from edgeskip.sweep.run import SweepGrid, SweepPoint
 
 
 class Exports:
@@ -88,7 +88,7 @@ class Exports:
         )
         return files[0].path
 
-    def write_best(self, best: Cell, threads: int | None, provider: str) -> None:
+    def write_best(self, best: SweepPoint, threads: int | None, provider: str) -> None:
         """Puts the setting into the profile's file."""
         from edgeskip.core.machine import this_machine
         from edgeskip.runtime.engines.threads import threads_or_default

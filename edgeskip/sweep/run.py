@@ -34,7 +34,7 @@ class SweepGrid:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepPoint:
     """One setting over all prompts, greedy."""
 
     exit_layer: Count
@@ -71,7 +71,7 @@ def measure(
     *,
     max_tokens: int,
     advance: Callable[[], None] = lambda: None,
-) -> list[Cell]:
+) -> list[SweepPoint]:
     """The cells of one artifact, one for each γ. Prompt by prompt all settings take turns, so that a busy moment of the
     machine hits all of them. `advance` is called after every generation.
     """
@@ -98,7 +98,7 @@ def measure(
     if not all(total[0] for total in sums.values()):
         raise EdgeSkipError("no prompt gave more than one token: choose other --prompts or more --max-tokens")
     return [
-        Cell(
+        SweepPoint(
             exit_layer,
             vocabulary,
             gamma,
@@ -114,7 +114,7 @@ def measure(
     ]
 
 
-def best_of(cells: Sequence[Cell]) -> Cell:
+def best_of(cells: Sequence[SweepPoint]) -> SweepPoint:
     """The fastest setting in tokens/s over plain decoding."""
     return max(cells, key=lambda cell: cell.speedup)
 
@@ -126,7 +126,7 @@ class SweepLog:
         self._path = path
         # As JSON gives it back: tuples are lists there.
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
-        self.cells: list[Cell] = []
+        self.cells: list[SweepPoint] = []
         if path.exists() and not overwrite:
             self._resume()
 
@@ -135,7 +135,7 @@ class SweepLog:
         known = {(cell.exit_layer, cell.draft_vocab) for cell in self.cells}
         return (artifact for artifact in grid.artifacts if artifact not in known)
 
-    def add(self, cells: Sequence[Cell]) -> None:
+    def add(self, cells: Sequence[SweepPoint]) -> None:
         self.cells += cells
         content = {"settings": self._settings, "cells": [asdict(cell) for cell in self.cells]}
         replace_file(self._path, (json.dumps(content, indent=2) + "\n").encode())
@@ -157,11 +157,11 @@ class SweepLog:
         self.cells = cells
 
 
-def _parts(content: Any) -> tuple[dict[str, Any], list[Cell]]:
+def _parts(content: Any) -> tuple[dict[str, Any], list[SweepPoint]]:
     """Return the settings and cells of a sweep's file; ValueError if it is none."""
     if not (isinstance(content, dict) and content.keys() == {"settings", "cells"}):
         raise ValueError("it has not the fields settings and cells")
     before, cells = content["settings"], content["cells"]
     if not (isinstance(before, dict) and isinstance(cells, list)):
         raise ValueError("settings is no object, or cells no list")
-    return before, [dataclass_from(Cell, cell) for cell in cells]
+    return before, [dataclass_from(SweepPoint, cell) for cell in cells]

@@ -16,7 +16,7 @@ Decay = Literal["linear", "cosine", "constant"]
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class OptimizerConfig:
     """AdamW over `steps` steps (or `epochs` passes over the data, where `steps` is None) of `batch_size` examples.
 
     The learning rate rises linearly for `warmup` steps and then falls as `decay` says. The gradient's norm is clipped
@@ -64,7 +64,25 @@ class Optimisation:
 
 
 @dataclass(frozen=True)
-class Lora:
+class SelfDataConfig:
+    """How the model writes its own examples: `new_tokens` at most after each prompt, `batch` prompts at once
+    (None: as many as their keys and values leave room for).
+
+    `prompts`: files of them (`FILE#FIELD`), () = those that ship with EdgeSkip. `temperature` 0 = greedy.
+    """
+
+    prompts: tuple[str, ...] = ()
+    new_tokens: int = 192
+    batch: int | None = None
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.new_tokens < 1 or self.batch == 0 or not 0 <= self.temperature < math.inf:
+            raise EdgeSkipError("--new-tokens must be positive and --temperature must not be negative")
+
+
+@dataclass(frozen=True)
+class LowRankConfig:
     """A low-rank update of every linear layer of the blocks: W + scaling·B·A (Hu et al. 2021, whose α is scaling·rank).
 
     `early_rank`: that of the first `early_blocks` blocks, None = the same. An exit asks most of the blocks before it,
@@ -88,7 +106,7 @@ class Lora:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LayerSkipConfig:
     """LayerSkip's: `p_max` of layer dropout, `e_scale` and `curriculum` of the early-exit loss.
 
     `interval` is R of the rotational curriculum. `exits`: exit layers that learn, () = every block's.

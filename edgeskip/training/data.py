@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.profiles.schema import CorpusFile
 from edgeskip.training.batches import split_off
+from edgeskip.training.config import SelfDataConfig
 from edgeskip.training.examples import Encoder, Example, read_examples, split_reference
 from edgeskip.training.loop import Advance
 from edgeskip.training.run_folder import open_folder
@@ -24,24 +24,6 @@ if TYPE_CHECKING:
 SELF = "self"
 
 _CONTEXT = 512
-
-
-@dataclass(frozen=True)
-class Generation:
-    """How the model writes its own examples: `new_tokens` at most after each prompt, `batch` prompts at once
-    (None: as many as their keys and values leave room for).
-
-    `prompts`: files of them (`FILE#FIELD`), () = those that ship with EdgeSkip. `temperature` 0 = greedy.
-    """
-
-    prompts: tuple[str, ...] = ()
-    new_tokens: int = 192
-    batch: int | None = None
-    temperature: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.new_tokens < 1 or self.batch == 0 or not 0 <= self.temperature < math.inf:
-            raise EdgeSkipError("--new-tokens must be positive and --temperature must not be negative")
 
 
 @dataclass(frozen=True)
@@ -70,7 +52,7 @@ class Data:
     context: int | None
     validation: tuple[str, ...] = ()
     held_out: float = 0.02
-    generation: Generation = Generation()
+    generation: SelfDataConfig = field(default_factory=SelfDataConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from edgeskip.training.objective import Losses
+from edgeskip.training.objective import LossParts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,7 +40,7 @@ class ExitAdapters(nn.Module):
         self.register_buffer("columns", columns, persistent=False)  # token id → the head's row, −1 = none
         self._rotary = [model.model.rotary_emb]  # in a list: not a part of this module
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> Losses:
+    def forward(self, batch: dict[str, Tensor], step: int) -> LossParts:
         columns, probabilities = self.targets(batch)
         total = self.head.new_zeros((), dtype=torch.float32)
         parts: dict[str, Tensor] = {}
@@ -50,7 +50,7 @@ class ExitAdapters(nn.Module):
             loss = -(probabilities * chosen).sum() / probabilities.sum().clamp_min(1e-9)
             total = total + loss
             parts[f"exit {layer}"] = loss.detach()
-        return Losses(total, parts)
+        return LossParts(total, parts)
 
     def targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The head's rows [rows, K] of the teacher's tokens, −1 = it has none, and their probabilities; a row's add up

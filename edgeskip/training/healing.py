@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgeskip.models.torch_reference.skipping import skipped
 from edgeskip.training.losses import cross_entropy, divergence, next_token_rows
-from edgeskip.training.objective import Losses
+from edgeskip.training.objective import LossParts
 
 if TYPE_CHECKING:
     from edgeskip.core.plan import Plan
@@ -26,7 +26,7 @@ class Healing(nn.Module):
         self.adapted = adapted
         self._plan = plan
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> Losses:
+    def forward(self, batch: dict[str, Tensor], step: int) -> LossParts:
         model = self.adapted.get_base_model()
         learned, _ = next_token_rows(batch["labels"])
         with torch.no_grad(), self.adapted.disable_adapter():
@@ -34,7 +34,7 @@ class Healing(nn.Module):
         with skipped(model, self._plan):
             student = model.model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[learned]
         loss = divergence(model.lm_head, student, teacher)
-        return Losses(loss, {"divergence": loss.detach()})
+        return LossParts(loss, {"divergence": loss.detach()})
 
     def losses(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Summed cross-entropy of the batch's text, without gradients: dense, skipped, and skipped with the LoRA."""

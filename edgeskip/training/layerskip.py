@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from edgeskip.training.hooks import dropped_blocks, kept_states
 from edgeskip.training.losses import cross_entropy, next_token_rows
-from edgeskip.training.objective import Losses, seed_of
+from edgeskip.training.objective import LossParts, seed_of
 from edgeskip.training.schedules import dropout_rates, exit_weights, gradual, rotational
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from edgeskip.training.config import Recipe
+    from edgeskip.training.config import LayerSkipConfig
 
 
 class LayerSkip(nn.Module):
@@ -25,7 +25,9 @@ class LayerSkip(nn.Module):
     which others, and with which rate blocks are dropped. Part `exit E` is the loss at exit layer E (E blocks run).
     """
 
-    def __init__(self, model: PreTrainedModel, recipe: Recipe, steps: int, *, seed: int, rank: int = 0) -> None:
+    def __init__(
+        self, model: PreTrainedModel, recipe: LayerSkipConfig, steps: int, *, seed: int, rank: int = 0
+    ) -> None:
         super().__init__()
         self.model = model
         self._recipe, self._steps, self._seed, self._rank = recipe, steps, seed, rank
@@ -43,7 +45,7 @@ class LayerSkip(nn.Module):
             active = tuple(block for block in active if block + 1 in recipe.exits)
         return exit_weights(active if recipe.e_scale > 0 else (), self._blocks, recipe.e_scale, recipe.weighting)
 
-    def forward(self, batch: dict[str, Tensor], step: int) -> Losses:
+    def forward(self, batch: dict[str, Tensor], step: int) -> LossParts:
         weights = self.weights(step)
         last = self._blocks - 1
         generator = torch.Generator().manual_seed(seed_of(self._seed, step, self._rank))
@@ -58,4 +60,4 @@ class LayerSkip(nn.Module):
             loss = cross_entropy(head, rows, targets)
             total = total + weight * loss
             parts["last" if block == last else f"exit {block + 1}"] = loss.detach()
-        return Losses(total, parts)
+        return LossParts(total, parts)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
 
-    from edgeskip.training.config import Optimisation
+    from edgeskip.training.config import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def train(
     objective: nn.Module,
     batch: Callable[[int], dict[str, Tensor]],
     steps: int,
-    policy: Optimisation,
+    policy: OptimizerConfig,
     folder: Path,
     settings: dict[str, Any],
     *,

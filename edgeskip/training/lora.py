@@ -15,24 +15,25 @@ if TYPE_CHECKING:
 
     from edgeskip.models.readers.lora import Lora as TrainedLora
     from edgeskip.models.source import ModelSource
-    from edgeskip.training.config import Lora
+    from edgeskip.training.config import LowRankConfig
 
 
-def with_lora(model: PreTrainedModel, lora: Lora, *, seed: int, without: Collection[Sublayer] = ()) -> Any:
+def with_lora(model: PreTrainedModel, lora: LowRankConfig, *, seed: int, without: Collection[Sublayer] = ()) -> Any:
     """The model as peft's, with a LoRA on every linear layer of its blocks but the sublayers `without`.
 
     The model itself is changed in place; its own weights are frozen. A's start values follow from `seed`; B starts at
     zero, so that nothing is different before the first step.
     """
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig as PeftConfig
+        from peft import get_peft_model
     except ImportError:
         raise MissingExtraError("peft", "train") from None
     import torch
 
     torch.manual_seed(seed)
     ranks = {name: lora.rank_of(block) for name, block in _linear_layers(model, without).items()}
-    config = LoraConfig(
+    config = PeftConfig(
         r=lora.rank,
         lora_alpha=lora.scaling * lora.rank,
         target_modules=list(ranks),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Losses:
+class LossParts:
     """`total` is what descends; `parts` are for people: name (`last`, `exit 6`) → scalar without gradient."""
 
     total: Tensor
@@ -23,7 +23,7 @@ class Objective(Protocol):
     run draws the same.
     """
 
-    def __call__(self, batch: dict[str, Tensor], step: int) -> Losses: ...
+    def __call__(self, batch: dict[str, Tensor], step: int) -> LossParts: ...
 
 
 def seed_of(seed: int, step: int, rank: int) -> int:

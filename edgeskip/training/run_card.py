@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from edgeskip.models.source import ModelSource
-    from edgeskip.training.config import Optimisation
+    from edgeskip.training.config import OptimizerConfig
     from edgeskip.training.data import Data, Examples
     from edgeskip.training.loss_log import LossTable
 
 
 def settings_of(
-    source: ModelSource, data: Data, policy: Optimisation, accelerator: Accelerator, **more: Any
+    source: ModelSource, data: Data, policy: OptimizerConfig, accelerator: Accelerator, **more: Any
 ) -> dict[str, Any]:
     """Everything that decides what a run learns, as JSON holds it: the bytes of the data too. `save_every` does not."""
     references = (*data.sources, *data.validation, *data.generation.prompts)

@@ -9,14 +9,14 @@ from edgeskip.training.objective import seed_of
 
 if TYPE_CHECKING:
     from edgeskip.models.source import ModelSource
-    from edgeskip.training.data import Generation
+    from edgeskip.training.config import SelfDataConfig
 
 
-class Sampler:
+class BatchSampler:
     """The source's model, loaded once, in bfloat16 where the hardware computes in it (what it writes is data, whose
     exact wording nothing depends on)."""
 
-    def __init__(self, source: ModelSource, ends: Sequence[int], generation: Generation, *, seed: int) -> None:
+    def __init__(self, source: ModelSource, ends: Sequence[int], generation: SelfDataConfig, *, seed: int) -> None:
         import torch
 
         from edgeskip.models.torch_reference.load import has_bfloat16, load_torch_model

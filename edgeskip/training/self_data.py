@@ -14,7 +14,7 @@ from edgeskip.core.json_file import parse_json
 
 if TYPE_CHECKING:
     from edgeskip.models.source import ModelSource
-    from edgeskip.training.data import Generation
+    from edgeskip.training.config import SelfDataConfig
     from edgeskip.training.examples import Encoder
 
 SELF_FILE = "self.jsonl"
@@ -25,7 +25,7 @@ MOST = 96
 def write_self_data(
     source: ModelSource,
     encoder: Encoder,
-    generation: Generation,
+    generation: SelfDataConfig,
     file: Path,
     *,
     context: int,
@@ -50,9 +50,9 @@ def write_self_data(
     total = len(fitting)
     if done >= total:
         return done
-    from edgeskip.training.sampler import Sampler
+    from edgeskip.training.sampler import BatchSampler
 
-    sampler = Sampler(source, encoder.ends, generation, seed=seed)
+    sampler = BatchSampler(source, encoder.ends, generation, seed=seed)
     written = 0
     advance(done, total)
     with file.open("a", encoding="utf-8") as out:
@@ -83,7 +83,7 @@ def batch_for(source: ModelSource, context: int) -> int:
     return max(1, min(MOST, CACHE_BYTES // answer))
 
 
-def _prompts(encoder: Encoder, generation: Generation) -> list[tuple[tuple[int, ...], str]]:
+def _prompts(encoder: Encoder, generation: SelfDataConfig) -> list[tuple[tuple[int, ...], str]]:
     from edgeskip.calibration.corpus import SELF, corpus_named
     from edgeskip.training.examples import read_prompts
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeskip.profiles.exit_adapter import Float32
 from edgeskip.profiles.schema import ExitStatistics
-from edgeskip.training.config import ExitPolicy, Optimisation
+from edgeskip.training.config import ExitPolicy, OptimizerConfig
 from edgeskip.training.data import Data
 from edgeskip.training.loop import Advance, Progress, accelerator_for, train
 from edgeskip.training.loss_log import plot_losses
@@ -36,7 +36,7 @@ def train_exits(
     given: TrainedProfile,
     data: Data,
     exits: ExitPolicy,
-    policy: Optimisation,
+    policy: OptimizerConfig,
     folder: Path,
     *,
     dtype: str = "auto",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.training.config import Lora, Optimisation
+from edgeskip.training.config import LowRankConfig, OptimizerConfig
 from edgeskip.training.data import Data
 from edgeskip.training.loop import Advance, Progress, accelerator_for, train
 from edgeskip.training.loss_log import plot_losses
@@ -28,8 +28,8 @@ BATCH = 4  # of what is measured at the end
 def train_heal(
     given: TrainedProfile,
     data: Data,
-    policy: Optimisation,
-    lora: Lora,
+    policy: OptimizerConfig,
+    lora: LowRankConfig,
     folder: Path,
     *,
     dtype: str = "auto",

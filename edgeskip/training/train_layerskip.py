@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.training.config import Lora, Optimisation, Recipe
+from edgeskip.training.config import LayerSkipConfig, LowRankConfig, OptimizerConfig
 from edgeskip.training.data import Data
 from edgeskip.training.loop import Advance, Progress, accelerator_for, train
 from edgeskip.training.loss_log import plot_losses
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def train_layerskip(
     source: ModelSource,
     data: Data,
-    recipe: Recipe,
-    policy: Optimisation,
-    lora: Lora | None,
+    recipe: LayerSkipConfig,
+    policy: OptimizerConfig,
+    lora: LowRankConfig | None,
     folder: Path,
     *,
     dtype: str = "auto",

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeskip.artifacts.manifest import MANIFEST_NAME, DraftRecord, GraphRecord, Manifest, VerificationRecord
+from edgeskip.artifacts.manifest import DraftRecord, GraphRecord, Manifest, VerificationRecord
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import refuse_folder, sha256_of, staged_folder
 from edgeskip.core.requirements import onnxruntime_builds

@@ -210,7 +210,7 @@ def _read_eval_logs(folder: Path) -> None:
     from edgeskip.evaluation.log import RecordLog
     from edgeskip.evaluation.report import as_json, table
     from edgeskip.evaluation.summary import Result, summarise
-    from edgeskip.evaluation.task import Settings
+    from edgeskip.evaluation.task import EvalSettings
     from edgeskip.evaluation.tasks import TASKS
 
     results = []
@@ -219,7 +219,7 @@ def _read_eval_logs(folder: Path) -> None:
         results += [Result(TASKS[task], name, tuple(log.records.values())) for task in ("perplexity", "trec")]
     summaries = summarise(results)
     Console().print(table(summaries))
-    json.dumps(as_json(summaries, Settings()), allow_nan=False)
+    json.dumps(as_json(summaries, EvalSettings()), allow_nan=False)
 
 
 def _eval_data(folder: Path) -> None:
@@ -231,7 +231,7 @@ def _eval_data(folder: Path) -> None:
 def _read_eval_data(folder: Path) -> None:
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.evaluation.runner import prepare
-    from edgeskip.evaluation.task import Settings
+    from edgeskip.evaluation.task import EvalSettings
     from edgeskip.evaluation.tasks import TASKS
 
     refused = None
@@ -239,7 +239,7 @@ def _read_eval_data(folder: Path) -> None:
         if name == "divergence":
             continue
         try:
-            prepare([name], folder, Settings())
+            prepare([name], folder, EvalSettings())
         except EdgeSkipError as error:
             refused = error
     if refused is not None:
@@ -247,11 +247,11 @@ def _read_eval_data(folder: Path) -> None:
 
 
 def _sweep_log(folder: Path) -> None:
-    from edgeskip.sweep.run import Cell, SweepLog
+    from edgeskip.sweep.run import SweepLog, SweepPoint
 
     log = SweepLog(folder / "sweep.json", {"model": "x", "num_speculations": (1, 2)}, overwrite=False)
-    log.add([Cell(4, None, gamma, 3, 40, 90.0 + gamma, 80.0, 30, 20, 3) for gamma in (1, 2)])
-    log.add([Cell(8, 64, gamma, 3, 40, 70.0 + gamma, 80.0, 30, 20, 3) for gamma in (1, 2)])
+    log.add([SweepPoint(4, None, gamma, 3, 40, 90.0 + gamma, 80.0, 30, 20, 3) for gamma in (1, 2)])
+    log.add([SweepPoint(8, 64, gamma, 3, 40, 70.0 + gamma, 80.0, 30, 20, 3) for gamma in (1, 2)])
 
 
 def _read_sweep(folder: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import edgeskip
-from edgeskip.artifacts.manifest import MANIFEST_NAME, Manifest, PlanSummary
+from edgeskip.artifacts.manifest import Manifest, PlanSummary
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.onnx.formats import WeightFormat

@@ -22,7 +22,7 @@ from edgeskip.exporters.gguf.formats import gguf_format
 from edgeskip.exporters.onnx.export import ExportPolicy
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.profiles.device_profile import read_device_profile
-from edgeskip.profiling.measure import Request, measure_device, open_dense, settle
+from edgeskip.profiling.measure import ProfilingRequest, measure_device, open_dense, settle
 from edgeskip.runtime.engines.onnxruntime.profiler import OnnxRuntimeClock
 from edgeskip.runtime.sublayer_times import Sample, Step, cost_of, measure
 
@@ -112,7 +112,7 @@ def test_a_device_profile_adds_up(kind: str, request: pytest.FixtureRequest) -> 
     calls: list[int] = []
     wanted = settle(opened, 32, [0, 16, 4096], 2)
     profile = measure_device(opened, wanted, lambda: calls.append(1))
-    assert wanted == Request(32, (0, 16), 2)
+    assert wanted == ProfilingRequest(32, (0, 16), 2)
     assert len(calls) == wanted.runs
     assert [cost.context for cost in profile.decode] == [0, 16]
     assert profile.prefill_s(()) == pytest.approx(profile.prefill.total_s)

@@ -42,7 +42,7 @@ from edgeskip.core.files import replace_file, sha256_of
 from edgeskip.core.machine import this_machine
 from edgeskip.evaluation.runner import evaluate
 from edgeskip.evaluation.summary import summarise
-from edgeskip.evaluation.task import Settings
+from edgeskip.evaluation.task import EvalSettings
 from edgeskip.evaluation.tasks import tasks_named
 from edgeskip.profiles.device_profile import read_device_profile
 from edgeskip.profiles.schema import read_profile
@@ -296,7 +296,7 @@ class Bench:
         }
 
     def _summary(self, artifact: Path, task: str, limit: int | None) -> Any:
-        settings = Settings(limit=limit, threads=self._threads)
+        settings = EvalSettings(limit=limit, threads=self._threads)
         return summarise(evaluate(artifact, [task], data=self._data, settings=settings))[0]
 
 

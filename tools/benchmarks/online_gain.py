@@ -37,7 +37,7 @@ from edgeskip.evaluation.generate import answer
 from edgeskip.evaluation.log import RecordLog
 from edgeskip.evaluation.runner import artifact_name, identity, prepare
 from edgeskip.evaluation.summary import Interval, Result, Summary, summarise
-from edgeskip.evaluation.task import Record, Sample, Settings, Task
+from edgeskip.evaluation.task import EvalSample, EvalSettings, Record, Task
 from edgeskip.evaluation.tasks import TASKS
 
 
@@ -65,7 +65,7 @@ def online_gain(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
 ) -> None:
     """Compare online with plain decoding on a task; a table to stdout."""
-    settings = Settings(limit=limit, max_new_tokens=tokens, max_prompt_tokens=prompt_tokens, threads=threads)
+    settings = EvalSettings(limit=limit, max_new_tokens=tokens, max_prompt_tokens=prompt_tokens, threads=threads)
     if json_file:
         refuse_file(json_file, overwrite=True)
     results = answered(artifacts, task, data, settings, output)
@@ -77,7 +77,7 @@ def online_gain(
 
 
 def answered(
-    artifacts: Sequence[Path], task: str, data: Path | None, settings: Settings, output: Path | None
+    artifacts: Sequence[Path], task: str, data: Path | None, settings: EvalSettings, output: Path | None
 ) -> list[Result]:
     """Every artifact's records, prompt by prompt in an order that is rotated."""
     names = [artifact_name(path) for path in artifacts]
@@ -156,7 +156,7 @@ def _of(gain: Gain) -> str:
     return f" ({gain.pairs} of them)" if gain.pairs < gain.summary.samples else ""
 
 
-def _answer(artifact: Path, task: str, sample: Sample, settings: Settings) -> Record:
+def _answer(artifact: Path, task: str, sample: EvalSample, settings: EvalSettings) -> Record:
     """Runs in a process of its own: one that stays would keep the speed that its memory happens to give it."""
     from edgeskip.runtime.session import load
 

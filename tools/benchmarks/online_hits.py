@@ -23,14 +23,14 @@ from calibration_overlap import hit_rate, located, numbers, write_report
 from numpy.typing import NDArray
 from perplexity_table import DATA
 
-from edgeskip.artifacts.manifest import MANIFEST_NAME
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import replace_file, sha256_of
 from edgeskip.evaluation.bootstrap import interval
 from edgeskip.evaluation.datasets import drawn
 from edgeskip.evaluation.generate import cut_middle, prompt_room
 from edgeskip.evaluation.longbench import GOV_REPORT
-from edgeskip.evaluation.task import Sample, Settings, Task
+from edgeskip.evaluation.task import EvalSample, EvalSettings, Task
 from edgeskip.evaluation.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def online(
         raise EdgeSkipError(f"--beta {beta}: a similarity is at most 1")
     task, path = task_of(data)
     samples = drawn(task.read([path]), limit)
-    settings = Settings(max_new_tokens=tokens, max_prompt_tokens=prompt_tokens)
+    settings = EvalSettings(max_new_tokens=tokens, max_prompt_tokens=prompt_tokens)
     from edgeskip.runtime.session import load
 
     with load(artifact, threads=threads) as session:
@@ -163,7 +163,7 @@ def read_log(path: Path, setting: dict[str, Any]) -> list[Request]:
     return found
 
 
-def watch(session: Session, task: Task, sample: Sample, settings: Settings, windows: Sequence[int]) -> Request:
+def watch(session: Session, task: Task, sample: EvalSample, settings: EvalSettings, windows: Sequence[int]) -> Request:
     """The greedy answer with every FFN running, watched to its end; the prompt is `edgeskip eval`'s."""
     from edgeskip.runtime.decoding.autoregressive import History
     from edgeskip.runtime.decoding.online import online_decoding

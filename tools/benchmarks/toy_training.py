@@ -29,7 +29,7 @@ from edgeskip.core.files import replace_file
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgeskip.training.config import Recipe
+    from edgeskip.training.config import LayerSkipConfig
     from edgeskip.training.examples import Example
 
 DATA = Path(os.environ.get("EDGESKIP_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -59,12 +59,12 @@ def train_toy(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
 ) -> None:
     """Train a toy with the recipe and without, and compare what its exit has learned."""
-    from edgeskip.training.config import Recipe
+    from edgeskip.training.config import LayerSkipConfig
 
     learned, held_out = windows_of(text)
     recipes = {
-        "without": Recipe(p_max=0.0, e_scale=0.0),
-        "with": Recipe(p_max=p_max, e_scale=1.0, interval=2),
+        "without": LayerSkipConfig(p_max=0.0, e_scale=0.0),
+        "with": LayerSkipConfig(p_max=p_max, e_scale=1.0, interval=2),
     }
     results = [
         trained(name, recipe, learned, held_out, steps=steps, hidden=hidden, seed=seed)
@@ -97,7 +97,7 @@ def windows_of(text: Path) -> tuple[list[Example], list[Example]]:
 
 def trained(
     name: str,
-    recipe: Recipe,
+    recipe: LayerSkipConfig,
     learned: Sequence[Example],
     held_out: Sequence[Example],
     *,
@@ -107,7 +107,7 @@ def trained(
 ) -> Result:
     """Trains a new toy with `recipe` and measures it."""
     from edgeskip.training.batches import Batches
-    from edgeskip.training.config import Optimisation
+    from edgeskip.training.config import OptimizerConfig
     from edgeskip.training.evaluation import measure_exits
     from edgeskip.training.layerskip import LayerSkip
     from edgeskip.training.loop import Report, accelerator_for, train
@@ -118,7 +118,7 @@ def trained(
             print(f"{name} {report.step}/{steps}  {losses}", file=sys.stderr)
 
     model = toy(hidden, seed)
-    policy = Optimisation(3e-3, 16, steps=steps, warmup=min(20, steps // 4), seed=seed, save_every=steps)
+    policy = OptimizerConfig(3e-3, 16, steps=steps, warmup=min(20, steps // 4), seed=seed, save_every=steps)
     batches: Batches[Example] = Batches(learned, policy.batch_size, seed, collate)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgeskip.calibration.settings import Settings
+    from edgeskip.calibration.config import CalibrationConfig
     from edgeskip.profiles.schema import Profile
 
 
@@ -47,8 +47,8 @@ def calibrate(
     To share the work between processes:  torchrun --nproc-per-node N -m edgeskip calibrate …
     """
     from edgeskip.calibration.calibrate import calibrate
+    from edgeskip.calibration.config import CalibrationConfig, parse_exits
     from edgeskip.calibration.corpus import corpus_named
-    from edgeskip.calibration.settings import Settings, parse_exits
     from edgeskip.core.locks import hold
     from edgeskip.core.progress import progress_display
     from edgeskip.models.source import open_model
@@ -56,7 +56,7 @@ def calibrate(
     from edgeskip.runtime.engines.onnxruntime.attention_limits import head_size_problem
 
     layers = parse_exits(exits) if exits is not None else ()
-    settings = Settings(tokens, context, decode_tokens, seed, device, dtype, layers)  # type: ignore[arg-type]
+    settings = CalibrationConfig(tokens, context, decode_tokens, seed, device, dtype, layers)  # type: ignore[arg-type]
     texts = corpus_named(corpus or [], field)
     source = open_model(model)
     path = output or Path(f"{name or source.name}.json".lower())
@@ -76,7 +76,7 @@ def calibrate(
             print(f"edgeskip: note: {note}", file=sys.stderr)
 
 
-def _shortfalls(profile: Profile, settings: Settings) -> Iterator[str]:
+def _shortfalls(profile: Profile, settings: CalibrationConfig) -> Iterator[str]:
     """What was measured less than asked for, because there was no more of it."""
     first = profile.sublayers[0]
     context = profile.calibration.context

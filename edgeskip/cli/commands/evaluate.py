@@ -13,7 +13,7 @@ from edgeskip.core.named_path import named_path
 
 if TYPE_CHECKING:
     from edgeskip.evaluation.summary import Result
-    from edgeskip.evaluation.task import Settings
+    from edgeskip.evaluation.task import EvalSettings
 
 
 def eval_(
@@ -77,7 +77,7 @@ def eval_(
     from edgeskip.core.files import refuse_file
     from edgeskip.core.locks import hold
     from edgeskip.evaluation.runner import artifact_names, count, log_files, open_logs, prepare, run
-    from edgeskip.evaluation.task import Settings
+    from edgeskip.evaluation.task import EvalSettings
 
     names = [name.strip() for name in tasks.split(",")]
     if limit < 0:
@@ -85,7 +85,7 @@ def eval_(
     called = artifact_names(targets)
     if twice := [name for name in called if called.count(name) > 1]:
         raise EdgeSkipError(f"two artifacts are called {twice[0]}: give it once, or rename one if they differ")
-    settings = Settings(
+    settings = EvalSettings(
         limit=limit or None, strategy=strategy, max_new_tokens=max_new_tokens, max_prompt_tokens=max_prompt_tokens,
         chat_kwargs=parse_chat_options(chat_option or []), windows=windows, window_tokens=window_tokens,
         provider=provider, threads=threads, reference=reference,
@@ -106,7 +106,7 @@ def eval_(
     _show(results, settings, json)
 
 
-def _show(results: list[Result], settings: Settings, json_file: Path | None) -> None:
+def _show(results: list[Result], settings: EvalSettings, json_file: Path | None) -> None:
     import json
 
     from edgeskip.core.files import replace_file

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from edgeskip.sweep.run import Cell, SweepGrid
+    from edgeskip.sweep.run import SweepGrid, SweepPoint
 
 
 def sweep(
@@ -115,7 +115,7 @@ def sweep(
         _print(f"written into {path}: exit layer {best.exit_layer}, γ {best.num_speculations}")
 
 
-def _show(cells: list[Cell], grid: SweepGrid, output: Path, title: str) -> None:
+def _show(cells: list[SweepPoint], grid: SweepGrid, output: Path, title: str) -> None:
     from edgeskip.cli.views.sweep import table, write_csv, write_heat_map
     from edgeskip.core.errors import MissingExtraError
     from edgeskip.core.terminal import Console

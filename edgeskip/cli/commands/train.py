@@ -127,8 +127,15 @@ def train(
     """
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.core.locks import hold
-    from edgeskip.training.config import METHODS, ExitPolicy, Lora, Optimisation, Recipe
-    from edgeskip.training.data import Data, Generation
+    from edgeskip.training.config import (
+        METHODS,
+        ExitPolicy,
+        LayerSkipConfig,
+        LowRankConfig,
+        OptimizerConfig,
+        SelfDataConfig,
+    )
+    from edgeskip.training.data import Data
 
     if method not in METHODS:
         raise EdgeSkipError(f"--method {method} is unknown: choose {', '.join(METHODS)}")
@@ -137,11 +144,11 @@ def train(
         given, method, writes="self" in (data or ()), rotates=curriculum == "rotational", learns=e_scale > 0
     )
     layers = tuple(_layers(exits)) if exits is not None else ()
-    low_rank = Lora(lora, lora_scaling, lora_early, max(layers, default=0)) if lora is not None else None
+    low_rank = LowRankConfig(lora, lora_scaling, lora_early, max(layers, default=0)) if lora is not None else None
     usual = 2e-4 if method == "layerskip" and lora is None else 1e-3
     rate = usual if learning_rate is None else learning_rate
-    policy = Optimisation(rate, batch_size, epochs, steps, warmup, decay, seed=seed, save_every=save_every)  # type: ignore[arg-type]
-    generation = Generation(tuple(prompts or ()), new_tokens, temperature=temperature)
+    policy = OptimizerConfig(rate, batch_size, epochs, steps, warmup, decay, seed=seed, save_every=save_every)  # type: ignore[arg-type]
+    generation = SelfDataConfig(tuple(prompts or ()), new_tokens, temperature=temperature)
     texts = Data(tuple(data or ()), context, tuple(validation or ()), held_out, generation, seed)
     hold(output)
     with _progress() as (progress, advance):
@@ -151,7 +158,7 @@ def train(
             from edgeskip.training.train_layerskip import train_layerskip
 
             every = (1 if layers else 8) if interval is None else interval
-            recipe = Recipe(p_max, e_scale, curriculum, every, layers, exit_weights)  # type: ignore[arg-type]
+            recipe = LayerSkipConfig(p_max, e_scale, curriculum, every, layers, exit_weights)  # type: ignore[arg-type]
             source = open_model(start)
             card = train_layerskip(source, texts, recipe, policy, low_rank, output, **run)
         elif method == "exit-adapter":
@@ -164,7 +171,7 @@ def train(
             from edgeskip.training.train_heal import train_heal
             from edgeskip.training.trained_profile import open_profile
 
-            healing = low_rank or Lora(16, lora_scaling)
+            healing = low_rank or LowRankConfig(16, lora_scaling)
             card = train_heal(open_profile(start, model), texts, policy, healing, output, **run)
     if card is not None:
         from edgeskip.training.run_card import in_words

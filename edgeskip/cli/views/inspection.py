@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeskip.artifacts.location import artifact_at
-from edgeskip.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest
+from edgeskip.artifacts.manifest import Manifest, read_manifest
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.core.named_path import named_path

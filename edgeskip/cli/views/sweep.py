@@ -13,7 +13,7 @@ from rich.text import Text
 
 from edgeskip.core.errors import MissingExtraError
 from edgeskip.core.files import replace_file
-from edgeskip.sweep.run import Cell, best_of
+from edgeskip.sweep.run import SweepPoint, best_of
 
 COLUMNS = (
     "exit_layer", "draft_vocab", "num_speculations", "prompts", "tokens", "tokens_per_s", "plain_tokens_per_s",
@@ -21,7 +21,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def table(cells: Sequence[Cell]) -> Table:
+def table(cells: Sequence[SweepPoint]) -> Table:
     """A row per exit layer and vocabulary, a column per γ: speed-up over plain decoding, and acceptance."""
     gammas = sorted({cell.num_speculations for cell in cells})
     result = Table(pad_edge=False, title="tokens/s over plain decoding (accepted of drafted)")
@@ -40,7 +40,7 @@ def table(cells: Sequence[Cell]) -> Table:
     return result
 
 
-def write_csv(cells: Sequence[Cell], path: Path) -> None:
+def write_csv(cells: Sequence[SweepPoint], path: Path) -> None:
     """One line per cell; an empty draft_vocab is the whole vocabulary."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -49,7 +49,7 @@ def write_csv(cells: Sequence[Cell], path: Path) -> None:
     replace_file(path, text.getvalue().encode())
 
 
-def write_heat_map(cells: Sequence[Cell], path: Path, title: str) -> None:
+def write_heat_map(cells: Sequence[SweepPoint], path: Path, title: str) -> None:
     """A PNG: exit layer by γ, a panel for each vocabulary, coloured by speed-up; 1.0 is white."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -90,7 +90,7 @@ def write_heat_map(cells: Sequence[Cell], path: Path, title: str) -> None:
     replace_file(path, data.getvalue())
 
 
-def _find(cells: Sequence[Cell], layer: int, vocabulary: int | None, gamma: int) -> Cell | None:
+def _find(cells: Sequence[SweepPoint], layer: int, vocabulary: int | None, gamma: int) -> SweepPoint | None:
     wanted = (layer, vocabulary, gamma)
     return next((c for c in cells if (c.exit_layer, c.draft_vocab, c.num_speculations) == wanted), None)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeskip.artifacts.files import check_file
-from edgeskip.artifacts.manifest import MANIFEST_NAME, GraphRecord, Manifest
+from edgeskip.artifacts.manifest import GraphRecord, Manifest
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.onnxruntime.linked_weights import follow_links
 from edgeskip.runtime.engines.onnxruntime.providers import Provider, check_provider, find_provider

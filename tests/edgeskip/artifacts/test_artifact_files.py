@@ -14,7 +14,8 @@ from tiny_graph import TinyArtifact, build_tiny_artifact
 import edgeskip
 from edgeskip.artifacts import files as artifact_files
 from edgeskip.artifacts.files import check_files
-from edgeskip.artifacts.manifest import MANIFEST_NAME, read_manifest
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.bench.targets import survey
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.profiling.measure import open_dense

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from edgeskip.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest
+from edgeskip.artifacts.manifest import Manifest, read_manifest
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
 
 

@@ -15,15 +15,15 @@ import torch
 from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
 from edgeskip.calibration.calibrate import calibrate, end_tokens_of
+from edgeskip.calibration.config import CalibrationConfig
 from edgeskip.calibration.corpus import Corpus, corpus_named, prompts_from, read_corpus
-from edgeskip.calibration.settings import Settings
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.planning.planner import choose
 from edgeskip.profiles.schema import Profile, read_profile, write_profile
 from edgeskip.profiles.vectors import read_vectors
 
-SETTINGS = Settings(tokens=384, context=128, decode_tokens=192)
+SETTINGS = CalibrationConfig(tokens=384, context=128, decode_tokens=192)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,9 @@ def source(tiny_llama: Path) -> ModelSource:
     return open_model(str(tiny_llama))
 
 
-def run(source: ModelSource, settings: Settings = SETTINGS, corpus: Corpus | None = None) -> tuple[Profile, bytes]:
+def run(
+    source: ModelSource, settings: CalibrationConfig = SETTINGS, corpus: Corpus | None = None
+) -> tuple[Profile, bytes]:
     result = calibrate(source, corpus or corpus_named([]), settings, Path("m.json"))
     assert result is not None
     return result
@@ -62,7 +64,7 @@ def test_prefill_statistics_by_hand(source: ModelSource, tmp_path: Path) -> None
     """Block boundaries from output_hidden_states: attn and ffn of one block together change them."""
     text = tmp_path / "a.txt"
     text.write_text("A model reads tokens and writes tokens. " * 40)
-    profile, _ = run(source, Settings(tokens=64, context=64, decode_tokens=0, seed=3), read_corpus([text]))
+    profile, _ = run(source, CalibrationConfig(tokens=64, context=64, decode_tokens=0, seed=3), read_corpus([text]))
     assert all(s.decode is None for s in profile.sublayers)
     # The text repeats, but its windows do not start alike: find the one that the seed drew by its statistics.
     ids = tiny_tokenizer().encode(text.read_text() + "\n\n").ids
@@ -76,7 +78,7 @@ def test_prefill_statistics_by_hand(source: ModelSource, tmp_path: Path) -> None
 
 
 def test_seed_and_repetition(source: ModelSource) -> None:
-    first, again, other = (run(source, Settings(384, 128, 64, seed))[0] for seed in (0, 0, 1))
+    first, again, other = (run(source, CalibrationConfig(384, 128, 64, seed))[0] for seed in (0, 0, 1))
     assert first.sublayers == again.sublayers
     assert first.vectors == again.vectors
     assert first.sublayers != other.sublayers
@@ -160,7 +162,7 @@ def test_interrupted_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> None:
 )
 def test_bad_settings(source: ModelSource, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(EdgeSkipError, match=message):
-        run(source, Settings(**settings))
+        run(source, CalibrationConfig(**settings))
 
 
 def test_overflow_is_an_error(tmp_path: Path) -> None:
@@ -175,12 +177,12 @@ def test_overflow_is_an_error(tmp_path: Path) -> None:
     save_file(weights, file, metadata={"format": "pt"})
     source = open_model(str(folder))
     with pytest.raises(EdgeSkipError, match=r"not finite at ffn\.1 \(prefill\).*--dtype float32"):
-        run(source, Settings(tokens=128, context=128, decode_tokens=0, dtype="float16"))
-    run(source, Settings(tokens=128, context=128, decode_tokens=0))
+        run(source, CalibrationConfig(tokens=128, context=128, decode_tokens=0, dtype="float16"))
+    run(source, CalibrationConfig(tokens=128, context=128, decode_tokens=0))
 
 
 def test_default_context_fits_the_model(source: ModelSource) -> None:
-    assert run(source, Settings(tokens=512, decode_tokens=0))[0].calibration.context == 512
+    assert run(source, CalibrationConfig(tokens=512, decode_tokens=0))[0].calibration.context == 512
 
 
 def test_prompts_are_pieces_of_the_windows() -> None:
@@ -203,7 +205,7 @@ def test_corpus_self_measures_what_the_model_writes(source: ModelSource) -> None
     from edgeskip.calibration.continuation import continue_greedily
 
     corpus = corpus_named(["self"])
-    profile, _ = run(source, Settings(tokens=6000, context=256), corpus)
+    profile, _ = run(source, CalibrationConfig(tokens=6000, context=256), corpus)
     assert profile.calibration.continued
     tokenizer = tiny_tokenizer()
     prompts = [tokenizer.encode(prompt).ids for prompt in corpus.documents]
@@ -222,7 +224,7 @@ def test_self_and_files_exclude_each_other() -> None:
 
 
 def test_half_precision_measures_nearly_the_same(source: ModelSource) -> None:
-    wide, narrow = (run(source, Settings(256, 128, 0, dtype=dtype))[0] for dtype in ("float32", "bfloat16"))
+    wide, narrow = (run(source, CalibrationConfig(256, 128, 0, dtype=dtype))[0] for dtype in ("float32", "bfloat16"))
     for one, two in zip(wide.sublayers, narrow.sublayers, strict=True):
         assert two.prefill.similarity == pytest.approx(one.prefill.similarity, abs=0.02)
         assert two.prefill.scale == pytest.approx(one.prefill.scale, rel=0.02)
@@ -231,7 +233,7 @@ def test_half_precision_measures_nearly_the_same(source: ModelSource) -> None:
 @pytest.mark.parametrize("asked", [8, 70])
 def test_no_more_decode_tokens_than_were_asked_for(asked: int, tiny_llama: Path) -> None:
     """Whole prompts of 64 are no unit: 8 are 8. Oracle: the counts that the profile keeps (a model may end early)."""
-    profile, _ = run(open_model(str(tiny_llama)), Settings(tokens=512, context=128, decode_tokens=asked))
+    profile, _ = run(open_model(str(tiny_llama)), CalibrationConfig(tokens=512, context=128, decode_tokens=asked))
     decode = profile.sublayers[0].decode
     assert decode is not None
     assert decode.tokens <= asked + 1  # shared out evenly between prompts
@@ -239,5 +241,7 @@ def test_no_more_decode_tokens_than_were_asked_for(asked: int, tiny_llama: Path)
 
 def test_fewer_tokens_than_a_window(tiny_llama: Path) -> None:
     with pytest.raises(EdgeSkipError, match="--tokens 100 do not fill one window of --context 128"):
-        Settings(tokens=100, context=128)
-    assert run(open_model(str(tiny_llama)), Settings(tokens=100, decode_tokens=0))[0].calibration.context == 100
+        CalibrationConfig(tokens=100, context=128)
+    assert (
+        run(open_model(str(tiny_llama)), CalibrationConfig(tokens=100, decode_tokens=0))[0].calibration.context == 100
+    )

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import tiny_checkpoint, tiny_model, tiny_tokenizer
 
 from edgeskip.calibration.calibrate import calibrate
+from edgeskip.calibration.config import CalibrationConfig, parse_exits
 from edgeskip.calibration.corpus import Corpus, corpus_named, cut, ids_of
 from edgeskip.calibration.exits import CHOOSE, FIT, HELD_OUT, HELD_OUT_TOKENS, LAMBDAS, ridge, roles_of
-from edgeskip.calibration.settings import Settings, parse_exits
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.source import open_model
 from edgeskip.profiles.schema import Profile, write_profile
@@ -24,10 +24,10 @@ from edgeskip.profiles.vectors import Vectors, read_vectors
 
 Array = NDArray[np.float64]
 Cli = Callable[..., Any]
-SETTINGS = Settings(tokens=1280, context=128, decode_tokens=0, exits=(1, 3))
+SETTINGS = CalibrationConfig(tokens=1280, context=128, decode_tokens=0, exits=(1, 3))
 
 
-def run(folder: Path, into: Path, settings: Settings, corpus: Corpus | None = None) -> tuple[Profile, Vectors]:
+def run(folder: Path, into: Path, settings: CalibrationConfig, corpus: Corpus | None = None) -> tuple[Profile, Vectors]:
     path = into / "m.json"
     result = calibrate(open_model(str(folder)), corpus or corpus_named([]), settings, path)
     assert result is not None
@@ -103,22 +103,22 @@ def test_a_model_whose_later_blocks_add_nothing_exits_perfectly(tmp_path: Path) 
         for name in ("self_attn.o_proj", "mlp.down_proj"):
             weights[f"model.layers.{block}.{name}.weight"] *= 0
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    profile, vectors = run(folder, tmp_path, Settings(tokens=96, context=32, decode_tokens=0, exits=(2,)))
+    profile, vectors = run(folder, tmp_path, CalibrationConfig(tokens=96, context=32, decode_tokens=0, exits=(2,)))
     assert profile.exits[0].plain_agreement == profile.exits[0].ridge_agreement == 1
     np.testing.assert_allclose(vectors.exit_maps[2], weights["model.norm.weight"].diag(), atol=1e-3)
 
 
 def test_the_default_is_no_exits_and_exits_change_nothing_else(tiny_llama: Path, tmp_path: Path) -> None:
-    settings = Settings(tokens=384, context=128, decode_tokens=64)
+    settings = CalibrationConfig(tokens=384, context=128, decode_tokens=64)
     profile, vectors = run(tiny_llama, tmp_path, settings)
     assert (profile.exits, vectors.exit_maps) == ([], {})
-    probed, _ = run(tiny_llama, tmp_path, Settings(tokens=384, context=128, decode_tokens=64, exits=(2,)))
+    probed, _ = run(tiny_llama, tmp_path, CalibrationConfig(tokens=384, context=128, decode_tokens=64, exits=(2,)))
     assert probed.sublayers == profile.sublayers
     assert [each.tokens for each in probed.exits] == [128]
 
 
 def test_token_counts_are_the_whole_corpus(tiny_llama: Path, tmp_path: Path) -> None:
-    _, vectors = run(tiny_llama, tmp_path, Settings(tokens=128, context=128, decode_tokens=0))
+    _, vectors = run(tiny_llama, tmp_path, CalibrationConfig(tokens=128, context=128, decode_tokens=0))
     documents = corpus_named([]).documents
     ids = [i for text in documents for i in tiny_tokenizer().encode(text + "\n\n").ids]
     assert vectors.token_counts is not None
@@ -126,7 +126,7 @@ def test_token_counts_are_the_whole_corpus(tiny_llama: Path, tmp_path: Path) -> 
 
 
 def test_corpus_self(tiny_llama: Path, tmp_path: Path) -> None:
-    settings = Settings(tokens=2560, context=256, exits=(3,))
+    settings = CalibrationConfig(tokens=2560, context=256, exits=(3,))
     profile, vectors = run(tiny_llama, tmp_path, settings, corpus_named(["self"]))
     assert profile.exits[0].tokens == 2 * 256
     assert vectors.token_counts is not None
@@ -136,7 +136,7 @@ def test_corpus_self(tiny_llama: Path, tmp_path: Path) -> None:
 def test_half_precision(tiny_llama: Path, tmp_path: Path) -> None:
     """A model in bfloat16 has maps of its own that differ little from those in float32."""
     wide, narrow = (
-        run(tiny_llama, tmp_path, Settings(tokens=1280, context=128, decode_tokens=0, dtype=dtype, exits=(3,)))
+        run(tiny_llama, tmp_path, CalibrationConfig(tokens=1280, context=128, decode_tokens=0, dtype=dtype, exits=(3,)))
         for dtype in ("float32", "bfloat16")
     )  # fmt: skip
     assert narrow[0].exits[0].ridge_agreement == pytest.approx(wide[0].exits[0].ridge_agreement, abs=0.1)
@@ -203,5 +203,5 @@ def test_overflow_is_an_error(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     settings: dict[str, Any] = {"tokens": 256, "context": 128, "decode_tokens": 0}
     with pytest.raises(EdgeSkipError, match=r"overflows before exit layer 2: .*--dtype float32"):
-        run(folder, tmp_path, Settings(**settings, dtype="float16", exits=(2,)))
-    run(folder, tmp_path, Settings(**settings, exits=(1, 2)))
+        run(folder, tmp_path, CalibrationConfig(**settings, dtype="float16", exits=(2,)))
+    run(folder, tmp_path, CalibrationConfig(**settings, exits=(1, 2)))

@@ -8,7 +8,7 @@ import pytest
 
 from edgeskip.bench.devices.ssh.destination import parse_destination
 from edgeskip.bench.grid import parse_lengths
-from edgeskip.calibration.settings import parse_exits
+from edgeskip.calibration.config import parse_exits
 from edgeskip.cli.commands.train import _layers
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.whole_number import whole_number, whole_numbers

@@ -16,7 +16,7 @@ from edgeskip.evaluation.generate import answer, cut_middle, prompt_room
 from edgeskip.evaluation.layerskip import TOPV2
 from edgeskip.evaluation.longbench import GOV_REPORT, TRIVIAQA
 from edgeskip.evaluation.runner import prepare
-from edgeskip.evaluation.task import Record, Sample, Settings, Task
+from edgeskip.evaluation.task import EvalSample, EvalSettings, Record, Task
 from edgeskip.evaluation.tasks import TASKS, tasks_named
 from edgeskip.evaluation.trec import EXAMPLES, TREC
 
@@ -68,7 +68,7 @@ def test_braces_in_the_data_are_text(tmp_path: Path) -> None:
 
 
 def test_larger_limits_extend_smaller_ones(tmp_path: Path) -> None:
-    works = [prepare(["topv2"], data_folder(tmp_path), Settings(limit=limit))[0] for limit in (3, 7, None)]
+    works = [prepare(["topv2"], data_folder(tmp_path), EvalSettings(limit=limit))[0] for limit in (3, 7, None)]
     few, more, every = ([sample.id for sample in work.samples] for work in works)
     assert more[:3] == few
     assert every[:7] == more
@@ -85,11 +85,11 @@ def test_the_middle_is_cut(length: int, most: int, expected: list[int]) -> None:
 
 
 def test_the_prompt_has_what_the_answer_leaves() -> None:
-    assert prompt_room(600, GOV_REPORT, Settings()) == 88
-    assert prompt_room(600, GOV_REPORT, Settings(max_prompt_tokens=50)) == 50
-    assert prompt_room(600, GOV_REPORT, Settings(max_prompt_tokens=5000, max_new_tokens=100)) == 500
+    assert prompt_room(600, GOV_REPORT, EvalSettings()) == 88
+    assert prompt_room(600, GOV_REPORT, EvalSettings(max_prompt_tokens=50)) == 50
+    assert prompt_room(600, GOV_REPORT, EvalSettings(max_prompt_tokens=5000, max_new_tokens=100)) == 500
     with pytest.raises(EdgeSkipError, match="512 new tokens leave no room in a context of 512"):
-        prompt_room(512, GOV_REPORT, Settings())
+        prompt_room(512, GOV_REPORT, EvalSettings())
 
 
 def test_an_answer_and_its_record() -> None:
@@ -108,8 +108,8 @@ def test_an_answer_and_its_record() -> None:
         return SimpleNamespace(text=text, tokens=(1, 2, 3, 4), finish_reason="eos", label="verified", stats=stats)
 
     session: Any = SimpleNamespace(encode=encode, generate=generate, context_length=20, chat_template="some")
-    sample = Sample("0", "set timer 0", ("[IN:CREATE_TIMER set 0 ]",))
-    record = answer(session, TOPV2, sample, Settings(max_new_tokens=10, strategy="speculative"))
+    sample = EvalSample("0", "set timer 0", ("[IN:CREATE_TIMER set 0 ]",))
+    record = answer(session, TOPV2, sample, EvalSettings(max_new_tokens=10, strategy="speculative"))
     assert asked[0] is True
     ids, options = asked[1]
     assert ids == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
@@ -118,7 +118,7 @@ def test_an_answer_and_its_record() -> None:
     assert record.scores == {"exact": 1.0}
     assert (record.tokens, record.decode_tokens, record.gated) == (4, 3, 2)
     session.chat_template = None
-    answer(session, TOPV2, sample, Settings(max_new_tokens=2))
+    answer(session, TOPV2, sample, EvalSettings(max_new_tokens=2))
     assert asked[2] is False
 
 
@@ -144,10 +144,10 @@ def test_the_template_is_told(tmp_path: Path) -> None:
     source = "{{ messages[0].content }}{% if not enable_thinking %}<think></think>{% endif %}"
     folder = tiny_artifact(tmp_path / "artifact").folder
     (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
-    sample = Sample("0", "set timer 0", ("",))
+    sample = EvalSample("0", "set timer 0", ("",))
     lengths = []
     for thinking in (False, True):
-        settings = Settings(max_new_tokens=2, chat_kwargs={"enable_thinking": thinking})
+        settings = EvalSettings(max_new_tokens=2, chat_kwargs={"enable_thinking": thinking})
         with edgeskip.load(folder, threads=1) as session:
             lengths.append(answer(session, TOPV2, sample, settings).prompt_tokens)
         conversation = [{"role": "user", "content": "set timer 0"}]
@@ -157,22 +157,22 @@ def test_the_template_is_told(tmp_path: Path) -> None:
     works = prepare(["topv2"], data_folder(tmp_path / "data"), settings)
     open_logs(folder, works, settings, tmp_path, overwrite=False)[0].add(Record("0", "dense", {"exact": 1.0}, tokens=1))
     with pytest.raises(EdgeSkipError, match="chat_options"):
-        open_logs(folder, works, Settings(max_new_tokens=2), tmp_path, overwrite=False)
+        open_logs(folder, works, EvalSettings(max_new_tokens=2), tmp_path, overwrite=False)
 
 
 @pytest.mark.parametrize(
     ("settings", "tasks", "message"),
     [
-        (Settings(limit=0), ["topv2"], "--limit must be at least 1"),
-        (Settings(windows=0), ["perplexity"], "--windows must be at least 1"),
-        (Settings(window_tokens=1), ["perplexity"], "--window-tokens must be at least 2"),
-        (Settings(strategy="draft-only"), ["perplexity"], "draft-only says nothing to perplexity"),
-        (Settings(chat_kwargs={"a": 1}), ["humaneval"], "--chat-option has no effect on tasks without a chat"),
-        (Settings(), ["divergence"], "give --tasks divergence and --reference DIR"),
-        (Settings(reference=Path("x")), ["perplexity"], "give --tasks divergence and --reference DIR"),
+        (EvalSettings(limit=0), ["topv2"], "--limit must be at least 1"),
+        (EvalSettings(windows=0), ["perplexity"], "--windows must be at least 1"),
+        (EvalSettings(window_tokens=1), ["perplexity"], "--window-tokens must be at least 2"),
+        (EvalSettings(strategy="draft-only"), ["perplexity"], "draft-only says nothing to perplexity"),
+        (EvalSettings(chat_kwargs={"a": 1}), ["humaneval"], "--chat-option has no effect on tasks without a chat"),
+        (EvalSettings(), ["divergence"], "give --tasks divergence and --reference DIR"),
+        (EvalSettings(reference=Path("x")), ["perplexity"], "give --tasks divergence and --reference DIR"),
     ],
 )
-def test_settings_that_cannot_be(tmp_path: Path, settings: Settings, tasks: list[str], message: str) -> None:
+def test_settings_that_cannot_be(tmp_path: Path, settings: EvalSettings, tasks: list[str], message: str) -> None:
     with pytest.raises(EdgeSkipError, match=message):
         prepare(tasks, data_folder(tmp_path), settings)
 
@@ -197,17 +197,17 @@ def test_settings_that_cannot_be(tmp_path: Path, settings: Settings, tasks: list
 def test_damaged_data_is_one_line(tmp_path: Path, name: str, task: str, content: str, message: str) -> None:
     (data_folder(tmp_path) / name).write_text(content)
     with pytest.raises(EdgeSkipError, match=message):
-        prepare([task], tmp_path, Settings())
+        prepare([task], tmp_path, EvalSettings())
 
 
 def test_missing_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EdgeSkipError, match="there is no data folder"):
-        prepare(["topv2"], tmp_path / "no", Settings())
+        prepare(["topv2"], tmp_path / "no", EvalSettings())
     with pytest.raises(EdgeSkipError, match=r"has no topv2_en_validation\.tsv, which topv2 needs"):
-        prepare(["topv2"], tmp_path, Settings())
+        prepare(["topv2"], tmp_path, EvalSettings())
     (tmp_path / "a.txt").write_text("text")
-    assert prepare(["perplexity"], tmp_path / "a.txt", Settings())[0].text == "text"
+    assert prepare(["perplexity"], tmp_path / "a.txt", EvalSettings())[0].text == "text"
     with pytest.raises(EdgeSkipError, match="is a file, which trec cannot read"):
-        prepare(["trec"], tmp_path / "a.txt", Settings())
+        prepare(["trec"], tmp_path / "a.txt", EvalSettings())
     monkeypatch.setenv("EDGESKIP_DATA", str(data_folder(tmp_path / "there")))
-    assert len(prepare(["topv2"], None, Settings(limit=None))[0].samples) == 12
+    assert len(prepare(["topv2"], None, EvalSettings(limit=None))[0].samples) == 12

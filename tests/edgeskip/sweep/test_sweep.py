@@ -17,11 +17,11 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.models.source import open_model
 from edgeskip.profiles.schema import read_profile
-from edgeskip.sweep.run import Cell, SweepGrid, SweepLog, best_of, measure
+from edgeskip.sweep.run import SweepGrid, SweepLog, SweepPoint, best_of, measure
 
 
 def _cell(layer, vocabulary, gamma, tokens_per_s, accepted=5):
-    return Cell(layer, vocabulary, gamma, 2, 100, tokens_per_s, 50.0, 10, accepted, 2)
+    return SweepPoint(layer, vocabulary, gamma, 2, 100, tokens_per_s, 50.0, 10, accepted, 2)
 
 
 CELLS = [_cell(4, None, 1, 40.0), _cell(4, None, 2, 75.0), _cell(8, None, 1, 60.0), _cell(8, 64, 1, 10.0, 0)]

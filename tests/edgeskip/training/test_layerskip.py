@@ -9,7 +9,7 @@ import torch
 from tiny_models import tiny_model
 from torch.nn import functional
 
-from edgeskip.training.config import Recipe
+from edgeskip.training.config import LayerSkipConfig
 from edgeskip.training.hooks import dropped_blocks, kept_states
 from edgeskip.training.layerskip import LayerSkip
 from edgeskip.training.objective import seed_of
@@ -62,7 +62,7 @@ def drawn(rates: tuple[float, ...], seed: int) -> torch.Tensor:
 @pytest.mark.parametrize("step", [0, 5])
 def test_a_step_is_what_it_is_by_hand(model: Any, step: int) -> None:
     """Loss, parts and the gradient of every parameter."""
-    recipe = Recipe(p_max=0.9, e_scale=0.7, interval=2)
+    recipe = LayerSkipConfig(p_max=0.9, e_scale=0.7, interval=2)
     inputs = batch()
     objective = LayerSkip(model, recipe, 10, seed=3, rank=1)
     found = objective(inputs, step)
@@ -82,7 +82,7 @@ def test_a_step_is_what_it_is_by_hand(model: Any, step: int) -> None:
 
 
 def test_steps_draw_anew_and_repeat(model: Any) -> None:
-    objective = LayerSkip(model, Recipe(p_max=0.5), 10, seed=0)
+    objective = LayerSkip(model, LayerSkipConfig(p_max=0.5), 10, seed=0)
     inputs = batch()
     first, again, next_turn = (float(objective(inputs, step).total.detach()) for step in (0, 0, 8))
     assert first == again != next_turn
@@ -92,20 +92,20 @@ def test_steps_draw_anew_and_repeat(model: Any) -> None:
 def test_which_exits_learn() -> None:
     model = tiny_model("llama")
 
-    def exits(step: int, recipe: Recipe) -> set[int]:
+    def exits(step: int, recipe: LayerSkipConfig) -> set[int]:
         return {block + 1 for block in LayerSkip(model, recipe, 8, seed=0).weights(step)}
 
-    assert [exits(step, Recipe(interval=3)) for step in range(3)] == [{1, 4}, {2, 4}, {3, 4}]
-    assert exits(0, Recipe(interval=1, exits=(2,))) == {2, 4}
-    assert exits(0, Recipe(interval=1, e_scale=0)) == {4}
-    assert [exits(step, Recipe(curriculum="gradual")) for step in (0, 1, 2, 3, 7)] == [
+    assert [exits(step, LayerSkipConfig(interval=3)) for step in range(3)] == [{1, 4}, {2, 4}, {3, 4}]
+    assert exits(0, LayerSkipConfig(interval=1, exits=(2,))) == {2, 4}
+    assert exits(0, LayerSkipConfig(interval=1, e_scale=0)) == {4}
+    assert [exits(step, LayerSkipConfig(curriculum="gradual")) for step in (0, 1, 2, 3, 7)] == [
         {4}, {3, 4}, {2, 3, 4}, {1, 2, 3, 4}, {1, 2, 3, 4}
     ]  # fmt: skip
 
 
 def test_without_exits_and_dropout_it_is_transformers_own_loss(model: Any) -> None:
     inputs = batch()
-    found = LayerSkip(model, Recipe(p_max=0, e_scale=0), 10, seed=0)(inputs, 0)
+    found = LayerSkip(model, LayerSkipConfig(p_max=0, e_scale=0), 10, seed=0)(inputs, 0)
     torch.testing.assert_close(found.total, model(**inputs).loss)
     assert set(found.parts) == {"last"}
 

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.training.config import Optimisation
+from edgeskip.training.config import OptimizerConfig
 from edgeskip.training.loop import Report, accelerator_for, train
 from edgeskip.training.loss_log import read_losses
-from edgeskip.training.objective import Losses, seed_of
+from edgeskip.training.objective import LossParts, seed_of
 
 
 class Squares(nn.Module):
@@ -29,16 +29,16 @@ class Squares(nn.Module):
         self.w = nn.Parameter(torch.tensor([3.0, -2.0]))
         self.fixed = nn.Parameter(torch.ones(1), requires_grad=False)
 
-    def forward(self, batch: dict[str, torch.Tensor], step: int) -> Losses:
+    def forward(self, batch: dict[str, torch.Tensor], step: int) -> LossParts:
         loss = (batch["rows"] @ self.w).square().mean()
-        return Losses(loss, {"exit 1": loss.detach()})
+        return LossParts(loss, {"exit 1": loss.detach()})
 
 
 def batch(step: int) -> dict[str, torch.Tensor]:
     return {"rows": torch.randn(4, 2, generator=torch.Generator().manual_seed(step))}
 
 
-POLICY = Optimisation(0.1, warmup=2, decay="linear", weight_decay=0.01, clip=0.5, save_every=2)
+POLICY = OptimizerConfig(0.1, warmup=2, decay="linear", weight_decay=0.01, clip=0.5, save_every=2)
 
 
 def test_steps_are_adamws(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.training.config import ExitPolicy, Lora, Optimisation, Recipe
+from edgeskip.training.config import ExitPolicy, LayerSkipConfig, LowRankConfig, OptimizerConfig
 from edgeskip.training.schedules import dropout_rates, exit_weights, gradual, rotational
 
 
@@ -55,12 +55,12 @@ def test_equal_weights() -> None:
 )
 def test_the_learning_rate_rises_and_falls(decay: str, rates: list[float]) -> None:
     """Two steps up to 0.2, three down: (1 + cos(0, π/3, 2π/3)) / 2 = 1, 3/4, 1/4; linear 1, 2/3, 1/3."""
-    policy = Optimisation(0.2, warmup=2, decay=decay)  # type: ignore[arg-type]
+    policy = OptimizerConfig(0.2, warmup=2, decay=decay)  # type: ignore[arg-type]
     assert [policy.rate(step, 5) for step in range(5)] == pytest.approx(rates)
 
 
 def test_without_a_warm_up() -> None:
-    assert Optimisation(0.2, warmup=0, decay="linear").rate(0, 4) == 0.2
+    assert OptimizerConfig(0.2, warmup=0, decay="linear").rate(0, 4) == 0.2
 
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -69,26 +69,26 @@ NAN, INFINITE = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: Optimisation(0.0), "--learning-rate"),
-        (lambda: Optimisation(NAN), "--learning-rate"),
-        (lambda: Optimisation(INFINITE), "--learning-rate"),
-        (lambda: Optimisation(0.1, batch_size=0), "--batch-size"),
-        (lambda: Optimisation(0.1, epochs=INFINITE), "--epochs"),
-        (lambda: Optimisation(0.1, steps=0), "--steps"),
-        (lambda: Optimisation(0.1, warmup=-1), "--warmup"),
-        (lambda: Optimisation(0.1, save_every=0), "--save-every"),
-        (lambda: Optimisation(0.1, decay="steep"), "--decay steep"),  # type: ignore[arg-type]
-        (lambda: Lora(0), "--lora"),
-        (lambda: Lora(4, NAN), "--lora-scaling"),
-        (lambda: Lora(4, 2.0, 0, 2), "--lora-early"),
-        (lambda: Lora(4, 2.0, 8), "--exits"),
-        (lambda: Recipe(p_max=1.0), "--p-max"),
-        (lambda: Recipe(p_max=NAN), "--p-max"),
-        (lambda: Recipe(e_scale=-1.0), "--e-scale"),
-        (lambda: Recipe(e_scale=NAN), "--e-scale"),
-        (lambda: Recipe(curriculum="random"), "--curriculum random"),  # type: ignore[arg-type]
-        (lambda: Recipe(weighting="none"), "--exit-weights none"),  # type: ignore[arg-type]
-        (lambda: Recipe(interval=0), "--interval"),
+        (lambda: OptimizerConfig(0.0), "--learning-rate"),
+        (lambda: OptimizerConfig(NAN), "--learning-rate"),
+        (lambda: OptimizerConfig(INFINITE), "--learning-rate"),
+        (lambda: OptimizerConfig(0.1, batch_size=0), "--batch-size"),
+        (lambda: OptimizerConfig(0.1, epochs=INFINITE), "--epochs"),
+        (lambda: OptimizerConfig(0.1, steps=0), "--steps"),
+        (lambda: OptimizerConfig(0.1, warmup=-1), "--warmup"),
+        (lambda: OptimizerConfig(0.1, save_every=0), "--save-every"),
+        (lambda: OptimizerConfig(0.1, decay="steep"), "--decay steep"),  # type: ignore[arg-type]
+        (lambda: LowRankConfig(0), "--lora"),
+        (lambda: LowRankConfig(4, NAN), "--lora-scaling"),
+        (lambda: LowRankConfig(4, 2.0, 0, 2), "--lora-early"),
+        (lambda: LowRankConfig(4, 2.0, 8), "--exits"),
+        (lambda: LayerSkipConfig(p_max=1.0), "--p-max"),
+        (lambda: LayerSkipConfig(p_max=NAN), "--p-max"),
+        (lambda: LayerSkipConfig(e_scale=-1.0), "--e-scale"),
+        (lambda: LayerSkipConfig(e_scale=NAN), "--e-scale"),
+        (lambda: LayerSkipConfig(curriculum="random"), "--curriculum random"),  # type: ignore[arg-type]
+        (lambda: LayerSkipConfig(weighting="none"), "--exit-weights none"),  # type: ignore[arg-type]
+        (lambda: LayerSkipConfig(interval=0), "--interval"),
         (lambda: ExitPolicy(()), "--exits"),
         (lambda: ExitPolicy((4,), "tower"), "--adapter tower"),  # type: ignore[arg-type]
         (lambda: ExitPolicy((4,), vocabulary=0), "--draft-vocab"),
@@ -100,6 +100,6 @@ def test_settings_that_cannot_be(make: object, told: str) -> None:
 
 
 def test_a_rank_of_its_own_before_the_exit() -> None:
-    lora = Lora(4, early_rank=16, early_blocks=2)
+    lora = LowRankConfig(4, early_rank=16, early_blocks=2)
     assert [lora.rank_of(block) for block in range(4)] == [16, 16, 4, 4]
-    assert Lora(4).rank_of(0) == 4
+    assert LowRankConfig(4).rank_of(0) == 4

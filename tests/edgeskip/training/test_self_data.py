@@ -13,7 +13,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.source import open_model
 from edgeskip.models.torch_reference.load import load_torch_model
 from edgeskip.training import sampler
-from edgeskip.training.data import Generation
+from edgeskip.training.config import SelfDataConfig
 from edgeskip.training.examples import Encoder
 from edgeskip.training.self_data import batch_for, write_self_data
 
@@ -39,7 +39,7 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(model: Path, encoder: Encoder, prompts: str, file: Path, *, context: int = 128, **how: Any) -> int:
-    generation = Generation((prompts,), NEW, batch=2, **how)
+    generation = SelfDataConfig((prompts,), NEW, batch=2, **how)
     return write_self_data(open_model(str(model)), encoder, generation, file, context=context, seed=3)
 
 
@@ -81,13 +81,13 @@ def test_a_broken_off_file_goes_on(
     third = data.index(b"\n", data.index(b"\n", data.index(b"\n") + 1) + 1) + 1
     (tmp_path / "broken.jsonl").write_bytes(data[: third + 9])
     made = []
-    real = sampler.Sampler.answers
+    real = sampler.BatchSampler.answers
 
-    def counted(self: sampler.Sampler, prompts: Any, number: int, context: int) -> Any:
+    def counted(self: sampler.BatchSampler, prompts: Any, number: int, context: int) -> Any:
         made.append(number)
         return real(self, prompts, number, context)
 
-    monkeypatch.setattr(sampler.Sampler, "answers", counted)
+    monkeypatch.setattr(sampler.BatchSampler, "answers", counted)
     write(tiny_llama, encoder, prompts, tmp_path / "broken.jsonl", temperature=temperature)
     assert (tmp_path / "broken.jsonl").read_bytes() == data
     assert made == [1, 2]
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_written_again(
 
 
 def test_an_answer_ends_with_an_end_token(encoder: Encoder) -> None:
-    found = sampler.Sampler.__new__(sampler.Sampler)
+    found = sampler.BatchSampler.__new__(sampler.BatchSampler)
     found._ends = [1, 7]
     assert found._until_end([4, 5, 7, 1, 1]) == [4, 5, 7]
     assert found._until_end([4, 5]) == [4, 5]
@@ -141,4 +141,4 @@ def test_prompts_that_leave_no_room(tiny_llama: Path, encoder: Encoder, prompts:
 @pytest.mark.parametrize("wrong", [{"new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}])
 def test_generations_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(EdgeSkipError, match="--temperature"):
-        Generation(**wrong)
+        SelfDataConfig(**wrong)

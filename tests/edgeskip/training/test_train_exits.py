@@ -20,7 +20,7 @@ from edgeskip.profiles.draft_vocabulary import draft_vocabulary
 from edgeskip.profiles.schema import read_profile
 from edgeskip.profiles.vectors import read_vectors
 from edgeskip.training import exit_cache
-from edgeskip.training.config import ExitPolicy, Optimisation
+from edgeskip.training.config import ExitPolicy, OptimizerConfig
 from edgeskip.training.data import Data
 from edgeskip.training.examples import Example
 from edgeskip.training.exit_cache import ExitCache
@@ -252,7 +252,7 @@ def run(profile: Path, data: Path, folder: Path, exits: ExitPolicy, *, steps: in
         if report.step == stop:
             raise StopError
 
-    policy = Optimisation(5e-3, 4, steps=steps, warmup=1, save_every=2)
+    policy = OptimizerConfig(5e-3, 4, steps=steps, warmup=1, save_every=2)
     given = open_profile(str(profile))
     return train_exits(
         given, Data((str(data),), 64, held_out=0.1), exits, policy, folder, dtype="float32", progress=progress
@@ -284,7 +284,7 @@ def test_a_profile_with_trained_exits(kind: Any, profile: Path, pairs_file: Path
 def test_it_starts_as_the_models_own_head(model: Any, profile: Path, pairs_file: Path, tmp_path: Path) -> None:
     """After one step at a rate of almost nothing, a block agrees as the plain exit does."""
     given = open_profile(str(profile))
-    policy = Optimisation(1e-12, 4, steps=1)
+    policy = OptimizerConfig(1e-12, 4, steps=1)
     card = train_exits(given, Data((str(pairs_file),), 64, held_out=0.2), ExitPolicy((1,)), policy, tmp_path / "run")
     assert card is not None
     found = card["held_out"]["exits"][1]
@@ -296,7 +296,7 @@ def test_a_trained_exit_learns_on(kind: Any, profile: Path, pairs_file: Path, tm
     """Oracle: what the first run left; one more step at a rate of almost nothing changes none of it."""
     first = run(profile, pairs_file, tmp_path / "first", ExitPolicy((1,), kind, 40), steps=20)
     path = tmp_path / "first" / first["profile"]
-    policy = Optimisation(1e-12, 4, steps=1)
+    policy = OptimizerConfig(1e-12, 4, steps=1)
     found = {}
     for go_on in (True, False):
         exits = ExitPolicy((1,), kind, 40, go_on)

@@ -20,7 +20,7 @@ from edgeskip.models.torch_reference.skipping import skipped
 from edgeskip.planning.planner import resolve
 from edgeskip.profiles.schema import read_profile
 from edgeskip.profiles.vectors import read_vectors
-from edgeskip.training.config import Lora, Optimisation
+from edgeskip.training.config import LowRankConfig, OptimizerConfig
 from edgeskip.training.data import Data
 from edgeskip.training.healing import Healing
 from edgeskip.training.lora import with_lora
@@ -44,8 +44,8 @@ def run(profile: Path, data: Path, folder: Path, *, steps: int = 30) -> Any:
     return train_heal(
         open_profile(str(profile)),
         Data((str(data),), 32, held_out=0.1),
-        Optimisation(5e-3, 4, steps=steps, warmup=1),
-        Lora(4),
+        OptimizerConfig(5e-3, 4, steps=steps, warmup=1),
+        LowRankConfig(4),
         folder,
         dtype="float32",
     )
@@ -54,7 +54,7 @@ def run(profile: Path, data: Path, folder: Path, *, steps: int = 30) -> Any:
 def test_only_kept_sublayers_get_a_lora(profile: Path) -> None:
     given = open_profile(str(profile))
     plan = resolve(given.profile, given.vectors)
-    adapted = with_lora(load_torch_model(given.source), Lora(4), seed=0, without=plan.skipped)
+    adapted = with_lora(load_torch_model(given.source), LowRankConfig(4), seed=0, without=plan.skipped)
     named = {
         name.partition("layers.")[2].partition(".lora_")[0] for name, _ in adapted.named_parameters() if "lora_" in name
     }
@@ -68,7 +68,7 @@ def test_the_objective_by_hand(profile: Path, tiny_llama: Path) -> None:
     """KL(dense ‖ skipped) over transformers' logits, of the tokens whose next is learned."""
     given = open_profile(str(profile))
     plan = resolve(given.profile, given.vectors)
-    adapted = with_lora(load_torch_model(given.source), Lora(4), seed=0, without=plan.skipped)
+    adapted = with_lora(load_torch_model(given.source), LowRankConfig(4), seed=0, without=plan.skipped)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:

@@ -19,7 +19,7 @@ import torch
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.source import open_model
 from edgeskip.models.torch_reference.load import load_torch_model
-from edgeskip.training.config import Lora, Optimisation, Recipe
+from edgeskip.training.config import LayerSkipConfig, LowRankConfig, OptimizerConfig
 from edgeskip.training.data import Data
 from edgeskip.training.loop import Report
 from edgeskip.training.loss_log import read_losses
@@ -33,7 +33,14 @@ class StopError(Exception):
 
 
 def run(
-    model: Path, data: Path, folder: Path, *, steps: int = 6, lora: Lora | None = None, stop: int = 0, seed: int = 0
+    model: Path,
+    data: Path,
+    folder: Path,
+    *,
+    steps: int = 6,
+    lora: LowRankConfig | None = None,
+    stop: int = 0,
+    seed: int = 0,
 ) -> Any:
     """Steps of 4 pairs, a checkpoint every 2; with `stop` it breaks off after that step."""
 
@@ -44,8 +51,8 @@ def run(
     return train_layerskip(
         open_model(str(model)),
         Data((str(data),), 64, held_out=0.1),
-        Recipe(interval=2),
-        Optimisation(1e-3, 4, steps=steps, warmup=2, save_every=2, seed=seed),
+        LayerSkipConfig(interval=2),
+        OptimizerConfig(1e-3, 4, steps=steps, warmup=2, save_every=2, seed=seed),
         lora,
         folder,
         dtype="float32",
@@ -110,7 +117,7 @@ def test_a_lora_is_a_model_too(tiny_llama: Path, pairs_file: Path, tmp_path: Pat
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    card = run(tiny_llama, pairs_file, tmp_path / "run", lora=Lora(4, early_rank=8, early_blocks=2))
+    card = run(tiny_llama, pairs_file, tmp_path / "run", lora=LowRankConfig(4, early_rank=8, early_blocks=2))
     base = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
     theirs = PeftModel.from_pretrained(base, tmp_path / "run")
     ranks = {name: p.shape[0] for name, p in theirs.named_parameters() if "lora_A" in name}
@@ -143,7 +150,7 @@ def test_another_run_does_not_go_on_there(tiny_llama: Path, pairs_file: Path, tm
     with pytest.raises(EdgeSkipError, match="another optimisation"):
         run(tiny_llama, pairs_file, folder, seed=1)
     with pytest.raises(EdgeSkipError, match="another lora"):
-        run(tiny_llama, pairs_file, folder, lora=Lora(4))
+        run(tiny_llama, pairs_file, folder, lora=LowRankConfig(4))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -157,9 +164,9 @@ def test_a_damaged_checkpoint(tiny_llama: Path, pairs_file: Path, tmp_path: Path
 
 
 def test_an_exit_that_is_not_there(tiny_llama: Path, pairs_file: Path, tmp_path: Path) -> None:
-    data, policy = Data((str(pairs_file),), 64), Optimisation(1e-3)
+    data, policy = Data((str(pairs_file),), 64), OptimizerConfig(1e-3)
     with pytest.raises(EdgeSkipError, match="exit layer 4 is not possible: the model has 4 blocks"):
-        train_layerskip(open_model(str(tiny_llama)), data, Recipe(exits=(4,)), policy, None, tmp_path / "run")
+        train_layerskip(open_model(str(tiny_llama)), data, LayerSkipConfig(exits=(4,)), policy, None, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

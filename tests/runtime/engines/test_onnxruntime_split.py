@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import VOCAB_SIZE, tiny_checkpoint
 
-from edgeskip.artifacts.manifest import MANIFEST_NAME, Manifest
+from edgeskip.artifacts.manifest import Manifest
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.exporters.onnx.formats import WeightFormat

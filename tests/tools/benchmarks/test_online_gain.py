@@ -13,7 +13,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.longbench import GOV_REPORT
 from edgeskip.evaluation.runner import evaluate
 from edgeskip.evaluation.summary import Result
-from edgeskip.evaluation.task import Record, Settings
+from edgeskip.evaluation.task import EvalSettings, Record
 
 METRIC = GOV_REPORT.metrics[0].name
 
@@ -81,7 +81,7 @@ def test_records_are_those_of_eval_and_resume(
     assert len((output / online).read_bytes().splitlines()) == len(logs[online].splitlines()) + 1
     for name, artifact, strategy in ((static, artifacts[0], "plain"), (online, artifacts[1], "online")):
         lines = {one["id"]: one for one in map(json.loads, (output / name).read_bytes().splitlines()[1:])}
-        settings = Settings(limit=3, max_new_tokens=8, threads=1, strategy=strategy)
+        settings = EvalSettings(limit=3, max_new_tokens=8, threads=1, strategy=strategy)
         (result,) = evaluate(artifact, ["gov_report"], data=data, settings=settings)
         assert {one.id: (one.prediction, one.gated) for one in result.records} == {
             id_: (line["prediction"], line["gated"]) for id_, line in lines.items()

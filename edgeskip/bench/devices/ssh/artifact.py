@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeskip.artifacts.manifest import MANIFEST_NAME, read_manifest
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 

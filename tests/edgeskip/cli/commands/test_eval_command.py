@@ -21,7 +21,7 @@ from eval_material import TEXT, data_folder, tiny_artifact
 import edgeskip
 from edgeskip.evaluation.runner import evaluate
 from edgeskip.evaluation.summary import summarise
-from edgeskip.evaluation.task import Settings
+from edgeskip.evaluation.task import EvalSettings
 
 Cli = Callable[..., Any]
 TEXTS = ("--windows", 3, "--window-tokens", 40, "--threads", 1)
@@ -45,7 +45,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_perplexity_of_the_logits(lossy: Any, data: Path) -> None:
     """The tokenizer has a token a byte, so the windows are the text's bytes."""
-    settings = Settings(windows=3, window_tokens=40, threads=1)
+    settings = EvalSettings(windows=3, window_tokens=40, threads=1)
     (summary,) = summarise(evaluate(lossy.folder, ["perplexity"], data=data, settings=settings))
     with edgeskip.load(lossy.folder, threads=1) as session:
         ids = session.tokenizer.encode(TEXT, add_special_tokens=False)
@@ -186,7 +186,7 @@ def test_artifacts_of_one_name_are_told_apart(cli: Cli, lossy: Any, data: Path, 
 
 def test_python_lets_go_of_the_logs(lossy: Any, data: Path, tmp_path: Path) -> None:
     """By hand: the caller's process goes on, and another one may write there then."""
-    settings = Settings(windows=2, window_tokens=40, threads=1)
+    settings = EvalSettings(windows=2, window_tokens=40, threads=1)
     evaluate(lossy.folder, ["perplexity"], data=data, settings=settings, output=tmp_path / "logs")
     assert [path.name for path in (tmp_path / "logs").iterdir()] == ["perplexity-lossy.jsonl"]
 

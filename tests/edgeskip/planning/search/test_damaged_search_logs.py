@@ -12,7 +12,7 @@ import pytest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.planning.search.plan_evaluator import QualityLog
 from edgeskip.planning.search.quality import Quality
-from edgeskip.sweep.run import Cell, SweepLog
+from edgeskip.sweep.run import SweepLog, SweepPoint
 
 DEEP = "[" * 100_000 + "]" * 100_000
 GOOD = Quality(0.5, 1.0, 0.9)
@@ -82,5 +82,5 @@ def test_a_sweep_names_what_it_cannot_read(text: str, tmp_path: Path) -> None:
 
 def test_a_good_sweep_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "sweep.json"
-    SweepLog(path, SETTINGS, overwrite=False).add([Cell(**CELL)])
-    assert SweepLog(path, SETTINGS, overwrite=False).cells == [Cell(**CELL)]
+    SweepLog(path, SETTINGS, overwrite=False).add([SweepPoint(**CELL)])
+    assert SweepLog(path, SETTINGS, overwrite=False).cells == [SweepPoint(**CELL)]

@@ -14,7 +14,7 @@ DTYPES: tuple[DType, ...] = get_args(DType)
 
 
 @dataclass(frozen=True)
-class Settings:
+class CalibrationConfig:
     """`context` None = 1024, or what the model holds; `decode_tokens` 0 = no decode phase.
 
     `exits` are the exit layers to calibrate, ascending, each once.
