@@ -97,7 +97,8 @@ def test_the_file_list_names_every_module_once() -> None:
     assert expected <= set(names)
     assert [module.path for module in listed if not module.summary] == []
     without = [module for module in listed if module.test is None and module.path.parts[0] != "tools"]
-    assert len([module for module in without if module.path.name != "__init__.py"]) <= 8, without
+    unreached = [module.path for module in without if module.path.name != "__init__.py"]
+    assert len(unreached) <= len(listed) // 20, unreached
     for module in listed:
         assert module.test is None or (ROOT / module.test).is_file()
 
