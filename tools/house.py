@@ -41,7 +41,7 @@ class House:
     readme: tuple[int, int, int]  # bytes, lines, characters of the longest line
     upward: Sequence[tuple[str, str]] | None
     module_cycles: Sequence[Sequence[str]]
-    room_cycles: Sequence[Sequence[str]]
+    package_cycles: Sequence[Sequence[str]]
 
 
 def read_tree(root: Path, revision: str) -> dict[str, str]:
@@ -84,7 +84,7 @@ def measure(tree: Mapping[str, str]) -> House:
         readme=size,
         upward=find_upward(graph, layers) if layers else None,
         module_cycles=find_cycles(graph),
-        room_cycles=find_cycles(_room_graph(graph)),
+        package_cycles=find_package_cycles(graph),
     )
 
 
@@ -178,6 +178,20 @@ def find_cycles(graph: Graph) -> list[list[str]]:
     return sorted(sorted(group) for group in groups if len(group) > 1)
 
 
+def find_package_cycles(graph: Graph) -> list[list[str]]:
+    """Return the cycles between modules and packages that are in one package, at every level."""
+    cycles = []
+    for package in {name[:end] for name in graph for end in range(len(name)) if name[end] == "."}:
+        depth = package.count(".") + 2
+        siblings: dict[str, set[str]] = {}
+        for importer, imported in graph.items():
+            if importer.startswith(f"{package}."):
+                inside = {".".join(name.split(".")[:depth]) for name in imported if name.startswith(f"{package}.")}
+                siblings.setdefault(".".join(importer.split(".")[:depth]), set()).update(inside)
+        cycles += find_cycles({name: frozenset(targets - {name}) for name, targets in siblings.items()})
+    return sorted(cycles)
+
+
 def _reach(graph: Graph, start: str) -> set[str]:
     found: set[str] = set()
     waiting = [start]
@@ -201,7 +215,7 @@ def format_report(houses: Mapping[str, House]) -> str:
         for what, lines in (
             ("imports upward", upward),
             ("cycles of modules", [" ↔ ".join(cycle) for cycle in house.module_cycles]),
-            ("cycles of rooms", [" ↔ ".join(cycle) for cycle in house.room_cycles]),
+            ("cycles of packages", [" ↔ ".join(cycle) for cycle in house.package_cycles]),
         ):
             if lines:
                 more = [f"- … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
@@ -218,7 +232,7 @@ _FACTS: Sequence[tuple[str, Callable[[House], str]]] = (
     ("longest README line", lambda house: f"{house.readme[2]:,} characters"),
     ("imports upward", lambda house: "no layers declared" if house.upward is None else str(len(house.upward))),
     ("cycles of modules", lambda house: str(len(house.module_cycles))),
-    ("cycles of rooms", lambda house: str(len(house.room_cycles))),
+    ("cycles of packages", lambda house: str(len(house.package_cycles))),
 )
 
 
@@ -242,19 +256,6 @@ def _count_rooms(tree: Mapping[str, str], modules: Mapping[str, str], root: str)
         files[room] += 1
         lines[room] += _lines(text)
     return {room: (files[room], lines[room]) for room in files}
-
-
-def _room_graph(graph: Graph) -> Graph:
-    """The same imports between rooms: sub-packages of the package, each module in its root a room of its own."""
-    rooms: dict[str, set[str]] = {}
-    for importer, imported in graph.items():
-        room = _room_of(importer)
-        rooms.setdefault(room, set()).update(_room_of(target) for target in imported)
-    return {room: frozenset(targets - {room}) for room, targets in rooms.items()}
-
-
-def _room_of(module: str) -> str:
-    return ".".join(module.split(".")[:2])
 
 
 def _walk(tree: ast.AST, *, skip_typing: bool) -> Iterator[ast.AST]:

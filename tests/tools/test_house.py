@@ -76,7 +76,7 @@ def test_the_working_tree_is_measured_by_its_own_contract(repository: Path) -> N
     now = house.measure(house.read_tree(repository, house.WORKING_TREE))
     assert now.upward == [("pkg.low.b", "pkg.high.top")]
     assert now.module_cycles == []
-    assert now.room_cycles == []
+    assert now.package_cycles == []
 
 
 def test_independent_modules_of_a_layer_do_not_import_each_other() -> None:
@@ -85,6 +85,15 @@ def test_independent_modules_of_a_layer_do_not_import_each_other() -> None:
     assert house.find_upward(graph, apart) == [("p.a", "p.b"), ("p.c", "p.a")]
     together = [[(["p.a", "p.b"], False), (["p.c"], False)]]
     assert house.find_upward(graph, together) == [("p.c", "p.a")]
+
+
+def test_packages_have_cycles_that_their_modules_have_not() -> None:
+    graph = {"p.a.x": ("p.b.x",), "p.b.x": (), "p.b.y": ("p.a.z",), "p.a.z": ("p.a.x",), "p.c": ("p.a",), "p.a": ()}
+    frozen = {name: frozenset(targets) for name, targets in graph.items()}
+    assert house.find_cycles(frozen) == []
+    assert house.find_package_cycles(frozen) == [["p.a", "p.b"]]
+    deeper = {f"q.{name}": frozenset(f"q.{target}" for target in targets) for name, targets in graph.items()}
+    assert house.find_package_cycles(deeper) == [["q.p.a", "q.p.b"]]
 
 
 def test_the_import_graph_is_that_of_grimp(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
