@@ -8,24 +8,24 @@ Vectors (per-sublayer mean residual streams) live in a `.safetensors` file besid
 from __future__ import annotations
 
 import hashlib
-import json
-import os
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.files import replace_file
 from edgeskip.core.json_file import read_json
+from edgeskip.core.locks import claim
 from edgeskip.core.model_bounds import MAX_CONTEXT, Blocks, ContextLength, Cosine, Count, Scale, VocabSize, Width
 from edgeskip.core.named_path import named_path
 from edgeskip.core.plan import Compensation
 from edgeskip.core.plan_cost import PlanCost
 from edgeskip.core.sublayers import Sublayer, parse_sublayer, sublayers_of
 from edgeskip.profiles.exit_adapter import AdapterKind
+from edgeskip.profiles.location import ModelLocation, relocated
+from edgeskip.profiles.output import FORMAT, adapter_path, refuse_output, vectors_path, write_together
 
-FORMAT: Final = "edgeskip-profile"
 PROFILE_VERSION = 1
 Phase = Literal["prefill", "decode"]
 Method = Literal[
@@ -56,15 +56,6 @@ class ModelRecord(_Record):
     hidden_size: Width = Field(description="Width of the residual stream, elements")
     vocab_size: VocabSize = Field(description="Rows of the embedding")
     adapter: AdapterRecord | None = Field(default=None, description="LoRA to merge into the source's weights")
-
-
-class ModelLocation(_Record):
-    """Where a calibrated model lies on the disk; a ready model and one of the hub have none, their names do."""
-
-    absolute: str = Field(min_length=1, description="Its path on the machine that calibrated it")
-    relative: str | None = Field(
-        default=None, description="Its path from the profile's folder, with / on every system; None on another drive"
-    )
 
 
 class CorpusFile(_Record):
@@ -231,8 +222,29 @@ class VectorsRecord(_Record):
     sha256: str
 
 
+@dataclass(frozen=True)
+class SideFiles:
+    """The binary files of a profile that is in memory, as bytes."""
+
+    path: Path
+    """Where the profile was read or written, absolute; if `saved` is false, where it would go by its name."""
+    saved: bool
+    vectors: bytes
+    adapter: bytes | None = None
+    """The file with the model's LoRA; None if it has none."""
+
+
 class Profile(_Record):
-    """An EdgeSkip profile."""
+    """What calibration measured of a model, and the plan that was chosen from it: the recipe for an export.
+
+    A profile is a value: nothing changes one, `edgeskip.plan` returns another. It is one JSON file (`llama.json`) with
+    a `.safetensors` file beside it, and those two (three, if the model has a LoRA) travel together: `load` reads them
+    all, `save` writes them all.
+
+    Example:
+        >>> profile = edgeskip.Profile.load("smollm2-135m-instruct.json")  # doctest: +SKIP
+        >>> [(s.name, round(s.prefill.similarity, 2)) for s in profile.sublayers[:2]]  # doctest: +SKIP
+    """
 
     format: Literal["edgeskip-profile"] = FORMAT
     version: Literal[1] = 1
@@ -247,9 +259,85 @@ class Profile(_Record):
     exits: list[ExitStatistics] = Field(default_factory=list, description="Early exits that were calibrated")
     speculation: SpeculationRecord | None = Field(default=None, description="None = no sweep yet")
     front: FrontRecord | None = Field(default=None, description="None = no search yet")
+    _files: SideFiles | None = PrivateAttr(default=None)
+
+    @classmethod
+    def load(cls, reference: str | Path) -> Profile:
+        """Read a profile with the files beside it.
+
+        Args:
+            reference: Path of the `.json` file, or the name of a preset.
+
+        Returns:
+            The profile; its `path` says where it was read.
+
+        Raises:
+            EdgeSkipError: if there is none, or one of its files is missing, damaged or of another profile.
+        """
+        path = locate_profile(reference)
+        profile = read_profile(path)
+        files = SideFiles(path.absolute(), True, read_vectors_file(profile, path), read_adapter(profile, path))
+        return profile.with_files(files)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Profile:
+        """Write the profile and the files beside it.
+
+        Args:
+            path: Where the `.json` file goes; the others get its name with their own endings.
+            overwrite: Replace a profile that is there.
+
+        Returns:
+            The profile as it is there: the same, with `path` set.
+
+        Raises:
+            EdgeSkipError: if something else than a profile is there, or a profile and `overwrite` is false.
+        """
+        target, files = Path(path).expanduser(), self._side_files()
+        refuse_output(target, overwrite=overwrite)
+        with claim(target):
+            moved = self.moved(files.path, target)
+            write_profile(moved, target, files.vectors, files.adapter, overwrite=overwrite)
+        return moved.with_files(replace(files, path=target.absolute(), saved=True))
+
+    @property
+    def path(self) -> Path | None:
+        """Where the profile is saved, absolute; None if it is in memory only."""
+        return self._files.path if self._files is not None and self._files.saved else None
 
     def statistics(self, sublayer: Sublayer) -> SublayerStatistics:
+        """Return what was measured of `sublayer`."""
         return self.sublayers[sublayer.index]
+
+    def with_files(self, files: SideFiles) -> Profile:
+        """Return the profile carrying its binary `files`, so that nothing has to be read from the disk again."""
+        profile = self.model_copy()
+        profile._files = files
+        return profile
+
+    def moved(self, old: Path, new: Path) -> Profile:
+        """Return the profile of `old` as it must be written to `new`: with the names of the files beside that, and its
+        model's location relative to it."""
+        location = self.model_location and relocated(self.model.source, self.model_location, old, new)
+        vectors = self.vectors.model_copy(update={"file": vectors_path(new).name})
+        changed = {"model_location": location, "model": model_at(self.model, new), "vectors": vectors}
+        return self.model_copy(update=changed)
+
+    def working_path(self) -> Path:
+        """Return where the profile is, or would be by its name: what the location of its model is relative to."""
+        return self._side_files().path
+
+    def _side_files(self) -> SideFiles:
+        if self._files is None:
+            raise EdgeSkipError("the profile has lost the files beside it: read it with Profile.load")
+        return self._files
+
+    def __repr__(self) -> str:
+        skipped = len(self.plan.skip) if self.plan else 0
+        plan = f"{self.plan.method} skips {skipped}" if self.plan and skipped else "dense"
+        where = "not saved" if self.path is None else str(self.path)
+        return f"<Profile {self.model.name}: {len(self.sublayers)} sublayers, {plan}; {where}>"
+
+    __str__ = __repr__
 
 
 def locate_profile(reference: str | Path) -> Path:
@@ -312,18 +400,39 @@ def _check_plans(profile: Profile, path: Path) -> None:
             raise EdgeSkipError(f"{path}: decode_skip {name} is no FFN: decoding may leave out FFNs only")
 
 
-def read_adapter(profile: Profile, path: Path) -> bytes | None:
-    """The file with the LoRA beside the profile at `path`, checked against the hash; None where it has none.
+def read_vectors_file(profile: Profile, path: Path) -> bytes:
+    """Return the bytes of the vectors file: those that the profile carries, else those beside it at `path`.
 
-    EdgeSkipError where it is missing or another one. What is in it is `edgeskip.models.readers.lora`'s.
+    Raises:
+        EdgeSkipError: if the file is missing, or not the one that the profile was written with.
+    """
+    carried = profile._files
+    if carried is not None and hashlib.sha256(carried.vectors).hexdigest() == profile.vectors.sha256:
+        return carried.vectors
+    return _checked(path.parent / profile.vectors.file, profile.vectors.sha256, path, "recalibrate")
+
+
+def read_adapter(profile: Profile, path: Path) -> bytes | None:
+    """Return the bytes of the file with the LoRA, as `read_vectors_file` does; None if the profile has none.
+
+    What is in it is for `edgeskip.models.readers.lora` to say.
+
+    Raises:
+        EdgeSkipError: if the file is missing, or not the one that the profile was written with.
     """
     record = profile.model.adapter
     if record is None:
         return None
-    file = path.parent / record.file
+    carried = profile._files.adapter if profile._files is not None else None
+    if carried is not None and hashlib.sha256(carried).hexdigest() == record.sha256:
+        return carried
+    return _checked(path.parent / record.file, record.sha256, path, "train again")
+
+
+def _checked(file: Path, sha256: str, path: Path, fix: str) -> bytes:
     data = read_beside(file, path)
-    if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise EdgeSkipError(f"{file} does not match the sha256 in {path.name}: copy both files together or train again")
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise EdgeSkipError(f"{file} does not match the sha256 in {path.name}: copy both files together or {fix}")
     return data
 
 
@@ -335,45 +444,11 @@ def read_beside(file: Path, path: Path) -> bytes:
         raise EdgeSkipError(f"{file} is missing: it belongs beside {path.name}; copy both files together") from None
 
 
-def vectors_path(path: Path) -> Path:
-    """Where the vectors file of a profile written to `path` goes."""
-    return path.with_suffix(".safetensors")
-
-
-def adapter_path(path: Path) -> Path:
-    """Where the LoRA of a profile written to `path` goes."""
-    return path.with_suffix(".adapter.safetensors")
-
-
 def model_at(record: ModelRecord, path: Path) -> ModelRecord:
     """`record` as the profile at `path` must carry it: its LoRA, if any, is in the file of that profile."""
     if record.adapter is None:
         return record
     return record.model_copy(update={"adapter": record.adapter.model_copy(update={"file": adapter_path(path).name})})
-
-
-def refuse_output(path: Path, *, overwrite: bool) -> None:
-    """EdgeSkipError where a profile must not or cannot be written to `path`; call it before the work, not after.
-
-    What is no profile, a model's config.json perhaps, is never replaced, nor a `.safetensors` file beside `path` that
-    does not belong to the profile there.
-    """
-    if path.suffix != ".json":
-        raise EdgeSkipError(f"{path} does not end in .json: name the profile, e.g.  -o {path.stem or 'llama'}.json")
-    if "\\" in path.name:  # another machine may take it for a folder
-        raise EdgeSkipError(f"{path} has a backslash in its name: choose another -o")
-    if path.exists() and not overwrite:
-        raise EdgeSkipError(f"{path} exists: choose another -o or add --overwrite")
-    if path.is_file() and (text := path.read_text("utf-8", errors="replace").strip()) and f'"{FORMAT}"' not in text:
-        raise EdgeSkipError(f"{path} exists and is no profile: choose another -o")
-    for beside in (vectors_path(path), adapter_path(path)):
-        if beside.exists() and not _names(path, beside):
-            raise EdgeSkipError(f"{beside} exists and belongs to no profile: choose another -o")
-    folder = path.parent
-    while not folder.exists():
-        folder = folder.parent
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise EdgeSkipError(f"cannot write to {folder}: check its permissions or choose another -o")
 
 
 def write_profile(
@@ -392,31 +467,10 @@ def write_profile(
     that was there before goes where the new one has none.
     """
     data = (profile.model_dump_json(indent=2, exclude_none=True) + "\n").encode("utf-8")
+    adapter = profile.model.adapter
     beside: dict[Path, bytes] = {}
     if packed_vectors is not None:
         beside[path.parent / profile.vectors.file] = packed_vectors
-    if packed_adapter is not None and profile.model.adapter is not None:
-        beside[path.parent / profile.model.adapter.file] = packed_adapter
-    before = {file: file.read_bytes() if file.exists() else None for file in beside}
-    left_over = profile.model.adapter is None and _names(path, adapter_path(path))
-    try:
-        for file, content in beside.items():
-            replace_file(file, content)
-        if overwrite:
-            replace_file(path, data)
-        else:
-            replace_file(path, data, overwrite=False)
-    except BaseException:
-        for file, old in before.items():
-            if old is not None:
-                replace_file(file, old)
-            else:
-                file.unlink(missing_ok=True)
-        raise
-    if left_over:
-        adapter_path(path).unlink(missing_ok=True)
-
-
-def _names(path: Path, beside: Path) -> bool:
-    """Whether there is a profile at `path` that names the file `beside` it."""
-    return path.is_file() and json.dumps(beside.name, ensure_ascii=False) in path.read_text("utf-8", errors="replace")
+    if packed_adapter is not None and adapter is not None:
+        beside[path.parent / adapter.file] = packed_adapter
+    write_together(path, data, beside, overwrite=overwrite, has_adapter=adapter is not None)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.safetensors_bytes import read_arrays
 from edgeskip.profiles.exit_adapter import ExitAdapter, is_adapter_array, narrowed, pack_adapters, read_adapters
-from edgeskip.profiles.schema import Phase, Profile, VectorsRecord, read_beside, vectors_path
+from edgeskip.profiles.output import vectors_path
+from edgeskip.profiles.schema import Phase, Profile, SideFiles, VectorsRecord, read_vectors_file
 
 _EXIT_MAP = re.compile(r"exit\.([1-9][0-9]{0,8})\.map")
 
@@ -47,9 +48,7 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
     missing or another one, an array of another shape, and an exit of the profile without its map.
     """
     file = path.parent / profile.vectors.file
-    data = read_beside(file, path)
-    if hashlib.sha256(data).hexdigest() != profile.vectors.sha256:
-        raise EdgeSkipError(f"{file} does not match the sha256 in {path.name}: copy both files together or recalibrate")
+    data = read_vectors_file(profile, path)
     try:
         arrays, _ = read_arrays(data)
     except ValueError as error:
@@ -138,3 +137,10 @@ def pack_vectors(vectors: Vectors, path: Path) -> tuple[VectorsRecord, bytes]:
         arrays["token_counts"] = vectors.token_counts.astype(np.int32)
     data = save(arrays)
     return VectorsRecord(file=vectors_path(path).name, sha256=hashlib.sha256(data).hexdigest()), data
+
+
+def with_vectors(profile: Profile, vectors: Vectors, *, path: Path, adapter: bytes | None) -> Profile:
+    """Return `profile` carrying `vectors` and the file with the LoRA, not saved yet; `path` is where it would go."""
+    record, packed = pack_vectors(vectors, path)
+    changed = profile.model_copy(update={"vectors": record})
+    return changed.with_files(SideFiles(path.absolute(), False, packed, adapter))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.models.location import relocated
 from edgeskip.profiles.exit_adapter import ExitAdapter
 from edgeskip.profiles.schema import (
     ExitStatistics,
@@ -61,7 +60,7 @@ class TrainedProfile:
             "exits": [merged[layer] for layer in sorted(merged)],
             "speculation": None,
         }
-        trained = relocated(self.profile.model_copy(update=changed), self.path, path)
+        trained = self.profile.model_copy(update=changed).moved(self.path, path)
         write_profile(trained, path, packed, read_adapter(self.profile, self.path))
         return path
 
@@ -90,7 +89,7 @@ class TrainedProfile:
             if plan.decode_skip:
                 of_healed |= {"decode_skip": [], "decode_scales": None, "window": None, "beta": None}
             changed["plan"] = plan.model_copy(update=of_healed)
-        written = relocated(self.profile.model_copy(update=changed), self.path, path)
+        written = self.profile.model_copy(update=changed).moved(self.path, path)
         write_profile(written, path, packed, healed.stored_lora)
         return path
 

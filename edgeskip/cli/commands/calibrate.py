@@ -52,7 +52,8 @@ def calibrate(
     from edgeskip.core.locks import hold
     from edgeskip.core.progress import progress_display
     from edgeskip.models.source import open_model
-    from edgeskip.profiles.schema import refuse_output, write_profile
+    from edgeskip.profiles.output import refuse_output
+    from edgeskip.profiles.schema import write_profile
     from edgeskip.runtime.engines.onnxruntime.attention_limits import head_size_problem
 
     layers = parse_exits(exits) if exits is not None else ()

@@ -120,18 +120,17 @@ def plan(
     from edgeskip.core.locks import hold
     from edgeskip.core.plan import COMPENSATIONS
     from edgeskip.core.progress import progress_display
-    from edgeskip.models.location import relocated
     from edgeskip.planning.budget import PlanningRequest, device_costs, plan_by_budget, plan_fitted
     from edgeskip.planning.measure_cost import measure_cost
     from edgeskip.planning.planner import METHODS, choose, resolve
     from edgeskip.planning.search.pareto import Budget, parse_share
+    from edgeskip.profiles.output import refuse_output
     from edgeskip.profiles.presets import ready_profiles
     from edgeskip.profiles.schema import (
         locate_profile,
         model_at,
         read_adapter,
         read_profile,
-        refuse_output,
         write_profile,
     )
     from edgeskip.profiles.vectors import pack_vectors, read_vectors
@@ -209,7 +208,7 @@ def plan(
     )  # fmt: skip
     vectors_record, packed = pack_vectors(vectors, target)
     moved = {"vectors": vectors_record, "model": model_at(read.model, target)}
-    planned = relocated(read.model_copy(update=moved), path, target)
+    planned = read.model_copy(update=moved).moved(path, target)
     resolved = resolve(planned, vectors)
     found = None
     if resolved.skips:

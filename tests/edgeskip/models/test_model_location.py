@@ -16,7 +16,7 @@ from tiny_models import tiny_checkpoint
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.locate import short_name
-from edgeskip.models.location import location_for, relocated
+from edgeskip.models.location import location_for
 from edgeskip.models.profile_source import source_of
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.profiles.schema import Profile, read_profile, write_profile
@@ -151,7 +151,7 @@ def test_names_have_no_location(work: Path) -> None:
 
 def test_written_elsewhere_it_points_from_there(work: Path, tmp_path: Path) -> None:
     profile = calibrated("hf", Path("p.json"))
-    moved = relocated(profile, Path("p.json"), tmp_path / "x" / "q.json").model_location
+    moved = profile.moved(Path("p.json"), tmp_path / "x" / "q.json").model_location
     assert moved is not None
     assert (moved.relative, moved.absolute) == ("../work/hf", str(work / "hf"))
 

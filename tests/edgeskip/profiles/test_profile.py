@@ -12,20 +12,19 @@ import pytest
 from profiles import make_profile, make_vectors, write_made_profile
 from safetensors.numpy import load_file
 
-import edgeskip.profiles.schema
+import edgeskip.profiles.output
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.profiles.output import adapter_path, refuse_output
 from edgeskip.profiles.presets import ready_profiles
 from edgeskip.profiles.schema import (
     AdapterRecord,
     ExitStatistics,
     PlanRecord,
     Profile,
-    adapter_path,
     locate_profile,
     model_at,
     read_adapter,
     read_profile,
-    refuse_output,
     write_profile,
 )
 from edgeskip.profiles.vectors import pack_vectors, read_vectors
@@ -172,14 +171,14 @@ def test_failed_write_leaves_things_as_they_were(
     if existed:
         write_made_profile(path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    real = edgeskip.profiles.schema.replace_file
+    real = edgeskip.profiles.output.replace_file
 
     def interrupted(target: Path, data: bytes) -> None:
         if target.suffix == ".json":
             raise KeyboardInterrupt
         real(target, data)
 
-    monkeypatch.setattr(edgeskip.profiles.schema, "replace_file", interrupted)
+    monkeypatch.setattr(edgeskip.profiles.output, "replace_file", interrupted)
     record, packed = pack_vectors(make_vectors(5), path)
     with pytest.raises(KeyboardInterrupt):
         write_profile(make_profile((0.9,) * 10).model_copy(update={"vectors": record}), path, packed)
@@ -230,14 +229,14 @@ def test_an_adapter_goes_with_its_profile(tmp_path: Path) -> None:
 def test_failed_write_puts_the_adapter_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_adapter(tmp_path / "t.json")
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    real = edgeskip.profiles.schema.replace_file
+    real = edgeskip.profiles.output.replace_file
 
     def full(target: Path, data: bytes) -> None:
         if target.suffix == ".json":
             raise OSError("full")
         real(target, data)
 
-    monkeypatch.setattr(edgeskip.profiles.schema, "replace_file", full)
+    monkeypatch.setattr(edgeskip.profiles.output, "replace_file", full)
     with pytest.raises(OSError, match="full"):
         with_adapter(tmp_path / "t.json", OTHER)
     with pytest.raises(OSError, match="full"):
