@@ -173,7 +173,7 @@ def test_failed_write_leaves_things_as_they_were(
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     real = edgeskip.profiles.output.replace_file
 
-    def interrupted(target: Path, data: bytes) -> None:
+    def interrupted(target: Path, data: bytes, *, overwrite: bool = True) -> None:
         if target.suffix == ".json":
             raise KeyboardInterrupt
         real(target, data)
@@ -231,7 +231,7 @@ def test_failed_write_puts_the_adapter_back(tmp_path: Path, monkeypatch: pytest.
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     real = edgeskip.profiles.output.replace_file
 
-    def full(target: Path, data: bytes) -> None:
+    def full(target: Path, data: bytes, *, overwrite: bool = True) -> None:
         if target.suffix == ".json":
             raise OSError("full")
         real(target, data)
