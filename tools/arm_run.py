@@ -168,9 +168,9 @@ def instructions(marks: dict[int, int], first: int, steps: int) -> list[int]:
 
 def step_operations(both: Both) -> float:
     """Arithmetic operations of a decode step in the middle of those that ran, counted from the artifact's files."""
-    from edgeskip.bench.analysis.model_cost import work_of
+    from edgeskip.bench.analysis.model_cost import model_cost_of
 
-    work = work_of(both.folder)
+    work = model_cost_of(both.folder)
     positions = len(both.here.prompt) + len(both.here.plain) / 2
     return work.matmul_flops + work.head_flops + work.attention_flops * positions
 

@@ -32,7 +32,7 @@ from peer_runtimes import default_work
 
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.bench.analysis.statistics import paired_ratio
-from edgeskip.bench.schema import Sample
+from edgeskip.bench.schema import RoundResult
 from edgeskip.core.child_exit import how_it_ended
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import replace_file
@@ -105,7 +105,7 @@ def our_figures(path: Path, prompt: int, new: int, threads: int) -> Figures:
             *("--log", f"{folder}/log.jsonl"),
         ]
         lines = [json.loads(line) for line in _output(command).splitlines()]
-    (sample,) = [Sample.model_validate(line) for line in lines if line["kind"] == "sample"]
+    (sample,) = [RoundResult.model_validate(line) for line in lines if line["kind"] == "sample"]
     seconds = {(t.test, t.depth): t.seconds for t in sample.tests}
     return {
         f"pp{prompt}": prompt / seconds["pp", 0],

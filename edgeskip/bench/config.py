@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from edgeskip.artifacts.target_names import told_apart
-from edgeskip.bench.grid import WEB, Grid, check_baselines, distinct, parse_grid, parse_lengths
+from edgeskip.bench.grid import WEB_PROVIDERS, Grid, check_baselines, check_distinct_names, parse_grid, parse_lengths
 from edgeskip.bench.runner.prompts import read_prompts
-from edgeskip.bench.runner.schedule import Work, tests_of
-from edgeskip.bench.schema import RunHeader, Settings, Target
-from edgeskip.bench.targets import survey
+from edgeskip.bench.runner.schedule import RoundSpec, synthetic_tests
+from edgeskip.bench.schema import RunHeader, RunSettings, Target
+from edgeskip.bench.targets import load_target
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.named_path import named_path
 from edgeskip.core.version import __version__
@@ -25,8 +25,8 @@ SHIPPED_PROMPTS = 3
 
 
 @dataclass(frozen=True)
-class Words:
-    """As they were typed."""
+class BenchArgs:
+    """The options of a benchmark as they were typed."""
 
     targets: Sequence[str]
     prompt_tokens: str
@@ -46,64 +46,64 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """As they are meant."""
+class BenchConfig:
+    """A benchmark to run: its targets, grid and tests, all checked."""
 
     targets: tuple[Target, ...]
     grid: Grid
-    threads_given: bool
-    work: Work
+    explicit_threads: bool
+    round_spec: RoundSpec
     header: RunHeader
     pythons: dict[str, Path]
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> RunSettings:
         return self.header.settings
 
-
-def read_asked(words: Words) -> Asked:
-    """EdgeSkipError for the first thing that makes no sense; the targets are looked at, nothing of them is run."""
-    prompt_tokens = parse_lengths(words.prompt_tokens, "-p", least=0)
-    new_tokens = parse_lengths(words.new_tokens, "-n", least=0)
-    depths = parse_lengths(words.depths, "-d", least=0)
-    threads = parse_lengths(words.threads, "-t", least=1) if words.threads else [default_threads()]
-    grid = parse_grid(words.provider, threads, words.strategy)
-    pythons = _pythons(words.pythons, grid)
-    count = SHIPPED_PROMPTS if words.num_prompts is None and words.prompts is None else words.num_prompts
-    prompts = read_prompts(words.prompts, count) if count != 0 else []
-    targets = _surveyed(words.targets)
-    distinct(target.name for target in targets)
-    check_baselines(targets, words.baselines)
-    created = datetime.now(UTC)
-    settings = Settings(
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        depths=depths,
-        rounds=words.rounds,
-        prompts=[prompt.name for prompt in prompts],
-        max_tokens=words.max_tokens,
-        seed=words.seed,
-        baselines=list(words.baselines),
-    )
-    return Asked(
-        targets=targets,
-        grid=grid,
-        threads_given=words.threads is not None,
-        work=Work(
-            tests=tests_of(prompt_tokens, new_tokens, depths),
-            prompts=tuple(prompts),
-            max_tokens=words.max_tokens,
-            seed=words.seed,
-            allow_fallback=words.allow_fallback,
-        ),
-        header=RunHeader(
-            version=__version__,
-            created=created.isoformat(timespec="seconds"),
-            command=shlex.join(["edgeskip", *sys.argv[1:]]),
-            settings=settings,
-        ),
-        pythons=pythons,
-    )
+    @classmethod
+    def from_args(cls, args: BenchArgs) -> BenchConfig:
+        """EdgeSkipError for the first thing that makes no sense; the targets are looked at, nothing of them is run."""
+        prompt_tokens = parse_lengths(args.prompt_tokens, "-p", least=0)
+        new_tokens = parse_lengths(args.new_tokens, "-n", least=0)
+        depths = parse_lengths(args.depths, "-d", least=0)
+        threads = parse_lengths(args.threads, "-t", least=1) if args.threads else [default_threads()]
+        grid = parse_grid(args.provider, threads, args.strategy)
+        pythons = _parse_pythons(args.pythons, grid)
+        count = SHIPPED_PROMPTS if args.num_prompts is None and args.prompts is None else args.num_prompts
+        prompts = read_prompts(args.prompts, count) if count != 0 else []
+        targets = _load_targets(args.targets)
+        check_distinct_names(target.name for target in targets)
+        check_baselines(targets, args.baselines)
+        created = datetime.now(UTC)
+        settings = RunSettings(
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            depths=depths,
+            rounds=args.rounds,
+            prompts=[prompt.name for prompt in prompts],
+            max_tokens=args.max_tokens,
+            seed=args.seed,
+            baselines=list(args.baselines),
+        )
+        return cls(
+            targets=targets,
+            grid=grid,
+            explicit_threads=args.threads is not None,
+            round_spec=RoundSpec(
+                tests=synthetic_tests(prompt_tokens, new_tokens, depths),
+                prompts=tuple(prompts),
+                max_tokens=args.max_tokens,
+                seed=args.seed,
+                allow_fallback=args.allow_fallback,
+            ),
+            header=RunHeader(
+                version=__version__,
+                created=created.isoformat(timespec="seconds"),
+                command=shlex.join(["edgeskip", *sys.argv[1:]]),
+                settings=settings,
+            ),
+            pythons=pythons,
+        )
 
 
 def default_log(header: RunHeader) -> Path:
@@ -112,11 +112,11 @@ def default_log(header: RunHeader) -> Path:
     return Path(f"edgeskip-bench-{moment:%Y%m%d-%H%M%S}.jsonl")
 
 
-def _surveyed(words: Sequence[str]) -> tuple[Target, ...]:
+def _load_targets(words: Sequence[str]) -> tuple[Target, ...]:
     """Each PATH, or NAME=PATH if there is no file of that whole name; those without a name are told apart."""
     split = [_named_path(word) for word in words]
     names = told_apart([path for _, path in split], [name for name, _ in split])
-    return tuple(survey(path, name) for name, (_, path) in zip(names, split, strict=True))
+    return tuple(load_target(path, name) for name, (_, path) in zip(names, split, strict=True))
 
 
 def _named_path(word: str) -> tuple[str | None, Path]:
@@ -126,11 +126,11 @@ def _named_path(word: str) -> tuple[str | None, Path]:
     return None, named_path(word)
 
 
-def _pythons(words: Sequence[str], grid: Grid) -> dict[str, Path]:
+def _parse_pythons(words: Sequence[str], grid: Grid) -> dict[str, Path]:
     found = {}
     for word in words:
         provider, _, path = word.partition("=")
-        if not path or provider not in grid.providers or provider in WEB:
+        if not path or provider not in grid.providers or provider in WEB_PROVIDERS:
             asked = ", ".join(grid.providers)
             raise EdgeSkipError(f"--python {word} is not PROVIDER=PATH with one of the providers asked for ({asked})")
         if not Path(path).is_file():

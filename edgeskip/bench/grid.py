@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import get_args
 
 from edgeskip.bench.analysis.rows import baseline_of_targets
-from edgeskip.bench.schema import Cell, Strategy, Target
+from edgeskip.bench.schema import BenchCell, Strategy, Target
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.whole_number import whole_numbers
 from edgeskip.runtime.engines.onnxruntime.providers import PROVIDERS
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
-WEB = ("web", "web:gpu")
+WEB_PROVIDERS = ("web", "web:gpu")
 """Providers of a browser here: WASM on the CPU, WebGPU."""
 WEB_STRATEGIES: tuple[Strategy, ...] = ("plain", "self-speculative")
-_LLAMA_CPP = ("cpu", "cuda", "metal", "vulkan", "rocm", "sycl", "opencl", "cann", "musa")
+_GGUF_PROVIDERS = ("cpu", "cuda", "metal", "vulkan", "rocm", "sycl", "opencl", "cann", "musa")
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Grid:
 
 def parse_grid(providers: str, threads: Sequence[int], strategies: str) -> Grid:
     """From comma-separated names. EdgeSkipError for one that is unknown; whether a provider is there is seen later."""
-    named = _names(providers, "--provider")
-    known = {*PROVIDERS, *WEB, *_LLAMA_CPP}
+    named = _parse_names(providers, "--provider")
+    known = {*PROVIDERS, *WEB_PROVIDERS, *_GGUF_PROVIDERS}
     for name in named:
         if name not in known and name.partition(":")[0] not in PROVIDERS:
             raise EdgeSkipError(f"unknown provider {name!r}: choose from {', '.join(sorted(known))}")
-    chosen = _names(strategies, "--strategy")
+    chosen = _parse_names(strategies, "--strategy")
     for name in chosen:
         if name not in STRATEGIES:
             raise EdgeSkipError(f"unknown strategy {name!r}: choose from {', '.join(STRATEGIES)}")
@@ -53,30 +53,32 @@ def parse_lengths(text: str, option: str, *, least: int) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[Cell], list[str]]:
+def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[BenchCell], list[str]]:
     """The cells on one device, and a line for each combination that was asked for and cannot be.
 
     EdgeSkipError where a provider or strategy fits none of the targets.
     """
     cells = [
-        Cell(target=target.name, device=device, provider=provider, threads=threads, strategy=strategy)
+        BenchCell(target=target.name, device=device, provider=provider, threads=threads, strategy=strategy)
         for target in targets
         for provider in grid.providers
-        if _takes(target, provider) and grid.engine in (None, target.engine)
+        if _supports(target, provider) and grid.engine in (None, target.engine)
         for threads in grid.threads
         for strategy in grid.strategies
         if strategy in target.strategies
     ]
     for strategy in grid.strategies:
         if not any(strategy in target.strategies for target in targets):
-            raise EdgeSkipError(f"no target can be decoded by {strategy}: {_HOW.get(strategy, 'leave it out')}")
+            raise EdgeSkipError(
+                f"no target can be decoded by {strategy}: {_EXPORT_HINTS.get(strategy, 'leave it out')}"
+            )
     for provider in grid.providers:
         if not any(cell.provider == provider for cell in cells):
             raise EdgeSkipError(
                 f"no target can run on the provider {provider!r} as asked: GGUF files run on the CPU and what "
                 "llama.cpp was built for, artifact folders on all others"
             )
-    return cells, _left_out(targets, grid)
+    return cells, _skipped_notes(targets, grid)
 
 
 def check_baselines(targets: Sequence[Target], named: Sequence[str]) -> None:
@@ -93,7 +95,7 @@ def reference_of(target: Target, targets: Sequence[Target], baselines: Sequence[
     return None if found is None or found.name == target.name or found.label != "dense" else found
 
 
-def distinct(names: Iterable[str]) -> None:
+def check_distinct_names(names: Iterable[str]) -> None:
     """EdgeSkipError where two targets have one name."""
     seen: set[str] = set()
     for name in names:
@@ -102,19 +104,19 @@ def distinct(names: Iterable[str]) -> None:
         seen.add(name)
 
 
-_HOW = {
+_EXPORT_HINTS = {
     "self-speculative": "export one with  edgeskip export --draft early-exit --exit-layer E",
     "online": "export one with  edgeskip export --online",
 }
 
 
-def _left_out(targets: Sequence[Target], grid: Grid) -> list[str]:
+def _skipped_notes(targets: Sequence[Target], grid: Grid) -> list[str]:
     found = []
     for target in targets:
         if grid.engine not in (None, target.engine):
             found.append(f"{target.name} is left out where only {grid.engine} runs")
             continue
-        without = [provider for provider in grid.providers if not _takes(target, provider)]
+        without = [provider for provider in grid.providers if not _supports(target, provider)]
         if without:
             found.append(f"{target.name} is left out on {', '.join(without)}: {target.engine} has no such provider")
         cannot = [strategy for strategy in grid.strategies if strategy not in target.strategies]
@@ -123,17 +125,17 @@ def _left_out(targets: Sequence[Target], grid: Grid) -> list[str]:
     return found
 
 
-def _takes(target: Target, provider: str) -> bool:
+def _supports(target: Target, provider: str) -> bool:
     if target.engine == "llama.cpp":
         return _takes_gguf(provider)
-    return provider in WEB or provider.partition(":")[0] in PROVIDERS
+    return provider in WEB_PROVIDERS or provider.partition(":")[0] in PROVIDERS
 
 
 def _takes_gguf(provider: str) -> bool:
-    return provider in _LLAMA_CPP
+    return provider in _GGUF_PROVIDERS
 
 
-def _names(text: str, option: str) -> list[str]:
+def _parse_names(text: str, option: str) -> list[str]:
     found = [name.strip().lower() for name in text.split(",") if name.strip()]
     if not found:
         raise EdgeSkipError(f"{option} names nothing: give at least one")

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from edgeskip.bench.analysis.formatting import clean
+from edgeskip.bench.analysis.formatting import sanitize
 from edgeskip.bench.analysis.rows import rows_of
 from edgeskip.bench.analysis.table import as_csv, as_markdown, warnings_of
-from edgeskip.bench.runner.run import Listener
-from edgeskip.bench.runner.run_file import Run, as_json
-from edgeskip.bench.schema import Cell, Failure, Sample
+from edgeskip.bench.runner.run import BenchListener
+from edgeskip.bench.runner.run_file import BenchRun, as_json
+from edgeskip.bench.schema import BenchCell, RoundFailure, RoundResult
 from edgeskip.core.progress import ProgressDisplay, progress_display
 from edgeskip.core.terminal import print_json
 
@@ -25,9 +25,9 @@ class Display:
         self._shown = shown
         self._done: tuple[int, int | None] = 0, None
 
-    def listener(self) -> Listener:
+    def listener(self) -> BenchListener:
         """What the benchmark calls."""
-        return Listener(note=self.note, state=self.state, at=self.at, recorded=self.recorded)
+        return BenchListener(note=self.note, state=self.state, at=self.at, recorded=self.recorded)
 
     def note(self, line: str) -> None:
         """Something worth a line of its own."""
@@ -37,13 +37,13 @@ class Display:
         """What is going on now, in place of what was."""
         self._shown.update("measuring", *self._done, line)
 
-    def at(self, done: int, total: int, cell: Cell, message: str) -> None:
+    def at(self, done: int, total: int, cell: BenchCell, message: str) -> None:
         self._done = done, total
         self._shown.update("measuring", done, total, f"{cell.title}: {message}")
 
-    def recorded(self, line: Sample | Failure) -> None:
-        if isinstance(line, Failure):
-            self.note(clean(f"{line.cell.title} failed and is left out from here on: {line.message}", 2500))
+    def recorded(self, line: RoundResult | RoundFailure) -> None:
+        if isinstance(line, RoundFailure):
+            self.note(sanitize(f"{line.cell.title} failed and is left out from here on: {line.message}", 2500))
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def display() -> Iterator[Display]:
         yield Display(shown)
 
 
-def print_run(run: Run, form: str) -> None:
+def print_run(run: BenchRun, form: str) -> None:
     """The run on stdout, as md, json, jsonl or csv; what to beware of goes to stderr, in every form."""
     rows = rows_of(run)
     match form:
@@ -71,7 +71,7 @@ def print_run(run: Run, form: str) -> None:
         print(f"note: {line}", file=sys.stderr)
 
 
-def _losses(run: Run) -> Iterator[str]:
+def _losses(run: BenchRun) -> Iterator[str]:
     """What each target loses, in words, under the table."""
     for target in run.targets.values():
         quality = target.quality

@@ -32,31 +32,31 @@ FORMAT = "edgeskip-bench-1"
 Strategy = Literal["plain", "self-speculative", "speculative", "online"]
 DeviceKind = Literal["local", "ssh", "adb", "browser"]
 Note = Annotated[str, Field(max_length=1000)]
-MOST_FACTS = 20_000  # characters of a device's facts as JSON
+MAX_FACTS_CHARS = 20_000  # characters of a device's facts as JSON
 
 
-def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+def _check_facts(facts: dict[str, Any]) -> dict[str, Any]:
     """ValueError for what cannot be written down: too much of it, too deep, or no text."""
     try:
         text = json.dumps(facts, ensure_ascii=False, allow_nan=False, default=str)
         text.encode()
     except (RecursionError, UnicodeEncodeError, ValueError):
         raise ValueError("these facts cannot be written as JSON") from None
-    if len(text) > MOST_FACTS or _depth(facts) > 6:
-        raise ValueError(f"these facts are more than {MOST_FACTS} characters, or nested too deep")
+    if len(text) > MAX_FACTS_CHARS or _nesting(facts) > 6:
+        raise ValueError(f"these facts are more than {MAX_FACTS_CHARS} characters, or nested too deep")
     return facts
 
 
-def _depth(value: Any) -> int:
+def _nesting(value: Any) -> int:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else None
-    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
+    return 0 if inner is None else 1 + max(map(_nesting, inner), default=0)
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Settings(_Record):
+class RunSettings(_Record):
     """What was asked for; the same for every cell of a run."""
 
     prompt_tokens: list[Tokens] = Field(description="-p: lengths of the prompts of random tokens; one row pp each")
@@ -81,10 +81,10 @@ class RunHeader(_Record):
     version: str = Field(description="of EdgeSkip")
     created: str
     command: str = Field(default="", description="The command line")
-    settings: Settings
+    settings: RunSettings
 
 
-class Work(_Record):
+class ModelCost(_Record):
     """What the model's arithmetic needs, counted from the files: the roofline's numerators."""
 
     weight_bytes: Amount = Field(description="Read by every decode step: each matrix once, embedding rows not")
@@ -94,7 +94,7 @@ class Work(_Record):
     attention_flops: Amount = Field(description="Of one query on one position, all kept layers together")
 
 
-class Quality(_Record):
+class QualityResult(_Record):
     """What an artifact loses, measured on a text with the engine itself: every position of every window."""
 
     text: str = Field(description="File name")
@@ -120,8 +120,8 @@ class Target(_Record):
     precision: str | None
     plan: PlanSummary | None
     strategies: list[Strategy] = Field(description="What it can be decoded by")
-    work: Work | None = Field(default=None, description="None where it cannot be counted")
-    quality: Quality | None = None
+    work: ModelCost | None = Field(default=None, description="None where it cannot be counted")
+    quality: QualityResult | None = None
 
 
 class Roofline(_Record):
@@ -141,7 +141,7 @@ class Device(_Record):
     id: str = Field(min_length=1, max_length=200)
     type: DeviceKind
     name: str = Field(max_length=500, description="For tables: the processor, the phone's model, the GPU")
-    facts: Annotated[dict[str, Any], AfterValidator(_plain)] = Field(
+    facts: Annotated[dict[str, Any], AfterValidator(_check_facts)] = Field(
         default_factory=dict, description="What the system says of itself"
     )
     versions: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=100)
@@ -149,7 +149,7 @@ class Device(_Record):
     emulated: str | None = Field(default=None, description="Not the device itself, e.g. '4x CPU throttling'")
 
 
-class Cell(_Record):
+class BenchCell(_Record):
     """One configuration of one target on one device; each round of it is a process of its own."""
 
     target: Name
@@ -163,7 +163,7 @@ class Cell(_Record):
         return f"{self.target} {self.provider} {self.strategy} t{self.threads} on {self.device}"
 
 
-class TestTime(_Record):
+class SyntheticResult(_Record):
     """One repetition of a synthetic test on random tokens, as llama-bench has them."""
 
     __test__: ClassVar[bool] = False  # not one of pytest's
@@ -174,7 +174,7 @@ class TestTime(_Record):
     seconds: Seconds
 
 
-class Speculated(_Record):
+class SpeculationResult(_Record):
     """What drafting did in one answer."""
 
     rounds: Tokens
@@ -186,7 +186,7 @@ class Speculated(_Record):
     plain_s: Seconds
 
 
-class Answer(_Record):
+class PromptResult(_Record):
     """One real prompt answered greedily."""
 
     prompt: str = Field(max_length=200)
@@ -200,11 +200,11 @@ class Answer(_Record):
     tokens: list[Tokens] = Field(max_length=100_000)
     finish_reason: str = Field(max_length=40)
     runtime_s: Seconds | None = Field(default=None, description="Of the decoding, inside the inference runtime")
-    speculation: Speculated | None = None
+    speculation: SpeculationResult | None = None
     skipped_online: Count | None = Field(default=None, description="FFNs left out, where the strategy is online")
 
 
-class Ran(_Record):
+class ExecutionInfo(_Record):
     """What really ran."""
 
     engine: Literal["onnxruntime", "llama.cpp", "onnxruntime-web"]
@@ -214,7 +214,7 @@ class Ran(_Record):
     threads: Threads
 
 
-class Conditions(_Record):
+class SystemConditions(_Record):
     """What else the machine did meanwhile."""
 
     others_cores: Reading | None = Field(default=None, description="Cores that everything else kept busy")
@@ -229,39 +229,39 @@ class Conditions(_Record):
     load_average: Reading | None = None
 
 
-class Energy(_Record):
+class EnergyUse(_Record):
     """Joules while the answers were made, by the whole machine or what `source` names."""
 
     joules: Amount
     source: str = Field(max_length=100, description="RAPL package, NVML, battery")
 
 
-class Sample(_Record):
+class RoundResult(_Record):
     """One round of one cell: one process."""
 
     kind: Literal["sample"] = "sample"
-    cell: Cell
+    cell: BenchCell
     round: Round
     created: str = Field(max_length=60)
-    ran: Ran
+    ran: ExecutionInfo
     load_s: Seconds | None = Field(description="None where the engine does not tell it")
     peak_rss_bytes: Bytes | None = None
     device_peak_bytes: Bytes | None = None
-    tests: list[TestTime] = Field(default_factory=list, max_length=10_000)
-    answers: list[Answer] = Field(default_factory=list, max_length=1_000)
-    conditions: Conditions = Conditions()
-    energy: Energy | None = None
+    tests: list[SyntheticResult] = Field(default_factory=list, max_length=10_000)
+    answers: list[PromptResult] = Field(default_factory=list, max_length=1_000)
+    conditions: SystemConditions = SystemConditions()
+    energy: EnergyUse | None = None
     notes: list[Note] = Field(default_factory=list, max_length=20)
 
 
-class Failure(_Record):
+class RoundFailure(_Record):
     """A round that did not come to an end; the cell is not tried again in this run."""
 
     kind: Literal["failure"] = "failure"
-    cell: Cell
+    cell: BenchCell
     round: Round
     created: str
     message: str = Field(max_length=2000)
 
 
-Line = RunHeader | Target | Device | Sample | Failure
+LogRecord = RunHeader | Target | Device | RoundResult | RoundFailure

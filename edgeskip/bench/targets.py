@@ -10,7 +10,7 @@ from edgeskip.artifacts.files import check_files
 from edgeskip.artifacts.location import artifact_at
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.artifacts.path_errors import MANIFEST_NAME
-from edgeskip.bench.schema import Strategy, Target, Work
+from edgeskip.bench.schema import ModelCost, Strategy, Target
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeskip.artifacts.gguf.manifest import GgufManifest
 
 
-def survey(path: Path, name: str | None = None) -> Target:
+def load_target(path: Path, name: str | None = None) -> Target:
     """The artifact folder or .gguf file at `path`; EdgeSkipError where it is neither."""
     path, given = artifact_at(path), path
     if path.is_dir():
@@ -62,7 +62,7 @@ def _folder(folder: Path, name: str) -> Target:
         precision=manifest.graph.precision,
         plan=manifest.plan,
         strategies=strategies,
-        work=_work(folder),
+        work=_model_cost(folder),
     )
 
 
@@ -88,7 +88,7 @@ def _gguf(file: Path, name: str) -> Target:
         precision=None if manifest is None else manifest.precision,
         plan=None if manifest is None else manifest.plan,
         strategies=strategies,
-        work=_work(file) if manifest is None or manifest.part == "whole" else None,
+        work=_model_cost(file) if manifest is None or manifest.part == "whole" else None,
     )
 
 
@@ -108,11 +108,11 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files_of(path) if file.is_file())
 
 
-def _work(path: Path) -> Work | None:
+def _model_cost(path: Path) -> ModelCost | None:
     """None where the onnx package is not installed, or the model is of a kind that cannot be counted."""
-    from edgeskip.bench.analysis.model_cost import work_of
+    from edgeskip.bench.analysis.model_cost import model_cost_of
 
     try:
-        return work_of(path)
+        return model_cost_of(path)
     except (ModuleNotFoundError, EdgeSkipError):
         return None

@@ -76,9 +76,9 @@ def _report(folder: Path, png: bool) -> None:
 def _survey(folder: Path) -> None:
     from edgeskip.bench.devices.web.artifact import WebArtifact
     from edgeskip.bench.schema import Target
-    from edgeskip.bench.targets import survey
+    from edgeskip.bench.targets import load_target
 
-    target = survey(folder)
+    target = load_target(folder)
     Target.model_validate_json(target.model_dump_json())
     web = WebArtifact(folder)
     json.dumps(web.description)

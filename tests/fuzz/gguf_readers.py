@@ -291,7 +291,7 @@ def _inspect(folder: Path) -> None:
     import json
 
     from edgeskip.artifacts.gguf.inspection import inspect_gguf
-    from edgeskip.bench.analysis.model_cost import work_of
+    from edgeskip.bench.analysis.model_cost import model_cost_of
     from edgeskip.cli.commands.inspect import inspect
     from edgeskip.core.errors import EdgeSkipError
 
@@ -301,7 +301,7 @@ def _inspect(folder: Path) -> None:
             inspect(str(path))
         finally:
             with suppress(EdgeSkipError):
-                work_of(path)
+                model_cost_of(path)
 
     _each(folder, read)
 

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 from arm.commands import output_of
-from edgeskip.bench.devices.ssh.source_bundle import own_sources
+from edgeskip.bench.devices.ssh.source_bundle import bundle_sources
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import staged_folder
 from edgeskip.core.requirements import onnxruntime_builds, requirements
@@ -54,7 +54,7 @@ def installed_packages(into: Path, python: str, wanted: list[str]) -> Path:
 
 def own_code(into: Path) -> Path:
     """A folder with EdgeSkip as it is here and now, under its import names; those of earlier states are removed."""
-    sources = own_sources()
+    sources = bundle_sources()
     folder = into / f"code-{sources.key}"
     if not folder.exists():
         for old in into.glob("code-*"):

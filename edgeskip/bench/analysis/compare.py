@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeskip.bench.analysis.conditions import BUSY_CORES, SLOWER, fallen
-from edgeskip.bench.analysis.rows import ACCEPTANCE, SERVING, Row, rows_of
+from edgeskip.bench.analysis.conditions import BUSY_CORES, SLOWER, slowdown_after
+from edgeskip.bench.analysis.rows import ACCEPTANCE, SERVING, MeasureRow, rows_of
 from edgeskip.bench.analysis.statistics import Ratio, unpaired_ratio
-from edgeskip.bench.runner.run_file import Run
-from edgeskip.bench.schema import Conditions
+from edgeskip.bench.runner.run_file import BenchRun
+from edgeskip.bench.schema import SystemConditions
 from edgeskip.core.errors import EdgeSkipError
 
 SPEEDS = SERVING[:3]
 """Serving measures that count as speed; the tails (ITL p90, p99) scatter too much to fail a build by."""
-_PULSE = 0.05  # share by which a fixed piece of work may run faster or slower without a word
+_PROBE_CHANGE = 0.05  # share by which a fixed piece of work may run faster or slower without a word
 
 
 RATIO_DIGITS = 3
@@ -24,7 +24,7 @@ RATIO_DIGITS = 3
 
 
 @dataclass(frozen=True)
-class Key:
+class RowKey:
     """What makes two rows the same thing measured twice."""
 
     target: str
@@ -39,10 +39,10 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Change:
+class RowChange:
     """`ratio`: how many times as good the second run is, > 1 = better, whatever the unit."""
 
-    key: Key
+    key: RowKey
     unit: str
     before: float  # medians
     after: float
@@ -60,31 +60,33 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Rows of both runs, in the first one's order; what only one of them has; what else is not the same."""
 
-    changes: tuple[Change, ...]
-    only_before: tuple[Key, ...]
-    only_after: tuple[Key, ...]
+    changes: tuple[RowChange, ...]
+    only_before: tuple[RowKey, ...]
+    only_after: tuple[RowKey, ...]
     differences: tuple[str, ...]  # versions, settings and conditions, in words
 
-    def regressions(self, bound: float) -> list[Change]:
+    def regressions(self, bound: float) -> list[RowChange]:
         return [change for change in self.changes if change.regressed(bound)]
 
 
-def compare(before: Run, after: Run, *, measures: Sequence[str] = (), other_device: bool = False) -> Comparison:
+def compare_runs(
+    before: BenchRun, after: BenchRun, *, measures: Sequence[str] = (), other_device: bool = False
+) -> RunComparison:
     """EdgeSkipError where the runs have no row in common, or where one is of another machine unless `other_device`.
 
     `measures` limits it to these, e.g. tg128; () = all but acceptance. Rows of a fall-back count as those of the
     provider that ran. Answers to other prompts, or of other lengths, are shown and not judged.
     """
     _check_devices(before, after, other_device)
-    rows = [_keyed(run, measures, by_name=not other_device) for run in (before, after)]
+    rows = [_rows_by_key(run, measures, by_name=not other_device) for run in (before, after)]
     alike = _same_answers(before, after)
     common = [key for key in rows[0] if key in rows[1]]
     nothing = [key for key in common if min(*rows[0][key].values, *rows[1][key].values) <= 0]
     changes = tuple(
-        Change(
+        RowChange(
             key=key,
             unit=row.unit,
             before=row.median,
@@ -96,7 +98,7 @@ def compare(before: Run, after: Run, *, measures: Sequence[str] = (), other_devi
     )
     if not changes:
         raise EdgeSkipError("the runs have no row in common: compare runs of the same targets, providers and tests")
-    return Comparison(
+    return RunComparison(
         changes=changes,
         only_before=tuple(key for key in rows[0] if key not in rows[1]),
         only_after=tuple(key for key in rows[1] if key not in rows[0]),
@@ -104,13 +106,13 @@ def compare(before: Run, after: Run, *, measures: Sequence[str] = (), other_devi
     )
 
 
-def _ratio(before: Row, after: Row) -> Ratio:
+def _ratio(before: MeasureRow, after: MeasureRow) -> Ratio:
     if before.higher_is_better:
         return unpaired_ratio(after.values, before.values)
     return unpaired_ratio(before.values, after.values)
 
 
-def _keyed(run: Run, measures: Sequence[str], *, by_name: bool) -> dict[Key, Row]:
+def _rows_by_key(run: BenchRun, measures: Sequence[str], *, by_name: bool) -> dict[RowKey, MeasureRow]:
     """`by_name`: devices are told apart by what they are, else only by kind."""
     found = {}
     names = _device_names(run, by_name=by_name)
@@ -120,11 +122,11 @@ def _keyed(run: Run, measures: Sequence[str], *, by_name: bool) -> dict[Key, Row
         cell = row.cell
         provider = row.provider.partition(" (")[0]  # its share of the nodes may change, and that is to be compared
         named = names.get(cell.device, cell.device)
-        found[Key(cell.target, named, provider, cell.threads, cell.strategy, row.measure)] = row
+        found[RowKey(cell.target, named, provider, cell.threads, cell.strategy, row.measure)] = row
     return found
 
 
-def _device_names(run: Run, *, by_name: bool) -> dict[str, str]:
+def _device_names(run: BenchRun, *, by_name: bool) -> dict[str, str]:
     """What devices are matched by, by id; the second of the same name or kind is #2."""
     found: dict[str, str] = {}
     count: Counter[str] = Counter()
@@ -139,7 +141,7 @@ def _device_names(run: Run, *, by_name: bool) -> dict[str, str]:
     return found
 
 
-def _check_devices(before: Run, after: Run, other_device: bool) -> None:
+def _check_devices(before: BenchRun, after: BenchRun, other_device: bool) -> None:
     names = [set(_device_names(run, by_name=True).values()) for run in (before, after)]
     if not other_device and not names[0] & names[1]:
         left, right = (", ".join(sorted(some)) or "no device" for some in names)
@@ -149,33 +151,33 @@ def _check_devices(before: Run, after: Run, other_device: bool) -> None:
         )
 
 
-def _same_answers(before: Run, after: Run) -> bool:
+def _same_answers(before: BenchRun, after: BenchRun) -> bool:
     a, b = before.header.settings, after.header.settings
     return (a.prompts, a.max_tokens) == (b.prompts, b.max_tokens)
 
 
-def _doubtful(conditions: Conditions) -> bool:
+def _is_doubtful(conditions: SystemConditions) -> bool:
     busy = (conditions.others_cores or 0) > BUSY_CORES
-    return busy or fallen(conditions) > SLOWER or bool(conditions.throttle_events)
+    return busy or slowdown_after(conditions) > SLOWER or bool(conditions.throttle_events)
 
 
-def _conditions(before: Run, after: Run) -> Iterator[str]:
+def _conditions(before: BenchRun, after: BenchRun) -> Iterator[str]:
     """Doubtful rounds of each run, and machines that were not as fast in one as in the other."""
     for name, run in (("A", before), ("B", after)):
-        doubtful = sum(_doubtful(sample.conditions) for sample in run.samples)
+        doubtful = sum(_is_doubtful(sample.conditions) for sample in run.samples)
         if doubtful:
             yield f"{doubtful} of {len(run.samples)} rounds of {name} ran while the machine was busy or throttled"
-    pulses = [_pulses(run) for run in (before, after)]
+    pulses = [_median_probes(run) for run in (before, after)]
     for device in pulses[0].keys() & pulses[1].keys():
         change = pulses[1][device] / pulses[0][device] - 1
-        if abs(change) > _PULSE:
+        if abs(change) > _PROBE_CHANGE:
             yield (
                 f"{device}: a fixed piece of work ran {abs(change):.0%} {'slower' if change < 0 else 'faster'} in B: "
                 "the machine changed, whatever the program did"
             )
 
 
-def _pulses(run: Run) -> dict[str, float]:
+def _median_probes(run: BenchRun) -> dict[str, float]:
     """Median speed of the fixed piece of work by device."""
     names = _device_names(run, by_name=True)
     found: dict[str, list[float]] = {}
@@ -184,7 +186,7 @@ def _pulses(run: Run) -> dict[str, float]:
     return {name: statistics.median(pulses) for name, pulses in found.items() if pulses and min(pulses) > 0}
 
 
-def _differences(before: Run, after: Run) -> list[str]:
+def _differences(before: BenchRun, after: BenchRun) -> list[str]:
     a, b = before.header.settings.model_dump(), after.header.settings.model_dump()
     found = [f"setting {name}: {a[name]} in A, {b[name]} in B" for name in a if a[name] != b[name]]
     if not _same_answers(before, after):

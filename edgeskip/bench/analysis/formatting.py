@@ -5,57 +5,57 @@ from __future__ import annotations
 import math
 import unicodedata
 
-from edgeskip.bench.analysis.rows import Row
+from edgeskip.bench.analysis.rows import MeasureRow
 from edgeskip.bench.analysis.statistics import Ratio
 
 # Control characters, unpaired surrogates, private and unassigned ones; and those that turn the writing's direction.
-_UNSEEN = {"Cc", "Cs", "Co", "Cn"}
-_TURNING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNPRINTABLE = {"Cc", "Cs", "Co", "Cn"}
+_BIDI_CONTROLS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 NOT_MEASURED = "–"
 
 
-def clean(text: str, limit: int = 300) -> str:
+def sanitize(text: str, limit: int = 300) -> str:
     """One line of printable characters, at most `limit`: what a file says of itself is not to be trusted."""
     shown = "".join(
-        "\ufffd" if character in _TURNING or unicodedata.category(character) in _UNSEEN else character
+        "\ufffd" if character in _BIDI_CONTROLS or unicodedata.category(character) in _UNPRINTABLE else character
         for character in " ".join(text.split())
     )
-    return shortened(shown, limit)
+    return truncate(shown, limit)
 
 
-def shortened(text: str, limit: int) -> str:
+def truncate(text: str, limit: int) -> str:
     """`text`, or its beginning and an ellipsis, `limit` characters together."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
-def number(value: float, figures: int = 3) -> str:
+def format_number(value: float, figures: int = 3) -> str:
     """Three significant figures, all of whole numbers above: 0.0123, 1.50, 45.2, 12,346; 1e-05."""
     if abs(value) < 1e-4 or not math.isfinite(value):
         return f"{value:.{figures}g}"
     return f"{value:,.{_decimals(value, figures)}f}"
 
 
-def spread(row: Row) -> str:
+def format_mean_sd(row: MeasureRow) -> str:
     """Mean ± sample standard deviation over rounds; the mean alone of one round."""
     if len(row.values) < 2:
-        return number(row.mean)
+        return format_number(row.mean)
     # A figure of the deviation is shown, but not for more than five of the mean.
     wanted = max(_decimals(row.mean, 3), _decimals(row.sd, 1))
     decimals = min(wanted, _decimals(row.mean, 5))
     return f"{row.mean:,.{decimals}f} ± {row.sd:,.{decimals}f}"
 
 
-def interval(ratio: Ratio) -> str:
+def format_interval(ratio: Ratio) -> str:
     """1.58 to 1.66, or why there is none."""
-    return "one round, no interval" if ratio.low is None or ratio.high is None else _span(ratio.low, ratio.high)
+    return "one round, no interval" if ratio.low is None or ratio.high is None else _format_range(ratio.low, ratio.high)
 
 
-def times(ratio: Ratio) -> str:
+def format_ratio(ratio: Ratio) -> str:
     """1.62×"""
-    return f"{number(ratio.value)}×"
+    return f"{format_number(ratio.value)}×"
 
 
-def percent(share: float, *, sign: bool = False) -> str:
+def format_percent(share: float, *, sign: bool = False) -> str:
     """0.123 as 12.3 %, with a sign where asked for."""
     value = 100 * share
     if value == 0:
@@ -64,18 +64,18 @@ def percent(share: float, *, sign: bool = False) -> str:
     return f"{value:+.{decimals}f} %" if sign else f"{value:.{decimals}f} %"
 
 
-def counted(count: int, thing: str, things: str | None = None) -> str:
+def pluralize(count: int, thing: str, things: str | None = None) -> str:
     """1 round, 2 rounds."""
     return f"{count:,} {thing if count == 1 else things or thing + 's'}"
 
 
-def listed(names: list[str]) -> str:
+def join_names(names: list[str]) -> str:
     """a, b and c"""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _span(low: float, high: float) -> str:
-    return f"{number(low)} to {number(high)}"
+def _format_range(low: float, high: float) -> str:
+    return f"{format_number(low)} to {format_number(high)}"
 
 
 def _decimals(value: float, figures: int) -> int:

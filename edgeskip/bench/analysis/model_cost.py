@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edgeskip.artifacts.manifest import read_manifest
-from edgeskip.bench.schema import Work
+from edgeskip.bench.schema import ModelCost
 from edgeskip.core.bounds import first_problem
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.onnx_file import integers, num_bytes, read_graph
@@ -22,7 +22,7 @@ from edgeskip.core.onnx_file import integers, num_bytes, read_graph
 _GGUF_KV_BYTES, _GGUF_KV_BYTES_F32 = 2, 4
 
 
-def work_of(path: Path) -> Work:
+def model_cost_of(path: Path) -> ModelCost:
     """Of an artifact folder (its whole model's graph; needs the onnx package) or of a GGUF file.
 
     A decode step reads every matrix once and the keys and values of every position before it. 2 operations per weight,
@@ -31,7 +31,7 @@ def work_of(path: Path) -> Work:
     return _of_folder(path) if path.is_dir() else _of_gguf(path)
 
 
-def _of_folder(folder: Path) -> Work:
+def _of_folder(folder: Path) -> ModelCost:
     record = read_manifest(folder).graph
     graph = read_graph(folder / record.file).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -60,7 +60,7 @@ def _of_folder(folder: Path) -> Work:
         else:
             matmul += 2.0 * math.prod(dims)
     try:
-        return Work(
+        return ModelCost(
             weight_bytes=sum(num_bytes(weights[name]) for name in read),
             kv_bytes_per_token=kv,
             matmul_flops=matmul,
@@ -80,7 +80,7 @@ def _nodes(graph: Any) -> list[Any]:
     return found
 
 
-def _of_gguf(file: Path) -> Work:
+def _of_gguf(file: Path) -> ModelCost:
     from edgeskip.artifacts.gguf.header import read_gguf_header
     from edgeskip.artifacts.gguf.rules import check_gguf
 
@@ -103,10 +103,10 @@ def _of_gguf(file: Path) -> Work:
             matmul += 2.0 * math.prod(tensor.shape)
     all_f32 = all(tensor.num_bytes == 4 * math.prod(tensor.shape) for tensor in header.tensors.values())
     kv_bytes = _GGUF_KV_BYTES_F32 if all_f32 else _GGUF_KV_BYTES
-    for heads, kv_heads, key_length, value_length in attention_of(header.metadata):
+    for heads, kv_heads, key_length, value_length in attention_shapes(header.metadata):
         attention += 2.0 * heads * (key_length + value_length)
         kv += float(kv_bytes * kv_heads * (key_length + value_length))
-    return Work(
+    return ModelCost(
         weight_bytes=weight_bytes,
         kv_bytes_per_token=kv,
         matmul_flops=matmul,
@@ -115,7 +115,7 @@ def _of_gguf(file: Path) -> Work:
     )
 
 
-def attention_of(metadata: Mapping[str, Any]) -> list[tuple[int, int, int, int]]:
+def attention_shapes(metadata: Mapping[str, Any]) -> list[tuple[int, int, int, int]]:
     """Heads, key-value heads, key length and value length of each block's attention; heads 0 = block has none."""
     architecture = metadata.get("general.architecture")
     blocks = int(metadata.get(f"{architecture}.block_count", 0))

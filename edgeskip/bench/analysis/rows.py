@@ -10,9 +10,18 @@ from typing import Literal
 import numpy as np
 
 from edgeskip.bench.analysis.statistics import Ratio, paired_ratio
-from edgeskip.bench.runner.request import Test
-from edgeskip.bench.runner.run_file import Run
-from edgeskip.bench.schema import Answer, Cell, Roofline, Sample, Strategy, Target, TestTime, Work
+from edgeskip.bench.runner.request import SyntheticTest
+from edgeskip.bench.runner.run_file import BenchRun
+from edgeskip.bench.schema import (
+    BenchCell,
+    ModelCost,
+    PromptResult,
+    Roofline,
+    RoundResult,
+    Strategy,
+    SyntheticResult,
+    Target,
+)
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Label
 
@@ -23,10 +32,10 @@ ACCEPTANCE = "acceptance"
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasureRow:
     """One measure of one cell; `values` by round."""
 
-    cell: Cell
+    cell: BenchCell
     engine: str
     provider: str  # that ran, with the share of nodes where some ran elsewhere
     label: Label
@@ -55,13 +64,13 @@ class Row:
         return statistics.median(self.values)
 
 
-def rows_of(run: Run) -> list[Row]:
+def rows_of(run: BenchRun) -> list[MeasureRow]:
     """All rows, cells in the order of targets, then as they first ran; synthetic tests first.
 
     EdgeSkipError where the run does not describe a target it has measurements of.
     """
     order = {name: number for number, name in enumerate(run.targets)}
-    cells: dict[Cell, list[Sample]] = {}
+    cells: dict[BenchCell, list[RoundResult]] = {}
     for sample in run.samples:
         if sample.cell.target not in run.targets:
             raise EdgeSkipError(
@@ -69,7 +78,7 @@ def rows_of(run: Run) -> list[Row]:
                 "a line of it is missing"
             )
         cells.setdefault(sample.cell, []).append(sample)
-    found: list[Row] = []
+    found: list[MeasureRow] = []
     for cell in sorted(cells, key=lambda cell: order.get(cell.target, len(order))):
         samples = sorted(cells[cell], key=lambda sample: sample.round)
         found += _rows_of_cell(run, cell, samples)
@@ -77,7 +86,7 @@ def rows_of(run: Run) -> list[Row]:
     return [_with_ratio(run, row, by_key) for row in found]
 
 
-def baseline_of(run: Run, cell: Cell) -> Cell | None:
+def baseline_of(run: BenchRun, cell: BenchCell) -> BenchCell | None:
     """The cell whose ratio to itself is 1 for `cell`: same device, provider and threads, decoded plainly."""
     found = baseline_of_targets(run.targets, cell.target, run.header.settings.baselines)
     return None if found is None else cell.model_copy(update={"target": found.name, "strategy": "plain"})
@@ -92,27 +101,27 @@ def baseline_of_targets(targets: Mapping[str, Target], name: str, baselines: Seq
     return targets[next((one for one in named if targets[one].engine == engine), named[0])]
 
 
-def _rows_of_cell(run: Run, cell: Cell, samples: Sequence[Sample]) -> list[Row]:
+def _rows_of_cell(run: BenchRun, cell: BenchCell, samples: Sequence[RoundResult]) -> list[MeasureRow]:
     target = run.targets[cell.target]
     last = samples[-1].ran
     rounds = [sample.round for sample in samples]
     fell_back = any(sample.ran.provider != cell.provider for sample in samples)
 
-    def row(measure: str, unit: Unit, values: Sequence[float | None], higher: bool = False) -> list[Row]:
+    def row(measure: str, unit: Unit, values: Sequence[float | None], higher: bool = False) -> list[MeasureRow]:
         kept = [(number, value) for number, value in zip(rounds, values, strict=True) if value is not None]
         if not kept:
             return []
         numbers, measured = zip(*kept, strict=True)
-        label = label_of(target.label, cell.strategy)
-        row = Row(cell, last.engine, provider_text(samples), label, measure, unit, higher, numbers, measured)
+        label = output_label(target.label, cell.strategy)
+        row = MeasureRow(cell, last.engine, provider_text(samples), label, measure, unit, higher, numbers, measured)
         return [_replace(row, fell_back=fell_back)]
 
-    found: list[Row] = []
+    found: list[MeasureRow] = []
     roof = None if fell_back else roofline_for(run, cell)
     for test in dict.fromkeys((t.test, t.tokens, t.depth) for sample in samples for t in sample.tests):
-        name = Test(test=test[0], tokens=test[1], depth=test[2]).name
+        name = SyntheticTest(test=test[0], tokens=test[1], depth=test[2]).name
         made = row(name, "tokens/s", [_speed(sample.tests, test) for sample in samples], higher=True)
-        found += [_under_roof(one, target.work, roof, *test) for one in made]
+        found += [_with_roofline(one, target.work, roof, *test) for one in made]
     found += _serving_rows(samples, row)
     found += row("load", "s", [sample.load_s for sample in samples])
     found += row("peak memory", "MB", [_mb(sample.peak_rss_bytes) for sample in samples])
@@ -121,10 +130,10 @@ def _rows_of_cell(run: Run, cell: Cell, samples: Sequence[Sample]) -> list[Row]:
     return found
 
 
-def _serving_rows(samples: Sequence[Sample], row: object) -> list[Row]:
+def _serving_rows(samples: Sequence[RoundResult], row: object) -> list[MeasureRow]:
     assert callable(row)
     answers = [sample.answers for sample in samples]
-    found: list[Row] = []
+    found: list[MeasureRow] = []
     found += row("TTFT", "ms", [_ms(statistics.fmean(a.ttft_s for a in some)) if some else None for some in answers])
     found += row("TPOT", "ms", [_ms(_tpot(some)) for some in answers])
     for percent in (50, 90, 99):
@@ -133,14 +142,14 @@ def _serving_rows(samples: Sequence[Sample], row: object) -> list[Row]:
     return found
 
 
-def label_of(label: Label, strategy: Strategy) -> Label:
+def output_label(label: Label, strategy: Strategy) -> Label:
     """What a target's output must be called when it is decoded so: verified drafts of a lossy model stay lossy."""
     if strategy == "online":
         return "lossy-skip"
     return "verified" if strategy != "plain" and label == "dense" else label
 
 
-def provider_text(samples: Sequence[Sample]) -> str:
+def provider_text(samples: Sequence[RoundResult]) -> str:
     """The provider that ran; where it ran a part of the graph only, with its share of the nodes."""
     ran = samples[-1].ran
     named = dict.fromkeys(sample.ran.provider for sample in samples)
@@ -154,7 +163,7 @@ def provider_text(samples: Sequence[Sample]) -> str:
     return f"{ran.provider} ({ran.nodes.get(provider, 0)}/{total} nodes)"
 
 
-def roofline_for(run: Run, cell: Cell) -> Roofline | None:
+def roofline_for(run: BenchRun, cell: BenchCell) -> Roofline | None:
     """What the device gives with this provider and as many threads."""
     device = run.devices.get(cell.device)
     return next(
@@ -163,7 +172,9 @@ def roofline_for(run: Run, cell: Cell) -> Roofline | None:
     )
 
 
-def _under_roof(row: Row, work: Work | None, roof: Roofline | None, test: str, tokens: int, depth: int) -> Row:
+def _with_roofline(
+    row: MeasureRow, work: ModelCost | None, roof: Roofline | None, test: str, tokens: int, depth: int
+) -> MeasureRow:
     """With the share of the roofline: the larger of the memory's and the arithmetic's."""
     if work is None or roof is None:
         return row
@@ -183,7 +194,7 @@ def _under_roof(row: Row, work: Work | None, roof: Roofline | None, test: str, t
     return _replace(row, roofline=max(memory, compute), bound="memory" if memory >= compute else "compute")
 
 
-def _comparable(row: Row, base: Row) -> bool:
+def _comparable(row: MeasureRow, base: MeasureRow) -> bool:
     """Whether a ratio says something: both ran where they were asked to, over the same work.
 
     Tokens of one draft are given out together, so percentiles of the gaps between tokens are of another kind with
@@ -194,7 +205,7 @@ def _comparable(row: Row, base: Row) -> bool:
     return row.cell.strategy == base.cell.strategy or not row.measure.startswith(("ITL", "peak"))
 
 
-def _with_ratio(run: Run, row: Row, by_key: dict[tuple[Cell, str], Row]) -> Row:
+def _with_ratio(run: BenchRun, row: MeasureRow, by_key: dict[tuple[BenchCell, str], MeasureRow]) -> MeasureRow:
     cell = baseline_of(run, row.cell)
     base = None if cell is None else by_key.get((cell, row.measure))
     if base is None or base is row or not _comparable(row, base):
@@ -209,35 +220,35 @@ def _with_ratio(run: Run, row: Row, by_key: dict[tuple[Cell, str], Row]) -> Row:
     return _replace(row, ratio=ratio, baseline=base.cell.target)
 
 
-def _replace(row: Row, **changes: object) -> Row:
+def _replace(row: MeasureRow, **changes: object) -> MeasureRow:
     from dataclasses import replace
 
     return replace(row, **changes)  # type: ignore[arg-type]  # the callers' names are fields
 
 
-def _speed(tests: Sequence[TestTime], test: tuple[str, int, int]) -> float | None:
+def _speed(tests: Sequence[SyntheticResult], test: tuple[str, int, int]) -> float | None:
     seconds = [t.seconds for t in tests if (t.test, t.tokens, t.depth) == test]
     return test[1] / statistics.fmean(seconds) if seconds and statistics.fmean(seconds) else None
 
 
-def _tpot(answers: Sequence[Answer]) -> float | None:
+def _tpot(answers: Sequence[PromptResult]) -> float | None:
     """Each prompt counts alike, whatever the length of its answer: that differs between models."""
     means = [statistics.fmean(answer.gaps_s) for answer in answers if answer.gaps_s]
     return statistics.fmean(means) if means else None
 
 
-def _gap_percentile(answers: Sequence[Answer], percent: float) -> float | None:
+def _gap_percentile(answers: Sequence[PromptResult], percent: float) -> float | None:
     gaps = [gap for answer in answers for gap in answer.gaps_s]
     return float(np.percentile(gaps, percent)) if gaps else None
 
 
-def _acceptance(answers: Sequence[Answer]) -> float | None:
+def _acceptance(answers: Sequence[PromptResult]) -> float | None:
     speculated = [answer.speculation for answer in answers if answer.speculation is not None]
     drafted = sum(one.drafted for one in speculated)
     return 100 * sum(one.accepted for one in speculated) / drafted if drafted else None
 
 
-def _energy_per_token(sample: Sample) -> float | None:
+def _energy_per_token(sample: RoundResult) -> float | None:
     tokens = sum(len(answer.tokens) for answer in sample.answers)
     return sample.energy.joules / tokens if sample.energy and tokens else None
 

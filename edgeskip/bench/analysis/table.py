@@ -6,18 +6,18 @@ import csv
 import io
 from collections.abc import Sequence
 
-from edgeskip.bench.analysis.formatting import clean
-from edgeskip.bench.analysis.rows import Row
+from edgeskip.bench.analysis.formatting import sanitize
+from edgeskip.bench.analysis.rows import MeasureRow
 from edgeskip.bench.analysis.statistics import Ratio
-from edgeskip.bench.runner.run_file import Run
-from edgeskip.bench.schema import Sample
+from edgeskip.bench.runner.run_file import BenchRun
+from edgeskip.bench.schema import RoundResult
 
 _BUSY = 0.1  # cores: others' work that is worth a warning
 _SLOWED = 0.10  # of the pulse
 _COLUMNS = ("target", "label", "device", "provider", "threads", "strategy", "test")
 
 
-def as_markdown(run: Run, rows: Sequence[Row]) -> str:
+def as_markdown(run: BenchRun, rows: Sequence[MeasureRow]) -> str:
     """One line per row: mean ± sd and median over rounds, the ratio to the baseline, the share of the roofline."""
     heads = (*_COLUMNS, "mean ± sd", "median", "unit", "× baseline", "roofline")
     cells = [
@@ -36,7 +36,7 @@ def as_markdown(run: Run, rows: Sequence[Row]) -> str:
     return "\n".join([line(heads), rule, *map(line, cells)])
 
 
-def as_csv(run: Run, rows: Sequence[Row]) -> str:
+def as_csv(run: BenchRun, rows: Sequence[MeasureRow]) -> str:
     """All figures, in full."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -72,12 +72,12 @@ def ratio_text(ratio: Ratio | None, digits: int = 2) -> str:
     return f"{ratio.value:.{digits}f}{interval}"
 
 
-def roofline_text(row: Row) -> str:
+def roofline_text(row: MeasureRow) -> str:
     """56% memory; '' where it is not known."""
     return "" if row.roofline is None else f"{row.roofline:.0%} {row.bound}"
 
 
-def warnings_of(run: Run) -> list[str]:
+def warnings_of(run: BenchRun) -> list[str]:
     """What makes the figures doubtful, cell by cell, and every note and failure: a line each."""
     found = []
     for sample in run.samples:
@@ -89,14 +89,14 @@ def warnings_of(run: Run) -> list[str]:
                 notes[note].append(sample.cell.title)
     found += [f"{cells[0]}{_and_others(len(cells) - 1)}: {note}" for note, cells in notes.items()]
     found += [f"{failure.cell.title} failed: {failure.message}" for failure in run.failures]
-    return [clean(line, 2000) for line in found]
+    return [sanitize(line, 2000) for line in found]
 
 
 def _and_others(count: int) -> str:
     return f" and {count} more cell{'s' if count > 1 else ''}" if count else ""
 
 
-def _doubts(sample: Sample) -> list[str]:
+def _doubts(sample: RoundResult) -> list[str]:
     seen = sample.conditions
     found = []
     if seen.others_cores is not None and seen.others_cores > _BUSY:
@@ -108,7 +108,7 @@ def _doubts(sample: Sample) -> list[str]:
     return found
 
 
-def _identity(run: Run, row: Row) -> tuple[str, ...]:
+def _identity(run: BenchRun, row: MeasureRow) -> tuple[str, ...]:
     cell = row.cell
     device = run.devices.get(cell.device)
     name = cell.device if device is None else device.name if device.type != "local" else "here"
@@ -118,8 +118,8 @@ def _identity(run: Run, row: Row) -> tuple[str, ...]:
     shown = (
         cell.target, str(row.label), name, f"{engine}{row.provider}", str(cell.threads), cell.strategy, row.measure,
     )  # fmt: skip
-    return tuple(clean(word, 60).replace("|", "/") for word in shown)
+    return tuple(sanitize(word, 60).replace("|", "/") for word in shown)
 
 
-def _digits(row: Row) -> int:
+def _digits(row: MeasureRow) -> int:
     return 2 if row.median < 100 else 1

@@ -7,20 +7,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgeskip.bench.config import Asked
-from edgeskip.bench.grid import WEB, WEB_STRATEGIES, Grid
+from edgeskip.bench.config import BenchConfig
+from edgeskip.bench.grid import WEB_PROVIDERS, WEB_STRATEGIES, Grid
 from edgeskip.bench.runner.local import LocalLauncher
-from edgeskip.bench.runner.run import SILENCE_S, Place
+from edgeskip.bench.runner.run import SILENCE_S, DeviceRun
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.threads import threads_or_default
 
 PHONE_THREADS = 4
 """Unless asked for: a phone's other cores are its slow ones."""
-MOST_PHONE_THREADS = 64  # four for each core of the largest
+MAX_PHONE_THREADS = 64  # four for each core of the largest
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class DeviceOptions:
     """Devices besides this machine's own processors, and how they are reached."""
 
     local: bool = True  # this machine too
@@ -52,85 +52,87 @@ class Elsewhere:
             raise EdgeSkipError(f"--throttle {self.throttle:g} is no slowing down: give one above 1, e.g. 4")
 
 
-def open_places(asked: Asked, elsewhere: Elsewhere, stack: ExitStack, tell: Callable[[str], None]) -> list[Place]:
+def open_devices(
+    config: BenchConfig, options: DeviceOptions, stack: ExitStack, tell: Callable[[str], None]
+) -> list[DeviceRun]:
     """Starts what is needed and asks each device what it is; `stack` closes it all. EdgeSkipError where one fails."""
-    places = []
-    web = tuple(name for name in asked.grid.providers if name in WEB)
-    grid = replace(asked.grid, providers=tuple(name for name in asked.grid.providers if name not in WEB))
+    runs = []
+    web = tuple(name for name in config.grid.providers if name in WEB_PROVIDERS)
+    grid = replace(config.grid, providers=tuple(name for name in config.grid.providers if name not in WEB_PROVIDERS))
     # Unless threads were asked for, each device takes as many as it has cores; 0 asks for that.
-    counts = grid.threads if asked.threads_given else (0,)
+    counts = grid.threads if config.explicit_threads else (0,)
     rooflines = [(provider, threads) for provider in grid.providers for threads in counts]
-    if asked.threads_given and ((elsewhere.local and grid.providers) or web):
+    if config.explicit_threads and ((options.local and grid.providers) or web):
         for count in grid.threads:
             threads_or_default(count)
-    if elsewhere.local and grid.providers and any(target.engine == "llama.cpp" for target in asked.targets):
+    if options.local and grid.providers and any(target.engine == "llama.cpp" for target in config.targets):
         from edgeskip.runtime.engines.llamacpp.self_test import check_llamacpp
 
         check_llamacpp()
-    if elsewhere.local and grid.providers:
+    if options.local and grid.providers:
         tell("measuring what this machine gives")
-        places.append(Place(LocalLauncher(rooflines, pythons=asked.pythons, silence_s=SILENCE_S), grid))
-    destinations = elsewhere.remotes if grid.providers else ()
-    places += [_remote(one, elsewhere, asked, grid, rooflines, stack, tell) for one in destinations]
-    if elsewhere.adb:
-        if asked.threads_given and max(grid.threads) > MOST_PHONE_THREADS:
-            raise EdgeSkipError(f"--threads {max(grid.threads)} is too many for a phone: {MOST_PHONE_THREADS} at most")
-        threads = grid.threads if asked.threads_given else (PHONE_THREADS,)
+        runs.append(DeviceRun(LocalLauncher(rooflines, pythons=config.pythons, silence_s=SILENCE_S), grid))
+    destinations = options.remotes if grid.providers else ()
+    runs += [_remote(one, options, config, grid, rooflines, stack, tell) for one in destinations]
+    if options.adb:
+        if config.explicit_threads and max(grid.threads) > MAX_PHONE_THREADS:
+            raise EdgeSkipError(f"--threads {max(grid.threads)} is too many for a phone: {MAX_PHONE_THREADS} at most")
+        threads = grid.threads if config.explicit_threads else (PHONE_THREADS,)
         phone = Grid(("cpu",), threads, ("plain",), engine="llama.cpp")
-        places.append(_phone(elsewhere, phone, stack, tell))
+        runs.append(_phone(options, phone, stack, tell))
     if web:
-        strategies = tuple(name for name in asked.grid.strategies if name in WEB_STRATEGIES)
+        strategies = tuple(name for name in config.grid.strategies if name in WEB_STRATEGIES)
         if not strategies:
             raise EdgeSkipError(f"a browser decodes by {' or '.join(WEB_STRATEGIES)}: add one of these to --strategy")
         providers = tuple("webgpu" if name == "web:gpu" else name for name in web)
-        places.append(_browser(elsewhere, replace(grid, providers=providers, strategies=strategies), stack, tell))
-    return places
+        runs.append(_browser(options, replace(grid, providers=providers, strategies=strategies), stack, tell))
+    return runs
 
 
 def _remote(
     destination: str,
-    elsewhere: Elsewhere,
-    asked: Asked,
+    options: DeviceOptions,
+    config: BenchConfig,
     grid: Grid,
     rooflines: list[tuple[str, int]],
     stack: ExitStack,
     tell: Callable[[str], None],
-) -> Place:
+) -> DeviceRun:
     from edgeskip.bench.devices.ssh.connection import SshOptions
-    from edgeskip.bench.devices.ssh.launcher import RemoteSettings, SshLauncher
+    from edgeskip.bench.devices.ssh.launcher import SshLauncher, SshSettings
 
-    settings = RemoteSettings(
-        ssh=SshOptions(identity=elsewhere.identity, options=elsewhere.ssh_options),
-        python=elsewhere.remote_python,
-        cache=elsewhere.remote_cache,
+    settings = SshSettings(
+        ssh=SshOptions(identity=options.identity, options=options.ssh_options),
+        python=options.remote_python,
+        cache=options.remote_cache,
         rooflines=tuple(rooflines),
     )
     launcher = SshLauncher(destination, settings, tell)
     stack.callback(launcher.close)
     threads = launcher.device.facts.get("default_threads")
-    if not asked.threads_given and isinstance(threads, int) and threads > 0:
+    if not config.explicit_threads and isinstance(threads, int) and threads > 0:
         grid = replace(grid, threads=(threads,))
-    return Place(launcher, grid)
+    return DeviceRun(launcher, grid)
 
 
-def _phone(elsewhere: Elsewhere, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> Place:
-    from edgeskip.bench.devices.adb.launcher import AdbLauncher, AndroidSettings
+def _phone(options: DeviceOptions, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> DeviceRun:
+    from edgeskip.bench.devices.adb.launcher import AdbLauncher, AdbSettings
 
-    assert elsewhere.llama_bench is not None
-    launcher = AdbLauncher(AndroidSettings(elsewhere.llama_bench, serial=elsewhere.adb_serial), tell)
+    assert options.llama_bench is not None
+    launcher = AdbLauncher(AdbSettings(options.llama_bench, serial=options.adb_serial), tell)
     stack.callback(launcher.close)
-    return Place(launcher, grid)
+    return DeviceRun(launcher, grid)
 
 
-def _browser(elsewhere: Elsewhere, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> Place:
+def _browser(options: DeviceOptions, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> DeviceRun:
     from edgeskip.bench.devices.web.browser_launcher import BrowserLauncher
 
     tell("starting the browser and measuring what it gives")
     launcher = BrowserLauncher(
         [(provider, threads) for provider in grid.providers for threads in grid.threads],
-        browser=elsewhere.browser,
-        throttle=elsewhere.throttle,
-        packages=elsewhere.web_packages,
+        browser=options.browser,
+        throttle=options.throttle,
+        packages=options.web_packages,
     )
     stack.callback(launcher.close)
-    return Place(launcher, grid)
+    return DeviceRun(launcher, grid)

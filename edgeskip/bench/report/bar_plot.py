@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeskip.bench.analysis.formatting import number
-from edgeskip.bench.report.breakdown import Share
+from edgeskip.bench.analysis.formatting import format_number
+from edgeskip.bench.report.breakdown import TimeShare
 from edgeskip.bench.report.plot_style import (
     BLUE,
     GREEN,
@@ -17,10 +17,10 @@ from edgeskip.bench.report.plot_style import (
     PAPER,
     SKY,
     YELLOW,
-    bare,
-    fitting,
+    fit_text,
     is_narrow,
     new_figure,
+    style_axes,
     text_size,
 )
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 40  # bars of one device; the table has them all
+MAX_BARS = 40  # bars of one device; the table has them all
 _LOOKS = {
     "template and tokenizer": (ORANGE, "xx"), "prefill": (SKY, ""), "drafting": (YELLOW, "//"),
     "verifying": (GREEN, ""), "plain steps": (BLUE, ".."), "inference runtime": (SKY, ""), "rest": (PAPER, "\\\\"),
@@ -40,7 +40,7 @@ class Bar:
     """One entry's parts, in milliseconds."""
 
     name: str
-    parts: list[Share]
+    parts: list[TimeShare]
 
     @property
     def total(self) -> float:
@@ -50,12 +50,12 @@ class Bar:
 Groups = Sequence[tuple[str, list[Bar]]]
 
 
-def bars_described(title: str, groups: Groups) -> str:
+def describe_bars(title: str, groups: Groups) -> str:
     """The figure in words."""
     parts = [f"{title}."]
     for device, bars in groups:
         for bar in bars[:4]:
-            pieces = ", ".join(f"{part.name} {number(part.ms)} ms" for part in bar.parts)
+            pieces = ", ".join(f"{part.name} {format_number(part.ms)} ms" for part in bar.parts)
             parts.append(f"{device}, {bar.name}: {pieces}.")
         if len(bars) > 4:
             parts.append(f"{len(bars) - 4} more on {device}.")
@@ -67,7 +67,7 @@ def bar_plot(groups: Groups, axis: str, width: int) -> Figure:
     """A panel for each device with a scale of its own: a phone's milliseconds would hide a GPU's."""
     narrow, size = is_narrow(width), text_size(width)
     step, above, below = (38, 30, 46) if narrow else (28, 30, 46)
-    drawn = [(device, bars[:MOST]) for device, bars in groups]
+    drawn = [(device, bars[:MAX_BARS]) for device, bars in groups]
     names = list(dict.fromkeys(part.name for _, bars in drawn for bar in bars for part in bar.parts if part.ms > 0))
     legend = 20 * (-(-len(names) // _columns(narrow))) + 4
     height = sum(step * len(bars) + above + below for _, bars in drawn) + legend
@@ -78,7 +78,7 @@ def bar_plot(groups: Groups, axis: str, width: int) -> Figure:
         tall = step * len(bars)
         top += above
         panel = figure.add_axes((left / width, 1 - (top + tall) / height, (width - left - 22) / width, tall / height))
-        title = fitting(device, width - 16, size + 1)
+        title = fit_text(device, width - 16, size + 1)
         panel.annotate(
             title, (0, 1), (8 - left if not narrow else 0, 8), xycoords="axes fraction", textcoords="offset points",
             fontsize=size + 1, fontweight="bold", color=INK,
@@ -94,7 +94,7 @@ def _panel(panel: Axes, bars: Sequence[Bar], step: float, width: int, left: floa
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     narrow, size = is_narrow(width), text_size(width)
-    bare(panel, axis="x", width=width)
+    style_axes(panel, axis="x", width=width)
     panel.set_ylim(step * len(bars), 0)
     panel.set_yticks([])
     panel.set_xlim(0, max(bar.total for bar in bars) * 1.18 or 1)
@@ -108,12 +108,12 @@ def _panel(panel: Axes, bars: Sequence[Bar], step: float, width: int, left: floa
             panel.barh([middle], [part.ms], 14, left=start, facecolor=colour, edgecolor=INK, linewidth=0.8, hatch=hatch)
             start += part.ms
         panel.annotate(
-            number(bar.total), (start, middle), (5, 0), textcoords="offset points", fontsize=size, color=INK,
+            format_number(bar.total), (start, middle), (5, 0), textcoords="offset points", fontsize=size, color=INK,
             va="center", bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
         space = width - 16 if narrow else left - 24
         panel.annotate(
-            fitting(bar.name, space, size), (0, step * at + 9 if narrow else middle), (0 if narrow else 16 - left, 0),
+            fit_text(bar.name, space, size), (0, step * at + 9 if narrow else middle), (0 if narrow else 16 - left, 0),
             xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=size, color=INK, va="center",
         )  # fmt: skip
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from edgeskip.bench.report.merged_runs import Entry
-from edgeskip.bench.schema import Answer
+from edgeskip.bench.report.merged_runs import ReportEntry
+from edgeskip.bench.schema import PromptResult
 
 _AT_ONCE = 0.05  # of the mean gap: no step is that short, only what comes out of the same one
 
 
 @dataclass(frozen=True)
-class Share:
+class TimeShare:
     """One part of a time, in milliseconds."""
 
     name: str
@@ -20,7 +20,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Drafting:
+class DraftingStats:
     """What drafting did in all answers of an entry."""
 
     rounds: int
@@ -38,13 +38,13 @@ class Drafting:
         return self.accepted / self.rounds if self.rounds else None
 
 
-def answers_of(entry: Entry) -> list[Answer]:
+def prompt_results(entry: ReportEntry) -> list[PromptResult]:
     return [answer for sample in entry.samples for answer in sample.answers]
 
 
-def first_token_parts(entry: Entry) -> list[Share]:
+def first_token_parts(entry: ReportEntry) -> list[TimeShare]:
     """The mean TTFT by what it is spent on; [] where no prompt was answered."""
-    answers = answers_of(entry)
+    answers = prompt_results(entry)
     if not answers:
         return []
     total, prepare, prefill = (
@@ -52,15 +52,15 @@ def first_token_parts(entry: Entry) -> list[Share]:
         for values in zip(*((a.ttft_s, a.prepare_s, a.prefill_s) for a in answers), strict=True)
     )
     return [
-        Share("template and tokenizer", prepare),
-        Share("prefill", prefill),
-        Share("rest", _rest(total, prepare + prefill)),
+        TimeShare("template and tokenizer", prepare),
+        TimeShare("prefill", prefill),
+        TimeShare("rest", _rest(total, prepare + prefill)),
     ]
 
 
-def decode_parts(entry: Entry) -> list[Share]:
+def decode_parts(entry: ReportEntry) -> list[TimeShare]:
     """Milliseconds per token after the first by what they are spent on; [] where that is not known of all answers."""
-    answers = [answer for answer in answers_of(entry) if answer.gaps_s]
+    answers = [answer for answer in prompt_results(entry) if answer.gaps_s]
     tokens = sum(len(answer.gaps_s) for answer in answers)
     if not tokens:
         return []
@@ -69,27 +69,27 @@ def decode_parts(entry: Entry) -> list[Share]:
     speculated = [answer.speculation for answer in answers if answer.speculation is not None]
     if len(speculated) == len(answers):
         parts = [
-            Share("drafting", scale * sum(one.draft_s for one in speculated)),
-            Share("verifying", scale * sum(one.verify_s for one in speculated)),
-            Share("plain steps", scale * sum(one.plain_s for one in speculated)),
+            TimeShare("drafting", scale * sum(one.draft_s for one in speculated)),
+            TimeShare("verifying", scale * sum(one.verify_s for one in speculated)),
+            TimeShare("plain steps", scale * sum(one.plain_s for one in speculated)),
         ]
-        return [*parts, Share("rest", _rest(total, sum(part.ms for part in parts)))]
+        return [*parts, TimeShare("rest", _rest(total, sum(part.ms for part in parts)))]
     inside = [answer.runtime_s for answer in answers if answer.runtime_s is not None]
     if len(inside) < len(answers):
         return []
     runtime = scale * sum(inside)
-    return [Share("inference runtime", runtime), Share("rest", _rest(total, runtime))]
+    return [TimeShare("inference runtime", runtime), TimeShare("rest", _rest(total, runtime))]
 
 
-def drafting_of(entry: Entry) -> Drafting | None:
+def drafting_stats(entry: ReportEntry) -> DraftingStats | None:
     """What drafting did; None where nothing was drafted or it is not told."""
-    answers = [answer for answer in answers_of(entry) if answer.speculation is not None]
+    answers = [answer for answer in prompt_results(entry) if answer.speculation is not None]
     told = [answer.speculation for answer in answers if answer.speculation is not None]
     rounds, drafted = sum(one.rounds for one in told), sum(one.drafted for one in told)
     if not told or not rounds + sum(one.plain_steps for one in told):
         return None
     accepted = sum(one.accepted for one in told)
-    return Drafting(
+    return DraftingStats(
         rounds, sum(one.plain_steps for one in told), drafted, accepted, _at_least(answers, rounds, accepted)
     )
 
@@ -99,7 +99,7 @@ def _rest(total: float, known: float) -> float:
     return total - known if total - known > 1e-6 * total else 0.0
 
 
-def _at_least(answers: list[Answer], rounds: int, accepted: int) -> tuple[float, ...]:
+def _at_least(answers: list[PromptResult], rounds: int, accepted: int) -> tuple[float, ...]:
     """From the gaps: tokens that came with the one before them are drafted ones of its round.
 
     () where that does not add up to what was accepted, but for a round at the end of each answer that was cut short:

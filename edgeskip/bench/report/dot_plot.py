@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeskip.bench.analysis.formatting import number
+from edgeskip.bench.analysis.formatting import format_number
 from edgeskip.bench.report.plot_style import (
     GRID,
     INK,
     PAPER,
     SOFT,
     STRATEGIES,
-    bare,
-    fitting,
+    fit_text,
     is_narrow,
     new_figure,
+    style_axes,
     text_size,
 )
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 60  # entries drawn of one device; the table has them all
+MAX_DOTS = 60  # entries drawn of one device; the table has them all
 _LOG_FROM = 12.0  # times between the smallest and the largest
 
 
@@ -43,17 +43,20 @@ class Dot:
 Groups = Sequence[tuple[str, list[Dot]]]
 
 
-def dots_described(title: str, axis: str, groups: Groups) -> str:
+def describe_dots(title: str, axis: str, groups: Groups) -> str:
     """The figure in words."""
     parts = [f"{title}, {axis}."]
     for device, dots in groups:
         low, high = min(dots, key=lambda dot: dot.middle), max(dots, key=lambda dot: dot.middle)
         if low is high:
-            parts.append(f"{device}: {number(low.middle)} ({low.name}).")
+            parts.append(f"{device}: {format_number(low.middle)} ({low.name}).")
         else:
-            parts.append(f"{device}: from {number(low.middle)} ({low.name}) to {number(high.middle)} ({high.name}).")
-        if len(dots) > MOST:
-            parts.append(f"{len(dots) - MOST} more entries of this device are not drawn.")
+            parts.append(
+                f"{device}: from {format_number(low.middle)} ({low.name}) to "
+                f"{format_number(high.middle)} ({high.name})."
+            )
+        if len(dots) > MAX_DOTS:
+            parts.append(f"{len(dots) - MAX_DOTS} more entries of this device are not drawn.")
     parts.append("All numbers are in the table below.")
     return " ".join(parts)
 
@@ -62,20 +65,20 @@ def dot_plot(groups: Groups, axis: str, width: int) -> Figure:
     """A line for each entry; on a narrow figure the name stands above its dot, else in a column on the left."""
     narrow, size = is_narrow(width), text_size(width)
     step = 36 if narrow else 24
-    drawn = [(device, dots[:MOST]) for device, dots in groups]
+    drawn = [(device, dots[:MAX_DOTS]) for device, dots in groups]
     lines = sum(step * len(dots) + 30 for _, dots in drawn)
     left = 8 if narrow else 0.46 * width
     bottom = 44
     height = lines + bottom + 28
     figure = new_figure(width, height)
     panel = figure.add_axes((left / width, bottom / height, (width - left - 22) / width, lines / height))
-    bare(panel, axis="x", width=width)
+    style_axes(panel, axis="x", width=width)
     panel.set_ylim(lines, 0)
     panel.set_yticks([])
     _scale(panel, [dot for _, dots in drawn for dot in dots], narrow)
     at = 0.0
     for device, dots in drawn:
-        title = fitting(device, width - 16, size + 1)
+        title = fit_text(device, width - 16, size + 1)
         panel.annotate(
             title, (0, at + 22), (8 - left if not narrow else 0, 0), xycoords=("axes fraction", "data"),
             textcoords="offset points", fontsize=size + 1, fontweight="bold", color=INK,
@@ -95,7 +98,7 @@ def _draw(panel: Axes, dot: Dot, at: float, step: float, width: int, left: float
     y = at + (step - 11 if narrow else step / 2)
     space = width - 16 if narrow else left - 24
     panel.annotate(
-        fitting(dot.name, space, size), (0, at + 11 if narrow else y), (0 if narrow else 16 - left, 0),
+        fit_text(dot.name, space, size), (0, at + 11 if narrow else y), (0 if narrow else 16 - left, 0),
         xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=size, color=SOFT if narrow else INK,
         va="center",
     )  # fmt: skip

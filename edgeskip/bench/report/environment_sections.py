@@ -5,17 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from edgeskip.bench.analysis.conditions import BUSY_CORES, SLOWER, Doubt, below, best_pulse, doubts_of, fallen
-from edgeskip.bench.analysis.formatting import NOT_MEASURED, clean, counted, listed, number, percent
-from edgeskip.bench.report.latency import headed
-from edgeskip.bench.report.merged_runs import Entry, Joined, Part
-from edgeskip.bench.report.sections import Column, Group, Section, Table, Text, present
+from edgeskip.bench.analysis.conditions import (
+    BUSY_CORES,
+    SLOWER,
+    DoubtfulRounds,
+    best_cpu_probe,
+    doubts_of,
+    slowdown_after,
+    slowdown_vs_best,
+)
+from edgeskip.bench.analysis.formatting import (
+    NOT_MEASURED,
+    format_number,
+    format_percent,
+    join_names,
+    pluralize,
+    sanitize,
+)
+from edgeskip.bench.report.latency import entry_heading
+from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry, RunPart
+from edgeskip.bench.report.sections import Column, Group, Section, Table, TableCell, drop_empty_columns
 from edgeskip.bench.schema import Device
 
 _MOST_FACTS = 80  # of one device
 
 
-def conditions_section(joined: Joined) -> Section:
+def conditions_section(joined: MergedRuns) -> Section:
     """Doubtful rounds, then what was seen of every entry's rounds."""
     columns = [
         Column("", numeric=False), Column("rounds"), Column("others", "cores, most"), Column("pulse", "after/before"),
@@ -26,39 +41,39 @@ def conditions_section(joined: Joined) -> Section:
     for device in joined.device_names:
         rows = []
         for entry in joined.on(device):
-            best = best_pulse([other for other in joined.on(device) if other.part is entry.part])
+            best = best_cpu_probe([other for other in joined.on(device) if other.part is entry.part])
             rows.append(_conditions_row(entry, best))
-        shown, groups = present(columns, [Group("", rows)], NOT_MEASURED)
+        shown, groups = drop_empty_columns(columns, [Group("", rows)], NOT_MEASURED)
         note = "" if len(shown) > 2 else "Nothing more is known of what the device did meanwhile."
         tables.append(Table(f"Conditions on {device}", shown, groups, note))
     return Section(
         "conditions",
         "Conditions",
         [
-            f"Doubtful: other programs kept more than {number(BUSY_CORES)} cores busy, or a fixed piece of work "
-            f"(pulse) ran more than {percent(SLOWER)} slower after a round than before it, or than at best on the "
-            "device. The worst round of each entry is shown.",
+            f"Doubtful: other programs kept more than {format_number(BUSY_CORES)} cores busy, or a fixed piece of work "
+            f"(pulse) ran more than {format_percent(SLOWER)} slower after a round than before it, or than at best on "
+            "the device. The worst round of each entry is shown.",
             "Doubtful rounds are counted like all others." if doubts_of(joined) else "No round was doubtful by these.",
         ],
-        items=doubt_words(doubts_of(joined)),
+        items=format_doubts(doubts_of(joined)),
         tables=tables,
     )
 
 
-def doubt_words(doubts: list[Doubt]) -> list[str]:
+def format_doubts(doubts: list[DoubtfulRounds]) -> list[str]:
     """A line for each device, rounds and message; the entries that share them together."""
     found: dict[tuple[str, tuple[int, ...], str], list[str]] = {}
     for doubt in doubts:
         key = (doubt.entry.device, doubt.rounds, doubt.message)
         found.setdefault(key, []).append(f"{doubt.entry.target} ({doubt.entry.how})")
     return [
-        f"{device}, {'round' if len(rounds) == 1 else 'rounds'} {listed([str(n) for n in rounds])}: {message}: "
+        f"{device}, {'round' if len(rounds) == 1 else 'rounds'} {join_names([str(n) for n in rounds])}: {message}: "
         f"{'; '.join(entries)}."
         for (device, rounds, message), entries in found.items()
     ]
 
 
-def ran_section(joined: Joined) -> Section:
+def execution_section(joined: MergedRuns) -> Section:
     """Engine, provider and nodes of every entry; notes that rounds left."""
     columns = [
         Column("", numeric=False), Column("engine", numeric=False), Column("asked for", numeric=False),
@@ -72,8 +87,8 @@ def ran_section(joined: Joined) -> Section:
             rows.append(_ran_row(entry))
             for sample in entry.samples:
                 for note in sample.notes:
-                    notes[f"{entry.target} ({entry.how}) on {entry.device}: {clean(note)}"] = None
-        shown, groups = present(columns, [Group("", rows)], NOT_MEASURED)
+                    notes[f"{entry.target} ({entry.how}) on {entry.device}: {sanitize(note)}"] = None
+        shown, groups = drop_empty_columns(columns, [Group("", rows)], NOT_MEASURED)
         tables.append(Table(f"Providers on {device}", shown, groups))
     return Section(
         "providers",
@@ -85,7 +100,7 @@ def ran_section(joined: Joined) -> Section:
     )
 
 
-def failures_section(joined: Joined) -> Section | None:
+def failures_section(joined: MergedRuns) -> Section | None:
     """Rounds that did not come to an end; None where all did."""
     if not joined.failures:
         return None
@@ -93,11 +108,16 @@ def failures_section(joined: Joined) -> Section | None:
     rows = []
     for part, failure in joined.failures:
         cell = failure.cell
-        how = [clean(cell.provider, 60), counted(cell.threads, "thread"), cell.strategy, f"round {failure.round + 1}"]
-        name = Text(
+        how = [
+            sanitize(cell.provider, 60),
+            pluralize(cell.threads, "thread"),
+            cell.strategy,
+            f"round {failure.round + 1}",
+        ]
+        name = TableCell(
             joined.target_of(part, cell.target), ", ".join(how + ([part.label] if len(joined.parts) > 1 else []))
         )
-        rows.append([name, Text(joined.device_of(part, cell.device)), Text(clean(failure.message, 2000))])
+        rows.append([name, TableCell(joined.device_of(part, cell.device)), TableCell(sanitize(failure.message, 2000))])
     return Section(
         "failures",
         "Failures",
@@ -106,10 +126,10 @@ def failures_section(joined: Joined) -> Section | None:
     )
 
 
-def environment_section(joined: Joined) -> Section:
+def environment_section(joined: MergedRuns) -> Section:
     """Runs with their settings, then every device with what it says of itself."""
     tables = [_run_table(joined, part) for part in joined.parts]
-    seen: dict[str, tuple[Device, list[tuple[Part, Device]]]] = {}
+    seen: dict[str, tuple[Device, list[tuple[RunPart, Device]]]] = {}
     for part in joined.parts:
         for device in part.run.devices.values():
             name = joined.device_of(part, device.id)
@@ -119,7 +139,7 @@ def environment_section(joined: Joined) -> Section:
     return Section("environment", "Environment and settings", tables=tables)
 
 
-def _conditions_row(entry: Entry, best: float | None) -> list[Text]:
+def _conditions_row(entry: ReportEntry, best: float | None) -> list[TableCell]:
     seen = [sample.conditions for sample in entry.samples]
     others = max((c.others_cores for c in seen if c.others_cores is not None), default=None)
     paired = [c for c in seen if len(c.pulse) > 1]
@@ -129,53 +149,55 @@ def _conditions_row(entry: Entry, best: float | None) -> list[Text]:
     clocks = [clock for c in seen for clock in c.clock_mhz]
     load = max((c.load_average for c in seen if c.load_average is not None), default=None)
     return [
-        headed(entry),
-        Text(str(len(seen))),
+        entry_heading(entry),
+        TableCell(str(len(seen))),
         _known(others, " (busy)" if others is not None and others > BUSY_CORES else ""),
-        _slower(max(map(fallen, paired)) if paired else None),
-        _slower(max(below(c, best) for c in pulsed) if pulsed else None),
+        _slower(max(map(slowdown_after, paired)) if paired else None),
+        _slower(max(slowdown_vs_best(c, best) for c in pulsed) if pulsed else None),
         _known(hottest),
-        Text(str(sum(events)) if events else NOT_MEASURED),
-        Text(f"{min(clocks):,.0f} to {max(clocks):,.0f}" if clocks else NOT_MEASURED),
+        TableCell(str(sum(events)) if events else NOT_MEASURED),
+        TableCell(f"{min(clocks):,.0f} to {max(clocks):,.0f}" if clocks else NOT_MEASURED),
         _known(load),
     ]
 
 
-def _known(value: float | None, mark: str = "") -> Text:
-    return Text(NOT_MEASURED if value is None else number(value) + mark)
+def _known(value: float | None, mark: str = "") -> TableCell:
+    return TableCell(NOT_MEASURED if value is None else format_number(value) + mark)
 
 
-def _slower(lost: float | None) -> Text:
-    return Text(NOT_MEASURED if lost is None else percent(1 - lost) + (" (slower)" if lost > SLOWER else ""))
+def _slower(lost: float | None) -> TableCell:
+    return TableCell(
+        NOT_MEASURED if lost is None else format_percent(1 - lost) + (" (slower)" if lost > SLOWER else "")
+    )
 
 
-def _ran_row(entry: Entry) -> list[Text]:
+def _ran_row(entry: ReportEntry) -> list[TableCell]:
     ran = entry.samples[-1].ran
     ways = {(s.ran.engine, s.ran.version, s.ran.provider, tuple(sorted(s.ran.nodes.items()))) for s in entry.samples}
-    nodes = ", ".join(f"{clean(name, 60)} {count:,}" for name, count in ran.nodes.items())
+    nodes = ", ".join(f"{sanitize(name, 60)} {count:,}" for name, count in ran.nodes.items())
     total = sum(ran.nodes.values())
     return [
-        headed(entry),
-        Text(ran.engine, clean(ran.version, 60)),
-        Text(clean(entry.cell.provider, 60)),
-        Text(clean(ran.provider, 60), "not the same in all rounds" if len(ways) > 1 else ""),
-        Text(nodes or NOT_MEASURED, f"of {total:,}" if len(ran.nodes) > 1 else ""),
-        Text(str(ran.threads)),
+        entry_heading(entry),
+        TableCell(ran.engine, sanitize(ran.version, 60)),
+        TableCell(sanitize(entry.cell.provider, 60)),
+        TableCell(sanitize(ran.provider, 60), "not the same in all rounds" if len(ways) > 1 else ""),
+        TableCell(nodes or NOT_MEASURED, f"of {total:,}" if len(ran.nodes) > 1 else ""),
+        TableCell(str(ran.threads)),
     ]
 
 
-def _run_table(joined: Joined, part: Part) -> Table:
+def _run_table(joined: MergedRuns, part: RunPart) -> Table:
     header, settings = part.run.header, part.run.header.settings
     rounds = sum(1 for _ in part.run.samples)
     facts = {
-        "file": clean(str(part.path)),
-        "command": clean(header.command, 2000),
-        "created": clean(header.created),
-        "EdgeSkip": clean(header.version),
+        "file": sanitize(str(part.path)),
+        "command": sanitize(header.command, 2000),
+        "created": sanitize(header.created),
+        "EdgeSkip": sanitize(header.version),
         "rounds": f"{settings.rounds} asked for each cell, {rounds} measured, {len(part.run.failures)} failed",
         "tests": f"pp {_numbers(settings.prompt_tokens)}; tg {_numbers(settings.new_tokens)}; "
         f"depths {_numbers(settings.depths)}",
-        "prompts": ", ".join(clean(name, 120) for name in settings.prompts) or "none",
+        "prompts": ", ".join(sanitize(name, 120) for name in settings.prompts) or "none",
         "tokens": f"at most {settings.max_tokens:,} an answer; seed {settings.seed}",
         "baselines": ", ".join(joined.target_of(part, name) for name in settings.baselines)
         or "the first target of each engine",
@@ -189,43 +211,43 @@ def _numbers(values: list[int]) -> str:
     return ", ".join(f"{value:,}" for value in values) or "none"
 
 
-def _device_table(joined: Joined, name: str, device: Device, places: list[tuple[Part, Device]]) -> Table:
-    facts = [("id", clean(device.id)), ("reached", device.type)]
+def _device_table(joined: MergedRuns, name: str, device: Device, places: list[tuple[RunPart, Device]]) -> Table:
+    facts = [("id", sanitize(device.id)), ("reached", device.type)]
     if device.emulated is not None:
-        facts.append(("emulated", clean(device.emulated)))
+        facts.append(("emulated", sanitize(device.emulated)))
     if len(joined.parts) > 1:
         facts.append(("in runs", ", ".join(dict.fromkeys(part.label for part, _ in places))))
-    facts += [(clean(package, 80), clean(version)) for package, version in device.versions.items()]
+    facts += [(sanitize(package, 80), sanitize(version)) for package, version in device.versions.items()]
     facts += _flat(device.facts)
     if len(facts) > _MOST_FACTS:
         facts = [*facts[:_MOST_FACTS], ("more", f"{len(facts) - _MOST_FACTS} facts are not shown")]
     for part, measured in places:
         for roof in measured.rooflines:
-            given = [] if roof.bytes_per_s is None else [f"{number(roof.bytes_per_s / 1e9)} GB/s"]
-            given += [] if roof.flops_per_s is None else [f"{number(roof.flops_per_s / 1e9)} GFLOP/s"]
-            which = f"{clean(roof.provider, 60)}, {counted(roof.threads, 'thread')}"
+            given = [] if roof.bytes_per_s is None else [f"{format_number(roof.bytes_per_s / 1e9)} GB/s"]
+            given += [] if roof.flops_per_s is None else [f"{format_number(roof.flops_per_s / 1e9)} GFLOP/s"]
+            which = f"{sanitize(roof.provider, 60)}, {pluralize(roof.threads, 'thread')}"
             where = f", {part.label}" if len(joined.parts) > 1 else ""
-            facts.append((f"roofline ({which}{where})", f"{' and '.join(given) or 'unknown'}: {clean(roof.how)}"))
+            facts.append((f"roofline ({which}{where})", f"{' and '.join(given) or 'unknown'}: {sanitize(roof.how)}"))
     return _facts_table(f"Device {name}", facts)
 
 
 def _facts_table(caption: str, facts: list[tuple[str, str]]) -> Table:
-    rows = [[Text(name), Text(value)] for name, value in facts]
+    rows = [[TableCell(name), TableCell(value)] for name, value in facts]
     return Table(caption, [Column("", numeric=False), Column("value", numeric=False)], [Group("", rows)], facts=True)
 
 
 def _flat(facts: dict[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for key, value in facts.items():
-        name = f"{prefix}{clean(str(key), 80)}"
+        name = f"{prefix}{sanitize(str(key), 80)}"
         if isinstance(value, dict) and depth < 3:
             found += _flat(value, f"{name}.", depth + 1)
         elif isinstance(value, list):
-            found.append((name, clean(", ".join(_items(value)), 500)))
+            found.append((name, sanitize(", ".join(_items(value)), 500)))
         elif value is not None:
-            found.append((name, clean(str(value), 500)))
+            found.append((name, sanitize(str(value), 500)))
     return found
 
 
 def _items(values: list[Any]) -> Iterator[str]:
-    return (clean(str(value), 200) for value in values[:50])
+    return (sanitize(str(value), 200) for value in values[:50])

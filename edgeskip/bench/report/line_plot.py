@@ -10,18 +10,18 @@ from edgeskip.bench.report.plot_style import (
     MARKERS,
     PAPER,
     SERIES,
-    bare,
-    fitting,
+    fit_text,
     is_narrow,
     legend_text,
     new_figure,
+    style_axes,
     text_size,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST = 8  # lines that can be told apart; the table has them all
+MAX_LINES = 8  # lines that can be told apart; the table has them all
 
 Lines = Sequence[tuple[str, str, Sequence[float]]]  # name, device, from the first position on shares of rounds
 
@@ -32,13 +32,13 @@ def line_plot(lines: Lines, width: int) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     narrow, size = is_narrow(width), text_size(width)
-    shown = lines[:MOST]
+    shown = lines[:MAX_LINES]
     key = (32.0 if narrow else 18.0) * len(shown) + 10
     tall, below, left = (230, 50, 52) if narrow else (260, 52, 62)
     height = key + tall + below
     figure = new_figure(width, height)
     panel = figure.add_axes((left / width, below / height, (width - left - 12) / width, tall / height))
-    bare(panel, axis="both", width=width)
+    style_axes(panel, axis="both", width=width)
     panel.spines["left"].set_visible(True)
     handles = []
     for at, (name, device, shares) in enumerate(shown):
@@ -48,7 +48,7 @@ def line_plot(lines: Lines, width: int) -> Figure:
             "markersize": 7, "linewidth": 1.6, "markeredgecolor": PAPER, "markeredgewidth": 0.6,
         }  # fmt: skip
         names = [f"{name},", device] if narrow else [f"{name}, {device}"]
-        label = legend_text("\n".join(fitting(line, width - 50, size) for line in names))
+        label = legend_text("\n".join(fit_text(line, width - 50, size) for line in names))
         panel.plot(range(1, len(shares) + 1), [100 * share for share in shares], **look)
         handles.append(Line2D([], [], **look, label=label))
     panel.set_ylim(0, 100)

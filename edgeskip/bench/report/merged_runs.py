@@ -9,63 +9,63 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeskip.bench.analysis.formatting import clean, counted, listed, shortened
-from edgeskip.bench.analysis.rows import Row, baseline_of, rows_of
-from edgeskip.bench.runner.run_file import Run, read_run
-from edgeskip.bench.schema import Cell, Device, Failure, Sample, Target
+from edgeskip.bench.analysis.formatting import join_names, pluralize, sanitize, truncate
+from edgeskip.bench.analysis.rows import MeasureRow, baseline_of, rows_of
+from edgeskip.bench.runner.run_file import BenchRun, read_run
+from edgeskip.bench.schema import BenchCell, Device, RoundFailure, RoundResult, Target
 from edgeskip.core.errors import EdgeSkipError
 
-_CHANGING = ("available_memory_bytes",)
+_VOLATILE_FACTS = ("available_memory_bytes",)
 
 
 @dataclass(frozen=True)
-class Part:
+class RunPart:
     """One run file; `label` tells it from the others."""
 
     label: str
     path: Path
-    run: Run
+    run: BenchRun
 
 
 @dataclass(frozen=True)
-class Entry:
+class ReportEntry:
     """One cell of one run, with the names it is shown by."""
 
-    part: Part
-    cell: Cell
+    part: RunPart
+    cell: BenchCell
     target: str
     device: str
     record: Target
-    samples: tuple[Sample, ...]
-    rows: tuple[Row, ...]
+    samples: tuple[RoundResult, ...]
+    rows: tuple[MeasureRow, ...]
     is_baseline: bool
     baseline: str | None  # the name shown of the target that ratios are to
     in_run: str = ""  # the run's label, where there are several
 
-    def row(self, measure: str) -> Row | None:
+    def row(self, measure: str) -> MeasureRow | None:
         return next((row for row in self.rows if row.measure == measure), None)
 
     @property
     def provider(self) -> str:
         """That ran, and the one asked for where it is another."""
-        ran = clean(self.rows[-1].provider, 60)
-        asked = clean(self.cell.provider, 60)
+        ran = sanitize(self.rows[-1].provider, 60)
+        asked = sanitize(self.cell.provider, 60)
         return ran if asked in ran else f"{ran} for {asked}"
 
     @property
     def how(self) -> str:
         """How it was decoded: cpu, 2 threads, plain."""
-        parts = [self.provider, counted(self.cell.threads, "thread"), self.cell.strategy]
+        parts = [self.provider, pluralize(self.cell.threads, "thread"), self.cell.strategy]
         return ", ".join(parts + ([self.in_run] if self.in_run else []))
 
     @property
     def brief(self) -> str:
         """What and how, for a figure: skip8 (lossy-skip), cpu, 2 threads, plain. A label that loses is told first."""
-        ran, asked = clean(self.samples[-1].ran.provider, 40), clean(self.cell.provider, 40)
+        ran, asked = sanitize(self.samples[-1].ran.provider, 40), sanitize(self.cell.provider, 40)
         provider = ran if ran == asked else f"{ran} for {asked}"
         mark = "" if self.lossless else f" ({self.rows[-1].label})"
-        parts = [f"{shortened(self.target, 60)}{mark}", provider, counted(self.cell.threads, "thread")]
-        return ", ".join([*parts, self.cell.strategy, *([shortened(self.in_run, 20)] if self.in_run else [])])
+        parts = [f"{truncate(self.target, 60)}{mark}", provider, pluralize(self.cell.threads, "thread")]
+        return ", ".join([*parts, self.cell.strategy, *([truncate(self.in_run, 20)] if self.in_run else [])])
 
     @property
     def label(self) -> str:
@@ -79,11 +79,11 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Joined:
+class MergedRuns:
     """All runs of a report; entries by run, then target. Names by (run, name or id)."""
 
-    parts: tuple[Part, ...]
-    entries: tuple[Entry, ...]
+    parts: tuple[RunPart, ...]
+    entries: tuple[ReportEntry, ...]
     targets: dict[tuple[str, str], str]
     devices: dict[tuple[str, str], str]
 
@@ -92,60 +92,60 @@ class Joined:
         """Of devices on which something was measured, in the order they came."""
         return list(dict.fromkeys(entry.device for entry in self.entries))
 
-    def on(self, device: str) -> list[Entry]:
+    def on(self, device: str) -> list[ReportEntry]:
         return [entry for entry in self.entries if entry.device == device]
 
     @property
-    def failures(self) -> list[tuple[Part, Failure]]:
+    def failures(self) -> list[tuple[RunPart, RoundFailure]]:
         return [(part, failure) for part in self.parts for failure in part.run.failures]
 
-    def device_of(self, part: Part, identifier: str) -> str:
-        return self.devices.get((part.label, identifier), clean(identifier))
+    def device_of(self, part: RunPart, identifier: str) -> str:
+        return self.devices.get((part.label, identifier), sanitize(identifier))
 
-    def target_of(self, part: Part, name: str) -> str:
-        return self.targets.get((part.label, name), clean(name))
+    def target_of(self, part: RunPart, name: str) -> str:
+        return self.targets.get((part.label, name), sanitize(name))
 
 
-def read_joined(paths: Sequence[Path]) -> Joined:
+def read_runs(paths: Sequence[Path]) -> MergedRuns:
     """Reads the run files. EdgeSkipError where one is none, is given twice, or nothing was measured in all of them."""
     resolved = [path.resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
         twice = next(path for path, real in zip(paths, resolved, strict=True) if resolved.count(real) > 1)
         raise EdgeSkipError(f"{twice} is given twice: give each run once")
-    return join([(path, read_run(path)) for path in paths])
+    return merge_runs([(path, read_run(path)) for path in paths])
 
 
-def join(runs: Sequence[tuple[Path, Run]]) -> Joined:
+def merge_runs(runs: Sequence[tuple[Path, BenchRun]]) -> MergedRuns:
     """Joins runs that were read. EdgeSkipError where nothing was measured or tried in any of them."""
     if not any(run.samples or run.failures for _, run in runs):
         raise EdgeSkipError("nothing was measured in these runs: run edgeskip bench to its end, then report")
-    parts = tuple(Part(label, path, run) for label, (path, run) in zip(_labels(runs), runs, strict=True))
-    targets = _told_apart([
-        (part.label, target.name, clean(target.name, 120), (target.engine, target.sha256, target.label))
+    parts = tuple(RunPart(label, path, run) for label, (path, run) in zip(_run_labels(runs), runs, strict=True))
+    targets = _distinct_names([
+        (part.label, target.name, sanitize(target.name, 120), (target.engine, target.sha256, target.label))
         for part in parts
         for target in part.run.targets.values()
     ])  # fmt: skip
-    devices = _told_apart([
+    devices = _distinct_names([
         (part.label, device.id, _device_name(device), _device_identity(device))
         for part in parts
         for device in part.run.devices.values()
     ])  # fmt: skip
-    entries: list[Entry] = []
+    entries: list[ReportEntry] = []
     for part in parts:
-        samples: dict[Cell, list[Sample]] = {}
+        samples: dict[BenchCell, list[RoundResult]] = {}
         for sample in part.run.samples:
             samples.setdefault(sample.cell, []).append(sample)
-        rows: dict[Cell, list[Row]] = {}
+        rows: dict[BenchCell, list[MeasureRow]] = {}
         for row in rows_of(part.run):
             rows.setdefault(row.cell, []).append(row)
         for cell, of_cell in rows.items():
             base = baseline_of(part.run, cell)
             entries.append(
-                Entry(
+                ReportEntry(
                     part=part,
                     cell=cell,
                     target=targets[part.label, cell.target],
-                    device=devices.get((part.label, cell.device), clean(cell.device)),
+                    device=devices.get((part.label, cell.device), sanitize(cell.device)),
                     record=part.run.targets[cell.target],
                     samples=tuple(samples[cell]),
                     rows=tuple(of_cell),
@@ -154,30 +154,30 @@ def join(runs: Sequence[tuple[Path, Run]]) -> Joined:
                     in_run=part.label if len(parts) > 1 else "",
                 )
             )
-    return Joined(parts, tuple(entries), targets, devices)
+    return MergedRuns(parts, tuple(entries), targets, devices)
 
 
-def _labels(runs: Sequence[tuple[Path, Run]]) -> list[str]:
+def _run_labels(runs: Sequence[tuple[Path, BenchRun]]) -> list[str]:
     """Short names of the files, longer where they are not enough."""
     for name in (lambda path: path.stem, lambda path: path.name, str):
-        labels = [clean(name(path), 120) for path, _ in runs]
+        labels = [sanitize(name(path), 120) for path, _ in runs]
         if len(set(labels)) == len(labels):
             return labels
     return [f"{label} ({at})" for at, label in enumerate(labels, start=1)]
 
 
 def _device_name(device: Device) -> str:
-    name = clean(device.name, 120) or clean(device.id, 120)
-    return f"{name}, emulated: {clean(device.emulated, 80)}" if device.emulated is not None else name
+    name = sanitize(device.name, 120) or sanitize(device.id, 120)
+    return f"{name}, emulated: {sanitize(device.emulated, 80)}" if device.emulated is not None else name
 
 
 def _device_identity(device: Device) -> Hashable:
     """All that a device says of itself but what differs from run to run anyway."""
-    facts = {key: value for key, value in device.facts.items() if key not in _CHANGING}
+    facts = {key: value for key, value in device.facts.items() if key not in _VOLATILE_FACTS}
     return device.model_copy(update={"rooflines": [], "facts": facts}).model_dump_json()
 
 
-def _told_apart(items: Sequence[tuple[str, str, str, Hashable]]) -> dict[tuple[str, str], str]:
+def _distinct_names(items: Sequence[tuple[str, str, str, Hashable]]) -> dict[tuple[str, str], str]:
     """(run, key) → name, of (run, key, name, contents): the same name for the same contents, other names for others."""
     by_name: dict[str, dict[Hashable, list[tuple[str, str]]]] = {}
     for run, key, name, contents in items:
@@ -192,15 +192,15 @@ def _told_apart(items: Sequence[tuple[str, str, str, Hashable]]) -> dict[tuple[s
                 runs, ids = ({place[at] for place in members} for at in (0, 1))
                 by_id = ids.isdisjoint(key for _, key in others)
                 by_run = runs.isdisjoint(run for run, _ in others)
-                of = f"of {listed(list(dict.fromkeys(run for run, _ in members)))}"
-                which = clean(members[0][1], 120)
+                of = f"of {join_names(list(dict.fromkeys(run for run, _ in members)))}"
+                which = sanitize(members[0][1], 120)
                 mark = which if by_id else of if by_run else f"{which} {of}"
-                shown = _free(f"{name} ({mark})", taken)
+                shown = _unused_name(f"{name} ({mark})", taken)
                 taken.add(shown)
             found.update(dict.fromkeys(members, shown))
     return found
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _unused_name(name: str, taken: set[str]) -> str:
     """`name`, with a number where it is taken."""
     return next(tried for tried in (name, *(f"{name} {at}" for at in range(2, len(taken) + 3))) if tried not in taken)

@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeskip.bench.analysis.formatting import clean, counted, listed
+from edgeskip.bench.analysis.formatting import join_names, pluralize, sanitize
 from edgeskip.bench.report.environment_sections import (
     conditions_section,
     environment_section,
+    execution_section,
     failures_section,
-    ran_section,
 )
 from edgeskip.bench.report.latency import resources_section, serving_section, synthetic_section
-from edgeskip.bench.report.merged_runs import Joined, read_joined
+from edgeskip.bench.report.merged_runs import MergedRuns, read_runs
 from edgeskip.bench.report.plot_style import NARROW, VARIABLES, WIDE, need_matplotlib
 from edgeskip.bench.report.sections import Plot, Section
 from edgeskip.bench.report.summary import summary_of
 from edgeskip.bench.report.svg import Stylesheet, png, svg
 from edgeskip.bench.report.time_breakdown import drafting_section, time_section
-from edgeskip.bench.report.tradeoff import targets_table, trade_section
+from edgeskip.bench.report.tradeoff import targets_table, tradeoff_section
 from edgeskip.core.files import refuse_file, replace_file, staged_files
 
 _LINKS = ("#0b57d0", "#8ab4f8")
@@ -46,7 +46,7 @@ def write_report(
     """
     need_matplotlib()
     refuse_file(output, overwrite=overwrite)
-    joined = read_joined(runs)
+    joined = read_runs(runs)
     sections = sections_of(joined)
     plots = [plot for section in sections for plot in section.plots]
     pictures = [] if png_folder is None else [png_folder / f"{plot.name}.png" for plot in plots]
@@ -61,18 +61,18 @@ def write_report(
     return [output, *pictures]
 
 
-def sections_of(joined: Joined) -> list[Section]:
+def sections_of(joined: MergedRuns) -> list[Section]:
     """All that there is something to say in."""
     targets = Section("targets", "Targets", tables=[targets_table(joined)])
     found = [
         serving_section(joined),
         synthetic_section(joined),
-        trade_section(joined),
+        tradeoff_section(joined),
         drafting_section(joined),
         time_section(joined),
         resources_section(joined),
         targets,
-        ran_section(joined) if joined.entries else None,
+        execution_section(joined) if joined.entries else None,
         conditions_section(joined) if joined.entries else None,
         failures_section(joined),
         environment_section(joined),
@@ -80,14 +80,14 @@ def sections_of(joined: Joined) -> list[Section]:
     return [section for section in found if section is not None]
 
 
-def html(joined: Joined, sections: Sequence[Section]) -> str:
+def html(joined: MergedRuns, sections: Sequence[Section]) -> str:
     """The page. Every text is escaped; only what this package draws is put in as it is."""
     import jinja2
     from markupsafe import Markup
 
     sheet = Stylesheet()
     drawings = {
-        plot.name: _Drawing(*(Markup(text) for text in _both(plot, sheet)))
+        plot.name: _Drawing(*(Markup(text) for text in _drawings(plot, sheet)))
         for section in sections
         for plot in section.plots
     }
@@ -107,7 +107,7 @@ def html(joined: Joined, sections: Sequence[Section]) -> str:
     )
 
 
-def _both(plot: Plot, sheet: Stylesheet) -> tuple[str, str]:
+def _drawings(plot: Plot, sheet: Stylesheet) -> tuple[str, str]:
     title, words = plot.title, plot.description
     return (
         svg(plot.draw, NARROW, f"{plot.name}-n-", title, words, sheet),
@@ -115,10 +115,10 @@ def _both(plot: Plot, sheet: Stylesheet) -> tuple[str, str]:
     )
 
 
-def _subtitle(joined: Joined) -> str:
-    runs = [f"{part.label} of {clean(part.run.header.created, 40)}" for part in joined.parts]
-    on = f"On {listed(joined.device_names)}. " if joined.device_names else ""
-    return f"{on}From {counted(len(runs), 'run')}: {'; '.join(runs)}. Ratios and rooflines are within each run."
+def _subtitle(joined: MergedRuns) -> str:
+    runs = [f"{part.label} of {sanitize(part.run.header.created, 40)}" for part in joined.parts]
+    on = f"On {join_names(joined.device_names)}. " if joined.device_names else ""
+    return f"{on}From {pluralize(len(runs), 'run')}: {'; '.join(runs)}. Ratios and rooflines are within each run."
 
 
 def _variables() -> str:

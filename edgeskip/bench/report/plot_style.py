@@ -52,7 +52,7 @@ def need_matplotlib() -> None:
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def plot_style() -> Iterator[None]:
     """Everything is drawn and saved within this."""
     import matplotlib as mpl
 
@@ -80,7 +80,7 @@ def text_size(width: int) -> float:
     return 10.5 if is_narrow(width) else 11.5
 
 
-def bare(panel: Axes, *, axis: Literal["x", "both"], width: int) -> None:
+def style_axes(panel: Axes, *, axis: Literal["x", "both"], width: int) -> None:
     """Only what is needed: a grid along `axis` behind the data, no frame."""
     panel.grid(axis=axis, color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
@@ -94,8 +94,8 @@ def legend_text(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def fitting(text: str, pixels: float, size: float) -> str:
+def fit_text(text: str, pixels: float, size: float) -> str:
     """The text, shortened to about this many pixels at this font size."""
-    from edgeskip.bench.analysis.formatting import shortened
+    from edgeskip.bench.analysis.formatting import truncate
 
-    return shortened(text, max(8, int(pixels / (0.56 * size))))
+    return truncate(text, max(8, int(pixels / (0.56 * size))))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeskip.bench.analysis.formatting import clean, listed, number, percent
+from edgeskip.bench.analysis.formatting import format_number, format_percent, join_names, sanitize
 from edgeskip.bench.analysis.rows import baseline_of
-from edgeskip.bench.report.merged_runs import Entry, Joined
-from edgeskip.bench.schema import Quality
+from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry
+from edgeskip.bench.schema import QualityResult
 
 
 @dataclass(frozen=True)
-class Loss:
+class QualityLoss:
     """Against `against`, on `text`; a share (0.12 = 12 % more) and nats per token. Measured, unless `by_label`."""
 
     perplexity_increase: float | None
@@ -22,21 +22,21 @@ class Loss:
     by_label: bool = False
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """perplexity +12.3 %, KL 0.081 nats per token, against dense on wiki.txt"""
         if self.by_label:
             return f"nothing by its label, against {self.against}; not measured"
         parts = []
         if self.perplexity_increase is not None:
-            parts.append(f"perplexity {percent(self.perplexity_increase, sign=True)}")
+            parts.append(f"perplexity {format_percent(self.perplexity_increase, sign=True)}")
         if self.kl is not None:
-            parts.append(f"KL {number(self.kl)} nats per token")
+            parts.append(f"KL {format_number(self.kl)} nats per token")
         if self.top1 is not None:
-            parts.append(f"the same most likely token at {percent(self.top1)} of positions")
-        return f"{listed(parts)}, against {self.against} on {self.text}"
+            parts.append(f"the same most likely token at {format_percent(self.top1)} of positions")
+        return f"{join_names(parts)}, against {self.against} on {self.text}"
 
 
-def loss_of(joined: Joined, entry: Entry) -> Loss | None:
+def loss_of(joined: MergedRuns, entry: ReportEntry) -> QualityLoss | None:
     """What this entry loses against its reference, or the baseline of its run; None where that was not measured.
 
     The figures are of the artifact decoded plainly: what is skipped online besides was not measured.
@@ -55,7 +55,7 @@ def loss_of(joined: Joined, entry: Entry) -> Loss | None:
         # Of another precision, or written by another tool, a dense model is not the same model to the bit.
         if base_record is None or not entry.lossless or base_record.label not in {"dense", "verified"} or not same:
             return None
-        return Loss(0.0, 0.0, None, joined.target_of(entry.part, base_record.name), "", by_label=True)
+        return QualityLoss(0.0, 0.0, None, joined.target_of(entry.part, base_record.name), "", by_label=True)
     reference = quality.reference
     if reference is None and base_record is not None:
         reference = base_record.name
@@ -64,19 +64,19 @@ def loss_of(joined: Joined, entry: Entry) -> Loss | None:
     named = entry.part.run.targets.get(reference)
     theirs = quality if reference == entry.record.name else None if named is None else named.quality
     increase = None
-    if theirs is not None and _alike(quality, theirs) and theirs.perplexity > 0:
+    if theirs is not None and _same_text(quality, theirs) and theirs.perplexity > 0:
         increase = quality.perplexity / theirs.perplexity - 1
     kl = 0.0 if reference == entry.record.name else quality.kl_divergence
     top1 = 1.0 if reference == entry.record.name else quality.top1_agreement
     if increase is None and kl is None and top1 is None:
         return None
-    return Loss(increase, kl, top1, joined.target_of(entry.part, reference), clean(quality.text, 80))
+    return QualityLoss(increase, kl, top1, joined.target_of(entry.part, reference), sanitize(quality.text, 80))
 
 
-def quality_of(joined: Joined, entry: Entry) -> Quality | None:
+def quality_of(joined: MergedRuns, entry: ReportEntry) -> QualityResult | None:
     """As measured in the entry's own run: its reference is a target of that run."""
     return entry.record.quality
 
 
-def _alike(ours: Quality, theirs: Quality) -> bool:
+def _same_text(ours: QualityResult, theirs: QualityResult) -> bool:
     return (ours.text, ours.tokens, ours.window) == (theirs.text, theirs.tokens, theirs.window)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Text:
+class TableCell:
     """Content of a table's cell: a line and, smaller, one below it."""
 
     main: str
@@ -32,7 +32,7 @@ class Group:
     """Rows under a heading of their own; the first of a row is its heading. `name` "" = no heading."""
 
     name: str
-    rows: list[list[Text]]
+    rows: list[list[TableCell]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Section:
     tables: list[Table] = field(default_factory=list)
 
 
-def present(columns: list[Column], groups: list[Group], absent: str) -> tuple[list[Column], list[Group]]:
+def drop_empty_columns(columns: list[Column], groups: list[Group], absent: str) -> tuple[list[Column], list[Group]]:
     """Without the columns that are `absent` in every row; the first column stays."""
     rows = [row for group in groups for row in group.rows]
     kept = [at for at in range(len(columns)) if at == 0 or any(row[at].main != absent for row in rows)]

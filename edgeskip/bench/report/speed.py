@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeskip.bench.analysis.rows import Row
+from edgeskip.bench.analysis.rows import MeasureRow
 from edgeskip.bench.analysis.statistics import Ratio
-from edgeskip.bench.report.merged_runs import Entry, Joined
+from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry
 
 TPOT = "TPOT"
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodingSpeed:
     """Tokens per second of one entry, by round; `ratio` to the baseline of its run, None where there is none."""
 
-    entry: Entry
+    entry: ReportEntry
     measure: str
     speeds: tuple[float, ...]
     median: float
@@ -28,7 +28,7 @@ class Decoding:
         return self.measure == TPOT
 
 
-def decode_measure(entries: Sequence[Entry]) -> str | None:
+def decode_measure(entries: Sequence[ReportEntry]) -> str | None:
     """What all of these can be compared by: TPOT where one has it, else the first tg test; None where nothing decoded.
 
     Drafting has no meaning on random tokens: only TPOT knows every strategy.
@@ -44,28 +44,28 @@ def first_test(measures: Sequence[str], test: str) -> str | None:
     )
 
 
-def decoding(entry: Entry, measure: str | None) -> Decoding | None:
+def decoding_speed(entry: ReportEntry, measure: str | None) -> DecodingSpeed | None:
     """How fast this entry decodes by `measure`; None where that was not measured."""
     row = None if measure is None else entry.row(measure)
     if row is None or measure is None or min(row.values) <= 0:
         return None
     speeds = speeds_of(row)
     middle = row.median if row.higher_is_better else 1e3 / row.median
-    return Decoding(entry, measure, speeds, middle, row.ratio)
+    return DecodingSpeed(entry, measure, speeds, middle, row.ratio)
 
 
-def speeds_of(row: Row) -> tuple[float, ...]:
+def speeds_of(row: MeasureRow) -> tuple[float, ...]:
     """Tokens per second: as measured, or from milliseconds a token."""
     return row.values if row.higher_is_better else tuple(1e3 / value for value in row.values)
 
 
-def fastest(joined: Joined, device: str) -> Decoding | None:
+def fastest(joined: MergedRuns, device: str) -> DecodingSpeed | None:
     """The entry with the highest median speed of decoding on a device; None where nothing was decoded there."""
-    return max(decoded_on(joined, device), key=lambda one: one.median, default=None)
+    return max(decoding_speeds(joined, device), key=lambda one: one.median, default=None)
 
 
-def decoded_on(joined: Joined, device: str) -> list[Decoding]:
+def decoding_speeds(joined: MergedRuns, device: str) -> list[DecodingSpeed]:
     """The speeds of decoding on a device, by one measure."""
     entries = joined.on(device)
     measure = decode_measure(entries)
-    return [one for one in (decoding(entry, measure) for entry in entries) if one is not None]
+    return [one for one in (decoding_speed(entry, measure) for entry in entries) if one is not None]

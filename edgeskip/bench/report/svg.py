@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from edgeskip.bench.report.plot_style import VARIABLES, styled
+from edgeskip.bench.report.plot_style import VARIABLES, plot_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ class Stylesheet:
 def svg(draw: Callable[[int], Figure], width: int, prefix: str, title: str, words: str, sheet: Stylesheet) -> str:
     """The figure as an <svg> element; `prefix` begins its ids; `title` and `words` tell it to who cannot see it."""
     data = io.BytesIO()
-    with styled():
+    with plot_style():
         figure = draw(width)
         figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     # Made a moment ago by matplotlib, which escapes what the names hold.
@@ -66,7 +66,7 @@ def svg(draw: Callable[[int], Figure], width: int, prefix: str, title: str, word
 def png(draw: Callable[[int], Figure], width: int, title: str, words: str) -> bytes:
     """The figure in the light page's colours, two pixels to one of CSS."""
     data = io.BytesIO()
-    with styled():
+    with plot_style():
         draw(width).savefig(data, format="png", dpi=144, metadata={"Title": title, "Description": words})
     return data.getvalue()
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgeskip.bench.analysis.formatting import NOT_MEASURED, listed, number, percent
-from edgeskip.bench.report.bar_plot import Bar, bar_plot, bars_described
-from edgeskip.bench.report.breakdown import Drafting, Share, decode_parts, drafting_of, first_token_parts
-from edgeskip.bench.report.latency import headed
-from edgeskip.bench.report.line_plot import MOST, line_plot
-from edgeskip.bench.report.merged_runs import Entry, Joined
-from edgeskip.bench.report.sections import Column, Group, Plot, Section, Table, Text, present
+from edgeskip.bench.analysis.formatting import NOT_MEASURED, format_number, format_percent, join_names
+from edgeskip.bench.report.bar_plot import Bar, bar_plot, describe_bars
+from edgeskip.bench.report.breakdown import DraftingStats, TimeShare, decode_parts, drafting_stats, first_token_parts
+from edgeskip.bench.report.latency import entry_heading
+from edgeskip.bench.report.line_plot import MAX_LINES, line_plot
+from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry
+from edgeskip.bench.report.sections import Column, Group, Plot, Section, Table, TableCell, drop_empty_columns
 
 _POSITIONS = 8  # columns of the table
 
 
-def drafting_section(joined: Joined) -> Section | None:
+def drafting_section(joined: MergedRuns) -> Section | None:
     """Acceptance by entry and position; None where nothing was drafted."""
-    found = [(entry, drafting) for entry in joined.entries if (drafting := drafting_of(entry)) is not None]
+    found = [(entry, drafting) for entry in joined.entries if (drafting := drafting_stats(entry)) is not None]
     if not found:
         return None
     most = min(_POSITIONS, max(len(drafting.at_least) for _, drafting in found))
@@ -30,17 +30,21 @@ def drafting_section(joined: Joined) -> Section | None:
     for device in joined.device_names:
         rows = [_drafting_row(entry, drafting, most) for entry, drafting in found if entry.device == device]
         if rows:
-            shown, groups = present(columns, [Group("", rows)], NOT_MEASURED)
+            shown, groups = drop_empty_columns(columns, [Group("", rows)], NOT_MEASURED)
             tables.append(Table(f"Drafting on {device}", shown, groups))
     lines = [(entry.brief, entry.device, drafting.at_least) for entry, drafting in found if drafting.at_least]
     plots = []
     if lines:
-        more = f" The first {MOST} of {len(lines)} are drawn; the table has them all." if len(lines) > MOST else ""
+        more = (
+            f" The first {MAX_LINES} of {len(lines)} are drawn; the table has them all."
+            if len(lines) > MAX_LINES
+            else ""
+        )
         words = " ".join(
             f"{name}, {device}: "
-            + ", ".join(f"{k} or more in {percent(s)}" for k, s in enumerate(shares, start=1))
+            + ", ".join(f"{k} or more in {format_percent(s)}" for k, s in enumerate(shares, start=1))
             + "."
-            for name, device, shares in lines[:MOST]
+            for name, device, shares in lines[:MAX_LINES]
         )
         plots.append(
             Plot(
@@ -62,7 +66,7 @@ def drafting_section(joined: Joined) -> Section | None:
     return Section("drafting", "Drafts and their acceptance", paragraphs, plots=plots, tables=tables)
 
 
-def time_section(joined: Joined) -> Section | None:
+def time_section(joined: MergedRuns) -> Section | None:
     """What TTFT and the decode step are made of; None where no prompt was answered."""
     plots, tables = [], []
     for name, title, axis, parts_of in (
@@ -86,12 +90,12 @@ def time_section(joined: Joined) -> Section | None:
         "back, handing over)."
     ]
     if silent:
-        names = "; ".join(f"{listed(list(targets))} on {device}" for device, targets in silent.items())
+        names = "; ".join(f"{join_names(list(targets))} on {device}" for device, targets in silent.items())
         paragraphs.append(f"What a decoded token's time is made of is not known of {names}.")
     return Section("time", "Where time goes", paragraphs, plots=plots, tables=tables)
 
 
-Parts = Callable[[Entry], list[Share]]
+Parts = Callable[[ReportEntry], list[TimeShare]]
 
 
 def _plot(name: str, title: str, axis: str, groups: list[tuple[str, list[Bar]]]) -> Plot:
@@ -99,12 +103,12 @@ def _plot(name: str, title: str, axis: str, groups: list[tuple[str, list[Bar]]])
         name,
         title,
         f"{title}, in milliseconds; every device has its own scale.",
-        bars_described(title, groups),
+        describe_bars(title, groups),
         lambda width: bar_plot(groups, axis, width),
     )
 
 
-def _bars(joined: Joined, parts_of: Parts) -> list[tuple[str, list[Bar]]]:
+def _bars(joined: MergedRuns, parts_of: Parts) -> list[tuple[str, list[Bar]]]:
     groups = []
     for device in joined.device_names:
         found = [(entry, parts_of(entry)) for entry in joined.on(device)]
@@ -114,7 +118,7 @@ def _bars(joined: Joined, parts_of: Parts) -> list[tuple[str, list[Bar]]]:
     return groups
 
 
-def _tables(joined: Joined, title: str, parts_of: Parts) -> list[Table]:
+def _tables(joined: MergedRuns, title: str, parts_of: Parts) -> list[Table]:
     names = list(dict.fromkeys(part.name for entry in joined.entries for part in parts_of(entry)))
     names.sort(key=lambda name: name == "rest")
     columns = [Column("", numeric=False), *(Column(name, "ms") for name in names), Column("together", "ms")]
@@ -126,29 +130,29 @@ def _tables(joined: Joined, title: str, parts_of: Parts) -> list[Table]:
             if parts:
                 total = sum(parts.values())
                 cells = [_part(parts.get(name), total) for name in names]
-                rows.append([headed(entry), *cells, Text(number(total))])
+                rows.append([entry_heading(entry), *cells, TableCell(format_number(total))])
         if rows:
-            shown, groups = present(columns, [Group("", rows)], NOT_MEASURED)
+            shown, groups = drop_empty_columns(columns, [Group("", rows)], NOT_MEASURED)
             tables.append(Table(f"{title} on {device}", shown, groups))
     return tables
 
 
-def _part(ms: float | None, total: float) -> Text:
+def _part(ms: float | None, total: float) -> TableCell:
     if ms is None:
-        return Text(NOT_MEASURED)
-    return Text(number(ms), percent(ms / total) if total else "")
+        return TableCell(NOT_MEASURED)
+    return TableCell(format_number(ms), format_percent(ms / total) if total else "")
 
 
-def _drafting_row(entry: Entry, drafting: Drafting, most: int) -> list[Text]:
+def _drafting_row(entry: ReportEntry, drafting: DraftingStats, most: int) -> list[TableCell]:
     rounds = drafting.rounds
-    shares = [Text(percent(share)) for share in drafting.at_least[:most]]
+    shares = [TableCell(format_percent(share)) for share in drafting.at_least[:most]]
     # Beyond the longest draft that was accepted it is 0, not unknown.
-    beyond = Text(percent(0.0) if drafting.at_least else NOT_MEASURED)
+    beyond = TableCell(format_percent(0.0) if drafting.at_least else NOT_MEASURED)
     return [
-        headed(entry),
-        Text(NOT_MEASURED if drafting.acceptance is None else percent(drafting.acceptance)),
-        Text(NOT_MEASURED if drafting.accepted_per_round is None else number(drafting.accepted_per_round)),
-        Text(number(drafting.drafted / rounds) if rounds else NOT_MEASURED),
-        Text(percent(drafting.plain_steps / (rounds + drafting.plain_steps)), "of all steps"),
+        entry_heading(entry),
+        TableCell(NOT_MEASURED if drafting.acceptance is None else format_percent(drafting.acceptance)),
+        TableCell(NOT_MEASURED if drafting.accepted_per_round is None else format_number(drafting.accepted_per_round)),
+        TableCell(format_number(drafting.drafted / rounds) if rounds else NOT_MEASURED),
+        TableCell(format_percent(drafting.plain_steps / (rounds + drafting.plain_steps)), "of all steps"),
         *(shares + [beyond] * (most - len(shares))),
     ]

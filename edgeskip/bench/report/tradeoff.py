@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from edgeskip.bench.analysis.formatting import NOT_MEASURED, clean, interval, listed, number, percent, times
-from edgeskip.bench.report.latency import headed
-from edgeskip.bench.report.merged_runs import Entry, Joined
-from edgeskip.bench.report.quality import Loss, loss_of
-from edgeskip.bench.report.sections import Column, Group, Plot, Section, Table, Text, present
-from edgeskip.bench.report.speed import TPOT, Decoding, decode_measure, decoding
-from edgeskip.bench.report.tradeoff_plot import Point, trade_plot
+from edgeskip.bench.analysis.formatting import (
+    NOT_MEASURED,
+    format_interval,
+    format_number,
+    format_percent,
+    format_ratio,
+    join_names,
+    sanitize,
+)
+from edgeskip.bench.report.latency import entry_heading
+from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry
+from edgeskip.bench.report.quality import QualityLoss, loss_of
+from edgeskip.bench.report.sections import Column, Group, Plot, Section, Table, TableCell, drop_empty_columns
+from edgeskip.bench.report.speed import TPOT, DecodingSpeed, decode_measure, decoding_speed
+from edgeskip.bench.report.tradeoff_plot import TradeoffPoint, tradeoff_plot
 from edgeskip.bench.schema import Target
 
 _NOT = "loss not measured"
 
 
-def trade_section(joined: Joined) -> Section | None:
+def tradeoff_section(joined: MergedRuns) -> Section | None:
     """Decode speed-up against loss; None where no speed-up is known."""
     groups: list[Group] = []
-    points: list[Point] = []
+    points: list[TradeoffPoint] = []
     names: list[str] = []  # of the rows, in their order
     unknown: list[str] = []
     measures: list[str] = []
@@ -26,7 +34,7 @@ def trade_section(joined: Joined) -> Section | None:
         measure = decode_measure(entries)
         groups.append(Group(device, []))
         for entry in entries:
-            speed = decoding(entry, measure)
+            speed = decoding_speed(entry, measure)
             if speed is None or (speed.ratio is None and not entry.is_baseline):
                 continue
             measures.append(speed.measure)
@@ -43,7 +51,7 @@ def trade_section(joined: Joined) -> Section | None:
         Column("", numeric=False), Column("decode speed-up", "times (95 %)"),
         Column("perplexity"), Column("KL", "nats/token"), Column("same top-1"), Column("loss", numeric=False),
     ]  # fmt: skip
-    shown, groups = present(columns, [group for group in groups if group.rows], NOT_MEASURED)
+    shown, groups = drop_empty_columns(columns, [group for group in groups if group.rows], NOT_MEASURED)
     paragraphs = [
         "Decode speed-up is to the baseline of the same run, device and provider, "
         + ("on real prompts" if set(measures) == {TPOT} else "by " + ", ".join(dict.fromkeys(measures)))
@@ -51,7 +59,7 @@ def trade_section(joined: Joined) -> Section | None:
         "verifies loses no more."
     ]
     if unknown:
-        paragraphs.append(f"Loss not measured, and therefore not drawn: {listed(list(dict.fromkeys(unknown)))}.")
+        paragraphs.append(f"Loss not measured, and therefore not drawn: {join_names(list(dict.fromkeys(unknown)))}.")
     plots = []
     if any(point.perplexity is not None or point.kl is not None for point in points):
         plots.append(
@@ -61,8 +69,8 @@ def trade_section(joined: Joined) -> Section | None:
                 "Speed-up of decoding against what is lost: right is faster, down is better; the line is the 95 % "
                 "interval of the speed-up, numbers are those of the table, the cross is the baseline; hollow points "
                 "lose nothing by their label.",
-                _described(points, names),
-                lambda width: trade_plot(points, width),
+                _describe_points(points, names),
+                lambda width: tradeoff_plot(points, width),
             )
         )
     return Section(
@@ -74,7 +82,7 @@ def trade_section(joined: Joined) -> Section | None:
     )
 
 
-def targets_table(joined: Joined) -> Table:
+def targets_table(joined: MergedRuns) -> Table:
     """What was benched: one row for each artifact."""
     several = len(joined.parts) > 1
     columns = [
@@ -82,7 +90,7 @@ def targets_table(joined: Joined) -> Table:
         Column("skipped", "sublayers"), Column("size", "MB"), Column("perplexity"), Column("KL", "nats/token"),
         Column("same top-1"), Column("model", numeric=False), Column("sha256", numeric=False),
     ]  # fmt: skip
-    rows: dict[str, list[Text]] = {}
+    rows: dict[str, list[TableCell]] = {}
     runs: dict[str, list[str]] = {}
     for part in joined.parts:
         for target in part.run.targets.values():
@@ -92,10 +100,11 @@ def targets_table(joined: Joined) -> Table:
                 rows[name] = _target_row(name, target)
     if several:
         columns.append(Column("runs", numeric=False))
-        rows = {name: [*row, Text(", ".join(runs[name]))] for name, row in rows.items()}
-    shown, groups = present(columns, [Group("", list(rows.values()))], NOT_MEASURED)
+        rows = {name: [*row, TableCell(", ".join(runs[name]))] for name, row in rows.items()}
+    shown, groups = drop_empty_columns(columns, [Group("", list(rows.values()))], NOT_MEASURED)
     texts = dict.fromkeys(
-        f"{clean(target.quality.text, 80)} ({target.quality.tokens:,} tokens in windows of {target.quality.window:,})"
+        f"{sanitize(target.quality.text, 80)} ({target.quality.tokens:,} tokens in windows of "
+        f"{target.quality.window:,})"
         for part in joined.parts
         for target in part.run.targets.values()
         if target.quality is not None
@@ -104,29 +113,29 @@ def targets_table(joined: Joined) -> Table:
     return Table("Targets", shown, groups, note)
 
 
-def _target_row(name: str, target: Target) -> list[Text]:
+def _target_row(name: str, target: Target) -> list[TableCell]:
     quality = target.quality
     skipped = "0" if target.plan is None else f"{len(target.plan.skip)} of {2 * target.plan.num_blocks}"
-    method = "" if target.plan is None or not target.plan.skip else clean(target.plan.method, 60)
+    method = "" if target.plan is None or not target.plan.skip else sanitize(target.plan.method, 60)
     kl = None if quality is None else quality.kl_divergence
     top1 = None if quality is None else quality.top1_agreement
     return [
-        Text(name, target.engine),
-        Text(target.label),
-        Text(clean(target.precision or "", 60) or NOT_MEASURED),
-        Text(NOT_MEASURED if target.plan is None else skipped, method),
-        Text(number(target.size_bytes / 1e6)),
-        Text(NOT_MEASURED if quality is None else number(quality.perplexity, 4)),
-        Text(NOT_MEASURED if kl is None else number(kl)),
-        Text(NOT_MEASURED if top1 is None else percent(top1)),
-        Text(clean(target.model or "", 120) or NOT_MEASURED),
-        Text(clean(target.sha256, 12)),
+        TableCell(name, target.engine),
+        TableCell(target.label),
+        TableCell(sanitize(target.precision or "", 60) or NOT_MEASURED),
+        TableCell(NOT_MEASURED if target.plan is None else skipped, method),
+        TableCell(format_number(target.size_bytes / 1e6)),
+        TableCell(NOT_MEASURED if quality is None else format_number(quality.perplexity, 4)),
+        TableCell(NOT_MEASURED if kl is None else format_number(kl)),
+        TableCell(NOT_MEASURED if top1 is None else format_percent(top1)),
+        TableCell(sanitize(target.model or "", 120) or NOT_MEASURED),
+        TableCell(sanitize(target.sha256, 12)),
     ]
 
 
-def _point(at: int, speed: Decoding, loss: Loss) -> Point:
+def _point(at: int, speed: DecodingSpeed, loss: QualityLoss) -> TradeoffPoint:
     ratio = speed.ratio
-    return Point(
+    return TradeoffPoint(
         at,
         speed.entry.device,
         1.0 if ratio is None else ratio.value,
@@ -138,38 +147,46 @@ def _point(at: int, speed: Decoding, loss: Loss) -> Point:
     )
 
 
-def _row(at: int, speed: Decoding, loss: Loss | None) -> list[Text]:
-    head = headed(speed.entry)
-    ratio = Text("baseline") if speed.ratio is None else Text(times(speed.ratio), interval(speed.ratio))
+def _row(at: int, speed: DecodingSpeed, loss: QualityLoss | None) -> list[TableCell]:
+    head = entry_heading(speed.entry)
+    ratio = (
+        TableCell("baseline")
+        if speed.ratio is None
+        else TableCell(format_ratio(speed.ratio), format_interval(speed.ratio))
+    )
     if loss is None:
-        figures = [Text(NOT_MEASURED)] * 3
+        figures = [TableCell(NOT_MEASURED)] * 3
         words = _NOT
     else:
         figures = [
-            Text(NOT_MEASURED if loss.perplexity_increase is None else percent(loss.perplexity_increase, sign=True)),
-            Text(NOT_MEASURED if loss.kl is None else number(loss.kl)),
-            Text(NOT_MEASURED if loss.top1 is None else percent(loss.top1)),
+            TableCell(
+                NOT_MEASURED
+                if loss.perplexity_increase is None
+                else format_percent(loss.perplexity_increase, sign=True)
+            ),
+            TableCell(NOT_MEASURED if loss.kl is None else format_number(loss.kl)),
+            TableCell(NOT_MEASURED if loss.top1 is None else format_percent(loss.top1)),
         ]
         words = f"none by its label, against {loss.against}" if loss.by_label else f"against {loss.against}"
         if not loss.by_label and _is_reference(speed.entry, loss):
             words = "the reference"
-    return [Text(f"{at}. {head.main}", head.detail), ratio, *figures, Text(words)]
+    return [TableCell(f"{at}. {head.main}", head.detail), ratio, *figures, TableCell(words)]
 
 
-def _is_reference(entry: Entry, loss: Loss) -> bool:
+def _is_reference(entry: ReportEntry, loss: QualityLoss) -> bool:
     return loss.against == entry.target
 
 
-def _described(points: list[Point], names: list[str]) -> str:
+def _describe_points(points: list[TradeoffPoint], names: list[str]) -> str:
     parts = ["Speed-up of decoding against loss."]
     for point in points[:12]:
         losses = []
         if point.perplexity is not None:
-            losses.append(f"perplexity {percent(point.perplexity, sign=True)}")
+            losses.append(f"perplexity {format_percent(point.perplexity, sign=True)}")
         if point.kl is not None:
-            losses.append(f"KL {number(point.kl)}")
+            losses.append(f"KL {format_number(point.kl)}")
         name = f"{point.number}. {names[point.number - 1]}"
-        parts.append(f"{name} on {point.device}: {number(point.speedup)} times, {', '.join(losses)}.")
+        parts.append(f"{name} on {point.device}: {format_number(point.speedup)} times, {', '.join(losses)}.")
     if len(points) > 12:
         parts.append(f"{len(points) - 12} more.")
     return " ".join([*parts, "All numbers are in the table below."])

@@ -12,11 +12,11 @@ from edgeskip.bench.report.plot_style import (
     PAPER,
     SERIES,
     SOFT,
-    bare,
-    fitting,
+    fit_text,
     is_narrow,
     legend_text,
     new_figure,
+    style_axes,
     text_size,
 )
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Point:
+class TradeoffPoint:
     """`number` names it in the list; `low` and `high` bound the speed-up; a loss that nobody measured is None."""
 
     number: int
@@ -39,7 +39,7 @@ class Point:
     by_label: bool
 
 
-def trade_plot(points: Sequence[Point], width: int) -> Figure:
+def tradeoff_plot(points: Sequence[TradeoffPoint], width: int) -> Figure:
     """One panel for perplexity, one for KL, where there are any; a device each has a colour and a shape."""
     narrow, size = is_narrow(width), text_size(width)
     kinds = [kind for kind in ("perplexity", "kl") if any(getattr(point, kind) is not None for point in points)]
@@ -67,9 +67,9 @@ def trade_plot(points: Sequence[Point], width: int) -> Figure:
     return figure
 
 
-def _panel(panel: Axes, points: Sequence[Point], kind: str, devices: list[str], width: int) -> None:
+def _panel(panel: Axes, points: Sequence[TradeoffPoint], kind: str, devices: list[str], width: int) -> None:
     size = text_size(width)
-    bare(panel, axis="both", width=width)
+    style_axes(panel, axis="both", width=width)
     panel.spines["left"].set_visible(True)
     shown = [point for point in points if getattr(point, kind) is not None]
     scale = 100.0 if kind == "perplexity" else 1.0
@@ -126,7 +126,7 @@ def _legend(figure: Figure, devices: list[str], size: float, width: int) -> None
     handles = []
     for at, device in enumerate(devices):
         colour, marker = _look(at)
-        label = legend_text(fitting(device, width - 40, size))
+        label = legend_text(fit_text(device, width - 40, size))
         handles.append(Line2D([], [], linestyle="none", marker=marker, color=colour, markersize=7, label=label))
     figure.legend(
         handles=handles, loc="upper left", ncols=1, frameon=False, fontsize=size, borderaxespad=0.2, handletextpad=0.3

@@ -71,10 +71,10 @@ def _answer(arguments: argparse.Namespace, progress: Callable[[str], None]) -> B
         from edgeskip.bench.runner.quality import QualityRequest, measure_quality
 
         return measure_quality(QualityRequest.model_validate_json(sys.stdin.read()), progress)
-    from edgeskip.bench.runner.measure import measure
-    from edgeskip.bench.runner.request import Request
+    from edgeskip.bench.runner.measure import measure_round
+    from edgeskip.bench.runner.request import RoundRequest
 
-    return measure(Request.model_validate_json(sys.stdin.read()), progress)
+    return measure_round(RoundRequest.model_validate_json(sys.stdin.read()), progress)
 
 
 def _device(rooflines: str) -> Device:

@@ -11,7 +11,7 @@ class DeviceMemory:
     def __init__(self, provider: str) -> None:
         self._before = _used() if provider.startswith("cuda") else None
 
-    def taken(self) -> int | None:
+    def allocated_bytes(self) -> int | None:
         """Bytes of the GPU in use more than before: ONNX Runtime gives back nothing while a session lives, so near
         its peak; other programs' changes are in it."""
         now = None if self._before is None else _used()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edgeskip.bench.runner.nvml import first_gpu
-from edgeskip.bench.schema import Energy
+from edgeskip.bench.schema import EnergyUse
 
 _ROOT = Path("/")
 _WH = 3600.0  # joules
 
 
 @dataclass(frozen=True)
-class Counter:
+class EnergyCounter:
     """`joules()` since some moment; `wraps_at` is where it begins anew, None = never."""
 
     source: str
@@ -22,25 +23,25 @@ class Counter:
     wraps_at: float | None = None
 
 
-class Meter:
+class EnergyMeter:
     """Joules between its making and `energy`, by every counter there is for the provider."""
 
     def __init__(self, provider: str, root: Path = _ROOT) -> None:
-        self._counters = counters(provider, root)
+        self._counters = energy_counters(provider, root)
         self._begin = [counter.joules() for counter in self._counters]
 
-    def energy(self) -> Energy | None:
+    def energy(self) -> EnergyUse | None:
         """None where the system exposes nothing, or its counter did not move meanwhile (a battery's is coarse)."""
         used = [
-            _difference(counter, before, counter.joules())
+            _joules_between(counter, before, counter.joules())
             for counter, before in zip(self._counters, self._begin, strict=True)
         ]
         if not used or sum(used) <= 0:
             return None
-        return Energy(joules=sum(used), source=" + ".join(counter.source for counter in self._counters))
+        return EnergyUse(joules=sum(used), source=" + ".join(counter.source for counter in self._counters))
 
 
-def counters(provider: str, root: Path = _ROOT) -> list[Counter]:
+def energy_counters(provider: str, root: Path = _ROOT) -> list[EnergyCounter]:
     """The processor's packages, and for `cuda` the GPU's counter; a battery's only where there are none of these."""
     found = _rapl(root)
     if provider.startswith("cuda"):
@@ -48,18 +49,18 @@ def counters(provider: str, root: Path = _ROOT) -> list[Counter]:
     return found or _battery(root)
 
 
-def _rapl(root: Path) -> list[Counter]:
+def _rapl(root: Path) -> list[EnergyCounter]:
     found = []
     for zone in sorted(root.glob("sys/class/powercap/intel-rapl:*")):
         name = _text(zone / "name")
         if not name.startswith("package") or _micro(zone / "energy_uj") is None:
             continue  # the kernel lets only root read it
         limit = _micro(zone / "max_energy_range_uj")
-        found.append(Counter(f"RAPL {name}", lambda zone=zone: _micro(zone / "energy_uj") or 0.0, limit))  # type: ignore[misc]
+        found.append(EnergyCounter(f"RAPL {name}", lambda zone=zone: _micro(zone / "energy_uj") or 0.0, limit))  # type: ignore[misc]
     return found
 
 
-def _nvml() -> list[Counter]:
+def _nvml() -> list[EnergyCounter]:
     found = first_gpu()
     if found is None:
         return []
@@ -68,24 +69,28 @@ def _nvml() -> list[Counter]:
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError:  # a GPU without the counter
         return []
-    return [Counter("NVML", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)]
+    return [EnergyCounter("NVML", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)]
 
 
-def _battery(root: Path) -> list[Counter]:
+def _battery(root: Path) -> list[EnergyCounter]:
     """Discharging batteries only: what the mains gives is not counted there."""
     found = []
     for supply in sorted(root.glob("sys/class/power_supply/*")):
         if _text(supply / "type") != "Battery" or _text(supply / "status") != "Discharging":
             continue
         if _micro(supply / "energy_now") is not None:
-            found.append(Counter("battery", lambda s=supply: -_WH * (_micro(s / "energy_now") or 0.0)))  # type: ignore[misc]
+            found.append(EnergyCounter("battery", partial(_battery_joules, supply / "energy_now", 1.0)))
         elif _micro(supply / "charge_now") is not None and _micro(supply / "voltage_now") is not None:
             volts = _micro(supply / "voltage_now") or 0.0
-            found.append(Counter("battery", lambda s=supply, v=volts: -_WH * v * (_micro(s / "charge_now") or 0.0)))  # type: ignore[misc]
+            found.append(EnergyCounter("battery", partial(_battery_joules, supply / "charge_now", volts)))
     return found
 
 
-def _difference(counter: Counter, before: float, after: float) -> float:
+def _battery_joules(file: Path, volts: float) -> float:
+    return -_WH * volts * (_micro(file) or 0.0)
+
+
+def _joules_between(counter: EnergyCounter, before: float, after: float) -> float:
     if after < before and counter.wraps_at is not None:
         after += counter.wraps_at
     return after - before

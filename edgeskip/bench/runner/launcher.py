@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from edgeskip.bench.runner.request import Request
-from edgeskip.bench.schema import Device, Roofline, Sample
+from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.schema import Device, Roofline, RoundResult
 
-Progress = Callable[[str], None]
+StatusCallback = Callable[[str], None]
 """Told, in a few words, what is going on now."""
 
 
@@ -20,16 +20,16 @@ class Launcher(Protocol):
     def device(self) -> Device:
         """What it is; known once the launcher is made."""
 
-    def prepare(self, path: Path, progress: Progress) -> str:
+    def prepare(self, path: Path, progress: StatusCallback) -> str:
         """Brings the artifact at `path` to the device, once; the path to put in requests there.
 
         EdgeSkipError where it has no room, cannot be reached, or the copy fails its checksum.
         """
 
-    def run(self, request: Request, progress: Progress) -> Sample:
+    def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
         """Measures one round in a fresh process there. EdgeSkipError says why it could not; nothing is left running."""
 
-    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+    def rooflines_again(self, progress: StatusCallback) -> list[Roofline]:
         """The device's rooflines, measured once more; [] where it has none. EdgeSkipError where it cannot now."""
 
     def close(self) -> None:

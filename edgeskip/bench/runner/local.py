@@ -6,10 +6,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgeskip.bench.runner.launcher import Progress
-from edgeskip.bench.runner.process import CHILD, call
-from edgeskip.bench.runner.request import Request
-from edgeskip.bench.schema import Device, Roofline, Sample
+from edgeskip.bench.runner.launcher import StatusCallback
+from edgeskip.bench.runner.process import CHILD, run_worker
+from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.schema import Device, Roofline, RoundResult
 
 DEVICE_TIMEOUT_S = 120.0
 
@@ -45,14 +45,14 @@ class LocalLauncher:
     def device(self) -> Device:
         return self._device
 
-    def prepare(self, path: Path, progress: Progress) -> str:
+    def prepare(self, path: Path, progress: StatusCallback) -> str:
         return str(path.absolute())
 
-    def run(self, request: Request, progress: Progress) -> Sample:
+    def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
         python = self._python(request.cell.provider)
-        return Sample.model_validate(call([python, "-P", "-m", CHILD], request, self._silence_s, progress))
+        return RoundResult.model_validate(run_worker([python, "-P", "-m", CHILD], request, self._silence_s, progress))
 
-    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+    def rooflines_again(self, progress: StatusCallback) -> list[Roofline]:
         return [roofline for device in self._asked() for roofline in device.rooflines]
 
     def close(self) -> None:
@@ -62,7 +62,9 @@ class LocalLauncher:
         """The machine as each interpreter sees it."""
         return [
             Device.model_validate(
-                call([python, "-P", "-m", CHILD, "--device", "--roofline", ",".join(wanted)], None, DEVICE_TIMEOUT_S)
+                run_worker(
+                    [python, "-P", "-m", CHILD, "--device", "--roofline", ",".join(wanted)], None, DEVICE_TIMEOUT_S
+                )
             )
             for python, wanted in self._wanted.items()
         ]

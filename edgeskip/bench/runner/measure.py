@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeskip.bench.runner.device_memory import DeviceMemory
-from edgeskip.bench.runner.energy import Meter
-from edgeskip.bench.runner.request import Prompt, Request, Test
-from edgeskip.bench.runner.system_monitor import Watch
-from edgeskip.bench.schema import Answer, Cell, Ran, Sample, Speculated, Strategy, TestTime
+from edgeskip.bench.runner.energy import EnergyMeter
+from edgeskip.bench.runner.request import BenchPrompt, RoundRequest, SyntheticTest
+from edgeskip.bench.runner.system_monitor import SystemMonitor
+from edgeskip.bench.schema import (
+    BenchCell,
+    ExecutionInfo,
+    PromptResult,
+    RoundResult,
+    SpeculationResult,
+    Strategy,
+    SyntheticResult,
+)
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK, prefill
 from edgeskip.runtime.generation import peak_rss_bytes
@@ -37,31 +45,31 @@ _DECODED_BY: dict[Strategy, tuple[generation.Strategy, Speculation]] = {
 }
 
 
-def measure(request: Request, progress: Callable[[str], None]) -> Sample:
+def measure_round(request: RoundRequest, progress: Callable[[str], None]) -> RoundResult:
     """One round. EdgeSkipError where the artifact cannot be opened, or run on the provider (unless that is allowed)."""
     cell, notes = request.cell, list[str]()
     memory = DeviceMemory(cell.provider)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     progress("loading")
     _run_self_tests(request)
-    with _opened(request, notes) as session:
+    with _load_session(request, notes) as session:
         engine = session.engine
         progress("warming up")
         _warm_up_answers(session, request)
         progress("measuring")  # who shows it is done before the watch below has looked
-        watch = Watch()
-        meter = Meter(cell.provider)
-        answers = [_answer(session, prompt, cell, request.max_tokens) for prompt in request.prompts]
+        watch = SystemMonitor()
+        meter = EnergyMeter(cell.provider)
+        answers = [_answer_prompt(session, prompt, cell, request.max_tokens) for prompt in request.prompts]
         energy = meter.energy() if answers else None
         # After the answers, which cells of every strategy have: tests, or warming up for them, would leave them another
         # machine and other buffers.
         _warm_up_tests(engine, request)
-        tests = [_time(engine, test, request.seed) for test in request.tests]
-        return Sample(
+        tests = [_run_test(engine, test, request.seed) for test in request.tests]
+        return RoundResult(
             cell=cell,
             round=request.round,
             created=created,
-            ran=Ran(
+            ran=ExecutionInfo(
                 engine=engine.name,
                 version=_engine_version(engine.name),
                 provider=session.provider,
@@ -70,7 +78,7 @@ def measure(request: Request, progress: Callable[[str], None]) -> Sample:
             ),
             load_s=session.load_s,
             peak_rss_bytes=peak_rss_bytes(),
-            device_peak_bytes=memory.taken(),
+            device_peak_bytes=memory.allocated_bytes(),
             tests=tests,
             answers=answers,
             conditions=watch.conditions(),
@@ -79,7 +87,7 @@ def measure(request: Request, progress: Callable[[str], None]) -> Sample:
         )
 
 
-def _run_self_tests(request: Request) -> None:
+def _run_self_tests(request: RoundRequest) -> None:
     """Those of a build that was never used here: they are no part of loading, which says what they found."""
     from edgeskip.runtime.engines.llamacpp.self_test import check_llamacpp
     from edgeskip.runtime.engines.onnxruntime.providers import self_test_provider
@@ -91,7 +99,7 @@ def _run_self_tests(request: Request) -> None:
             self_test_provider(request.cell.provider)
 
 
-def _opened(request: Request, notes: list[str]) -> Session:
+def _load_session(request: RoundRequest, notes: list[str]) -> Session:
     path, cell = Path(request.path), request.cell
     try:
         return load(path, provider=cell.provider, threads=cell.threads)
@@ -102,32 +110,32 @@ def _opened(request: Request, notes: list[str]) -> Session:
         return load(path, provider="cpu", threads=cell.threads)
 
 
-def _warm_up_answers(session: Session, request: Request) -> None:
+def _warm_up_answers(session: Session, request: RoundRequest) -> None:
     """Each kind of work once: kernels pack and compile, buffers are made, speculation measures what it costs."""
     for prompt in request.prompts[:1]:
         strategy, speculation = _DECODED_BY[request.cell.strategy]
-        watched = _window(session) if strategy == "online" else 0
+        watched = _online_window(session) if strategy == "online" else 0
         tokens = watched + _WARM_TOKENS
         session.generate(prompt.text, max_tokens=tokens, strategy=strategy, speculation=speculation)
 
 
-def _warm_up_tests(engine: Engine, request: Request) -> None:
+def _warm_up_tests(engine: Engine, request: RoundRequest) -> None:
     """Prompts of the lengths asked for, a single step."""
     for tokens in {test.tokens for test in request.tests if test.test == "pp"}:
-        _fill(engine, tokens, request.seed)
+        _prefill_random(engine, tokens, request.seed)
     if request.tests:
-        engine.step(_tokens(engine, 1, request.seed))
+        engine.step(_random_tokens(engine, 1, request.seed))
         engine.truncate(0)
 
 
-def _window(session: Session) -> int:
+def _online_window(session: Session) -> int:
     """P, the tokens that online skipping watches before it leaves anything out."""
     if session.online is not None:
         return session.online.window
     return getattr(session.manifest, "window", None) or 0
 
 
-def _time(engine: Engine, test: Test, seed: int) -> TestTime:
+def _run_test(engine: Engine, test: SyntheticTest, seed: int) -> SyntheticResult:
     """As llama-bench: random tokens, logits of the last position only, the depth's own prefill not counted."""
     total = test.depth + test.tokens
     if total > engine.context_length:
@@ -138,11 +146,13 @@ def _time(engine: Engine, test: Test, seed: int) -> TestTime:
     engine.truncate(0)
     engine.reserve(total)
     if test.depth:
-        prefill(engine, _tokens(engine, test.depth, seed))
+        prefill(engine, _random_tokens(engine, test.depth, seed))
     if test.test == "tg":
-        engine.step(_tokens(engine, 1, seed))  # the cache may be a new one, for which replayed steps are recorded anew
+        engine.step(
+            _random_tokens(engine, 1, seed)
+        )  # the cache may be a new one, for which replayed steps are recorded anew
         engine.truncate(test.depth)
-    tokens = _tokens(engine, test.tokens, seed + 1)
+    tokens = _random_tokens(engine, test.tokens, seed + 1)
     begin = time.perf_counter()
     if test.test == "pp":
         prefill(engine, tokens)
@@ -151,10 +161,10 @@ def _time(engine: Engine, test: Test, seed: int) -> TestTime:
             engine.step(tokens[place : place + 1])
     seconds = time.perf_counter() - begin
     engine.truncate(0)
-    return TestTime(test=test.test, tokens=test.tokens, depth=test.depth, seconds=seconds)
+    return SyntheticResult(test=test.test, tokens=test.tokens, depth=test.depth, seconds=seconds)
 
 
-def _answer(session: Session, prompt: Prompt, cell: Cell, max_tokens: int) -> Answer:
+def _answer_prompt(session: Session, prompt: BenchPrompt, cell: BenchCell, max_tokens: int) -> PromptResult:
     """Greedy; with the chat template where the model has one."""
     strategy, speculation = _DECODED_BY[cell.strategy]
     begin = time.perf_counter()
@@ -164,7 +174,7 @@ def _answer(session: Session, prompt: Prompt, cell: Cell, max_tokens: int) -> An
         pass
     made, times = stream.generation, stream.arrivals_s
     stats, drafted = made.stats, made.stats.speculation
-    return Answer(
+    return PromptResult(
         prompt=prompt.name,
         prompt_tokens=stats.prompt_tokens,
         prepare_s=min(prepared, max(0.0, stats.ttft_s - stats.prefill_s)),
@@ -176,7 +186,7 @@ def _answer(session: Session, prompt: Prompt, cell: Cell, max_tokens: int) -> An
         runtime_s=(1 - stats.python_share) * stats.decode_s,
         speculation=None
         if drafted is None
-        else Speculated(
+        else SpeculationResult(
             rounds=drafted.rounds,
             plain_steps=drafted.plain_steps,
             drafted=drafted.drafted,
@@ -189,15 +199,15 @@ def _answer(session: Session, prompt: Prompt, cell: Cell, max_tokens: int) -> An
     )
 
 
-def _fill(engine: Engine, tokens: int, seed: int) -> None:
+def _prefill_random(engine: Engine, tokens: int, seed: int) -> None:
     tokens = min(tokens, engine.context_length - 1)
     engine.truncate(0)
     engine.reserve(tokens + 1)
     for start in range(0, tokens, PREFILL_CHUNK):
-        engine.step(_tokens(engine, min(PREFILL_CHUNK, tokens - start), seed))
+        engine.step(_random_tokens(engine, min(PREFILL_CHUNK, tokens - start), seed))
 
 
-def _tokens(engine: Engine, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _random_tokens(engine: Engine, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.random.default_rng(seed).integers(0, engine.vocab_size, count)
 
 

@@ -15,15 +15,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from edgeskip.bench.runner.launcher import Progress
+from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.core.child_exit import MemoryWatch, how_it_ended
 from edgeskip.core.errors import EdgeSkipError
 
 CHILD = "edgeskip.bench.runner.child"
 
 
-def call(
-    command: Sequence[str], request: BaseModel | None, silence_s: float, progress: Progress | None = None
+def run_worker(
+    command: Sequence[str], request: BaseModel | None, silence_s: float, progress: StatusCallback | None = None
 ) -> dict[str, Any]:
     """Runs `child`, `request` on its stdin; its last line. EdgeSkipError with its message where it is an error, where
     it dies, or says nothing for `silence_s`. On every way out the process is gone, with all it started.
@@ -55,7 +55,7 @@ def call(
             process.stdin.write(request.model_dump_json() if request is not None else "")
             process.stdin.close()
         last = None
-        while (line := _next(lines, silence_s)) is not None:
+        while (line := _next_line(lines, silence_s)) is not None:
             found = _parsed(line)
             last = found or last
             if progress is not None and found is not None and found.get("kind") == "progress":
@@ -67,13 +67,13 @@ def call(
             f"the measuring process said nothing for {silence_s:.0f} s and was ended{why}: see  edgeskip doctor"
         ) from None
     finally:
-        _end(process)
+        _terminate(process)
     if last is not None and last.get("kind") == "error":
         raise EdgeSkipError(str(last["message"]))
     if last is None or last.get("kind") == "progress" or process.returncode:
         for reader in readers:
             reader.join(timeout=5)
-        raise EdgeSkipError(_died(process.returncode, complaints, watch))
+        raise EdgeSkipError(_exit_reason(process.returncode, complaints, watch))
     return last
 
 
@@ -83,7 +83,7 @@ def _read(stream: Any, tell: Any) -> None:
     tell(None)
 
 
-def _next(lines: queue.Queue[str | None], silence_s: float) -> str | None:
+def _next_line(lines: queue.Queue[str | None], silence_s: float) -> str | None:
     """The next line, None at the end; queue.Empty after `silence_s`. Waits in pieces, so that Ctrl-C is heard."""
     end = time.monotonic() + silence_s
     while True:
@@ -102,7 +102,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _terminate(process: subprocess.Popen[str]) -> None:
     if hasattr(os, "killpg"):
         with suppress(ProcessLookupError, PermissionError):  # the usual end: it has gone, and started nothing
             os.killpg(process.pid, signal.SIGKILL)
@@ -111,7 +111,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _died(code: int | None, complaints: Sequence[str | None], watch: MemoryWatch) -> str:
+def _exit_reason(code: int | None, complaints: Sequence[str | None], watch: MemoryWatch) -> str:
     words = [line.strip() for line in complaints if line and line.strip()]
     said = f": {words[-1][:300]}" if words else ""
     return f"the measuring process {how_it_ended(code, watch)}{said}: see  edgeskip doctor"

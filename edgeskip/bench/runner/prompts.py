@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeskip.bench.runner.request import Prompt
+from edgeskip.bench.runner.request import BenchPrompt
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.json_file import parse_json
 from edgeskip.core.text_files import read_text_file
@@ -15,7 +15,7 @@ SHIPPED = Path(__file__).with_name("prompts.jsonl")
 """Written for this purpose: a question, code, a summary of a longer text, a rewriting, arithmetic, a list."""
 
 
-def read_prompts(path: Path | None, count: int | None) -> list[Prompt]:
+def read_prompts(path: Path | None, count: int | None) -> list[BenchPrompt]:
     """The first `count` prompts (None = all) of a file, None = those that ship.
 
     JSONL, each line with `prompt` or, as Spec-Bench has them, `turns` (the first is taken), and perhaps `name`; any
@@ -29,11 +29,11 @@ def read_prompts(path: Path | None, count: int | None) -> list[Prompt]:
         raise EdgeSkipError(f"{file} has {len(lines)} prompts, not {count}: give fewer --num-prompts or another file")
     chosen = lines[:count]
     if file.suffix.lower() not in (".jsonl", ".json"):
-        return [Prompt(name=f"{file.stem}-{number}", text=line) for number, line in enumerate(chosen, 1)]
+        return [BenchPrompt(name=f"{file.stem}-{number}", text=line) for number, line in enumerate(chosen, 1)]
     return _distinct([_prompt(file, number, line) for number, line in enumerate(chosen, 1)])
 
 
-def _prompt(file: Path, number: int, line: str) -> Prompt:
+def _prompt(file: Path, number: int, line: str) -> BenchPrompt:
     try:
         record: Any = parse_json(line, finite=False)
         text = record["prompt"] if "prompt" in record else record["turns"][0]
@@ -44,10 +44,10 @@ def _prompt(file: Path, number: int, line: str) -> Prompt:
         ) from None
     if not isinstance(text, str) or not text:
         raise EdgeSkipError(f"{file}, line {number}: the prompt is not a text: write one between quotation marks")
-    return Prompt(name=name[:100], text=text)
+    return BenchPrompt(name=name[:100], text=text)
 
 
-def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
+def _distinct(prompts: Sequence[BenchPrompt]) -> list[BenchPrompt]:
     names = [prompt.name for prompt in prompts]
     return [
         prompt if names.count(prompt.name) == 1 else prompt.model_copy(update={"name": f"{prompt.name}-{number}"})

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from edgeskip.bench.schema import Quality
+from edgeskip.bench.schema import QualityResult
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.metrics import kl_divergence, log_softmax
 from edgeskip.core.text_files import read_text_file
@@ -32,7 +32,7 @@ class QualityRequest(BaseModel):
     windows: int = 2
 
 
-def measure_quality(request: QualityRequest, progress: Callable[[str], None]) -> Quality:
+def measure_quality(request: QualityRequest, progress: Callable[[str], None]) -> QualityResult:
     """Over `windows` × `window` tokens of the text, less where it is shorter. EdgeSkipError where there is not one."""
     from edgeskip.runtime.session import load
 
@@ -61,7 +61,7 @@ def measure_quality(request: QualityRequest, progress: Callable[[str], None]) ->
         finally:
             if other is not None:
                 other.close()
-    return Quality(
+    return QualityResult(
         text=Path(request.text).name,
         tokens=sum(map(len, losses)),
         window=min(request.window, len(tokens)),

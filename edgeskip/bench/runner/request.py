@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgeskip.bench.schema import Cell
+from edgeskip.bench.schema import BenchCell
 
 
-class Prompt(BaseModel):
+class BenchPrompt(BaseModel):
     """A real prompt: text for a machine with the tokenizer, token ids for a browser; both are the same prompt."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -19,7 +19,7 @@ class Prompt(BaseModel):
     ids: list[int] | None = None
 
 
-class Test(BaseModel):
+class SyntheticTest(BaseModel):
     """A test on random tokens: `tokens` as one prompt (pp) or one by one (tg), with `depth` tokens before them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,16 +36,16 @@ class Test(BaseModel):
         return f"{self.test}{self.tokens}" + (f" @ d{self.depth}" if self.depth else "")
 
 
-class Request(BaseModel):
+class RoundRequest(BaseModel):
     """One round of one cell."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(description="of the artifact, where it is measured")
-    cell: Cell
+    cell: BenchCell
     round: int
-    tests: list[Test]
-    prompts: list[Prompt]
+    tests: list[SyntheticTest]
+    prompts: list[BenchPrompt]
     max_tokens: int
     seed: int = 0
     allow_fallback: bool = False

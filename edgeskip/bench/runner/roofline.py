@@ -55,7 +55,7 @@ def _bandwidth(provider: str, threads: int) -> tuple[float | None, str]:
         def read_all() -> None:
             list(pool.map(lambda array: float(np.dot(array, array)), arrays))
 
-        seconds = _best(read_all)
+        seconds = _best_seconds(read_all)
     return threads * (size // 4 * 4) / seconds, f"sdot over {size >> 20} MiB a thread"
 
 
@@ -68,9 +68,9 @@ def _arithmetic(provider: str, threads: int) -> tuple[float | None, str]:
     failed = ""
     for size in (0, 1):
         try:
-            session, device, dtype = _opened(provider, threads, size)
+            session, device, dtype = _open_matmul(provider, threads, size)
             side = _sides(device)[size]
-            rate = 2.0 * side**3 / _seconds(session, device, dtype, side)
+            rate = 2.0 * side**3 / _product_seconds(session, device, dtype, side)
             found.append((rate, f"MatMul of {side} in {np.dtype(dtype).name}, ONNX Runtime"))
         except EdgeSkipError as error:
             failed = str(error)
@@ -84,7 +84,7 @@ def _sides(device: str) -> tuple[int, int]:
     return _CPU_SIDES if device == "cpu" else _ACCELERATOR_SIDES
 
 
-def _opened(provider: str, threads: int, size: int) -> tuple[Any, str, type[np.floating]]:
+def _open_matmul(provider: str, threads: int, size: int) -> tuple[Any, str, type[np.floating]]:
     """A session that multiplies, the device its matrices lie on, their type."""
     import onnxruntime
 
@@ -107,7 +107,7 @@ def _opened(provider: str, threads: int, size: int) -> tuple[Any, str, type[np.f
     return session, found.device, dtype
 
 
-def _seconds(session: Any, device: str, dtype: type[np.floating], side: int) -> float:
+def _product_seconds(session: Any, device: str, dtype: type[np.floating], side: int) -> float:
     """Of one product, its matrices where the processor has them."""
     import onnxruntime
 
@@ -115,10 +115,10 @@ def _seconds(session: Any, device: str, dtype: type[np.floating], side: int) -> 
     binding.bind_ortvalue_input("A", onnxruntime.OrtValue.ortvalue_from_numpy(np.ones((side, side), dtype), device, 0))
     output = onnxruntime.OrtValue.ortvalue_from_shape_and_type((side, side), dtype, device, 0)
     binding.bind_ortvalue_output("C", output)
-    return _best(lambda: session.run_with_iobinding(binding))
+    return _best_seconds(lambda: session.run_with_iobinding(binding))
 
 
-def _best(work: Callable[[], object]) -> float:
+def _best_seconds(work: Callable[[], object]) -> float:
     """Seconds, the least of as many times as fit, three at least."""
     found: list[float] = []
     end = time.perf_counter() + _MEASURE_S

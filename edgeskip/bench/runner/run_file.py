@@ -9,39 +9,39 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from edgeskip.bench.schema import FORMAT, Device, Failure, Line, RunHeader, Sample, Target
+from edgeskip.bench.schema import FORMAT, Device, LogRecord, RoundFailure, RoundResult, RunHeader, Target
 from edgeskip.core.bounds import first_problem
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.json_file import parse_json
 
-MOST_NAMED = 1000  # targets, and devices; a run has a few, and names are compared with each other
-_LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="kind")])
+MAX_NAMES = 1000  # targets, and devices; a run has a few, and names are compared with each other
+_LINE: TypeAdapter[LogRecord] = TypeAdapter(Annotated[LogRecord, Field(discriminator="kind")])
 
 
 @dataclass
-class Run:
+class BenchRun:
     """What a run has measured so far; targets and devices by name and id, in the order they came."""
 
     header: RunHeader
     targets: dict[str, Target] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    samples: list[RoundResult] = field(default_factory=list)
+    failures: list[RoundFailure] = field(default_factory=list)
 
-    def add(self, line: Target | Device | Sample | Failure) -> None:
+    def add(self, line: Target | Device | RoundResult | RoundFailure) -> None:
         """A target or device of the same name takes the place of the one before."""
         match line:
             case Target():
                 self.targets[line.name] = line
             case Device():
                 self.devices[line.id] = line
-            case Sample():
+            case RoundResult():
                 self.samples.append(line)
-            case Failure():
+            case RoundFailure():
                 self.failures.append(line)
 
     @property
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[LogRecord]:
         return [self.header, *self.targets.values(), *self.devices.values(), *self.samples, *self.failures]
 
 
@@ -50,24 +50,24 @@ class RunLog:
 
     def __init__(self, header: RunHeader, path: Path | None) -> None:
         """Makes the file. EdgeSkipError where there is something at `path` already."""
-        self.run = Run(header)
+        self.run = BenchRun(header)
         self.path = path
         if path is not None:
             if path.exists():
-                raise _refused(path)
+                raise _exists_error(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.touch(exist_ok=False)
             except FileExistsError:  # another bench made it meanwhile
-                raise _refused(path) from None
+                raise _exists_error(path) from None
             self._append(header)
 
-    def add(self, line: Target | Device | Sample | Failure) -> None:
+    def add(self, line: Target | Device | RoundResult | RoundFailure) -> None:
         if self.path is not None:
             self._append(line)
         self.run.add(line)
 
-    def _append(self, line: Line) -> None:
+    def _append(self, line: LogRecord) -> None:
         assert self.path is not None
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line.model_dump_json() + "\n")
@@ -75,11 +75,11 @@ class RunLog:
             os.fsync(file.fileno())
 
 
-def _refused(path: Path) -> EdgeSkipError:
+def _exists_error(path: Path) -> EdgeSkipError:
     return EdgeSkipError(f"{path} exists: choose another file, earlier results are not written over")
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> BenchRun:
     """Reads a run: the JSONL file, or what `bench -o json` or `jsonl` printed. EdgeSkipError says what is wrong.
 
     A last line that was cut off in the middle is left out: a run may have been killed as it wrote.
@@ -97,14 +97,14 @@ def read_run(path: Path) -> Run:
     try:
         lines = _json_lines(text)
         header = RunHeader.model_validate(lines[0] if lines else {})
-        run = Run(header)
+        run = BenchRun(header)
         for line in lines[1:]:
             record = _LINE.validate_python(line)
             if isinstance(record, RunHeader):
                 raise EdgeSkipError(f"{path} holds two runs: give them as two files")
             run.add(record)
-            if max(len(run.targets), len(run.devices)) > MOST_NAMED:
-                raise EdgeSkipError(f"{path} names more than {MOST_NAMED:,} targets or devices: give a run's own file")
+            if max(len(run.targets), len(run.devices)) > MAX_NAMES:
+                raise EdgeSkipError(f"{path} names more than {MAX_NAMES:,} targets or devices: give a run's own file")
     except ValidationError as error:
         raise EdgeSkipError(
             f"{path} is no benchmark run ({first_problem(error)}): give a file that edgeskip bench wrote"
@@ -114,7 +114,7 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def as_json(run: Run) -> dict[str, Any]:
+def as_json(run: BenchRun) -> dict[str, Any]:
     """The run as one JSON object; `read_run` takes it back."""
     return {"format": FORMAT, "lines": [line.model_dump(mode="json") for line in run.lines]}
 

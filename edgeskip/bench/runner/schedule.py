@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from edgeskip.bench.runner.launcher import Launcher
-from edgeskip.bench.runner.request import Prompt, Request, Test
-from edgeskip.bench.schema import Cell, Failure, Sample
+from edgeskip.bench.runner.request import BenchPrompt, RoundRequest, SyntheticTest
+from edgeskip.bench.schema import BenchCell, RoundFailure, RoundResult
 from edgeskip.core.errors import EdgeSkipError
 
 T = TypeVar("T")
@@ -19,24 +19,24 @@ T = TypeVar("T")
 class Job:
     """A cell and who measures it; `path` is the artifact's there."""
 
-    cell: Cell
+    cell: BenchCell
     launcher: Launcher
     path: str
 
 
 @dataclass(frozen=True)
-class Work:
+class RoundSpec:
     """What every cell does in a round: tests on random tokens (cells decoded plainly only) and answers."""
 
-    tests: tuple[Test, ...]
-    prompts: tuple[Prompt, ...]
+    tests: tuple[SyntheticTest, ...]
+    prompts: tuple[BenchPrompt, ...]
     max_tokens: int
     seed: int
     allow_fallback: bool = False
 
-    def request(self, cell: Cell, path: str, round: int) -> Request:
+    def request(self, cell: BenchCell, path: str, round: int) -> RoundRequest:
         """One round of `cell`, its artifact at `path` where it runs."""
-        return Request(
+        return RoundRequest(
             path=path,
             cell=cell,
             round=round,
@@ -47,36 +47,36 @@ class Work:
             allow_fallback=self.allow_fallback,
         )
 
-    def asks_of(self, cell: Cell) -> bool:
+    def measures(self, cell: BenchCell) -> bool:
         """Whether there is anything to measure of `cell`."""
         return bool(self.prompts) or (bool(self.tests) and cell.strategy == "plain")
 
 
-def in_order(cells: Sequence[T], round: int) -> list[T]:
+def alternating_order(cells: Sequence[T], round: int) -> list[T]:
     """Every other round runs backwards: what the machine does over a round then favours no cell."""
     return list(cells) if round % 2 == 0 else list(reversed(cells))
 
 
 def run_rounds(
     jobs: Sequence[Job],
-    work: Work,
+    work: RoundSpec,
     rounds: int,
-    record: Callable[[Sample | Failure], None],
-    progress: Callable[[int, int, Cell, str], None],
+    record: Callable[[RoundResult | RoundFailure], None],
+    progress: Callable[[int, int, BenchCell, str], None],
 ) -> None:
     """Calls `record` with a Sample or Failure for each round of each cell; a cell that failed is not tried again.
 
     `progress` is told how many of how many processes are done, the cell now running and what it is at.
     """
-    failed: set[Cell] = set()
+    failed: set[BenchCell] = set()
     done, total = 0, rounds * len(jobs)
     for round in range(rounds):
-        for job in in_order(jobs, round):
+        for job in alternating_order(jobs, round):
             if job.cell in failed:
                 done += 1
                 continue
 
-            def tell(message: str, done: int = done, cell: Cell = job.cell) -> None:
+            def tell(message: str, done: int = done, cell: BenchCell = job.cell) -> None:
                 progress(done, total, cell, message)
 
             tell("starting")
@@ -88,12 +88,14 @@ def run_rounds(
             done += 1
 
 
-def tests_of(prompt_tokens: Sequence[int], new_tokens: Sequence[int], depths: Sequence[int]) -> tuple[Test, ...]:
+def synthetic_tests(
+    prompt_tokens: Sequence[int], new_tokens: Sequence[int], depths: Sequence[int]
+) -> tuple[SyntheticTest, ...]:
     """llama-bench's: every pp and every tg at every depth; 0 tokens = none of that kind."""
     kinds = [("pp", count) for count in prompt_tokens if count] + [("tg", count) for count in new_tokens if count]
-    return tuple(Test(test=kind, tokens=count, depth=depth) for depth in depths for kind, count in kinds)  # type: ignore[arg-type]
+    return tuple(SyntheticTest(test=kind, tokens=count, depth=depth) for depth in depths for kind, count in kinds)  # type: ignore[arg-type]
 
 
-def _failure(cell: Cell, round: int, message: str) -> Failure:
+def _failure(cell: BenchCell, round: int, message: str) -> RoundFailure:
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Failure(cell=cell, round=round, created=created, message=message[:2000])
+    return RoundFailure(cell=cell, round=round, created=created, message=message[:2000])

@@ -11,24 +11,24 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgeskip.bench.schema import Conditions
+from edgeskip.bench.schema import SystemConditions
 
-_PULSE_S = 0.04
-_PULSE_BYTES = 1 << 18
+_PROBE_S = 0.04
+_PROBE_BYTES = 1 << 18
 _ROOT = Path("/")
 
 
-class Watch:
+class SystemMonitor:
     """Looks at the machine when made and again at `conditions`; `root` is where proc and sys are."""
 
     def __init__(self, root: Path = _ROOT) -> None:
         self._root = root
-        self._pulse = pulse()
+        self._pulse = cpu_probe()
         self._clock, self._temperature = clock_mhz(root), temperature_c(root)
         self._throttled = throttle_events(root)
         self._begin, self._cpu = time.perf_counter(), _cpu_seconds(root)
 
-    def conditions(self) -> Conditions:
+    def conditions(self) -> SystemConditions:
         """What the machine did since."""
         seconds, cpu = time.perf_counter() - self._begin, _cpu_seconds(self._root)
         others = None
@@ -37,21 +37,21 @@ class Watch:
             others = round(max(0.0, busy / seconds), 4)
         throttled = throttle_events(self._root)
         events = None if throttled is None or self._throttled is None else throttled - self._throttled
-        return Conditions(
+        return SystemConditions(
             others_cores=others,
-            pulse=[round(self._pulse, 1), round(pulse(), 1)],
-            clock_mhz=_both(self._clock, clock_mhz(self._root)),
-            temperature_c=_both(self._temperature, temperature_c(self._root)),
+            pulse=[round(self._pulse, 1), round(cpu_probe(), 1)],
+            clock_mhz=_before_after(self._clock, clock_mhz(self._root)),
+            temperature_c=_before_after(self._temperature, temperature_c(self._root)),
             throttle_events=None if events is None else max(0, events),
             load_average=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         )
 
 
-def pulse() -> float:
+def cpu_probe() -> float:
     """How often a second one thread hashes 256 KiB now, the best of a few: follows the clock, not the memory."""
-    data = bytes(_PULSE_BYTES)
+    data = bytes(_PROBE_BYTES)
     best, begin = float("inf"), time.perf_counter()
-    while time.perf_counter() - begin < _PULSE_S:
+    while time.perf_counter() - begin < _PROBE_S:
         started = time.perf_counter()
         hashlib.sha256(data).digest()
         best = min(best, time.perf_counter() - started)
@@ -95,7 +95,7 @@ def _cpu_seconds(root: Path) -> tuple[float, float] | None:
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK"), used
 
 
-def _both(before: float | None, after: float | None) -> list[float]:
+def _before_after(before: float | None, after: float | None) -> list[float]:
     return [] if before is None or after is None else [round(before, 1), round(after, 1)]
 
 

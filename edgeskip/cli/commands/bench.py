@@ -48,7 +48,7 @@ def bench(
     num_prompts: Annotated[
         int | None,
         typer.Option(
-            min=0, help="So many of them; 0 = no serving figures.", show_default="three that ship, all of yours"
+            min=0, help="So many of them; 0 = no serve_options figures.", show_default="three that ship, all of yours"
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 128,
@@ -123,14 +123,14 @@ def bench(
     """Measure speed, memory and loss: synthetic tests as llama-bench has them, and real prompts answered."""
     from contextlib import ExitStack
 
-    from edgeskip.bench.config import Words, default_log, read_asked
-    from edgeskip.bench.devices.options import Elsewhere, open_places
-    from edgeskip.bench.devices.web.serve_config import Serving, serve_phones
-    from edgeskip.bench.grid import WEB
+    from edgeskip.bench.config import BenchArgs, BenchConfig, default_log
+    from edgeskip.bench.devices.options import DeviceOptions, open_devices
+    from edgeskip.bench.devices.web.serve_config import ServeOptions, serve_phones
+    from edgeskip.bench.grid import WEB_PROVIDERS
     from edgeskip.bench.progress import FORMATS, display, print_run
     from edgeskip.bench.report.page import write_report
     from edgeskip.bench.report.plot_style import need_matplotlib
-    from edgeskip.bench.runner.run import jobs_of, measure_losses, run_bench
+    from edgeskip.bench.runner.run import measure_qualities, plan_jobs, run_jobs
     from edgeskip.bench.runner.run_file import RunLog
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.core.files import refuse_file
@@ -140,7 +140,7 @@ def bench(
         raise EdgeSkipError(f"-o {output} is unknown: choose from {', '.join(FORMATS)}")
     if no_quality and quality is not None:
         raise EdgeSkipError("--quality and --no-quality contradict each other: leave one out")
-    words = Words(
+    args = BenchArgs(
         targets=targets,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
@@ -157,8 +157,8 @@ def bench(
         pythons=python or [],
         seed=seed,
     )
-    asked = read_asked(words)
-    path = log or default_log(asked.header)
+    config = BenchConfig.from_args(args)
+    path = log or default_log(config.header)
     if path.exists():
         raise EdgeSkipError(f"{path} exists: choose another --log, earlier results are not written over")
     if report is not None:
@@ -167,9 +167,9 @@ def bench(
     page_options = (host != "127.0.0.1", port, devices, certificate, key, plain_http)
     if not serve and any(page_options):
         raise EdgeSkipError("--host, --port, --devices, --certificate, --key and --plain-http need --serve")
-    if not set(asked.grid.providers) & set(WEB) and (browser or throttle is not None):
+    if not set(config.grid.providers) & set(WEB_PROVIDERS) and (browser or throttle is not None):
         raise EdgeSkipError("--browser and --throttle are for the providers web and web:gpu: add one to --provider")
-    elsewhere = Elsewhere(
+    options = DeviceOptions(
         local=not no_local,
         browser=browser,
         throttle=throttle,
@@ -183,26 +183,26 @@ def bench(
         adb_serial=adb_serial,
         llama_bench=llama_bench,
     )
-    elsewhere.check()
-    serving = Serving(host, port, devices, certificate, key, plain_http, web_packages) if serve else None
-    if serving is not None:
-        serving.check(asked)
+    options.check()
+    serve_options = ServeOptions(host, port, devices, certificate, key, plain_http, web_packages) if serve else None
+    if serve_options is not None:
+        serve_options.check(config)
     interrupted, stopped = False, None
     with ExitStack() as stack, display() as shown:
         listener = shown.listener()
-        places = open_places(asked, elsewhere, stack, listener.state)
-        if not places and serving is None:
+        opened = open_devices(config, options, stack, listener.state)
+        if not opened and serve_options is None:
             raise EdgeSkipError("--no-local leaves no device: name one, e.g. with --remote user@host, or --serve")
-        jobs = jobs_of(asked, places, listener)
-        kept = RunLog(asked.header, path)
-        for target in asked.targets:
+        jobs = plan_jobs(config, opened, listener)
+        kept = RunLog(config.header, path)
+        for target in config.targets:
             kept.add(target)
         try:
             if not no_quality:
-                measure_losses(asked, quality or TEXT, kept, listener)
-            run_bench(asked, jobs, kept, listener)
-            if serving is not None:
-                serve_phones(asked, serving, kept, listener.note)
+                measure_qualities(config, quality or TEXT, kept, listener)
+            run_jobs(config, jobs, kept, listener)
+            if serve_options is not None:
+                serve_phones(config, serve_options, kept, listener.note)
         except KeyboardInterrupt:
             interrupted = True
         except EdgeSkipError as error:  # what was measured before is shown all the same

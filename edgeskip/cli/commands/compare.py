@@ -11,7 +11,7 @@ from edgeskip.core.named_path import named_path
 from edgeskip.core.terminal import print_json
 
 if TYPE_CHECKING:
-    from edgeskip.bench.analysis.compare import Change, Comparison
+    from edgeskip.bench.analysis.compare import RowChange, RunComparison
 
 
 def compare(
@@ -39,7 +39,7 @@ def compare(
     output: Annotated[str, typer.Option("--output", "-o", help="Print as md or json.")] = "md",
 ) -> None:
     """Print how many times as good B is as A, row by row. pp, tg, TTFT, TPOT and ITL p50 count as speeds."""
-    from edgeskip.bench.analysis.compare import compare as compare_runs
+    from edgeskip.bench.analysis.compare import compare_runs as compare_runs
     from edgeskip.bench.runner.run_file import read_run
     from edgeskip.core.errors import EdgeSkipError
 
@@ -69,7 +69,7 @@ def _share(text: str) -> float:
     return value
 
 
-def _as_json(found: Comparison, bound: float) -> dict[str, Any]:
+def _as_json(found: RunComparison, bound: float) -> dict[str, Any]:
     from dataclasses import asdict
 
     data = asdict(found)
@@ -78,7 +78,7 @@ def _as_json(found: Comparison, bound: float) -> dict[str, Any]:
     return data
 
 
-def _print(found: Comparison, bound: float) -> None:
+def _print(found: RunComparison, bound: float) -> None:
     from rich.table import Table
 
     from edgeskip.core.terminal import Console
@@ -110,14 +110,14 @@ def _print(found: Comparison, bound: float) -> None:
     )
 
 
-def _ratio(change: Change) -> str:
+def _ratio(change: RowChange) -> str:
     from edgeskip.bench.analysis.compare import RATIO_DIGITS
     from edgeskip.bench.analysis.table import ratio_text
 
     return ratio_text(change.ratio, RATIO_DIGITS)
 
 
-def _verdict(change: Change, bound: float) -> str:
+def _verdict(change: RowChange, bound: float) -> str:
     low, high = change.ratio.low, change.ratio.high
     if change.regressed(bound):
         return "regression" if high is not None else "regression, by one round"

@@ -16,7 +16,7 @@ from edgeskip.artifacts import files as artifact_files
 from edgeskip.artifacts.files import check_files
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.artifacts.path_errors import MANIFEST_NAME
-from edgeskip.bench.targets import survey
+from edgeskip.bench.targets import load_target
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.profiling.measure import open_dense
 
@@ -56,7 +56,7 @@ def test_what_was_exported_is_opened(folder: Path) -> None:
     [
         lambda path: edgeskip.load(path, threads=1),
         lambda path: open_dense(path, threads=1),
-        survey,
+        load_target,
     ],
     ids=["load", "profile-device", "bench"],
 )

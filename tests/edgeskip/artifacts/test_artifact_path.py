@@ -15,7 +15,7 @@ from tiny_models import tiny_checkpoint
 
 from edgeskip.artifacts.location import artifact_at
 from edgeskip.artifacts.target_names import told_apart
-from edgeskip.bench.targets import survey
+from edgeskip.bench.targets import load_target
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.runner import identity
 from edgeskip.models.source import open_model
@@ -49,7 +49,7 @@ def test_the_folder_that_export_wrote_runs(options: tuple[str, ...], cli: Cli, p
     assert by_folder.out.split('"stats"')[0] == by_file.out.split('"stats"')[0]
     inspected = cli("inspect", folder)
     assert inspected.code == 0, inspected.err
-    assert (survey(folder).path, survey(folder).name) == (str(file), "out")
+    assert (load_target(folder).path, load_target(folder).name) == (str(file), "out")
     assert identity(folder) == identity(file)
     assert "-rest-" not in file.name
 

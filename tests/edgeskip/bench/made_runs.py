@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeskip.artifacts.manifest import PlanSummary
-from edgeskip.bench.runner.run_file import Run, RunLog
+from edgeskip.bench.runner.run_file import BenchRun, RunLog
 from edgeskip.bench.schema import (
-    Answer,
-    Cell,
-    Conditions,
+    BenchCell,
     Device,
-    Energy,
-    Failure,
-    Quality,
-    Ran,
+    EnergyUse,
+    ExecutionInfo,
+    ModelCost,
+    PromptResult,
+    QualityResult,
     Roofline,
+    RoundFailure,
+    RoundResult,
     RunHeader,
-    Sample,
-    Settings,
-    Speculated,
+    RunSettings,
+    SpeculationResult,
     Strategy,
+    SyntheticResult,
+    SystemConditions,
     Target,
-    TestTime,
-    Work,
 )
 
 WHEN = "2025-06-01T12:00:00+00:00"
-WORK = Work(
+WORK = ModelCost(
     weight_bytes=8e7, kv_bytes_per_token=2e4, matmul_flops=2.1e8, head_flops=5.7e7, attention_flops=7e4
 )  # of a 135M model in int4, about
 
@@ -42,7 +42,7 @@ def made_header(**changes: Any) -> RunHeader:
         "max_tokens": 32,
     }  # fmt: skip
     return RunHeader(
-        version="0.1.0", created=WHEN, command="edgeskip bench dense", settings=Settings(**(settings | changes))
+        version="0.1.0", created=WHEN, command="edgeskip bench dense", settings=RunSettings(**(settings | changes))
     )
 
 
@@ -63,8 +63,8 @@ def made_target(name: str = "dense", **changes: Any) -> Target:
 
 def made_quality(
     perplexity: float, reference: str | None = None, kl: float | None = None, top1: float | None = None
-) -> Quality:
-    return Quality(
+) -> QualityResult:
+    return QualityResult(
         text="wiki.test.raw", tokens=6144, window=1024, perplexity=perplexity, reference=reference, kl_divergence=kl,
         top1_agreement=top1,
     )  # fmt: skip
@@ -81,58 +81,58 @@ def made_device(identifier: str = "here", **changes: Any) -> Device:
 
 def made_cell(
     target: str = "dense", strategy: Strategy = "plain", device: str = "here", provider: str = "cpu", threads: int = 2
-) -> Cell:
-    return Cell(target=target, device=device, provider=provider, threads=threads, strategy=strategy)
+) -> BenchCell:
+    return BenchCell(target=target, device=device, provider=provider, threads=threads, strategy=strategy)
 
 
-def made_answer(gaps: Sequence[float], *, ttft: float = 0.1, prompt: str = "story", **changes: Any) -> Answer:
+def made_answer(gaps: Sequence[float], *, ttft: float = 0.1, prompt: str = "story", **changes: Any) -> PromptResult:
     """An answer of one token more than there are gaps; prefill takes 80 % of TTFT, the template 10 %."""
     fields: dict[str, Any] = {
         "prompt": prompt, "prompt_tokens": 20, "prepare_s": 0.1 * ttft, "prefill_s": 0.8 * ttft, "ttft_s": ttft,
         "gaps_s": list(gaps), "tokens": list(range(len(gaps) + 1)), "finish_reason": "length",
     }  # fmt: skip
-    return Answer(**(fields | changes))
+    return PromptResult(**(fields | changes))
 
 
-def made_speculation(rounds: int, drafted: int, accepted: int, **changes: Any) -> Speculated:
+def made_speculation(rounds: int, drafted: int, accepted: int, **changes: Any) -> SpeculationResult:
     fields: dict[str, Any] = {
         "rounds": rounds, "plain_steps": 0, "drafted": drafted, "accepted": accepted, "draft_s": 0.1, "verify_s": 0.2,
         "plain_s": 0.0,
     }  # fmt: skip
-    return Speculated(**(fields | changes))
+    return SpeculationResult(**(fields | changes))
 
 
 def made_sample(
-    cell: Cell,
+    cell: BenchCell,
     number: int,
     *,
     pp: float | None = None,
     tg: float | None = None,
-    answers: Sequence[Answer] = (),
+    answers: Sequence[PromptResult] = (),
     **changes: Any,
-) -> Sample:
+) -> RoundResult:
     """A round: `pp` and `tg` are the seconds of pp8 and tg4."""
-    tests = [] if pp is None else [TestTime(test="pp", tokens=8, depth=0, seconds=pp)]
-    tests += [] if tg is None else [TestTime(test="tg", tokens=4, depth=0, seconds=tg)]
+    tests = [] if pp is None else [SyntheticResult(test="pp", tokens=8, depth=0, seconds=pp)]
+    tests += [] if tg is None else [SyntheticResult(test="tg", tokens=4, depth=0, seconds=tg)]
     fields: dict[str, Any] = {
         "cell": cell, "round": number, "created": WHEN, "load_s": 0.5, "tests": tests, "answers": list(answers),
-        "ran": Ran(engine="onnxruntime", version="1.31.1", provider=cell.provider, threads=cell.threads),
+        "ran": ExecutionInfo(engine="onnxruntime", version="1.31.1", provider=cell.provider, threads=cell.threads),
     }  # fmt: skip
-    return Sample(**(fields | changes))
+    return RoundResult(**(fields | changes))
 
 
-def made_failure(cell: Cell, message: str = "no memory left") -> Failure:
-    return Failure(cell=cell, round=0, created=WHEN, message=message)
+def made_failure(cell: BenchCell, message: str = "no memory left") -> RoundFailure:
+    return RoundFailure(cell=cell, round=0, created=WHEN, message=message)
 
 
-def made_run(*lines: Target | Device | Sample | Failure, **settings: Any) -> Run:
-    run = Run(made_header(**settings))
+def made_run(*lines: Target | Device | RoundResult | RoundFailure, **settings: Any) -> BenchRun:
+    run = BenchRun(made_header(**settings))
     for line in lines:
         run.add(line)
     return run
 
 
-def write_run(run: Run, path: Path) -> Path:
+def write_run(run: BenchRun, path: Path) -> Path:
     """As a benchmark writes it, record by record."""
     log = RunLog(run.header, path)
     for line in run.lines[1:]:
@@ -141,7 +141,7 @@ def write_run(run: Run, path: Path) -> Path:
     return path
 
 
-def like_a_real_one(seed: int = 0) -> Run:
+def like_a_real_one(seed: int = 0) -> BenchRun:
     """Three devices, four targets, all strategies, conditions of every kind: for looking at the page."""
     chance = random.Random(seed)
     cores = [
@@ -171,7 +171,7 @@ def like_a_real_one(seed: int = 0) -> Run:
         ("exit4-int4", "plain"): 0.99, ("exit4-int4", "self-speculative"): 1.31, ("gates-int4", "online"): 1.08,
         ("dense.gguf", "plain"): 0.66,
     }  # fmt: skip
-    lines: list[Target | Device | Sample | Failure] = [*targets, laptop, gpu, phone]
+    lines: list[Target | Device | RoundResult | RoundFailure] = [*targets, laptop, gpu, phone]
     for number in range(3):
         for device, provider, threads, base in (
             (laptop, "cpu", 1, 61.0), (laptop, "cpu", 2, 102.0), (gpu, "cuda", 2, 910.0), (phone, "web", 4, 9.4)
@@ -190,7 +190,7 @@ def like_a_real_one(seed: int = 0) -> Run:
 _ENGINES: dict[str, Literal["onnxruntime", "onnxruntime-web"]] = {"web": "onnxruntime-web"}
 
 
-def _round(cell: Cell, number: int, speed: float, chance: random.Random) -> Sample:
+def _round(cell: BenchCell, number: int, speed: float, chance: random.Random) -> RoundResult:
     plain = cell.strategy != "self-speculative"
     answers = []
     for prompt in ("story", "code"):
@@ -210,7 +210,7 @@ def _round(cell: Cell, number: int, speed: float, chance: random.Random) -> Samp
         ttft = 60 / (4 * speed) * chance.uniform(0.98, 1.02)
         answers.append(made_answer(gaps, ttft=ttft, prompt=prompt, speculation=told, runtime_s=inside))
     tests = [
-        TestTime(test=test, tokens=tokens, depth=depth, seconds=tokens / (speed * factor) * (1 + depth / 8192))  # type: ignore[arg-type]
+        SyntheticResult(test=test, tokens=tokens, depth=depth, seconds=tokens / (speed * factor) * (1 + depth / 8192))  # type: ignore[arg-type]
         for test, tokens, factor in (("pp", 512, 4.3), ("tg", 128, 1.06))
         for depth in (0, 2048)
         for _ in range(2)
@@ -222,10 +222,11 @@ def _round(cell: Cell, number: int, speed: float, chance: random.Random) -> Samp
         cell, number, answers=answers, load_s=chance.uniform(0.4, 0.6), tests=tests if plain else [],
         peak_rss_bytes=None if provider == "web" else int(3.1e8),
         device_peak_bytes=int(9e8) if provider == "cuda" else None,
-        ran=Ran(engine="llama.cpp" if cell.target.endswith("gguf") else _ENGINES.get(provider, "onnxruntime"),
+        ran=ExecutionInfo(engine="llama.cpp" if cell.target.endswith("gguf") else _ENGINES.get(provider, "onnxruntime"),
                 version="1.31.1", provider=provider, threads=cell.threads,
                 nodes={"cuda": 210, "cpu": 3} if provider == "cuda" else {"cpu": 213} if provider == "cpu" else {}),
-        conditions=Conditions(others_cores=None if provider == "web" else busy, pulse=[100.0, 82.0 if hot else 99.0],
+        conditions=SystemConditions(others_cores=None if provider == "web" else busy,
+                              pulse=[100.0, 82.0 if hot else 99.0],
                               temperature_c=[51.0, 56.5] if provider == "cpu" else [], load_average=1.2),
-        energy=Energy(joules=speed / 3, source="NVML") if provider == "cuda" else None,
+        energy=EnergyUse(joules=speed / 3, source="NVML") if provider == "cuda" else None,
     )  # fmt: skip

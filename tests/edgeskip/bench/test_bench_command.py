@@ -140,17 +140,17 @@ def test_a_port_in_use_is_said_before_anything_is_measured(cli: Cli, folders: li
 
 def test_a_phone_is_asked_for_what_it_can(folders: list[Path]) -> None:
     """Oracle: by hand, from what the page tells of itself."""
-    from edgeskip.bench.config import Words, read_asked
+    from edgeskip.bench.config import BenchArgs, BenchConfig
     from edgeskip.bench.devices.web.serve_config import requests_for
     from edgeskip.bench.schema import Device
 
     def asked(threads: str | None) -> Any:
-        words = Words(
+        words = BenchArgs(
             targets=[str(folders[0])], prompt_tokens="8", new_tokens="4", depths="0", threads=threads, provider="cpu",
             strategy="plain,speculative", prompts=None, num_prompts=1, max_tokens=4, rounds=2, baselines=[],
             allow_fallback=False, pythons=[], seed=0,
         )  # fmt: skip
-        return read_asked(words)
+        return BenchConfig.from_args(words)
 
     def device(**facts: Any) -> Device:
         return Device(id="phone", type="browser", name="a phone", facts=facts)

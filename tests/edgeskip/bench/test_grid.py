@@ -13,16 +13,25 @@ from edgeskip.bench.grid import (
     Grid,
     cells_of,
     check_baselines,
-    distinct,
+    check_distinct_names,
     parse_grid,
     parse_lengths,
     reference_of,
 )
-from edgeskip.bench.runner.request import Request, Test
-from edgeskip.bench.runner.schedule import Job, Work, in_order, run_rounds
-from edgeskip.bench.runner.schedule import tests_of as named_tests
-from edgeskip.bench.schema import Cell, Device, Failure, Ran, Roofline, Sample, Strategy, Target
-from edgeskip.bench.targets import files_of, survey
+from edgeskip.bench.runner.request import RoundRequest, SyntheticTest
+from edgeskip.bench.runner.schedule import Job, RoundSpec, alternating_order, run_rounds
+from edgeskip.bench.runner.schedule import synthetic_tests as named_tests
+from edgeskip.bench.schema import (
+    BenchCell,
+    Device,
+    ExecutionInfo,
+    Roofline,
+    RoundFailure,
+    RoundResult,
+    Strategy,
+    Target,
+)
+from edgeskip.bench.targets import files_of, load_target
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Label
 
@@ -37,7 +46,7 @@ def target(name: str, engine: str = "onnxruntime", *more: Strategy, label: Label
 DENSE, DRAFTS, GGUF = target("dense"), target("drafts", "onnxruntime", "self-speculative"), target("g", "llama.cpp")
 
 
-def short(cells: list[Cell]) -> list[str]:
+def short(cells: list[BenchCell]) -> list[str]:
     return [f"{c.target} {c.provider} {c.threads} {c.strategy}" for c in cells]
 
 
@@ -120,9 +129,9 @@ def test_baselines_and_references() -> None:
     check_baselines([DENSE], ["dense"])
     with pytest.raises(EdgeSkipError, match="--baseline x is not among the targets: choose from dense"):
         check_baselines([DENSE], ["x"])
-    distinct(["a", "b"])
+    check_distinct_names(["a", "b"])
     with pytest.raises(EdgeSkipError, match="two targets are called a: name them"):
-        distinct(["a", "b", "a"])
+        check_distinct_names(["a", "b", "a"])
     assert reference_of(skip, [DENSE, skip], []) == DENSE
     assert reference_of(DENSE, [DENSE, skip], []) is None  # itself
     assert reference_of(skip, [skip, DENSE], []) is None  # the first is lossy: nothing to compare with
@@ -135,18 +144,18 @@ class FakeLauncher:
     """Answers every request at once; `fails` names targets it cannot run."""
 
     def __init__(self, fails: str = "") -> None:
-        self.fails, self.asked = fails, list[Request]()
+        self.fails, self.asked = fails, list[RoundRequest]()
         self.device = Device(id="d", type="local", name="d")
 
     def prepare(self, path: Path, progress: object) -> str:
         return str(path)
 
-    def run(self, request: Request, progress: object) -> Sample:
+    def run(self, request: RoundRequest, progress: object) -> RoundResult:
         self.asked.append(request)
         if request.cell.target == self.fails:
             raise EdgeSkipError("it cannot")
-        ran = Ran(engine="onnxruntime", version="1", provider="cpu", threads=1)
-        return Sample(cell=request.cell, round=request.round, created="now", ran=ran, load_s=1)
+        ran = ExecutionInfo(engine="onnxruntime", version="1", provider="cpu", threads=1)
+        return RoundResult(cell=request.cell, round=request.round, created="now", ran=ran, load_s=1)
 
     def rooflines_again(self, progress: object) -> list[Roofline]:
         return []
@@ -156,34 +165,34 @@ class FakeLauncher:
 
 def test_rounds_run_forwards_and_backwards_and_a_failure_is_not_repeated() -> None:
     launcher = FakeLauncher("b")
-    cells = [Cell(target=n, device="d", provider="cpu", threads=1, strategy="plain") for n in "abc"]
+    cells = [BenchCell(target=n, device="d", provider="cpu", threads=1, strategy="plain") for n in "abc"]
     jobs = [Job(cell, launcher, f"/{cell.target}") for cell in cells]
-    recorded: list[Sample | Failure] = []
+    recorded: list[RoundResult | RoundFailure] = []
     seen: list[tuple[int, int]] = []
-    work = Work((Test(test="tg", tokens=1, depth=0),), (), 8, 3)
+    work = RoundSpec((SyntheticTest(test="tg", tokens=1, depth=0),), (), 8, 3)
     run_rounds(jobs, work, 3, recorded.append, lambda done, total, cell, message: seen.append((done, total)))
     assert [(r.cell.target, r.round) for r in launcher.asked] == [
         ("a", 0), ("b", 0), ("c", 0), ("c", 1), ("a", 1), ("a", 2), ("c", 2),
     ]  # fmt: skip
     assert [line.kind for line in recorded] == ["sample", "failure", *["sample"] * 5]
     assert (seen[0], seen[-1]) == ((0, 9), (8, 9))
-    assert [job.cell.target for job in in_order(jobs, 1)] == ["c", "b", "a"]
+    assert [job.cell.target for job in alternating_order(jobs, 1)] == ["c", "b", "a"]
     assert launcher.asked[0].seed == 3
 
 
 def test_only_plain_cells_run_random_tokens() -> None:
     """Speculation says nothing on random tokens."""
-    test = Test(test="pp", tokens=1, depth=0)
-    work = Work((test,), (), 8, 0)
-    cell = Cell(target="a", device="d", provider="cpu", threads=1, strategy="self-speculative")
+    test = SyntheticTest(test="pp", tokens=1, depth=0)
+    work = RoundSpec((test,), (), 8, 0)
+    cell = BenchCell(target="a", device="d", provider="cpu", threads=1, strategy="self-speculative")
     assert work.request(cell, "/a", 0).tests == []
-    assert not work.asks_of(cell)
-    assert work.asks_of(cell.model_copy(update={"strategy": "plain"}))
+    assert not work.measures(cell)
+    assert work.measures(cell.model_copy(update={"strategy": "plain"}))
 
 
 def test_a_folder_is_surveyed(tmp_path: Path) -> None:
     folder = build_tiny_artifact(tmp_path / "artifact").folder
-    found = survey(folder, "mine")
+    found = load_target(folder, "mine")
     assert (found.name, found.engine, found.label) == ("mine", "onnxruntime", "lossy-skip")
     assert found.strategies == ["plain", "speculative"]
     assert found.size_bytes == sum(file.stat().st_size for file in files_of(folder))
@@ -199,12 +208,12 @@ def test_a_folder_is_surveyed(tmp_path: Path) -> None:
 
 def test_a_gguf_of_others_is_surveyed(tmp_path: Path) -> None:
     file, _ = talking_gguf(tmp_path / "other.gguf")
-    found = survey(file)
+    found = load_target(file)
     assert (found.name, found.engine, found.label, found.plan) == ("other", "llama.cpp", "dense", None)
     assert found.size_bytes == file.stat().st_size
     link = tmp_path / "linked.gguf"
     link.symlink_to(file)  # what belongs to it lies beside the link, in the Hugging Face cache
-    assert (survey(link).name, survey(link).path) == ("linked", str(link))
+    assert (load_target(link).name, load_target(link).path) == ("linked", str(link))
 
 
 def test_what_is_no_target(tmp_path: Path) -> None:
@@ -218,11 +227,11 @@ def test_what_is_no_target(tmp_path: Path) -> None:
         (tmp_path / "empty", "it is not an EdgeSkip artifact"),
     ):
         with pytest.raises(EdgeSkipError, match=words):
-            survey(path)
+            load_target(path)
 
 
 def test_a_log_of_cells_is_json(tmp_path: Path) -> None:
-    cell = Cell(target="a|b", device="d", provider="cpu", threads=1, strategy="plain")
+    cell = BenchCell(target="a|b", device="d", provider="cpu", threads=1, strategy="plain")
     assert json.loads(cell.model_dump_json())["target"] == "a|b"
     assert cell.title == "a|b cpu plain t1 on d"
 

@@ -23,7 +23,7 @@ def work_of(path: Path, *, prompt_tokens: int, new_tokens: int) -> Work:
     Decode: at the mean position of the new tokens. Prefill: over the prompt's positions, causally, with the head on the
     last one only.
     """
-    found = counted.work_of(path)
+    found = counted.model_cost_of(path)
     positions = prompt_tokens + new_tokens / 2
     return Work(
         decode_bytes=found.weight_bytes + found.kv_bytes_per_token * positions,

@@ -33,7 +33,7 @@ class AdbTimeoutError(EdgeSkipError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class ShellResult:
     """Of a command in the phone's shell: `out` without its exit code; `said` is its stderr, which Android 6 adds to
     `out`."""
 
@@ -60,18 +60,20 @@ class Adb:
         self.serial = self._choose(serial)
         self._base += ["-s", self.serial]
 
-    def shell(self, command: str, *, limit_s: float = ANSWER_S) -> Answer:
-        """Runs it in the phone's shell. AdbLostError where the phone goes, AdbTimeoutError after `limit_s`; what runs
-        there may go on then."""
+    def shell(self, command: str, *, limit_s: float = ANSWER_S) -> ShellResult:
+        """Run `command` in the phone's shell.
+
+        Raises: AdbLostError if the phone disconnects; AdbTimeoutError after `limit_s`, when the command may still run.
+        """
         # Older adb does not pass exit codes on.
         done = self._run(["shell", f"{command}; echo {_EXIT} $?"], limit_s)
         out, mark, code = done.stdout.rpartition(_EXIT)
         if not mark or not code.strip().isdigit():
             raise AdbLostError(
-                f"the phone {self.serial} went away ({_last(done.stderr or done.stdout)}): check its cable, then run "
-                "the same command again"
+                f"the phone {self.serial} went away ({_last_line(done.stderr or done.stdout)}): check its cable, then "
+                "run the same command again"
             )
-        return Answer(int(code), out, done.stderr)
+        return ShellResult(int(code), out, done.stderr)
 
     def push(self, path: Path, remote: str, *, limit_s: float) -> None:
         """Copies a file there. EdgeSkipError says why it cannot."""
@@ -82,12 +84,12 @@ class Adb:
                 raise EdgeSkipError(f"the phone has no room for {path.name} in {remote.rpartition('/')[0]}: free some")
             if _LOST.search(said):
                 raise AdbLostError(f"the phone {self.serial} went away while {path.name} was copied: check its cable")
-            raise EdgeSkipError(f"cannot copy {path.name} to the phone: {_last(said)}")
+            raise EdgeSkipError(f"cannot copy {path.name} to the phone: {_last_line(said)}")
 
     def _choose(self, wanted: str | None) -> str:
         done = self._run(["devices"], ANSWER_S)
         if done.returncode:
-            raise EdgeSkipError(f"adb cannot list phones: {_last(done.stderr or done.stdout)}")
+            raise EdgeSkipError(f"adb cannot list phones: {_last_line(done.stderr or done.stdout)}")
         _, _, listed = done.stdout.partition("List of devices attached")
         phones = {}
         for line in listed.splitlines():
@@ -128,6 +130,6 @@ class Adb:
             raise EdgeSkipError(f"cannot run {self._base[0]} ({error.strerror}): give the path of adb") from None
 
 
-def _last(said: str) -> str:
+def _last_line(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it says nothing"

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgeskip.bench.devices.adb.adb import Adb
-from edgeskip.bench.devices.adb.phone import Warmth, read_warmth
-from edgeskip.bench.runner.launcher import Progress
+from edgeskip.bench.devices.adb.phone import PhoneTemperature, read_temperature
+from edgeskip.bench.runner.launcher import StatusCallback
 
 
 @dataclass(frozen=True)
-class Cooling:
+class CoolingPolicy:
     """Cool is at most `cool_c` and not throttling; as cool as it gets: less than `fall_c` cooler in `still_s`."""
 
     cool_c: float = 40.0
@@ -23,39 +23,39 @@ class Cooling:
 
 
 @dataclass(frozen=True)
-class Cooled:
+class CoolingResult:
     """How warm it is now; `note` where it is warmer than was wanted."""
 
-    warmth: Warmth
+    warmth: PhoneTemperature
     waited_s: float
     note: str | None
 
 
 def wait_until_cool(
     adb: Adb,
-    cooling: Cooling,
-    progress: Progress,
+    cooling: CoolingPolicy,
+    progress: StatusCallback,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Cooled:
+) -> CoolingResult:
     """Ends after `cooling.most_s` at the latest, give or take one reading."""
     start = clock()
     lowest, lowest_at = float("inf"), start
     while True:
-        warmth, now = read_warmth(adb), clock()
+        warmth, now = read_temperature(adb), clock()
         waited, celsius = now - start, warmth.celsius
         if celsius is None:
-            return Cooled(warmth, waited, "the phone tells no temperature: it was not waited for to cool")
+            return CoolingResult(warmth, waited, "the phone tells no temperature: it was not waited for to cool")
         throttles = bool(warmth.status)
         if celsius <= cooling.cool_c and not throttles:
-            return Cooled(warmth, waited, None)
+            return CoolingResult(warmth, waited, None)
         if celsius <= lowest - cooling.fall_c:
             lowest, lowest_at = celsius, now
         why = "throttling, " if throttles else ""
         if waited >= cooling.most_s:
-            return Cooled(warmth, waited, f"{why}{celsius:.0f} °C after waiting {waited:.0f} s")
+            return CoolingResult(warmth, waited, f"{why}{celsius:.0f} °C after waiting {waited:.0f} s")
         if now - lowest_at >= cooling.still_s and not throttles:
-            return Cooled(warmth, waited, f"{celsius:.0f} °C and no longer cooling after {waited:.0f} s")
+            return CoolingResult(warmth, waited, f"{celsius:.0f} °C and no longer cooling after {waited:.0f} s")
         progress(f"waiting for the phone to cool: {why}{celsius:.0f} °C")
         sleep(cooling.every_s)

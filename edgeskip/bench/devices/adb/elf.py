@@ -12,7 +12,7 @@ _NAMES = {3: "x86", 40: "32-bit Arm", 62: "x86-64", 183: "64-bit Arm", 243: "RIS
 _OF_ABI = {"arm64-v8a": 183, "armeabi-v7a": 40, "armeabi": 40, "x86_64": 62, "x86": 3, "riscv64": 243}
 
 
-def check_runs_on(path: Path, abis: tuple[str, ...]) -> None:
+def check_abi(path: Path, abis: tuple[str, ...]) -> None:
     """EdgeSkipError where the program or library at `path` is for none of a phone's ABIs."""
     machine = _machine(path)
     if machine not in {_OF_ABI.get(abi) for abi in abis}:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from edgeskip.bench.devices.adb.adb import Adb, AdbTimeoutError, Answer
-from edgeskip.bench.devices.adb.cooling import Cooled, Cooling, wait_until_cool
-from edgeskip.bench.devices.adb.elf import check_runs_on
-from edgeskip.bench.devices.adb.llama_bench import Benched, arguments, parse
-from edgeskip.bench.devices.adb.phone import free_bytes, read_phone, read_power, read_warmth
-from edgeskip.bench.runner.launcher import Progress
-from edgeskip.bench.runner.request import Request
-from edgeskip.bench.schema import Conditions, Device, Ran, Roofline, Sample
+from edgeskip.bench.devices.adb.adb import Adb, AdbTimeoutError, ShellResult
+from edgeskip.bench.devices.adb.cooling import CoolingPolicy, CoolingResult, wait_until_cool
+from edgeskip.bench.devices.adb.elf import check_abi
+from edgeskip.bench.devices.adb.llama_bench import LlamaBenchResult, llama_bench_arguments, parse_llama_bench
+from edgeskip.bench.devices.adb.phone import free_bytes, read_phone, read_power, read_temperature
+from edgeskip.bench.runner.launcher import StatusCallback
+from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.schema import Device, ExecutionInfo, Roofline, RoundResult, SystemConditions
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 from edgeskip.core.files import sha256_of
 
@@ -41,13 +41,13 @@ _ENDS = {
 
 
 @dataclass(frozen=True)
-class AndroidSettings:
+class AdbSettings:
     """`llama_bench`: a program of the phone's architecture that the user has; libraries (*.so) beside it go along."""
 
     llama_bench: Path
     adb: str = "adb"
     serial: str | None = None
-    cooling: Cooling = field(default_factory=Cooling)
+    cooling: CoolingPolicy = field(default_factory=CoolingPolicy)
     limit_s: float = 3600.0  # of one round
 
 
@@ -56,8 +56,8 @@ class AdbLauncher:
 
     def __init__(
         self,
-        settings: AndroidSettings,
-        progress: Progress,
+        settings: AdbSettings,
+        progress: StatusCallback,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -69,7 +69,7 @@ class AdbLauncher:
         program = settings.llama_bench
         libraries = sorted(path for path in program.parent.glob("*.so") if path.is_file())
         for file in (program, *libraries):
-            check_runs_on(file, self._phone.abis)
+            check_abi(file, self._phone.abis)
         self._folder = f"{FOLDER}/{sha256_of(program)[:16]}"
         for file in (program, *libraries):
             self._bring(file, self._folder, progress)
@@ -81,11 +81,11 @@ class AdbLauncher:
     def device(self) -> Device:
         return self._phone.device
 
-    def prepare(self, path: Path, progress: Progress) -> str:
+    def prepare(self, path: Path, progress: StatusCallback) -> str:
         _check_gguf(path)
         return self._bring(path, f"{FOLDER}/{sha256_of(path)[:16]}", progress)
 
-    def run(self, request: Request, progress: Progress) -> Sample:
+    def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
         cell = request.cell
         if cell.strategy != "plain":
             raise EdgeSkipError(f"llama-bench on a phone decodes plainly, it cannot measure {cell.strategy}")
@@ -99,23 +99,25 @@ class AdbLauncher:
             notes.append(f"began at {cooled.note}" if cooled.warmth.celsius is not None else cooled.note)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         printed = self._bench(request, progress)
-        benched = parse(printed, request.tests, threads=cell.threads)
-        after = read_warmth(self._adb)
+        benched = parse_llama_bench(printed, request.tests, threads=cell.threads)
+        after = read_temperature(self._adb)
         if after.status:
             notes.append(f"throttling at the end of the round (thermal status {after.status})")
         provider = _provider(benched, cell.provider, request.allow_fallback, notes)
-        return Sample(
+        return RoundResult(
             cell=cell,
             round=request.round,
             created=created,
-            ran=Ran(engine="llama.cpp", version=benched.commit[:100], provider=provider, threads=benched.threads),
+            ran=ExecutionInfo(
+                engine="llama.cpp", version=benched.commit[:100], provider=provider, threads=benched.threads
+            ),
             load_s=None,
             tests=list(benched.tests),
-            conditions=Conditions(temperature_c=_both(cooled, after.celsius)),
+            conditions=SystemConditions(temperature_c=_before_after(cooled, after.celsius)),
             notes=notes,
         )
 
-    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+    def rooflines_again(self, progress: StatusCallback) -> list[Roofline]:
         """llama-bench measures none."""
         return []
 
@@ -123,12 +125,12 @@ class AdbLauncher:
         with suppress(EdgeSkipError):
             self._stop()
 
-    def _bench(self, request: Request, progress: Progress) -> str:
+    def _bench(self, request: RoundRequest, progress: StatusCallback) -> str:
         """What llama-bench prints, of all its calls. On every way out it has ended."""
         cell, printed = request.cell, ""
         gpu = cell.provider != "cpu"
         ends = time.monotonic() + self._settings.limit_s
-        for call in arguments(request.tests, model=request.path, threads=cell.threads, gpu=gpu):
+        for call in llama_bench_arguments(request.tests, model=request.path, threads=cell.threads, gpu=gpu):
             program = shlex.join([self._program, *call])
             inner = f"echo $$ > {_PID}; export LD_LIBRARY_PATH={self._folder}; exec {program}"
             progress("llama-bench: " + ", ".join(test.name for test in request.tests))
@@ -142,11 +144,11 @@ class AdbLauncher:
                     raise EdgeSkipError(f"llama-bench on the phone took longer than {limit} and was ended") from None
                 raise
             if answer.code:
-                raise EdgeSkipError(f"llama-bench on the phone {_end(answer)}")
+                raise EdgeSkipError(f"llama-bench on the phone {_describe_exit(answer)}")
             printed += answer.out + "\n"
         return printed
 
-    def _bring(self, file: Path, folder: str, progress: Progress) -> str:
+    def _bring(self, file: Path, folder: str, progress: StatusCallback) -> str:
         """Its path there, checked by its checksum; pushed where it is not there."""
         digest, size = sha256_of(file), file.stat().st_size
         target = f"{folder}/{file.name}"
@@ -183,7 +185,7 @@ class AdbLauncher:
             f"p=$(cat {_PID} 2>/dev/null) && grep -q llama-bench /proc/$p/cmdline && kill -9 $p; rm -f {_PID}"
         )
 
-    def _must(self, answer: Answer, what: str) -> None:
+    def _must(self, answer: ShellResult, what: str) -> None:
         if answer.code:
             raise EdgeSkipError(f"the phone cannot {what}: {answer.last_line}")
 
@@ -211,7 +213,7 @@ def _check_gguf(path: Path) -> None:
         raise EdgeSkipError(f"{path} is one half of a pair, which llama-bench cannot run together: give a whole model")
 
 
-def _provider(benched: Benched, wanted: str, allow_fallback: bool, notes: list[str]) -> str:
+def _provider(benched: LlamaBenchResult, wanted: str, allow_fallback: bool, notes: list[str]) -> str:
     """The one that ran. EdgeSkipError where the build has not the one asked for and no other is allowed."""
     built = [name.strip() for name in benched.backends.split(",")]
     if wanted == "cpu":
@@ -227,12 +229,12 @@ def _provider(benched: Benched, wanted: str, allow_fallback: bool, notes: list[s
     return "cpu"
 
 
-def _end(answer: Answer) -> str:
+def _describe_exit(answer: ShellResult) -> str:
     said = answer.last_line
     known = _ENDS.get(answer.code)
     return f"{known} ({said})" if known else f"ended with code {answer.code}: {said}"
 
 
-def _both(cooled: Cooled, after: float | None) -> list[float]:
+def _before_after(cooled: CoolingResult, after: float | None) -> list[float]:
     before = cooled.warmth.celsius
     return [before, after] if before is not None and after is not None else []

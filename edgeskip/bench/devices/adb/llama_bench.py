@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgeskip.bench.runner.request import Test
-from edgeskip.bench.schema import TestTime
+from edgeskip.bench.runner.request import SyntheticTest
+from edgeskip.bench.schema import SyntheticResult
 from edgeskip.core.errors import EdgeSkipError
 
 _ALL_LAYERS = 99
@@ -31,16 +31,16 @@ class _Row(BaseModel):
 
 
 @dataclass(frozen=True)
-class Benched:
+class LlamaBenchResult:
     """`backends`: those built in besides the CPU's, or "CPU"."""
 
     commit: str
     backends: str
     threads: int
-    tests: tuple[TestTime, ...]
+    tests: tuple[SyntheticResult, ...]
 
 
-def arguments(tests: Sequence[Test], *, model: str, threads: int, gpu: bool) -> list[list[str]]:
+def llama_bench_arguments(tests: Sequence[SyntheticTest], *, model: str, threads: int, gpu: bool) -> list[list[str]]:
     """Command lines, without the program, that together run exactly these tests, each once."""
     # llama-bench runs every combination: depths that want the same lengths go into one call.
     by_depth: dict[int, tuple[list[int], list[int]]] = {}
@@ -57,28 +57,32 @@ def arguments(tests: Sequence[Test], *, model: str, threads: int, gpu: bool) -> 
     ]
 
 
-def parse(text: str, tests: Sequence[Test], *, threads: int) -> Benched:
+def parse_llama_bench(text: str, tests: Sequence[SyntheticTest], *, threads: int) -> LlamaBenchResult:
     """From what its calls printed. EdgeSkipError where it is not JSON, or not of these tests."""
     rows = _rows(text)
-    found: dict[tuple[str, int, int], TestTime] = {}
+    found: dict[tuple[str, int, int], SyntheticResult] = {}
     for row in rows:
         if bool(row.n_prompt) == bool(row.n_gen):
             continue  # a prompt and what follows in one: not asked for
         kind, tokens = ("pp", row.n_prompt) if row.n_prompt else ("tg", row.n_gen)
         seconds = sum(row.samples_ns) / len(row.samples_ns) / 1e9
-        found[kind, tokens, row.n_depth] = TestTime.model_validate(
+        found[kind, tokens, row.n_depth] = SyntheticResult.model_validate(
             {"test": kind, "tokens": tokens, "depth": row.n_depth, "seconds": seconds}
         )
     wanted = list(dict.fromkeys((test.test, test.tokens, test.depth) for test in tests))
     if missing := [
-        Test(test=kind, tokens=n, depth=depth).name for kind, n, depth in wanted if (kind, n, depth) not in found
+        SyntheticTest(test=kind, tokens=n, depth=depth).name
+        for kind, n, depth in wanted
+        if (kind, n, depth) not in found
     ]:
         old = " (depths need a llama-bench of 2025)" if any("@" in name for name in missing) else ""
         raise EdgeSkipError(f"llama-bench did not measure {', '.join(missing)}{old}: is it another version?")
     if any(row.n_threads != threads for row in rows):
         raise EdgeSkipError(f"llama-bench ran with {rows[0].n_threads} threads instead of {threads}")
     last = rows[-1]
-    return Benched(last.build_commit, last.backends or "CPU", last.n_threads, tuple(found[test] for test in wanted))
+    return LlamaBenchResult(
+        last.build_commit, last.backends or "CPU", last.n_threads, tuple(found[test] for test in wanted)
+    )
 
 
 def _rows(text: str) -> list[_Row]:

@@ -19,14 +19,14 @@ _POWERED = re.compile(r"(AC|USB|Wireless|Dock) powered: true")
 
 
 @dataclass(frozen=True)
-class Phone:
+class PhoneInfo:
     """`abis`: what its programs may be built for, the best first."""
 
     device: Device
     abis: tuple[str, ...]
 
 
-def read_phone(adb: Adb) -> Phone:
+def read_phone(adb: Adb) -> PhoneInfo:
     """EdgeSkipError where the phone does not say what it is."""
     properties = dict(re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", adb.shell("getprop").out, re.MULTILINE))
     abis = properties.get("ro.product.cpu.abilist") or properties.get("ro.product.cpu.abi") or ""
@@ -55,7 +55,7 @@ def read_phone(adb: Adb) -> Phone:
         facts=facts,
         versions={"android": str(facts["android"])} if facts["android"] else {},
     )
-    return Phone(device, tuple(abis.split(",")))
+    return PhoneInfo(device, tuple(abis.split(",")))
 
 
 def free_bytes(adb: Adb, folder: str) -> int | None:
@@ -66,14 +66,14 @@ def free_bytes(adb: Adb, folder: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class Warmth:
+class PhoneTemperature:
     """Degrees Celsius of the hottest part that is told, None where none is; `status`: Android's, 0 = not throttling."""
 
     celsius: float | None
     status: int | None
 
 
-def read_warmth(adb: Adb) -> Warmth:
+def read_temperature(adb: Adb) -> PhoneTemperature:
     """By the thermal service (Android 10), else the kernel's zones, else the battery."""
     service = adb.shell("dumpsys thermalservice").out
     found = re.search(r"^Thermal Status: (\d+)", service, re.MULTILINE)
@@ -87,7 +87,7 @@ def read_warmth(adb: Adb) -> Warmth:
     if not degrees:
         battery = re.search(r"^\s*temperature: (\d+)", adb.shell("dumpsys battery").out, re.MULTILINE)
         degrees = _plausible([int(battery[1]) / 10] if battery else [])
-    return Warmth(max(degrees) if degrees else None, status)
+    return PhoneTemperature(max(degrees) if degrees else None, status)
 
 
 def read_power(adb: Adb) -> list[str]:

@@ -37,7 +37,7 @@ CHUNK = 1 << 18  # bytes
 EXIT_ERROR = 3
 
 
-class RefusedError(Exception):
+class AgentError(Exception):
     """Something its user can mend: one line."""
 
 
@@ -45,7 +45,7 @@ heard = time.monotonic()
 coming: io.BufferedReader
 
 
-def say(kind: str, **fields: Any) -> None:
+def emit(kind: str, **fields: Any) -> None:
     sys.stdout.write(json.dumps({"kind": kind, **fields}) + "\n")
     sys.stdout.flush()
 
@@ -73,7 +73,7 @@ def watch_silence() -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time; waits for the other, RefusedError when it takes too long."""
+    """One process at a time; waits for the other, AgentError when it takes too long."""
     with path.open("a") as file:
         deadline, told = time.monotonic() + LOCK_WAIT_S, False
         while True:
@@ -82,9 +82,9 @@ def locked(path: Path) -> Iterator[None]:
                 break
             except OSError:
                 if time.monotonic() > deadline:
-                    raise RefusedError(f"another benchmark is at work in {path.parent}: wait for it") from None
+                    raise AgentError(f"another benchmark is at work in {path.parent}: wait for it") from None
                 if not told:
-                    say("progress", message="waiting for another benchmark there")
+                    emit("progress", message="waiting for another benchmark there")
                     told = True
                 time.sleep(0.2)
         yield
@@ -129,7 +129,7 @@ def unpack(folder: str, size: int, sha256: str) -> dict[str, Any]:
     target = Path(folder)
     data = b"".join(receive_bytes(size))
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise RefusedError("EdgeSkip's own sources arrived damaged: try again")
+        raise AgentError("EdgeSkip's own sources arrived damaged: try again")
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -138,13 +138,13 @@ def unpack(folder: str, size: int, sha256: str) -> dict[str, Any]:
         with contextlib.suppress(OSError):  # another benchmark was faster
             staging.rename(target)
         if not target.is_dir():
-            raise RefusedError(f"cannot make {target}")
+            raise AgentError(f"cannot make {target}")
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return {}
 
 
-def have(folder: str, files: list[dict[str, Any]]) -> dict[str, Any]:
+def file_states(folder: str, files: list[dict[str, Any]]) -> dict[str, Any]:
     """Of each file: whether it is there and whole, and how many bytes of it are in its part; damaged ones go."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def receive(folder: str, name: str, offset: int, size: int, sha256: str) -> dict
     path, part = target / name, target / (name + ".part")
     with locked(target / ".lock"):
         if (part.stat().st_size if part.exists() else 0) < offset:
-            raise RefusedError(f"{part} has become shorter: try again")
+            raise AgentError(f"{part} has become shorter: try again")
         with part.open("ab") as file:
             file.truncate(offset)
             for piece in receive_bytes(size - offset):
@@ -214,7 +214,7 @@ def run(
             threading.Thread(target=lambda: events.put(process.wait()), daemon=True).start()
             code = events.get(timeout=seconds)
         except queue.Empty:
-            raise RefusedError(f"it took longer than {seconds:.0f} s and was stopped") from None
+            raise AgentError(f"it took longer than {seconds:.0f} s and was stopped") from None
         finally:
             end_group(process)
     if code is None:
@@ -223,7 +223,7 @@ def run(
     if code < 0:
         name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else str(-code)
         reason = " (the system's out-of-memory killer ended a process meanwhile)" if oom_kills() > killed else ""
-        raise RefusedError(f"it was killed by signal {-code}, {name}{reason}")
+        raise AgentError(f"it was killed by signal {-code}, {name}{reason}")
     return {"code": code}
 
 
@@ -278,7 +278,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "missing": missing,
     "exists": exists,
     "unpack": unpack,
-    "have": have,
+    "file_states": file_states,
     "receive": receive,
     "run": run,
 }
@@ -295,16 +295,16 @@ def main() -> int:
         command = header.pop("command")
         watch = watch_silence_of_run if command == "run" else watch_silence
         threading.Thread(target=watch, daemon=True).start()
-        say("answer", **COMMANDS[command](**header))
-    except RefusedError as error:
-        say("error", message=str(error))
+        emit("answer", **COMMANDS[command](**header))
+    except AgentError as error:
+        emit("error", message=str(error))
     except EOFError:
         return EXIT_ERROR  # nobody listens
     except BrokenPipeError:
         os._exit(EXIT_ERROR)  # nor would they at the end
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        say("error", message=f"no space left for {error.filename or 'it'}" if full else str(error))
+        emit("error", message=f"no space left for {error.filename or 'it'}" if full else str(error))
     else:
         return 0
     return EXIT_ERROR

@@ -27,7 +27,7 @@ class ArtifactFile:
 
 
 @dataclass(frozen=True)
-class Artifact:
+class ArtifactFiles:
     """`key` tells it from others; `opened` is the name of the file that is opened, "" for the folder itself."""
 
     key: str
@@ -39,7 +39,7 @@ class Artifact:
         return sum(file.size for file in self.files)
 
 
-def read_artifact(path: Path) -> Artifact:
+def list_artifact_files(path: Path) -> ArtifactFiles:
     """A folder's files as its manifest lists them, or a .gguf file and those it names; reads every byte once.
 
     EdgeSkipError where one is missing or is not what the manifest says; MissingExtraError for a .gguf without gguf.
@@ -56,20 +56,20 @@ def read_artifact(path: Path) -> Artifact:
         if file.sha256 != digest:
             raise EdgeSkipError(f"{file.path} is not the file that was exported (its sha256 differs): export again")
         files.append(file)
-    return Artifact(files[0].sha256, "", tuple(files))
+    return ArtifactFiles(files[0].sha256, "", tuple(files))
 
 
-def _gguf(path: Path) -> Artifact:
+def _gguf(path: Path) -> ArtifactFiles:
     main = _file(path)
-    beside = [path.with_name(name) for name in _named_by(path)]
+    beside = [path.with_name(name) for name in _companions(path)]
     if match := _SPLIT.fullmatch(path.name):
         count = int(match["count"])
         parts = (f"{match['stem']}-{n:05}-of-{count:05}.gguf" for n in range(1, count + 1))
         beside += [path.with_name(name) for name in parts if name != path.name]
-    return Artifact(main.sha256, path.name, (main, *map(_file, beside)))
+    return ArtifactFiles(main.sha256, path.name, (main, *map(_file, beside)))
 
 
-def _named_by(path: Path) -> list[str]:
+def _companions(path: Path) -> list[str]:
     """Files beside a GGUF that are opened with it."""
     from edgeskip.artifacts.gguf.inspection import inspect_gguf
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeskip.bench.devices.ssh.destination import Destination
-from edgeskip.bench.devices.ssh.ssh_errors import complaint, last_line
+from edgeskip.bench.devices.ssh.ssh_errors import explain_ssh_error, last_line
 from edgeskip.core.errors import EdgeSkipError
 
 CONNECT_S = 15  # until the other side answers
@@ -63,7 +63,7 @@ class SshOptions:
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     """How a command ended; `said` is the last of its stderr."""
 
     code: int
@@ -85,7 +85,7 @@ class Connection:
         self.destination = destination
         self._folder: str | None = None
         self._known = False  # it was connected once
-        self._master: _Session | None = None
+        self._master: _SshProcess | None = None
         self._base = [program]
         if options.config is not None:
             self._base += ["-F", str(options.config)]
@@ -94,14 +94,14 @@ class Connection:
         for option in (*options.options, *_OPTIONS):
             self._base += ["-o", option]
 
-    def talk(
+    def execute(
         self,
         command: str,
         on_line: Callable[[str], None],
         *,
         feed: Iterable[bytes] = (),
         limit_s: float,
-    ) -> Ended:
+    ) -> CommandResult:
         """Runs `command` in the user's shell there: `feed` goes to its stdin, then a newline now and then.
 
         `on_line` gets each line of its stdout, without its end. EdgeSkipError after `limit_s`, or where what is sent
@@ -110,12 +110,12 @@ class Connection:
         """
         self._connect()
         argv = [*self._base, "-S", self._socket, "-o", "ControlMaster=no", *self.destination.arguments, command]
-        session = _Session(argv, feed)
+        session = _SshProcess(argv, feed)
         deadline = time.monotonic() + limit_s
         try:
             while (line := session.next_line(deadline)) is not None:
                 on_line(line)
-        except _TooLongError as error:
+        except _TimeoutError as error:
             raise EdgeSkipError(f"{self.destination.named}: {error}") from None
         finally:
             code = session.end()
@@ -123,7 +123,7 @@ class Connection:
             raise session.failure
         if code == 255:  # ssh's own
             self._lose(session.said)
-        return Ended(code, session.said)
+        return CommandResult(code, session.said)
 
     def close(self) -> None:
         """Ends the connection; may be called twice."""
@@ -154,14 +154,14 @@ class Connection:
         # A socket's path has at most about 100 bytes.
         self._folder = tempfile.mkdtemp(prefix="edgeskip-", dir="/tmp" if len(tempfile.gettempdir()) > 60 else None)
         argv = [*self._base, "-M", "-S", self._socket, "-o", "ControlPersist=no", *self.destination.arguments]
-        self._master = session = _Session([*argv, f"echo {_READY}; cat > /dev/null"], ())
+        self._master = session = _SshProcess([*argv, f"echo {_READY}; cat > /dev/null"], ())
         try:
             deadline = time.monotonic() + LOGIN_S
             while (line := session.next_line(deadline)) is not None:
                 if line.strip() == _READY:
                     self._known = True
                     return
-        except _TooLongError:
+        except _TimeoutError:
             self.close()
             named = self.destination.named
             raise EdgeSkipError(
@@ -171,15 +171,15 @@ class Connection:
             self.close()
             raise
         self.close()
-        line = complaint(self.destination, session.said)
+        line = explain_ssh_error(self.destination, session.said)
         raise ConnectionLostError(line) if self._known else EdgeSkipError(line)
 
 
-class _TooLongError(Exception):
+class _TimeoutError(Exception):
     """One line."""
 
 
-class _Session:
+class _SshProcess:
     """A process that is fed by one thread and heard by two."""
 
     def __init__(self, argv: list[str], feed: Iterable[bytes]) -> None:
@@ -216,7 +216,7 @@ class _Session:
         return "".join(self._said)
 
     def next_line(self, deadline: float) -> str | None:
-        """The next line of stdout, None at its end. _TooLongError at `deadline` or where sending is stuck."""
+        """The next line of stdout, None at its end. _TimeoutError at `deadline` or where sending is stuck."""
         start = time.monotonic()
         while True:
             try:
@@ -224,9 +224,9 @@ class _Session:
             except queue.Empty:
                 now = time.monotonic()
             if now >= deadline:
-                raise _TooLongError(f"no answer in {now - start:.0f} s") from None
+                raise _TimeoutError(f"no answer in {now - start:.0f} s") from None
             if self._sending and now - self._moved > STALL_S:
-                raise _TooLongError(f"it has taken nothing of what was sent to it for {STALL_S:.0f} s")
+                raise _TimeoutError(f"it has taken nothing of what was sent to it for {STALL_S:.0f} s")
 
     def end(self) -> int:
         """Closes its stdin, gives it time to end, then makes it; its exit code."""

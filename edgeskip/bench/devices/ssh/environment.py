@@ -10,9 +10,9 @@ import shlex
 from collections import deque
 from dataclasses import dataclass
 
-from edgeskip.bench.devices.ssh.machine import Remote
-from edgeskip.bench.devices.ssh.source_bundle import modules, own_sources, requirements
-from edgeskip.bench.runner.launcher import Progress
+from edgeskip.bench.devices.ssh.machine import RemoteMachine
+from edgeskip.bench.devices.ssh.source_bundle import bundle_sources, import_names, requirements
+from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.core.errors import EdgeSkipError
 
 INSTALL_S = 1800.0  # wheels over a slow line, onto a slow card
@@ -25,7 +25,7 @@ _UNREACHABLE = (
 
 
 @dataclass(frozen=True)
-class Environment:
+class RemoteEnvironment:
     """`python` has what the sources in the folder `code` need."""
 
     python: str
@@ -33,7 +33,9 @@ class Environment:
     own: bool  # made by us, so that more can be installed into it
 
 
-def prepare_environment(remote: Remote, facts: dict[str, object], *, given: bool, progress: Progress) -> Environment:
+def prepare_environment(
+    remote: RemoteMachine, facts: dict[str, object], *, given: bool, progress: StatusCallback
+) -> RemoteEnvironment:
     """`given`: the remote's own Python has what is needed, nothing is installed; checked."""
     code = _send_code(remote, str(facts["cache"]), progress)
     needed = requirements()
@@ -44,7 +46,7 @@ def prepare_environment(remote: Remote, facts: dict[str, object], *, given: bool
                 f"{remote.named}: {remote.python} lacks {', '.join(missing)}: install there with  {remote.python} -m "
                 f"pip install {shlex.join(needed)}"
             )
-        return Environment(remote.python, code, own=False)
+        return RemoteEnvironment(remote.python, code, own=False)
     key = hashlib.sha256("\n".join([remote.python, str(facts["python"]), *needed]).encode()).hexdigest()[:16]
     folder = f"{facts['cache']}/venv-{key}"
     mark = f"{folder}/.complete"
@@ -55,14 +57,14 @@ def prepare_environment(remote: Remote, facts: dict[str, object], *, given: bool
                 "(apt install python3-venv), or name a Python that has what is needed with --remote-python"
             )
         _check_room(remote, facts)
-        progress(f"{remote.named}: installing {', '.join(modules(needed))} (once)")
+        progress(f"{remote.named}: installing {', '.join(import_names(needed))} (once)")
         made = shlex.join([remote.python, "-m", "venv", folder])
         steps = f"rm -rf {shlex.quote(folder)} && {made} && {_pip(folder, needed)} && : > {shlex.quote(mark)}"
         _install(remote, steps, mark, needed, INSTALL_S, progress)
-    return Environment(f"{folder}/bin/python", code, own=True)
+    return RemoteEnvironment(f"{folder}/bin/python", code, own=True)
 
 
-def add_llama_cpp(remote: Remote, environment: Environment, progress: Progress) -> None:
+def add_llama_cpp(remote: RemoteMachine, environment: RemoteEnvironment, progress: StatusCallback) -> None:
     """llama-cpp-python, which GGUF files need: where it is missing it is installed, in our own environment only."""
     needed = requirements("llamacpp")
     if not _missing(remote, environment.python, needed, progress):
@@ -82,8 +84,8 @@ def add_llama_cpp(remote: Remote, environment: Environment, progress: Progress) 
     _install(remote, steps, mark, needed, COMPILE_S, progress)
 
 
-def _send_code(remote: Remote, cache: str, progress: Progress) -> str:
-    sources = own_sources()
+def _send_code(remote: RemoteMachine, cache: str, progress: StatusCallback) -> str:
+    sources = bundle_sources()
     folder = f"{cache}/code-{sources.key}"
     if not remote.ask("exists", progress, path=folder)["exists"]:
         progress(f"{remote.named}: copying EdgeSkip itself")
@@ -93,12 +95,12 @@ def _send_code(remote: Remote, cache: str, progress: Progress) -> str:
     return folder
 
 
-def _missing(remote: Remote, python: str, needed: list[str], progress: Progress) -> list[str]:
-    answer = remote.ask("missing", progress, python=python, modules=modules(needed))
+def _missing(remote: RemoteMachine, python: str, needed: list[str], progress: StatusCallback) -> list[str]:
+    answer = remote.ask("missing", progress, python=python, modules=import_names(needed))
     return [str(name) for name in answer["missing"]]
 
 
-def _check_room(remote: Remote, facts: dict[str, object]) -> None:
+def _check_room(remote: RemoteMachine, facts: dict[str, object]) -> None:
     free = facts["free_bytes"]
     if isinstance(free, int) and free < ROOM_BYTES:
         raise EdgeSkipError(
@@ -113,7 +115,9 @@ def _pip(folder: str, needed: list[str]) -> str:
     return shlex.join([f"{folder}/bin/python", "-m", "pip", "install", *options, *patience, *needed])
 
 
-def _install(remote: Remote, steps: str, mark: str, needed: list[str], limit_s: float, progress: Progress) -> None:
+def _install(
+    remote: RemoteMachine, steps: str, mark: str, needed: list[str], limit_s: float, progress: StatusCallback
+) -> None:
     """Runs the shell's `steps`, of which the last makes the file `mark`; one installs, others wait for it."""
     lines: deque[str] = deque(maxlen=200)
 
@@ -127,10 +131,10 @@ def _install(remote: Remote, steps: str, mark: str, needed: list[str], limit_s: 
     lock = f"{mark.rpartition('/venv-')[0]}/.install"
     answer = remote.run(argv, progress, on_line=hear, limit_s=limit_s, lock=lock)
     if answer["code"]:
-        raise EdgeSkipError(_pip_complaint(remote, list(lines), needed))
+        raise EdgeSkipError(_pip_error(remote, list(lines), needed))
 
 
-def _pip_complaint(remote: Remote, lines: list[str], needed: list[str]) -> str:
+def _pip_error(remote: RemoteMachine, lines: list[str], needed: list[str]) -> str:
     todo = f"install {shlex.join(needed)} for a Python there and name it with --remote-python"
     if any(word in line for line in lines for word in _UNREACHABLE):
         return f"{remote.named}: pip cannot reach its package index there: give it a network, or {todo}"

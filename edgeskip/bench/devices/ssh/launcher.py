@@ -9,15 +9,15 @@ from types import TracebackType
 
 from pydantic import ValidationError
 
-from edgeskip.bench.devices.ssh.artifact import read_artifact
+from edgeskip.bench.devices.ssh.artifact import list_artifact_files
 from edgeskip.bench.devices.ssh.connection import Connection, SshOptions
 from edgeskip.bench.devices.ssh.destination import parse_destination
 from edgeskip.bench.devices.ssh.environment import add_llama_cpp, prepare_environment
-from edgeskip.bench.devices.ssh.machine import Remote, find_python
+from edgeskip.bench.devices.ssh.machine import RemoteMachine, find_python
 from edgeskip.bench.devices.ssh.transfer import copy_artifact
-from edgeskip.bench.runner.launcher import Progress
-from edgeskip.bench.runner.request import Request
-from edgeskip.bench.schema import Device, Roofline, Sample
+from edgeskip.bench.runner.launcher import StatusCallback
+from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.schema import Device, Roofline, RoundResult
 from edgeskip.core.errors import EdgeSkipError
 
 CHILD = "edgeskip.bench.runner.child"
@@ -26,7 +26,7 @@ _SHOWN = ("architecture", "system", "python", "memory_bytes", "available_memory_
 
 
 @dataclass(frozen=True)
-class RemoteSettings:
+class SshSettings:
     """How the other side is set up. `rooflines`: providers and numbers of threads whose roofline is wanted."""
 
     ssh: SshOptions = field(default_factory=SshOptions)
@@ -39,7 +39,7 @@ class RemoteSettings:
 class SshLauncher:
     """A machine with Python, reached by the system's ssh; a context manager."""
 
-    def __init__(self, destination: str, settings: RemoteSettings, progress: Progress) -> None:
+    def __init__(self, destination: str, settings: SshSettings, progress: StatusCallback) -> None:
         """Connects, brings what is needed and asks what the machine is; minutes, the first time.
 
         EdgeSkipError where that cannot be done: one line says what is missing.
@@ -49,7 +49,7 @@ class SshLauncher:
         try:
             progress(f"{destination}: connecting")
             python = settings.python or find_python(self._connection)
-            self._remote = Remote(self._connection, python)
+            self._remote = RemoteMachine(self._connection, python)
             self._facts = self._remote.ask("facts", progress, cache=settings.cache)
             given = settings.python is not None
             self._environment = prepare_environment(self._remote, self._facts, given=given, progress=progress)
@@ -62,26 +62,26 @@ class SshLauncher:
     def device(self) -> Device:
         return self._device
 
-    def prepare(self, path: Path, progress: Progress) -> str:
+    def prepare(self, path: Path, progress: StatusCallback) -> str:
         """Copies the artifact there once, checked; a GGUF file brings llama.cpp with it."""
-        artifact = read_artifact(path)
+        artifact = list_artifact_files(path)
         if artifact.opened:
             add_llama_cpp(self._remote, self._environment, progress)
         folder = f"{self._facts['cache']}/artifacts/{artifact.key}"
         copy_artifact(self._remote, artifact, folder, progress)
         return f"{folder}/{artifact.opened}" if artifact.opened else folder
 
-    def run(self, request: Request, progress: Progress) -> Sample:
+    def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
         text = self._child([], request.model_dump_json(), self._settings.limit_s, progress)
         try:
-            sample = Sample.model_validate_json(text)
+            sample = RoundResult.model_validate_json(text)
         except ValidationError as error:
             raise self._strange(error) from None
         if (sample.cell, sample.round) != (request.cell, request.round):
             raise EdgeSkipError(f"{self._remote.named} answered with another cell than the one asked for")
         return sample
 
-    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+    def rooflines_again(self, progress: StatusCallback) -> list[Roofline]:
         return self._ask_device(self._device.id, progress).rooflines if self._settings.rooflines else []
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class SshLauncher:
     ) -> None:
         self.close()
 
-    def _ask_device(self, named: str, progress: Progress) -> Device:
+    def _ask_device(self, named: str, progress: StatusCallback) -> Device:
         options = ["--device"]
         if self._settings.rooflines:
             progress(f"{named}: measuring its memory and arithmetic")
@@ -110,7 +110,7 @@ class SshLauncher:
         remote = {name: self._facts[name] for name in _SHOWN if self._facts[name] is not None}
         return device.model_copy(update={"id": named, "type": "ssh", "facts": {**device.facts, "remote": remote}})
 
-    def _child(self, options: Sequence[str], stdin: str, limit_s: float, progress: Progress) -> str:
+    def _child(self, options: Sequence[str], stdin: str, limit_s: float, progress: StatusCallback) -> str:
         """The last record that the measuring process writes. EdgeSkipError where there is none."""
         code = self._environment.code
         last = ""

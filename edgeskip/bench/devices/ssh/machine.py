@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeskip.bench.devices.ssh.connection import Connection, Ended
-from edgeskip.bench.runner.launcher import Progress
+from edgeskip.bench.devices.ssh.connection import CommandResult, Connection
+from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.core.errors import EdgeSkipError
 
 OLDEST_PYTHON = (3, 11)
 ANSWER_S = 120.0  # of what needs no long work
 _WAIT_S = 120.0  # for another's lock, and for the process to end when it is told to
-_LOOK = "looked for python"
+_SEARCHED = "looked for python"
 # Found in this order. $HOME/.local/bin: a login shell has it on its path, this one may not.
 _FIND_PYTHON = f"""PATH="$PATH:$HOME/.local/bin"
 for name in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -23,13 +23,13 @@ for name in python3 python3.14 python3.13 python3.12 python3.11; do
   version=$("$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null </dev/null) || continue
   echo "python $version $found"
 done
-echo "{_LOOK}"
+echo "{_SEARCHED}"
 exit 0
 """
 _BOOT = "import sys;exec(sys.stdin.buffer.read(int(sys.argv[1])))"  # without quotes that some shell could mind
 
 
-class Remote:
+class RemoteMachine:
     """`python` runs the agent."""
 
     def __init__(self, connection: Connection, python: str) -> None:
@@ -41,7 +41,7 @@ class Remote:
     def ask(
         self,
         command: str,
-        progress: Progress,
+        progress: StatusCallback,
         *,
         payload: Callable[[], Iterable[bytes]] = tuple,
         limit_s: float = ANSWER_S,
@@ -58,7 +58,7 @@ class Remote:
 
         def hear(line: str) -> None:
             nonlocal last
-            heard = _of_agent(line)
+            heard = _agent_record(line)
             if heard is None:
                 if on_line is not None and line.strip():
                     on_line(line)
@@ -73,13 +73,13 @@ class Remote:
             yield from payload()
 
         shell = shlex.join([python or self.python, "-P", "-c", _BOOT, str(len(self._agent))])
-        ended = self.connection.talk(shell, hear, feed=feed(), limit_s=limit_s)
+        ended = self.connection.execute(shell, hear, feed=feed(), limit_s=limit_s)
         return self._result(last, ended)
 
     def run(
         self,
         argv: list[str],
-        progress: Progress,
+        progress: StatusCallback,
         *,
         on_line: Callable[[str], None],
         limit_s: float,
@@ -107,7 +107,7 @@ class Remote:
             lock=lock,
         )
 
-    def _result(self, last: dict[str, Any], ended: Ended) -> dict[str, Any]:
+    def _result(self, last: dict[str, Any], ended: CommandResult) -> dict[str, Any]:
         if last.get("kind") == "error":
             raise EdgeSkipError(f"{self.named}: {last['message']}")
         if not last:
@@ -125,13 +125,13 @@ def find_python(connection: Connection) -> str:
 
     def hear(line: str) -> None:
         nonlocal looked
-        looked = looked or line.strip() == _LOOK
+        looked = looked or line.strip() == _SEARCHED
         word, _, rest = line.strip().partition(" ")
         version, _, path = rest.partition(" ")
         if word == "python" and path and version.replace(".", "").isdigit():
             found.append((tuple(int(number) for number in version.split(".")), path))
 
-    ended = connection.talk("sh", hear, feed=[_FIND_PYTHON.encode()], limit_s=ANSWER_S)
+    ended = connection.execute("sh", hear, feed=[_FIND_PYTHON.encode()], limit_s=ANSWER_S)
     named = connection.destination.named
     if not looked:
         raise EdgeSkipError(f"{named} has no POSIX shell to run things with: {ended.last_line or 'it says nothing'}")
@@ -147,7 +147,7 @@ def find_python(connection: Connection) -> str:
     raise EdgeSkipError(f"{named} has no Python: install {wanted} or newer there, or name one with --remote-python")
 
 
-def _of_agent(line: str) -> dict[str, Any] | None:
+def _agent_record(line: str) -> dict[str, Any] | None:
     """The line's record where the agent, or what measures, wrote it."""
     if not line.startswith("{"):
         return None

@@ -22,14 +22,14 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same bytes every time
 
 
 @dataclass(frozen=True)
-class Sources:
+class SourceBundle:
     """`key`: hex digest of what is in the archive."""
 
     archive: bytes
     key: str
 
 
-def own_sources() -> Sources:
+def bundle_sources() -> SourceBundle:
     """All modules and data files of the installed package, under the names they are imported by."""
     files: dict[str, bytes] = {}
     for package in _PACKAGES:
@@ -47,7 +47,7 @@ def own_sources() -> Sources:
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name}\0{len(files[name])}\0".encode() + files[name])
-    return Sources(written.getvalue(), digest.hexdigest()[:24])
+    return SourceBundle(written.getvalue(), digest.hexdigest()[:24])
 
 
 def requirements(extra: str = "") -> list[str]:
@@ -63,7 +63,7 @@ def requirements(extra: str = "") -> list[str]:
     return found
 
 
-def modules(needed: list[str]) -> list[str]:
+def import_names(needed: list[str]) -> list[str]:
     """Names that these requirements are imported by: nearly all of ours have their distribution's."""
     names = [Requirement(line).name for line in needed]
     return [_IMPORTED_BY.get(name, name.replace("-", "_")) for name in names]

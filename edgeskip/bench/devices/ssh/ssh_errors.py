@@ -7,7 +7,7 @@ import re
 from edgeskip.bench.devices.ssh.destination import Destination
 
 # Searched for in this order; {host} is the machine as the user named it, {target} the host and port that ssh tried.
-_COMPLAINTS = (
+_SSH_ERRORS = (
     (
         r"REMOTE HOST IDENTIFICATION HAS CHANGED",
         "the host key of {host} has changed: it is another machine, or set up anew; if you trust it, forget the old "
@@ -31,11 +31,11 @@ _COMPLAINTS = (
 )
 
 
-def complaint(destination: Destination, said: str) -> str:
+def explain_ssh_error(destination: Destination, said: str) -> str:
     """`said`: all that ssh wrote to stderr."""
     port = "" if destination.port is None else f":{destination.port}"
     target = f"[{destination.host}]{port}" if port else destination.host
-    for pattern, line in _COMPLAINTS:
+    for pattern, line in _SSH_ERRORS:
         if re.search(pattern, said):
             return line.format(host=destination.named, target=target)
     return f"ssh cannot connect to {destination.named}: {last_line(said) or 'it says nothing'}"

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgeskip.bench.devices.ssh.artifact import Artifact, ArtifactFile
+from edgeskip.bench.devices.ssh.artifact import ArtifactFile, ArtifactFiles
 from edgeskip.bench.devices.ssh.connection import ConnectionLostError
-from edgeskip.bench.devices.ssh.machine import ANSWER_S, Remote
-from edgeskip.bench.runner.launcher import Progress
+from edgeskip.bench.devices.ssh.machine import ANSWER_S, RemoteMachine
+from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.core.errors import EdgeSkipError
 
 ATTEMPTS = 3  # broken connections in a row, none of which brought anything
@@ -18,11 +18,11 @@ SPARE_BYTES = 32_000_000  # left free besides
 HASH_RATE = 5e6  # bytes a second that the slowest card surely reads
 SEND_RATE = 2e4  # bytes a second of the slowest line; a line that stands still is given up much sooner
 _CHUNK = 1 << 20
-_TOLD_S = 1.0  # between two words on the progress
-_TOLD_BYTES = 1_000_000  # smaller files are not worth a word
+_REPORT_EVERY_S = 1.0  # between two words on the progress
+_REPORT_FROM_BYTES = 1_000_000  # smaller files are not worth a word
 
 
-def copy_artifact(remote: Remote, artifact: Artifact, folder: str, progress: Progress) -> None:
+def copy_artifact(remote: RemoteMachine, artifact: ArtifactFiles, folder: str, progress: StatusCallback) -> None:
     """`folder` there holds all files of the artifact, whole. Files that are there and right are not copied again.
 
     EdgeSkipError where there is no room, a file arrives damaged twice, or the connection breaks again and again; what
@@ -46,7 +46,7 @@ def copy_artifact(remote: Remote, artifact: Artifact, folder: str, progress: Pro
 class _Copy:
     """`sent`: bytes that have been given to ssh so far, of all attempts."""
 
-    def __init__(self, remote: Remote, artifact: Artifact, folder: str, progress: Progress) -> None:
+    def __init__(self, remote: RemoteMachine, artifact: ArtifactFiles, folder: str, progress: StatusCallback) -> None:
         self.sent = 0
         self._remote, self._artifact, self._folder, self._progress = remote, artifact, folder, progress
         self._told = 0.0
@@ -63,11 +63,11 @@ class _Copy:
                     "written, and the other side's disk"
                 )
 
-    def _states(self) -> list[_State]:
+    def _states(self) -> list[_FileState]:
         files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in self._artifact.files]
         limit_s = ANSWER_S + self._artifact.size / HASH_RATE
-        answer = self._remote.ask("have", self._progress, limit_s=limit_s, folder=self._folder, files=files)
-        states = [_State(**state) for state in answer["states"]]
+        answer = self._remote.ask("file_states", self._progress, limit_s=limit_s, folder=self._folder, files=files)
+        states = [_FileState(**state) for state in answer["states"]]
         needed = sum(
             max(0, file.size - state.part)
             for file, state in zip(self._artifact.files, states, strict=True)
@@ -111,13 +111,13 @@ class _Copy:
 
     def _tell(self, file: ArtifactFile, done: int) -> None:
         now = time.monotonic()
-        if file.size >= _TOLD_BYTES and (now - self._told >= _TOLD_S or done == file.size):
+        if file.size >= _REPORT_FROM_BYTES and (now - self._told >= _REPORT_EVERY_S or done == file.size):
             self._told = now
             self._progress(f"{self._remote.named}: copying {file.name}, {done / 1e6:.0f} of {file.size / 1e6:.0f} MB")
 
 
 @dataclass(frozen=True)
-class _State:
+class _FileState:
     """What is there of a file."""
 
     whole: bool

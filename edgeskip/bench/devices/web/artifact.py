@@ -14,7 +14,7 @@ from typing import Any
 from edgeskip.artifacts.files import check_files
 from edgeskip.artifacts.manifest import DraftRecord, GraphRecord, Manifest, read_manifest
 from edgeskip.bench.devices.web.graphs import attention_heads_of, derive, quantised_bytes, switches_of, weight_files
-from edgeskip.bench.runner.request import Prompt, Request
+from edgeskip.bench.runner.request import BenchPrompt, RoundRequest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.core.npy_file import read_token_ids
@@ -38,7 +38,7 @@ class WebFile:
 
 
 @dataclass(frozen=True)
-class Graph:
+class WebGraph:
     """One graph of an artifact, derived for the page. `unpacked` is None where nothing in it is packed."""
 
     kv_layers: int
@@ -107,17 +107,17 @@ class WebArtifact:
             "end_tokens": self._ends,
         }
 
-    def with_ids(self, request: Request) -> Request:
+    def with_ids(self, request: RoundRequest) -> RoundRequest:
         """The request with its prompts as token ids, so that the page needs no chat template."""
         prompts = [prompt.model_copy(update={"ids": self.encode(prompt)}) for prompt in request.prompts]
         return request.model_copy(update={"prompts": prompts})
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: BenchPrompt) -> list[int]:
         """One user message where the model has a chat template, else the text itself."""
         return encode_text(self._tokenizer, self._chat_template, prompt.text)
 
-    def _derive(self) -> tuple[list[Graph], list[WebFile], int]:
-        graphs: list[Graph] = []
+    def _derive(self) -> tuple[list[WebGraph], list[WebFile], int]:
+        graphs: list[WebGraph] = []
         weights: dict[str, WebFile] = {}
         widened = 0
         for name, layers, columns, states_in, states_out in _parts(self._manifest, self.path):
@@ -130,7 +130,9 @@ class WebArtifact:
             source = packed.source
             assert isinstance(source, bytes)
             heads = attention_heads_of(source)
-            graphs.append(Graph(layers, columns, states_in, states_out, switches_of(source), heads, packed, unpacked))
+            graphs.append(
+                WebGraph(layers, columns, states_in, states_out, switches_of(source), heads, packed, unpacked)
+            )
             widened += size
             for weight in weight_files(path):
                 if weight not in weights:
@@ -177,7 +179,7 @@ def _from_memory(name: str, data: bytes) -> WebFile:
     return WebFile(name, hashlib.sha256(data).hexdigest(), len(data), data)
 
 
-def job_of(request: Request, artifact: WebArtifact) -> str:
+def job_json(request: RoundRequest, artifact: WebArtifact) -> str:
     """What the page is told about one request, as JSON."""
     told = json.loads(artifact.with_ids(request).model_dump_json())
     for prompt in told["prompts"]:

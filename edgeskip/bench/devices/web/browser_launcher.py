@@ -12,15 +12,15 @@ from pathlib import Path
 
 from edgeskip.bench.devices.web.artifact import WebArtifact
 from edgeskip.bench.devices.web.browser import NO_GPU, WITH_GPU, Browser, find_browser, version_of
-from edgeskip.bench.devices.web.handler import RefusedError
+from edgeskip.bench.devices.web.handler import RejectedRecordError
 from edgeskip.bench.devices.web.packages import ONNXRUNTIME_WEB, web_packages
 from edgeskip.bench.devices.web.server import WebServer
-from edgeskip.bench.devices.web.throttle import Throttle, described
-from edgeskip.bench.runner.ceilings import with_rooflines
-from edgeskip.bench.runner.launcher import Progress
-from edgeskip.bench.runner.request import Request
-from edgeskip.bench.runner.system_monitor import Watch
-from edgeskip.bench.schema import Device, Failure, Roofline, Sample
+from edgeskip.bench.devices.web.throttle import Throttle, describe_throttle
+from edgeskip.bench.runner.ceilings import merge_rooflines
+from edgeskip.bench.runner.launcher import StatusCallback
+from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.runner.system_monitor import SystemMonitor
+from edgeskip.bench.schema import Device, Roofline, RoundFailure, RoundResult
 from edgeskip.core.child_exit import how_it_ended
 from edgeskip.core.errors import EdgeSkipError
 
@@ -60,13 +60,13 @@ class BrowserLauncher:
         self._throttle, self._timeout_s, self._gpu_flags = throttle, timeout_s, tuple(gpu_flags)
         version = version_of(self._program)
         slow = "" if throttle is None else f"-{throttle:g}x"
-        self._desk = _OneRound(device_id or f"chromium{slow}")
+        self._desk = _SingleRoundHandler(device_id or f"chromium{slow}")
         self._server = WebServer(self._desk, {}, web_packages(packages))
         # Downloads stay from round to round: one profile for all, and the server keeps its port.
         self._profile = Path(tempfile.mkdtemp(prefix="edgeskip-browser-"))
         try:
             self._server.start()
-            self._device = with_rooflines(self._probe(version), self._rooflines())
+            self._device = merge_rooflines(self._probe(version), self._rooflines())
         except BaseException:
             self.close()
             raise
@@ -75,13 +75,13 @@ class BrowserLauncher:
     def device(self) -> Device:
         return self._device
 
-    def prepare(self, path: Path, progress: Progress) -> str:
+    def prepare(self, path: Path, progress: StatusCallback) -> str:
         """Nothing is copied: the browser fetches the files with its first round, and keeps them for the next."""
         progress(f"deriving the page's graphs of {path.name}")
         self._server.add(WebArtifact(path))
         return str(path)
 
-    def run(self, request: Request, progress: Progress) -> Sample:
+    def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
         if request.cell.provider not in PROVIDERS:
             raise EdgeSkipError(f"a browser has no provider {request.cell.provider}: use {' or '.join(PROVIDERS)}")
         self._desk.begin(request, progress)
@@ -89,7 +89,7 @@ class BrowserLauncher:
         browser = Browser(self._program, self._profile, self._url, flags=flags)
         throttle = None
         peak = 0
-        watch, look = Watch(), time.monotonic()
+        watch, look = SystemMonitor(), time.monotonic()
         try:
             if self._throttle is not None:
                 throttle = Throttle(browser.group, self._throttle)
@@ -105,7 +105,7 @@ class BrowserLauncher:
             browser.close()
         outcome = self._desk.outcome
         assert outcome is not None
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, RoundFailure):
             raise EdgeSkipError(outcome.message)
         notes = list(outcome.notes)
         if outcome.peak_rss_bytes is None:
@@ -117,7 +117,7 @@ class BrowserLauncher:
         peak_bytes = outcome.peak_rss_bytes or peak or None
         return outcome.model_copy(update={"peak_rss_bytes": peak_bytes, "notes": notes, "conditions": conditions})
 
-    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+    def rooflines_again(self, progress: StatusCallback) -> list[Roofline]:
         return self._rooflines()
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class BrowserLauncher:
             update={
                 "name": f"{this_machine().processor}, {version} headless",
                 "versions": {"browser": version, ONNXRUNTIME_WEB.name: ONNXRUNTIME_WEB.version},
-                "emulated": None if self._throttle is None else described(self._throttle),
+                "emulated": None if self._throttle is None else describe_throttle(self._throttle),
             }
         )
 
@@ -170,7 +170,7 @@ class BrowserLauncher:
                     provider=provider, threads=threads, bytes_per_s=None, flops_per_s=None, how=str(error)[:300]
                 )
             if self._throttle is not None and not gpu:
-                roofline = _slower(roofline, self._throttle)
+                roofline = _throttled(roofline, self._throttle)
             found.append(roofline)
         return found
 
@@ -188,7 +188,7 @@ class BrowserLauncher:
         return self._desk.device
 
 
-def _slower(roofline: Roofline, factor: float) -> Roofline:
+def _throttled(roofline: Roofline, factor: float) -> Roofline:
     divided = {
         name: None if value is None else value / factor
         for name, value in (("bytes_per_s", roofline.bytes_per_s), ("flops_per_s", roofline.flops_per_s))
@@ -196,7 +196,7 @@ def _slower(roofline: Roofline, factor: float) -> Roofline:
     return roofline.model_copy(update={**divided, "how": f"{roofline.how}; divided by {factor:g}, as it is throttled"})
 
 
-class _OneRound:
+class _SingleRoundHandler:
     """A `Desk` that wants one request of one device. Written by the server's thread, read by the launcher's."""
 
     def __init__(self, identifier: str) -> None:
@@ -204,16 +204,16 @@ class _OneRound:
         self.ended = threading.Event()
         self.expect(None)
 
-    def expect(self, request: Request | None) -> None:
+    def expect(self, request: RoundRequest | None) -> None:
         self._request = request
-        self._tell: Progress = _nobody
+        self._tell: StatusCallback = _ignore
         self.heard = time.monotonic()
         self.registered = False
         self.device: Device | None = None
-        self.outcome: Sample | Failure | None = None
+        self.outcome: RoundResult | RoundFailure | None = None
         self.ended.clear()
 
-    def begin(self, request: Request, progress: Progress) -> None:
+    def begin(self, request: RoundRequest, progress: StatusCallback) -> None:
         self.expect(request)
         self._tell = progress
 
@@ -222,7 +222,7 @@ class _OneRound:
         self.device = device.model_copy(update={"id": self.id})
         return self.id
 
-    def work(self, device: str) -> list[Request]:
+    def work(self, device: str) -> list[RoundRequest]:
         self.heard = time.monotonic()
         return [] if self._request is None else [self._request]
 
@@ -230,19 +230,19 @@ class _OneRound:
         self.heard = time.monotonic()
         self._tell(message)
 
-    def sample(self, device: str, sample: Sample) -> None:
+    def sample(self, device: str, sample: RoundResult) -> None:
         self._take(sample)
 
-    def failure(self, device: str, failure: Failure) -> None:
+    def failure(self, device: str, failure: RoundFailure) -> None:
         self._take(failure)
 
-    def _take(self, outcome: Sample | Failure) -> None:
+    def _take(self, outcome: RoundResult | RoundFailure) -> None:
         request = self._request
         if request is None or (outcome.cell, outcome.round) != (request.cell, request.round) or self.ended.is_set():
-            raise RefusedError("nobody asked for this cell and round")
+            raise RejectedRecordError("nobody asked for this cell and round")
         self.outcome = outcome
         self.ended.set()
 
 
-def _nobody(message: str) -> None:
+def _ignore(message: str) -> None:
     return None

@@ -12,25 +12,25 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeskip.bench.analysis.formatting import clean
+from edgeskip.bench.analysis.formatting import sanitize
 from edgeskip.bench.devices.web.artifact import artifacts_of
 from edgeskip.bench.devices.web.certificates import Certificate, addresses, is_loopback, own_certificate, self_signed
-from edgeskip.bench.devices.web.handler import RefusedError
+from edgeskip.bench.devices.web.handler import RejectedRecordError
 from edgeskip.bench.devices.web.packages import web_packages
 from edgeskip.bench.devices.web.server import WebServer
-from edgeskip.bench.runner.ceilings import with_rooflines
-from edgeskip.bench.runner.request import Request
-from edgeskip.bench.schema import Device, Failure, Roofline, Sample
+from edgeskip.bench.runner.ceilings import merge_rooflines
+from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.schema import Device, Roofline, RoundFailure, RoundResult
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
-Post = Device | Sample | Failure
+DeviceRecord = Device | RoundResult | RoundFailure
 ANY_ADDRESS = ("0.0.0.0",)
 SILENCE_S = 900.0
 _TRIES = 2  # times a request is given out whose page was gone in the middle
 
 
 @dataclass(frozen=True)
-class Security:
+class ServeSecurity:
     """How the page is reached from other machines; on this one plain http is secure enough.
 
     `plain` serves http all the same, and browsers then give the page one thread and no WebGPU. `certificate` and `key`
@@ -44,12 +44,12 @@ class Security:
 
 def serve(
     paths: Sequence[Path],
-    requests_for: Callable[[Device], Sequence[Request]],
-    keep: Callable[[Post], None],
+    requests_for: Callable[[Device], Sequence[RoundRequest]],
+    keep: Callable[[DeviceRecord], None],
     *,
     host: str = "127.0.0.1",
     port: int = 0,
-    security: Security | None = None,
+    security: ServeSecurity | None = None,
     packages: Path | None = None,
     devices: int | None = None,
     say: Callable[[str], None] = print,
@@ -63,9 +63,9 @@ def serve(
     """
     artifacts = artifacts_of(paths)
     files = web_packages(packages)
-    desk = Phones(requests_for, keep, say)
+    desk = PhoneHandler(requests_for, keep, say)
     shown = addresses() if host in ANY_ADDRESS else [host]
-    certificate = _certificate(host, shown, security or Security())
+    certificate = _certificate(host, shown, security or ServeSecurity())
     tls = None if certificate is None else certificate.context()
     server = WebServer(desk, artifacts, files, host=host, port=port, tls=tls)
     server.start()
@@ -76,7 +76,7 @@ def serve(
                 desk.changed.wait(0.5)
                 desk.changed.clear()
                 if devices is not None:  # somebody waits for the end
-                    server.soon(lambda: desk.give_up(SILENCE_S))
+                    server.call_soon(lambda: desk.give_up(SILENCE_S))
                 if server.defect is not None:
                     raise server.defect
     finally:
@@ -97,7 +97,7 @@ def qr_code(url: str) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def _certificate(host: str, shown: Sequence[str], security: Security) -> Certificate | None:
+def _certificate(host: str, shown: Sequence[str], security: ServeSecurity) -> Certificate | None:
     if (security.certificate is None) != (security.key is None):
         raise EdgeSkipError("a certificate needs its key: give both files or neither")
     if security.certificate is not None and security.key is not None:
@@ -133,14 +133,14 @@ def _announce(
 @dataclass
 class _Phone:
     device: Device
-    requests: list[Request]
+    requests: list[RoundRequest]
     heard: float = field(default_factory=time.monotonic)
     given_out: dict[int, int] = field(default_factory=dict)  # by index in `requests`: how often it was begun
     done: set[int] = field(default_factory=set)
     running: int | None = None
 
 
-class Phones:
+class PhoneHandler:
     """A `Desk` for any number of devices, each with requests of its own, done in their order.
 
     A page that is opened again goes on with what is left; a request in whose middle the page was lost twice is a
@@ -149,8 +149,8 @@ class Phones:
 
     def __init__(
         self,
-        requests_for: Callable[[Device], Sequence[Request]],
-        keep: Callable[[Post], None],
+        requests_for: Callable[[Device], Sequence[RoundRequest]],
+        keep: Callable[[DeviceRecord], None],
         say: Callable[[str], None],
     ) -> None:
         self._requests_for, self._keep, self._say = requests_for, keep, say
@@ -170,11 +170,11 @@ class Phones:
             for index in [at for at in range(len(phone.requests)) if at not in phone.done]:
                 request = phone.requests[index]
                 message = f"the device said nothing for {silence_s:.0f} s: was the page closed, or the network lost?"
-                self._end(phone, Failure(cell=request.cell, round=request.round, created=_now(), message=message))
+                self._end(phone, RoundFailure(cell=request.cell, round=request.round, created=_now(), message=message))
 
     def register(self, device: Device) -> str:
         if device.type != "browser":
-            raise RefusedError("this is no browser")
+            raise RejectedRecordError("this is no browser")
         known = self._phones.get(device.id)
         if known is not None and known.device.name == device.name:  # another phone may open an address that was sent on
             self._add_rooflines(known, device.rooflines)
@@ -185,18 +185,18 @@ class Phones:
         requests = list(self._requests_for(device))
         self._keep(device)
         self._phones[device.id] = _Phone(device, requests)
-        self._say(f"{device.id}: {clean(device.name, 100)}, {len(requests)} measurements")
+        self._say(f"{device.id}: {sanitize(device.name, 100)}, {len(requests)} measurements")
         self.changed.set()
         return device.id
 
-    def work(self, device: str) -> list[Request]:
+    def work(self, device: str) -> list[RoundRequest]:
         phone = self._phone(device)
         if phone.running is not None:  # the page was opened again in the middle of this one
             index, phone.running = phone.running, None
             if phone.given_out.get(index, 0) >= _TRIES:
                 request = phone.requests[index]
                 message = "the page was closed in the middle, twice: keep it in front, or measure a smaller model"
-                self._end(phone, Failure(cell=request.cell, round=request.round, created=_now(), message=message))
+                self._end(phone, RoundFailure(cell=request.cell, round=request.round, created=_now(), message=message))
         return [request for index, request in enumerate(phone.requests) if index not in phone.done]
 
     def progress(self, device: str, message: str) -> None:
@@ -206,29 +206,29 @@ class Phones:
             phone.running = left[0]
             phone.given_out[left[0]] = phone.given_out.get(left[0], 0) + 1
 
-    def sample(self, device: str, sample: Sample) -> None:
+    def sample(self, device: str, sample: RoundResult) -> None:
         self._end(self._phone(device), sample)
 
-    def failure(self, device: str, failure: Failure) -> None:
+    def failure(self, device: str, failure: RoundFailure) -> None:
         self._end(self._phone(device), failure)
 
     def _add_rooflines(self, phone: _Phone, rooflines: Sequence[Roofline]) -> None:
         """The page measures them before its first round, and again where it goes on after it was closed."""
         cells = {(request.cell.provider, request.cell.threads) for request in phone.requests}
         if not {(one.provider, one.threads) for one in rooflines} <= cells:
-            raise RefusedError("nobody asked for the roofline of such a cell")
-        device = with_rooflines(phone.device, rooflines)
+            raise RejectedRecordError("nobody asked for the roofline of such a cell")
+        device = merge_rooflines(phone.device, rooflines)
         if device != phone.device:  # what says nothing new is not written down again
             phone.device = device
             self._keep(device)
 
     def _phone(self, device: str) -> _Phone:
         if device not in self._phones:
-            raise RefusedError("this device is unknown: open the page again")
+            raise RejectedRecordError("this device is unknown: open the page again")
         self._phones[device].heard = time.monotonic()
         return self._phones[device]
 
-    def _end(self, phone: _Phone, record: Sample | Failure) -> None:
+    def _end(self, phone: _Phone, record: RoundResult | RoundFailure) -> None:
         index = next(
             (
                 index
@@ -242,18 +242,18 @@ class Phones:
                 (phone.requests[at].cell, phone.requests[at].round) == (record.cell, record.round) for at in phone.done
             ):
                 return  # it came before, and the page did not hear that it did
-            raise RefusedError("nobody asked for this cell and round")
-        if isinstance(record, Sample) and not _answers(record, phone.requests[index]):
-            raise RefusedError("these are other tests or prompts than those asked for")
+            raise RejectedRecordError("nobody asked for this cell and round")
+        if isinstance(record, RoundResult) and not _matches_request(record, phone.requests[index]):
+            raise RejectedRecordError("these are other tests or prompts than those asked for")
         self._keep(record)
         phone.done.add(index)
         phone.running = None
-        what = "measured" if isinstance(record, Sample) else f"failed, {clean(record.message)}"
+        what = "measured" if isinstance(record, RoundResult) else f"failed, {sanitize(record.message)}"
         self._say(f"{phone.device.id}: {record.cell.target} {record.cell.strategy} round {record.round} {what}")
         self.changed.set()
 
 
-def _answers(sample: Sample, request: Request) -> bool:
+def _matches_request(sample: RoundResult, request: RoundRequest) -> bool:
     """Whether it has a figure for each test and prompt that was asked for, and no others."""
     tests = [(test.test, test.tokens, test.depth) for test in request.tests]
     found = [(test.test, test.tokens, test.depth) for test in sample.tests]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgeskip.bench.config import Asked
+from edgeskip.bench.config import BenchConfig
 from edgeskip.bench.devices.options import PHONE_THREADS
 from edgeskip.bench.grid import WEB_STRATEGIES, Grid, cells_of
-from edgeskip.bench.runner.request import Request
+from edgeskip.bench.runner.request import RoundRequest
 from edgeskip.bench.runner.run_file import RunLog
-from edgeskip.bench.runner.schedule import in_order
+from edgeskip.bench.runner.schedule import alternating_order
 from edgeskip.bench.schema import Device, Target
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
@@ -21,7 +21,7 @@ PROVIDERS = ("web", "webgpu")
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServeOptions:
     """How the page is served; see `edgeskip bench --help`."""
 
     host: str
@@ -32,16 +32,18 @@ class Serving:
     plain_http: bool
     packages: Path | None
 
-    def check(self, asked: Asked) -> None:
+    def check(self, config: BenchConfig) -> None:
         """EdgeSkipError, before anything is measured, for what would stop serving afterwards.
 
         Brings the page's packages, the first time.
         """
-        targets = servable(asked)
-        if not set(asked.grid.strategies) & set(WEB_STRATEGIES):
+        targets = servable_targets(config)
+        if not set(config.grid.strategies) & set(WEB_STRATEGIES):
             raise EdgeSkipError(f"a browser decodes by {' or '.join(WEB_STRATEGIES)}: add one of these to --strategy")
-        if not any(set(asked.grid.strategies) & set(target.strategies) for target in targets):
-            raise EdgeSkipError(f"no artifact folder can be decoded by {' or '.join(asked.grid.strategies)}: add plain")
+        if not any(set(config.grid.strategies) & set(target.strategies) for target in targets):
+            raise EdgeSkipError(
+                f"no artifact folder can be decoded by {' or '.join(config.grid.strategies)}: add plain"
+            )
         if (self.certificate is None) != (self.key is None):
             raise EdgeSkipError("--certificate and --key belong together: give both or neither")
         try:
@@ -62,47 +64,47 @@ class Serving:
         web_packages(self.packages)
 
 
-def serve_phones(asked: Asked, serving: Serving, log: RunLog, say: Callable[[str], None]) -> int:
+def serve_phones(config: BenchConfig, serving: ServeOptions, log: RunLog, say: Callable[[str], None]) -> int:
     """Serves until Ctrl-C, or until as many devices as wanted are done; how many are. `log` gets every record."""
-    from edgeskip.bench.devices.web.serve import Security, serve
+    from edgeskip.bench.devices.web.serve import ServeSecurity, serve
 
     return serve(
-        [Path(target.path) for target in servable(asked)],
-        lambda device: requests_for(asked, device),
+        [Path(target.path) for target in servable_targets(config)],
+        lambda device: requests_for(config, device),
         log.add,
         host=serving.host,
         port=serving.port,
-        security=Security(serving.plain_http, serving.certificate, serving.key),
+        security=ServeSecurity(serving.plain_http, serving.certificate, serving.key),
         packages=serving.packages,
         devices=serving.devices,
         say=say,
     )
 
 
-def servable(asked: Asked) -> list[Target]:
+def servable_targets(config: BenchConfig) -> list[Target]:
     """The targets that a browser can run. EdgeSkipError where there is none."""
-    found = [target for target in asked.targets if target.engine == "onnxruntime"]
+    found = [target for target in config.targets if target.engine == "onnxruntime"]
     if not found:
         raise EdgeSkipError("--serve runs ONNX artifact folders and none is given: make one with  edgeskip export")
     return found
 
 
-def requests_for(asked: Asked, device: Device) -> list[Request]:
+def requests_for(config: BenchConfig, device: Device) -> list[RoundRequest]:
     """Round by round, as the rounds run here. Threads: as asked for, as far as the browser has them."""
     has = device.facts.get("threads")
     most = has if isinstance(has, int) and has > 0 else 1
-    threads = tuple(dict.fromkeys(min(count, most) for count in asked.grid.threads if asked.threads_given))
+    threads = tuple(dict.fromkeys(min(count, most) for count in config.grid.threads if config.explicit_threads))
     grid = Grid(
         providers=PROVIDERS if device.facts.get("webgpu") else PROVIDERS[:1],
         threads=threads or (min(PHONE_THREADS, most),),
-        strategies=tuple(name for name in asked.grid.strategies if name in WEB_STRATEGIES),
+        strategies=tuple(name for name in config.grid.strategies if name in WEB_STRATEGIES),
         engine="onnxruntime",
     )
-    cells, _ = cells_of(servable(asked), grid, device.id)
-    paths = {target.name: target.path for target in asked.targets}
-    wanted = [cell for cell in cells if asked.work.asks_of(cell)]
+    cells, _ = cells_of(servable_targets(config), grid, device.id)
+    paths = {target.name: target.path for target in config.targets}
+    wanted = [cell for cell in cells if config.round_spec.measures(cell)]
     return [
-        asked.work.request(cell, paths[cell.target], round)
-        for round in range(asked.settings.rounds)
-        for cell in in_order(wanted, round)
+        config.round_spec.request(cell, paths[cell.target], round)
+        for round in range(config.settings.rounds)
+        for cell in alternating_order(wanted, round)
     ]

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgeskip.bench.devices.web.artifact import WebArtifact, WebFile, job_of
-from edgeskip.bench.devices.web.handler import Desk, RefusedError
-from edgeskip.bench.devices.web.wasm_env import with_environment
-from edgeskip.bench.schema import Device, Failure, Sample
+from edgeskip.bench.devices.web.artifact import WebArtifact, WebFile, job_json
+from edgeskip.bench.devices.web.handler import RejectedRecordError, ResultHandler
+from edgeskip.bench.devices.web.wasm_env import patch_environment
+from edgeskip.bench.schema import Device, RoundFailure, RoundResult
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ HEADERS = {
 Record = TypeVar("Record", bound=BaseModel)
 
 
-class Progress(BaseModel):
+class ProgressRecord(BaseModel):
     """A sign of life."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,7 +63,7 @@ class WebServer:
 
     def __init__(
         self,
-        desk: Desk,
+        desk: ResultHandler,
         artifacts: Mapping[str, WebArtifact],
         packages: Mapping[str, bytes],
         *,
@@ -75,7 +75,7 @@ class WebServer:
         self._host, self._port, self._tls = host, port, tls
         self._token = secrets.token_urlsafe(12)
         self._static = {path.name: path.read_bytes() for path in _PAGE.iterdir() if path.is_file()}
-        self._packages = with_environment(packages)
+        self._packages = patch_environment(packages)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stop: asyncio.Event | None = None
@@ -133,7 +133,7 @@ class WebServer:
         if error is not None:
             raise error
 
-    def soon(self, work: Callable[[], None]) -> None:
+    def call_soon(self, work: Callable[[], None]) -> None:
         """Runs `work` in the server's thread, where records are handed on, between two of them."""
 
         def run() -> None:
@@ -201,7 +201,7 @@ class WebServer:
                     response = _text(error.status, error.reason)
                 except TimeoutError:
                     response = _text(408, f"the record did not come in within {READ_TIMEOUT_S:.0f} s")
-                except RefusedError as error:
+                except RejectedRecordError as error:
                     response = _text(400, str(error))
                 except ConnectionError:
                     raise
@@ -241,8 +241,8 @@ class WebServer:
         for job in self._desk.work(request.query.get("device", "")):
             artifact = self._artifacts.get(job.path)
             if artifact is None:
-                raise RefusedError(f"{job.path} is not served")
-            jobs.append(job_of(job, artifact))
+                raise RejectedRecordError(f"{job.path} is not served")
+            jobs.append(job_json(job, artifact))
         from aiohttp import web
 
         return web.Response(text=f'{{"jobs": [{", ".join(jobs)}]}}', content_type="application/json")
@@ -253,23 +253,23 @@ class WebServer:
         return web.json_response({"id": self._desk.register(await _read(request, Device))})
 
     async def _results(self, request: web.Request) -> web.StreamResponse:
-        sample = await _read(request, Sample)
+        sample = await _read(request, RoundResult)
         self._desk.sample(sample.cell.device, sample)
         return _text(200, "kept")
 
     async def _failure(self, request: web.Request) -> web.StreamResponse:
-        failure = await _read(request, Failure)
+        failure = await _read(request, RoundFailure)
         self._desk.failure(failure.cell.device, failure)
         return _text(200, "kept")
 
     async def _progress(self, request: web.Request) -> web.StreamResponse:
-        progress = await _read(request, Progress)
+        progress = await _read(request, ProgressRecord)
         self._desk.progress(request.query.get("device", ""), progress.message)
         return _text(200, "")
 
 
 async def _read(request: web.Request, kind: type[Record]) -> Record:
-    """The body as a record; RefusedError says in one line what is wrong with it."""
+    """The body as a record; RejectedRecordError says in one line what is wrong with it."""
     body = await asyncio.wait_for(request.read(), READ_TIMEOUT_S)
     try:
         record = kind.model_validate(json.loads(body))
@@ -278,9 +278,9 @@ async def _read(request: web.Request, kind: type[Record]) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise RefusedError(f"this is no {kind.__name__} ({where}: {first['msg']})") from None
+        raise RejectedRecordError(f"this is no {kind.__name__} ({where}: {first['msg']})") from None
     except (ValueError, RecursionError):  # PydanticSerializationError, of an unpaired surrogate, is a ValueError too
-        raise RefusedError(f"this is no {kind.__name__} (not JSON)") from None
+        raise RejectedRecordError(f"this is no {kind.__name__} (not JSON)") from None
 
 
 def _from(table: Mapping[str, bytes], name: str) -> web.StreamResponse:

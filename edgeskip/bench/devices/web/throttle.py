@@ -18,7 +18,7 @@ from edgeskip.core.errors import EdgeSkipError
 PERIOD_S = 0.02
 
 
-def described(factor: float) -> str:
+def describe_throttle(factor: float) -> str:
     """For `Device.emulated`."""
     return f"{factor:g}x CPU throttling (stopped {100 * (1 - 1 / factor):.0f} % of every {1e3 * PERIOD_S:.0f} ms)"
 

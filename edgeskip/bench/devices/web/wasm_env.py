@@ -17,7 +17,7 @@ SWITCH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 _PLACE = b'PATH:"/",'  # in the list of what Emscripten's getenv knows; once in each file of the pinned package
 
 
-def with_environment(files: Mapping[str, bytes]) -> dict[str, bytes]:
+def patch_environment(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """The page's packages by base name, onnxruntime's scripts changed. EdgeSkipError where there is no place."""
     return {name: _with_switch(name, data) if _is_glue(name) else data for name, data in files.items()}
 

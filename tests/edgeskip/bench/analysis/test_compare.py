@@ -19,22 +19,22 @@ from made_runs import (
     write_run,
 )
 
-from edgeskip.bench.analysis.compare import compare
-from edgeskip.bench.runner.run_file import Run
-from edgeskip.bench.schema import Conditions, Ran
+from edgeskip.bench.analysis.compare import compare_runs
+from edgeskip.bench.runner.run_file import BenchRun
+from edgeskip.bench.schema import ExecutionInfo, SystemConditions
 from edgeskip.core.errors import EdgeSkipError
 
 Cli = Any
 
 
-def run_of(seconds: Sequence[float], device: dict[str, Any] | None = None, **settings: Any) -> Run:
+def run_of(seconds: Sequence[float], device: dict[str, Any] | None = None, **settings: Any) -> BenchRun:
     """tg4 takes `seconds` in the rounds, a token of an answer 0.1 s, loading 0.5 s."""
     samples = [made_sample(made_cell(), n, tg=s, answers=[made_answer([0.1])]) for n, s in enumerate(seconds)]
     return made_run(made_target(), made_device(**(device or {})), *samples, **settings)
 
 
 def test_ratios_say_how_good_the_second_is() -> None:
-    found = {c.key.measure: c for c in compare(run_of([1, 1, 1]), run_of([2, 2, 2])).changes}
+    found = {c.key.measure: c for c in compare_runs(run_of([1, 1, 1]), run_of([2, 2, 2])).changes}
     assert found["tg4"].ratio.value == pytest.approx(0.5)
     assert (found["tg4"].before, found["tg4"].after) == (4, 2)
     assert found["TPOT"].ratio.value == pytest.approx(1)
@@ -54,11 +54,11 @@ def test_ratios_say_how_good_the_second_is() -> None:
 )
 def test_a_regression_is_beyond_the_bound_and_beyond_chance(after: list[float], bound: float, regressions: int) -> None:
     before = run_of([1] * len(after))
-    assert len(compare(before, run_of(after)).regressions(bound)) == regressions
+    assert len(compare_runs(before, run_of(after)).regressions(bound)) == regressions
 
 
 def test_only_what_was_asked_for() -> None:
-    found = compare(run_of([1, 1]), run_of([2, 2]), measures=["TPOT"])
+    found = compare_runs(run_of([1, 1]), run_of([2, 2]), measures=["TPOT"])
     assert [c.key.measure for c in found.changes] == ["TPOT"]
 
 
@@ -66,7 +66,7 @@ def test_rows_of_one_run_only_are_named() -> None:
     more = run_of([1, 1])
     more.add(made_target("skip8"))
     more.add(made_sample(made_cell("skip8"), 0, tg=1))
-    found = compare(run_of([1, 1]), more)
+    found = compare_runs(run_of([1, 1]), more)
     assert [str(key) for key in found.only_after] == [
         "skip8 tg4 (cpu, 2 threads, plain, Made CPU)", "skip8 load (cpu, 2 threads, plain, Made CPU)",
     ]  # fmt: skip
@@ -76,15 +76,15 @@ def test_rows_of_one_run_only_are_named() -> None:
 def test_another_machine_is_no_regression() -> None:
     other = run_of([9, 9], {"name": "Other CPU"})
     with pytest.raises(EdgeSkipError, match=r"different devices \(Made CPU; Other CPU\).*--other-device"):
-        compare(run_of([1, 1]), other)
-    found = compare(run_of([1, 1]), other, other_device=True)
+        compare_runs(run_of([1, 1]), other)
+    found = compare_runs(run_of([1, 1]), other, other_device=True)
     assert found.changes[0].ratio.value == pytest.approx(1 / 9)
 
 
 def test_what_else_is_not_the_same_is_said() -> None:
     after = run_of([1, 1], {"versions": {"onnxruntime": "1.32.0"}}, max_tokens=64)
     after.add(made_target(sha256="1" * 64))
-    assert compare(run_of([1, 1]), after).differences == (
+    assert compare_runs(run_of([1, 1]), after).differences == (
         "setting max_tokens: 32 in A, 64 in B",
         "prompts or the answers' length, so that TTFT, TPOT and ITL are not judged",
         "dense is another artifact in B",
@@ -93,26 +93,26 @@ def test_what_else_is_not_the_same_is_said() -> None:
 
 
 def test_answers_of_another_length_are_not_judged() -> None:
-    found = compare(run_of([1, 1]), run_of([1, 1], max_tokens=64))
+    found = compare_runs(run_of([1, 1]), run_of([1, 1], max_tokens=64))
     assert [c.key.measure for c in found.changes if c.is_speed] == ["tg4"]
 
 
 def test_another_share_of_the_nodes_is_compared() -> None:
     runs = []
     for nodes, seconds in (({"openvino": 300}, 1.0), ({"openvino": 200, "cpu": 100}, 2.0)):
-        ran = Ran(engine="onnxruntime", version="1", provider="openvino", nodes=nodes, threads=2)
+        ran = ExecutionInfo(engine="onnxruntime", version="1", provider="openvino", nodes=nodes, threads=2)
         cell = made_cell(provider="openvino")
         samples = [made_sample(cell, number, tg=seconds, ran=ran) for number in (0, 1)]
         runs.append(made_run(made_target(), made_device(), *samples))
-    assert [str(change.key) for change in compare(*runs).regressions(0.05)] == [
+    assert [str(change.key) for change in compare_runs(*runs).regressions(0.05)] == [
         "dense tg4 (openvino, 2 threads, plain, Made CPU)"
     ]
 
 
 def test_an_emulated_device_is_another_one() -> None:
     with pytest.raises(EdgeSkipError, match=r"different devices \(Made CPU; Made CPU, emulated: 4x CPU throttling\)"):
-        compare(run_of([1]), run_of([4], {"emulated": "4x CPU throttling"}))
-    found = compare(run_of([1]), run_of([4], {"emulated": "4x CPU throttling"}), other_device=True)
+        compare_runs(run_of([1]), run_of([4], {"emulated": "4x CPU throttling"}))
+    found = compare_runs(run_of([1]), run_of([4], {"emulated": "4x CPU throttling"}), other_device=True)
     assert found.changes[0].ratio.value == pytest.approx(0.25)
 
 
@@ -121,17 +121,19 @@ def test_devices_of_one_name_are_not_mixed() -> None:
     for run, seconds in zip(both, (3, 3), strict=True):
         run.add(made_device("there"))
         run.add(made_sample(made_cell(device="there"), 0, tg=seconds))
-    found = {change.key.device: change.ratio.value for change in compare(*both).changes if change.key.measure == "tg4"}
+    found = {
+        change.key.device: change.ratio.value for change in compare_runs(*both).changes if change.key.measure == "tg4"
+    }
     assert found == {"Made CPU": pytest.approx(0.5), "Made CPU #2": pytest.approx(1)}
 
 
 def test_conditions_and_failures_are_told() -> None:
     runs = []
     for pulse, busy in ((100.0, 0.02), (80.0, 0.5)):
-        seen = Conditions(pulse=[pulse, pulse], others_cores=busy)
+        seen = SystemConditions(pulse=[pulse, pulse], others_cores=busy)
         runs.append(made_run(made_target(), made_device(), made_sample(made_cell(), 0, tg=1, conditions=seen)))
     runs[1].add(made_failure(made_cell("skip8"), "no memory left"))
-    assert compare(*runs).differences == (
+    assert compare_runs(*runs).differences == (
         "1 of 1 rounds of B ran while the machine was busy or throttled",
         "Made CPU: a fixed piece of work ran 20% slower in B: the machine changed, whatever the program did",
         "skip8 cpu plain t2 on here failed in B: no memory left",
@@ -141,7 +143,7 @@ def test_conditions_and_failures_are_told() -> None:
 def test_what_is_0_has_no_ratio() -> None:
     runs = [made_run(made_target(), made_device(), made_sample(made_cell(), 0, answers=[made_answer(gaps)]))
             for gaps in ([0.1, 0.1, 0.1], [0.3, 0.0, 0.0])]  # fmt: skip
-    found = compare(*runs)
+    found = compare_runs(*runs)
     assert "ITL p50" not in [change.key.measure for change in found.changes]
     assert "dense ITL p50 (cpu, 2 threads, plain, Made CPU) was 0 in a round: no ratio" in found.differences
 
@@ -149,7 +151,7 @@ def test_what_is_0_has_no_ratio() -> None:
 def test_nothing_in_common() -> None:
     after = made_run(made_target("other"), made_device(), made_sample(made_cell("other"), 0, tg=1))
     with pytest.raises(EdgeSkipError, match="no row in common"):
-        compare(run_of([1]), after)
+        compare_runs(run_of([1]), after)
 
 
 def test_exit_codes(cli: Cli, tmp_path: Path) -> None:

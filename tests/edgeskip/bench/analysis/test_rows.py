@@ -14,13 +14,13 @@ from made_runs import (
     made_target,
 )
 
-from edgeskip.bench.analysis.rows import Row, rows_of
-from edgeskip.bench.runner.run_file import Run
-from edgeskip.bench.schema import Energy, Ran
+from edgeskip.bench.analysis.rows import MeasureRow, rows_of
+from edgeskip.bench.runner.run_file import BenchRun
+from edgeskip.bench.schema import EnergyUse, ExecutionInfo
 from edgeskip.core.errors import EdgeSkipError
 
 
-def by_measure(run: Run, target: str = "dense", strategy: str = "plain") -> dict[str, Row]:
+def by_measure(run: BenchRun, target: str = "dense", strategy: str = "plain") -> dict[str, MeasureRow]:
     return {r.measure: r for r in rows_of(run) if r.cell.target == target and r.cell.strategy == strategy}
 
 
@@ -51,7 +51,7 @@ def test_acceptance_energy_and_memory() -> None:
     told = [made_speculation(2, 6, 3), made_speculation(1, 4, 1)]
     answers = [made_answer([0.1], speculation=one) for one in told]
     sample = made_sample(
-        made_cell(strategy="self-speculative"), 0, answers=answers, energy=Energy(joules=8, source="RAPL"),
+        made_cell(strategy="self-speculative"), 0, answers=answers, energy=EnergyUse(joules=8, source="RAPL"),
         peak_rss_bytes=5_000_000,
     )  # fmt: skip
     rows = by_measure(made_run(made_target(), made_device(), sample), strategy="self-speculative")
@@ -135,7 +135,9 @@ def test_no_roofline_without_its_parts() -> None:
 
 
 def test_where_nodes_ran_is_in_the_provider() -> None:
-    ran = Ran(engine="onnxruntime", version="1", provider="openvino", nodes={"openvino": 282, "cpu": 30}, threads=2)
+    ran = ExecutionInfo(
+        engine="onnxruntime", version="1", provider="openvino", nodes={"openvino": 282, "cpu": 30}, threads=2
+    )
     cell = made_cell(provider="openvino")
     assert (
         by_measure(made_run(made_target(), made_device(), made_sample(cell, 0, tg=1, ran=ran)))["tg4"].provider
@@ -152,7 +154,7 @@ def test_where_nodes_ran_is_in_the_provider() -> None:
     ("nodes", "text"), [({"cuda": 210}, "cuda:graphs"), ({"cuda": 210, "cpu": 3}, "cuda:graphs (210/213 nodes)")]
 )
 def test_nodes_are_counted_by_provider_without_its_variant(nodes: dict[str, int], text: str) -> None:
-    ran = Ran(engine="onnxruntime", version="1", provider="cuda:graphs", nodes=nodes, threads=2)
+    ran = ExecutionInfo(engine="onnxruntime", version="1", provider="cuda:graphs", nodes=nodes, threads=2)
     sample = made_sample(made_cell(provider="cuda:graphs"), 0, tg=1, ran=ran)
     assert by_measure(made_run(made_target(), made_device(), sample))["tg4"].provider == text
 
@@ -179,7 +181,7 @@ def test_no_ratio_of_different_work() -> None:
 
 def test_what_fell_back_has_no_ratio_and_no_roofline() -> None:
     cell, skip = made_cell(provider="cuda"), made_cell("skip8", provider="cuda")
-    back = Ran(engine="onnxruntime", version="1", provider="cpu", threads=2)
+    back = ExecutionInfo(engine="onnxruntime", version="1", provider="cpu", threads=2)
     samples = [made_sample(cell, n, tg=1) for n in range(2)]
     samples += [made_sample(skip, 0, tg=1), made_sample(skip, 1, tg=1, ran=back)]
     run = made_run(made_target(), made_target("skip8", work=WORK), made_device(), *samples)

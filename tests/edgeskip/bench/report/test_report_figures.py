@@ -18,24 +18,24 @@ from made_runs import (
 )
 
 from edgeskip.bench.analysis.conditions import doubts_of
-from edgeskip.bench.report.breakdown import decode_parts, drafting_of, first_token_parts
-from edgeskip.bench.report.merged_runs import Entry, Joined, join
-from edgeskip.bench.report.quality import Loss, loss_of
+from edgeskip.bench.report.breakdown import decode_parts, drafting_stats, first_token_parts
+from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry, merge_runs
+from edgeskip.bench.report.quality import QualityLoss, loss_of
 from edgeskip.bench.report.speed import decode_measure, fastest
 from edgeskip.bench.report.summary import summary_of
-from edgeskip.bench.runner.run_file import Run
-from edgeskip.bench.schema import Conditions, Target
+from edgeskip.bench.runner.run_file import BenchRun
+from edgeskip.bench.schema import SystemConditions, Target
 
 
-def joined(*lines: Any, **settings: Any) -> Joined:
-    return join([(Path("run.jsonl"), made_run(*lines, **settings))])
+def joined(*lines: Any, **settings: Any) -> MergedRuns:
+    return merge_runs([(Path("run.jsonl"), made_run(*lines, **settings))])
 
 
-def only(run: Run) -> Entry:
-    return join([(Path("run.jsonl"), run)]).entries[0]
+def only(run: BenchRun) -> ReportEntry:
+    return merge_runs([(Path("run.jsonl"), run)]).entries[0]
 
 
-def loss(*targets: Target, strategy: Any = "plain") -> Loss | None:
+def loss(*targets: Target, strategy: Any = "plain") -> QualityLoss | None:
     """Of the last of the targets, the first being the baseline."""
     cell = made_cell(targets[-1].name, strategy)
     found = joined(
@@ -48,7 +48,7 @@ def test_a_measured_loss_is_against_its_reference() -> None:
     found = loss(
         made_target(quality=made_quality(20)), made_target("skip8", quality=made_quality(25, "dense", 0.2, 0.7))
     )
-    assert found == Loss(pytest.approx(0.25), 0.2, 0.7, "dense", "wiki.test.raw")
+    assert found == QualityLoss(pytest.approx(0.25), 0.2, 0.7, "dense", "wiki.test.raw")
 
 
 def test_perplexities_of_different_windows_are_not_compared() -> None:
@@ -103,7 +103,7 @@ def test_what_is_not_told_has_no_parts() -> None:
 
 def drafted(gaps: list[float], rounds: int, drafted: int, accepted: int) -> Any:
     answer = made_answer(gaps, speculation=made_speculation(rounds, drafted, accepted))
-    return drafting_of(only(made_run(made_target(), made_device(), made_sample(made_cell(), 0, answers=[answer]))))
+    return drafting_stats(only(made_run(made_target(), made_device(), made_sample(made_cell(), 0, answers=[answer]))))
 
 
 def test_acceptance_by_position() -> None:
@@ -120,17 +120,17 @@ def test_positions_that_do_not_add_up_are_not_known() -> None:
     assert drafted([0.1, 0, 0, 0], 2, 8, 1).at_least == ()  # more than were accepted
 
 
-def conditioned(*conditions: Conditions) -> list[tuple[tuple[int, ...], str]]:
+def conditioned(*conditions: SystemConditions) -> list[tuple[tuple[int, ...], str]]:
     samples = [made_sample(made_cell(), n, tg=1, conditions=c) for n, c in enumerate(conditions)]
     return [(doubt.rounds, doubt.message) for doubt in doubts_of(joined(made_target(), made_device(), *samples))]
 
 
 def test_doubtful_rounds() -> None:
     assert conditioned(
-        Conditions(others_cores=0.1, pulse=[100, 91]),
-        Conditions(others_cores=0.4, pulse=[100, 75]),
-        Conditions(pulse=[80, 80], throttle_events=2),
-        Conditions(),
+        SystemConditions(others_cores=0.1, pulse=[100, 91]),
+        SystemConditions(others_cores=0.4, pulse=[100, 75]),
+        SystemConditions(pulse=[80, 80], throttle_events=2),
+        SystemConditions(),
     ) == [
         ((2,), "other programs kept up to 0.400 cores busy"),
         ((2,), "a fixed piece of work ran up to 25.0 % slower after the round than before it (throttling?)"),

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from made_runs import made_cell, made_device, made_failure, made_run, made_sample, made_target, write_run
 
-from edgeskip.bench.analysis.formatting import clean, interval, number, percent, spread
+from edgeskip.bench.analysis.formatting import format_interval, format_mean_sd, format_number, format_percent, sanitize
 from edgeskip.bench.analysis.rows import rows_of
 from edgeskip.bench.analysis.statistics import Ratio
-from edgeskip.bench.report.merged_runs import join, read_joined
-from edgeskip.bench.runner.run_file import Run
+from edgeskip.bench.report.merged_runs import merge_runs, read_runs
+from edgeskip.bench.runner.run_file import BenchRun
 from edgeskip.core.errors import EdgeSkipError
 
 SAMPLE = made_sample(made_cell(), 0, tg=1)
 
 
-def names(*runs: tuple[str, Run]) -> list[tuple[str, str, str]]:
+def names(*runs: tuple[str, BenchRun]) -> list[tuple[str, str, str]]:
     """(run, target, device) of each entry."""
-    found = join([(Path(name), run) for name, run in runs])
+    found = merge_runs([(Path(name), run) for name, run in runs])
     return [(entry.in_run, entry.target, entry.device) for entry in found.entries]
 
 
@@ -60,8 +60,11 @@ def test_a_made_up_name_does_not_take_anothers_place() -> None:
 
 def test_files_of_one_name_are_told_apart() -> None:
     run = made_run(made_target(), made_device(), SAMPLE)
-    assert [part.label for part in join([(Path("a.jsonl"), run), (Path("a.json"), run)]).parts] == ["a.jsonl", "a.json"]
-    assert [part.label for part in join([(Path("x/a.json"), run), (Path("y/a.json"), run)]).parts] == [
+    assert [part.label for part in merge_runs([(Path("a.jsonl"), run), (Path("a.json"), run)]).parts] == [
+        "a.jsonl",
+        "a.json",
+    ]
+    assert [part.label for part in merge_runs([(Path("x/a.json"), run), (Path("y/a.json"), run)]).parts] == [
         "x/a.json", "y/a.json",
     ]  # fmt: skip
 
@@ -69,13 +72,15 @@ def test_files_of_one_name_are_told_apart() -> None:
 def test_a_file_given_twice(tmp_path: Path) -> None:
     path = write_run(made_run(made_target(), made_device(), SAMPLE), tmp_path / "a.jsonl")
     with pytest.raises(EdgeSkipError, match="is given twice"):
-        read_joined([path, tmp_path / ".." / tmp_path.name / "a.jsonl"])
+        read_runs([path, tmp_path / ".." / tmp_path.name / "a.jsonl"])
 
 
 def test_nothing_measured() -> None:
     with pytest.raises(EdgeSkipError, match="nothing was measured"):
-        join([(Path("a.jsonl"), made_run(made_target(), made_device()))])
-    assert not join([(Path("a.jsonl"), made_run(made_target(), made_device(), made_failure(made_cell())))]).entries
+        merge_runs([(Path("a.jsonl"), made_run(made_target(), made_device()))])
+    assert not merge_runs(
+        [(Path("a.jsonl"), made_run(made_target(), made_device(), made_failure(made_cell())))]
+    ).entries
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,7 @@ def test_nothing_measured() -> None:
     ],
 )
 def test_names_from_a_file_are_one_printable_line(text: str, shown: str) -> None:
-    assert clean(text) == shown
+    assert sanitize(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -106,21 +111,21 @@ def test_names_from_a_file_are_one_printable_line(text: str, shown: str) -> None
     ],
 )
 def test_numbers_have_three_figures(value: float, shown: str) -> None:
-    assert number(value) == shown
+    assert format_number(value) == shown
 
 
 @pytest.mark.parametrize(
     ("share", "shown"), [(0.1234, "+12.3 %"), (-0.005, "-0.50 %"), (0, "0 %"), (1.5, "+150 %"), (0.99949, "+99.9 %")]
 )
 def test_percentages(share: float, shown: str) -> None:
-    assert percent(share, sign=True) == shown
+    assert format_percent(share, sign=True) == shown
 
 
 def test_a_spread_shows_a_figure_of_the_deviation() -> None:
     def shown(*seconds: float) -> str:
         samples = [made_sample(made_cell(), n, tg=s) for n, s in enumerate(seconds)]
         row = next(row for row in rows_of(made_run(made_target(), made_device(), *samples)) if row.measure == "tg4")
-        return spread(row)
+        return format_mean_sd(row)
 
     assert shown(0.04) == "100"
     # 99.01 and 100 tokens/s: mean 99.505, sample deviation 0.990/√2 = 0.700
@@ -130,5 +135,5 @@ def test_a_spread_shows_a_figure_of_the_deviation() -> None:
 
 
 def test_an_interval_or_why_there_is_none() -> None:
-    assert interval(Ratio(1.2, 1.104, 1.3)) == "1.10 to 1.30"
-    assert interval(Ratio(1.2, None, None)) == "one round, no interval"
+    assert format_interval(Ratio(1.2, 1.104, 1.3)) == "1.10 to 1.30"
+    assert format_interval(Ratio(1.2, None, None)) == "one round, no interval"

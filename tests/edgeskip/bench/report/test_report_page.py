@@ -29,12 +29,12 @@ from made_runs import (
 )
 
 from edgeskip.bench.report.plot_style import NARROW, WIDE
-from edgeskip.bench.runner.run_file import Run
-from edgeskip.bench.schema import Conditions
+from edgeskip.bench.runner.run_file import BenchRun
+from edgeskip.bench.schema import SystemConditions
 
 pytest.importorskip("matplotlib", reason="the report's figures need it")
 
-from edgeskip.bench.report.merged_runs import join
+from edgeskip.bench.report.merged_runs import merge_runs
 from edgeskip.bench.report.page import html, sections_of, write_report
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
@@ -89,13 +89,13 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def page_of(run: Run) -> tuple[Page, str]:
-    joined = join([(Path("run.jsonl"), run)])
+def page_of(run: BenchRun) -> tuple[Page, str]:
+    joined = merge_runs([(Path("run.jsonl"), run)])
     text = html(joined, sections_of(joined))
     return Page(text), text
 
 
-def small_run() -> Run:
+def small_run() -> BenchRun:
     """tg4 at 40 tokens/s against 50; TPOT 20 ms against 16, in three rounds each."""
     lines = [made_target(quality=made_quality(20)), made_target("skip8", quality=made_quality(25, "dense", 0.2, 0.7))]
     samples = [
@@ -302,7 +302,7 @@ def test_many_entries_are_not_all_drawn_and_that_is_said() -> None:
 
 
 def test_conditions_are_marked_in_words() -> None:
-    seen = Conditions(others_cores=0.5, pulse=[100, 80], temperature_c=[50, 61], load_average=1.5)
+    seen = SystemConditions(others_cores=0.5, pulse=[100, 80], temperature_c=[50, 61], load_average=1.5)
     page, _ = page_of(made_run(made_target(), made_device(), made_sample(made_cell(), 0, tg=0.1, conditions=seen)))
     assert page.tables["Conditions on Made CPU"][1][1:] == [
         "1", "0.500 (busy)", "80.0 % (slower)", "80.0 % (slower)", "61.0", "1.50",
@@ -310,7 +310,7 @@ def test_conditions_are_marked_in_words() -> None:
 
 
 def test_two_runs_say_what_is_whose(tmp_path: Path) -> None:
-    joined = join([(Path("monday.jsonl"), small_run()), (Path("tuesday.jsonl"), small_run())])
+    joined = merge_runs([(Path("monday.jsonl"), small_run()), (Path("tuesday.jsonl"), small_run())])
     page = Page(html(joined, sections_of(joined)))
     heads = [row[0] for row in page.tables["Real prompts on Made CPU"][1:]]
     assert heads == [

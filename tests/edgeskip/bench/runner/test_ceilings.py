@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from tiny_graph import build_tiny_artifact
 
-from edgeskip.bench.config import Words, read_asked
-from edgeskip.bench.runner.ceilings import with_rooflines
-from edgeskip.bench.runner.launcher import Progress
-from edgeskip.bench.runner.request import Request
-from edgeskip.bench.runner.run import Listener, run_bench
+from edgeskip.bench.config import BenchArgs, BenchConfig
+from edgeskip.bench.runner.ceilings import merge_rooflines
+from edgeskip.bench.runner.launcher import StatusCallback
+from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.runner.run import BenchListener, run_jobs
 from edgeskip.bench.runner.run_file import RunLog
 from edgeskip.bench.runner.schedule import Job
-from edgeskip.bench.schema import Cell, Device, Ran, Roofline, Sample
+from edgeskip.bench.schema import BenchCell, Device, ExecutionInfo, Roofline, RoundResult
 from edgeskip.core.errors import EdgeSkipError
 
 
@@ -26,14 +26,14 @@ def test_the_better_of_each_counts() -> None:
     device = Device(id="d", type="local", name="d", rooflines=[roof("cpu", 1, 5, 7), roof("cpu", 2, 6, None)])
     again = [roof("cpu", 1, 4, 8), roof("cuda", 1, 9, 9)]
     expected = [roof("cpu", 1, 5, 8), roof("cpu", 2, 6, None), roof("cuda", 1, 9, 9)]
-    assert with_rooflines(device, again).rooflines == expected
-    assert with_rooflines(device, []) == device
+    assert merge_rooflines(device, again).rooflines == expected
+    assert merge_rooflines(device, []) == device
 
 
 def test_how_is_that_of_what_was_measured() -> None:
     device = Device(id="d", type="local", name="d", rooflines=[roof("web", 1, None, None, "no workers")])
-    assert with_rooflines(device, [roof("web", 1, 3, None, "read")]).rooflines == [roof("web", 1, 3, None, "read")]
-    (kept,) = with_rooflines(device, [roof("web", 1, None, None, "again none")]).rooflines
+    assert merge_rooflines(device, [roof("web", 1, 3, None, "read")]).rooflines == [roof("web", 1, 3, None, "read")]
+    (kept,) = merge_rooflines(device, [roof("web", 1, None, None, "again none")]).rooflines
     assert (kept.bytes_per_s, kept.flops_per_s) == (None, None)
 
 
@@ -44,14 +44,14 @@ class Remeasured:
         self.device = Device(id=identifier, type="ssh", name=identifier, rooflines=[roof("cpu", 1, 5, None)])
         self.again = again
 
-    def prepare(self, path: Path, progress: Progress) -> str:
+    def prepare(self, path: Path, progress: StatusCallback) -> str:
         return str(path)
 
-    def run(self, request: Request, progress: Progress) -> Sample:
-        ran = Ran(engine="onnxruntime", version="1", provider="cpu", threads=1)
-        return Sample(cell=request.cell, round=request.round, created="now", ran=ran, load_s=1)
+    def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
+        ran = ExecutionInfo(engine="onnxruntime", version="1", provider="cpu", threads=1)
+        return RoundResult(cell=request.cell, round=request.round, created="now", ran=ran, load_s=1)
 
-    def rooflines_again(self, progress: Progress) -> list[Roofline]:
+    def rooflines_again(self, progress: StatusCallback) -> list[Roofline]:
         if self.again is None:
             raise EdgeSkipError("the line is dead")
         return [roof("cpu", 1, self.again, None)] if self.again else []
@@ -61,18 +61,18 @@ class Remeasured:
 
 def test_every_device_is_measured_again_after_the_rounds(tmp_path: Path) -> None:
     folder = build_tiny_artifact(tmp_path / "tiny").folder
-    words = Words(
+    words = BenchArgs(
         targets=[str(folder)], prompt_tokens="8", new_tokens="0", depths="0", threads="1", provider="cpu",
         strategy="plain", prompts=None, num_prompts=0, max_tokens=4, rounds=1, baselines=[], allow_fallback=False,
         pythons=[], seed=0,
     )  # fmt: skip
-    asked, notes = read_asked(words), list[str]()
-    log = RunLog(asked.header, tmp_path / "run.jsonl")
+    config, notes = BenchConfig.from_args(words), list[str]()
+    log = RunLog(config.header, tmp_path / "run.jsonl")
     devices = [Remeasured("better", 9), Remeasured("worse", 2), Remeasured("gone", None), Remeasured("none", 0)]
-    cells = [Cell(target="tiny", device=d.device.id, provider="cpu", threads=1, strategy="plain") for d in devices]
+    cells = [BenchCell(target="tiny", device=d.device.id, provider="cpu", threads=1, strategy="plain") for d in devices]
     jobs = [Job(cell, device, "/tiny") for cell, device in zip(cells, devices, strict=True)]
-    listener = Listener(notes.append, lambda line: None, lambda *where: None, lambda line: None)
-    run_bench(asked, jobs, log, listener)
+    listener = BenchListener(notes.append, lambda line: None, lambda *where: None, lambda line: None)
+    run_jobs(config, jobs, log, listener)
     found = {name: device.rooflines[0].bytes_per_s for name, device in log.run.devices.items()}
     assert found == {"better": 9, "worse": 5, "gone": 5, "none": 5}
     assert notes == ["what gone gives was not measured again: the line is dead"]

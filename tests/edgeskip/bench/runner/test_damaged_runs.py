@@ -13,34 +13,34 @@ import pytest
 from made_runs import made_answer, made_cell, made_device, made_run, made_sample, made_target, write_run
 from pydantic import ValidationError
 
-from edgeskip.bench.analysis.compare import compare
+from edgeskip.bench.analysis.compare import compare_runs
 from edgeskip.bench.analysis.rows import rows_of
 from edgeskip.bench.analysis.statistics import paired_ratio, unpaired_ratio
 from edgeskip.bench.analysis.table import as_csv, as_markdown, warnings_of
-from edgeskip.bench.report.merged_runs import join
+from edgeskip.bench.report.merged_runs import merge_runs
 from edgeskip.bench.report.page import sections_of
-from edgeskip.bench.runner.run_file import MOST_NAMED, Run, read_run
-from edgeskip.bench.schema import Energy, Sample
+from edgeskip.bench.runner.run_file import MAX_NAMES, BenchRun, read_run
+from edgeskip.bench.schema import EnergyUse, RoundResult
 from edgeskip.core.errors import EdgeSkipError
 
 # Of times in seconds: the ends of what is taken, and what there is between.
 TIMES = [1e-9, 1e8, 1.0]
 
 
-def figures(run: Run) -> list[float]:
-    """Every number that `bench`, `compare` and `report` show of a run."""
+def figures(run: BenchRun) -> list[float]:
+    """Every number that `bench`, `compare_runs` and `report` show of a run."""
     rows = rows_of(run)
     as_markdown(run, rows)
     as_csv(run, rows)
     warnings_of(run)
-    sections_of(join([(Path("a.jsonl"), run)]))
-    compared = compare(run, run)
+    sections_of(merge_runs([(Path("a.jsonl"), run)]))
+    compared = compare_runs(run, run)
     ratios = [row.ratio for row in rows if row.ratio] + [change.ratio for change in compared.changes]
     bounds = [bound for ratio in ratios for bound in (ratio.value, ratio.low, ratio.high) if bound is not None]
     return [*bounds, *(value for row in rows for value in (row.mean, row.sd, row.median, row.roofline or 0.0))]
 
 
-def extreme_run(first: float, second: float) -> Run:
+def extreme_run(first: float, second: float) -> BenchRun:
     """Two targets, three rounds each, whose times jump between the two."""
     lines: list[Any] = [made_target("dense"), made_target("skip8"), made_device()]
     for number in range(3):
@@ -48,7 +48,7 @@ def extreme_run(first: float, second: float) -> Run:
             at = first if (number + (name == "dense")) % 2 else second
             answer = made_answer([at, at], ttft=at, prepare_s=at, prefill_s=at)
             cell = made_cell(name)
-            energy = Energy(joules=at, source="x")
+            energy = EnergyUse(joules=at, source="x")
             lines.append(made_sample(cell, number, pp=at, tg=at, answers=[answer], energy=energy))
     return made_run(*lines)
 
@@ -75,7 +75,7 @@ def test_times_that_nothing_measured_are_refused(seconds: float, tmp_path: Path)
     good = json.loads(made_sample(made_cell(), 0, pp=1.0).model_dump_json())
     good["tests"][0]["seconds"] = seconds
     with pytest.raises(ValidationError, match=r"tests\.0\.seconds"):
-        Sample.model_validate(good)
+        RoundResult.model_validate(good)
     path = write_run(made_run(made_target(), made_device()), tmp_path / "a.jsonl")
     with path.open("a") as file:
         file.write(json.dumps(good) + "\n")
@@ -101,7 +101,7 @@ def test_other_numbers_out_of_bounds_are_refused_by_name(field: str, value: obje
         place = place[parent]
     place[last] = value
     with pytest.raises(ValidationError, match=field.replace(".", r"\.")):
-        Sample.model_validate(record)
+        RoundResult.model_validate(record)
 
 
 @pytest.mark.parametrize(
@@ -131,17 +131,17 @@ def test_welchs_degrees_of_freedom_are_as_before() -> None:
 
 def test_duplicates_take_no_long_time() -> None:
     """A sample a thousand times over, and as many devices of one name as a file may hold: quadratic was minutes."""
-    devices = [made_device(f"d{n}", facts={"n": n}) for n in range(MOST_NAMED)]
-    samples = [made_sample(made_cell(device=f"d{n}"), 0, pp=1.0) for n in range(MOST_NAMED)]
+    devices = [made_device(f"d{n}", facts={"n": n}) for n in range(MAX_NAMES)]
+    samples = [made_sample(made_cell(device=f"d{n}"), 0, pp=1.0) for n in range(MAX_NAMES)]
     run = made_run(made_target(), *devices, *samples, *([samples[0]] * 1000))
     started = time.process_time()
-    assert len(join([(Path("a.jsonl"), run)]).entries) == MOST_NAMED
-    assert compare(run, run).changes
+    assert len(merge_runs([(Path("a.jsonl"), run)]).entries) == MAX_NAMES
+    assert compare_runs(run, run).changes
     assert time.process_time() - started < 20
 
 
 def test_a_file_that_names_too_much_is_refused(tmp_path: Path) -> None:
-    run = made_run(*(made_device(f"d{n}") for n in range(MOST_NAMED + 1)))
+    run = made_run(*(made_device(f"d{n}") for n in range(MAX_NAMES + 1)))
     path = tmp_path / "a.jsonl"
     path.write_text("".join(line.model_dump_json() + "\n" for line in run.lines))
     with pytest.raises(EdgeSkipError, match="names more than 1,000 targets or devices"):

@@ -11,26 +11,26 @@ from tiny_graph import TinyArtifact, build_tiny_artifact
 
 from edgeskip.bench.runner import measure as measure_module
 from edgeskip.bench.runner.local import LocalLauncher
-from edgeskip.bench.runner.measure import measure
-from edgeskip.bench.runner.process import CHILD, call
+from edgeskip.bench.runner.measure import measure_round
+from edgeskip.bench.runner.process import CHILD, run_worker
 from edgeskip.bench.runner.quality import QualityRequest, measure_quality
-from edgeskip.bench.runner.request import Prompt, Request, Test
-from edgeskip.bench.schema import Cell, Sample, Strategy
+from edgeskip.bench.runner.request import BenchPrompt, RoundRequest, SyntheticTest
+from edgeskip.bench.schema import BenchCell, RoundResult, Strategy
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.session import load
 
-PROMPTS = [Prompt(name="a", text="the quick brown fox"), Prompt(name="b", text="jumps")]
+PROMPTS = [BenchPrompt(name="a", text="the quick brown fox"), BenchPrompt(name="b", text="jumps")]
 
 
 def quiet(message: str) -> None:
     """Nobody listens."""
 
 
-def asked(path: Path, strategy: Strategy = "plain", provider: str = "cpu", **more: object) -> Request:
-    cell = Cell(target="tiny", device="local", provider=provider, threads=1, strategy=strategy)
-    tests = [Test(test="pp", tokens=20, depth=0), Test(test="tg", tokens=5, depth=30)]
+def asked(path: Path, strategy: Strategy = "plain", provider: str = "cpu", **more: object) -> RoundRequest:
+    cell = BenchCell(target="tiny", device="local", provider=provider, threads=1, strategy=strategy)
+    tests = [SyntheticTest(test="pp", tokens=20, depth=0), SyntheticTest(test="tg", tokens=5, depth=30)]
     fields = {"tests": tests, "prompts": PROMPTS, "max_tokens": 12, **more}
-    return Request(path=str(path), cell=cell, round=0, **fields)  # type: ignore[arg-type]
+    return RoundRequest(path=str(path), cell=cell, round=0, **fields)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +70,17 @@ def test_answers_come_before_anything_of_the_tests(tiny: TinyArtifact, monkeypat
         work = getattr(measure_module, name)
         monkeypatch.setattr(measure_module, name, lambda *given: (done.append(name), work(*given))[1])
 
-    for name in ("_fill", "_answer", "_time"):
+    for name in ("_prefill_random", "_answer_prompt", "_run_test"):
         noting(name)
-    measure(asked(tiny.folder), quiet)
-    assert done == ["_answer", "_answer", "_fill", "_time", "_time"]
+    measure_round(asked(tiny.folder), quiet)
+    assert done == ["_answer_prompt", "_answer_prompt", "_prefill_random", "_run_test", "_run_test"]
 
 
 def test_speculation_gives_the_same_tokens_and_says_what_it_did(tmp_path: Path) -> None:
     """Oracle: plain decoding. The tiny artifact has no draft: n-grams draft."""
     folder = build_tiny_artifact(tmp_path / "artifact").folder
-    plain = measure(asked(folder, tests=[]), quiet)
-    drafted = measure(asked(folder, "speculative", tests=[]), quiet)
+    plain = measure_round(asked(folder, tests=[]), quiet)
+    drafted = measure_round(asked(folder, "speculative", tests=[]), quiet)
     assert [a.tokens for a in drafted.answers] == [a.tokens for a in plain.answers]
     assert all(a.speculation is None for a in plain.answers)
     for answer in drafted.answers:
@@ -93,7 +93,7 @@ def test_speculation_gives_the_same_tokens_and_says_what_it_did(tmp_path: Path) 
 
 
 def test_a_context_that_is_too_short_is_said(tiny: TinyArtifact, local: LocalLauncher) -> None:
-    too_long = [Test(test="pp", tokens=500, depth=200)]
+    too_long = [SyntheticTest(test="pp", tokens=500, depth=200)]
     with pytest.raises(EdgeSkipError, match=r"pp500 @ d200 needs a context of 700 tokens, the model has 600"):
         local.run(asked(tiny.folder, tests=too_long), quiet)
 
@@ -113,7 +113,7 @@ def test_a_target_that_is_not_there(tmp_path: Path, local: LocalLauncher) -> Non
 
 def test_a_request_that_is_none() -> None:
     with pytest.raises(EdgeSkipError, match="the request is not one"):
-        call([sys.executable, "-m", CHILD], None, 60)
+        run_worker([sys.executable, "-m", CHILD], None, 60)
 
 
 def test_the_device_is_this_machine() -> None:
@@ -153,4 +153,4 @@ def test_quality_needs_a_text(tiny: TinyArtifact, tmp_path: Path) -> None:
 
 def test_a_sample_survives_json(tiny: TinyArtifact, local: LocalLauncher) -> None:
     sample = local.run(asked(tiny.folder, tests=[], prompts=PROMPTS[:1]), quiet)
-    assert Sample.model_validate_json(sample.model_dump_json()) == sample
+    assert RoundResult.model_validate_json(sample.model_dump_json()) == sample

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeskip.bench.runner.process import call
+from edgeskip.bench.runner.process import run_worker
 from edgeskip.bench.runner.quality import QualityRequest
 from edgeskip.core.errors import EdgeSkipError
 
@@ -31,7 +31,7 @@ print("what a library prints")
 print(json.dumps({"kind": "sample", "value": 7}))
 """
     heard: list[str] = []
-    assert call(child(code), REQUEST, 30, heard.append) == {"kind": "sample", "value": 7}
+    assert run_worker(child(code), REQUEST, 30, heard.append) == {"kind": "sample", "value": 7}
     assert heard == ["loading p"]
 
 
@@ -51,7 +51,7 @@ print(json.dumps({"kind": "sample", "value": 7}))
 )
 def test_a_child_that_fails_is_one_line(code: str, words: str) -> None:
     with pytest.raises(EdgeSkipError, match=words) as raised:
-        call(child(code), REQUEST, 30)
+        run_worker(child(code), REQUEST, 30)
     assert "\n" not in str(raised.value)
 
 
@@ -65,7 +65,7 @@ time.sleep(60)
 """
     begin = time.monotonic()
     with pytest.raises(EdgeSkipError, match="said nothing for 2 s and was ended"):
-        call(child(code), REQUEST, 2)
+        run_worker(child(code), REQUEST, 2)
     assert time.monotonic() - begin < 30
     assert not any(is_running(int(pid)) for pid in pids.read_text().split())
 
@@ -81,7 +81,7 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        call(child(code), REQUEST, 60)
+        run_worker(child(code), REQUEST, 60)
     assert not is_running(int(pids.read_text()))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgeskip.bench.runner import system_monitor as conditions
-from edgeskip.bench.runner.energy import Meter, counters
-from edgeskip.bench.runner.system_monitor import Watch, clock_mhz, pulse, temperature_c, throttle_events
+from edgeskip.bench.runner.energy import EnergyMeter, energy_counters
+from edgeskip.bench.runner.system_monitor import SystemMonitor, clock_mhz, cpu_probe, temperature_c, throttle_events
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -35,7 +35,7 @@ def test_clock_temperature_and_throttling(tmp_path: Path) -> None:
 
 
 def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
-    seen = Watch(tmp_path).conditions()
+    seen = SystemMonitor(tmp_path).conditions()
     assert (seen.others_cores, seen.clock_mhz, seen.temperature_c, seen.throttle_events) == (None, [], [], None)
     assert all(rate > 0 for rate in seen.pulse)
 
@@ -46,17 +46,17 @@ def test_other_programs_are_counted_and_this_one_is_not(tmp_path: Path, monkeypa
     write(tmp_path, {"proc/stat": "cpu 0 0 0 900 0 0 0 0"})
     times = iter([(0.0, 0.0, 0.0, 0.0, 0.0), (0.75, 0.25, 0.0, 0.0, 0.0)])
     moments = iter([100.0, 102.0])
-    monkeypatch.setattr(conditions, "pulse", lambda: 1000.0)
+    monkeypatch.setattr(conditions, "cpu_probe", lambda: 1000.0)
     monkeypatch.setattr(conditions.os, "times", lambda: os.times_result(next(times)))
     monkeypatch.setattr(conditions.time, "perf_counter", lambda: next(moments))
-    watch = Watch(tmp_path)
+    watch = SystemMonitor(tmp_path)
     write(tmp_path, {"proc/stat": f"cpu {3 * ticks} 0 {ticks} 900 0 0 0 0"})
     assert watch.conditions().others_cores == 1.5
 
 
 def test_pulse_counts_hashes() -> None:
     """Any processor of the last twenty years hashes 256 KiB between ten and a hundred thousand times a second."""
-    assert 10 < pulse() < 100_000
+    assert 10 < cpu_probe() < 100_000
 
 
 def test_rapl_counts_packages_and_wraps(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_rapl_counts_packages_and_wraps(tmp_path: Path) -> None:
             "sys/class/powercap/intel-rapl:1/energy_uj": "1",
         },
     )
-    meter = Meter("cpu", tmp_path)
+    meter = EnergyMeter("cpu", tmp_path)
     write(tmp_path, {f"{zone}/energy_uj": "2500000"})
     energy = meter.energy()
     assert energy is not None
@@ -95,7 +95,7 @@ def test_a_battery_counts_while_it_discharges(
     battery = "sys/class/power_supply/BAT0"
     write(tmp_path, {f"{battery}/type": "Battery", f"{battery}/status": "Discharging"})
     write(tmp_path, {f"{battery}/{name}": text for name, text in before.items()})
-    meter = Meter("cpu", tmp_path)
+    meter = EnergyMeter("cpu", tmp_path)
     write(tmp_path, {f"{battery}/{name}": text for name, text in after.items()})
     energy = meter.energy()
     assert energy is not None
@@ -106,7 +106,7 @@ def test_a_battery_counts_while_it_discharges(
 def test_nothing_is_told_of_a_machine_on_mains_or_a_counter_that_stood_still(tmp_path: Path) -> None:
     battery = "sys/class/power_supply/BAT0"
     write(tmp_path, {f"{battery}/type": "Battery", f"{battery}/status": "Charging", f"{battery}/energy_now": "1"})
-    assert counters("cpu", tmp_path) == []
-    assert Meter("cpu", tmp_path).energy() is None
+    assert energy_counters("cpu", tmp_path) == []
+    assert EnergyMeter("cpu", tmp_path).energy() is None
     write(tmp_path, {f"{battery}/status": "Discharging"})
-    assert Meter("cpu", tmp_path).energy() is None
+    assert EnergyMeter("cpu", tmp_path).energy() is None

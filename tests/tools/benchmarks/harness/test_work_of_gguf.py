@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from harness.work_left import prediction, work_of
 
-from edgeskip.bench.analysis.model_cost import attention_of
+from edgeskip.bench.analysis.model_cost import attention_shapes
 from edgeskip.core.errors import EdgeSkipError
 
 WIDTH, VOCABULARY, HEAD, HIDDEN = 32, 100, 8, 64
@@ -91,7 +91,7 @@ def test_one_number_stands_for_every_block_and_lengths_follow_the_width() -> Non
         "llama.attention.head_count": 4,
         "llama.attention.head_count_kv": 2,
     }
-    assert attention_of(metadata) == [(4, 2, 16, 16)] * 2
+    assert attention_shapes(metadata) == [(4, 2, 16, 16)] * 2
 
 
 def test_what_cannot_be_counted_is_refused(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from adb_transcript import Transcript
 
-from edgeskip.bench.devices.adb.launcher import FOLDER, AdbLauncher, AndroidSettings
-from edgeskip.bench.runner.request import Request
-from edgeskip.bench.runner.request import Test as RandomTest
-from edgeskip.bench.schema import Cell, Sample
+from edgeskip.bench.devices.adb.launcher import FOLDER, AdbLauncher, AdbSettings
+from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.runner.request import SyntheticTest as RandomTest
+from edgeskip.bench.schema import BenchCell, RoundResult
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 
@@ -59,28 +59,28 @@ class Phone:
     told: list[str] = field(default_factory=list)
 
     @property
-    def settings(self) -> AndroidSettings:
-        return AndroidSettings(self.program, adb=str(self.folder / "adb"))
+    def settings(self) -> AdbSettings:
+        return AdbSettings(self.program, adb=str(self.folder / "adb"))
 
     @property
     def asked(self) -> list[str]:
         return (self.folder / "played.log").read_text(encoding="utf-8").splitlines()
 
-    def launch(self, settings: AndroidSettings | None = None) -> AdbLauncher:
+    def launch(self, settings: AdbSettings | None = None) -> AdbLauncher:
         self.transcript.write(self.folder / "played.json")
         (self.folder / "played.log").unlink(missing_ok=True)
         settings = settings or self.settings
         return AdbLauncher(settings, self.told.append, clock=lambda: self.clock.now, sleep=self.clock.sleep)
 
-    def run(self, settings: AndroidSettings | None = None, request: Request | None = None) -> Sample:
+    def run(self, settings: AdbSettings | None = None, request: RoundRequest | None = None) -> RoundResult:
         launcher = self.launch(settings)
         path = launcher.prepare(self.model, self.told.append)
         return launcher.run((request or asking()).model_copy(update={"path": path}), self.told.append)
 
 
-def asking(**changes: object) -> Request:
-    cell = Cell(target="tiny", device="x", provider="cpu", threads=2, strategy="plain")
-    return Request(path="", cell=cell, round=3, tests=TESTS, prompts=[], max_tokens=8).model_copy(update=changes)
+def asking(**changes: object) -> RoundRequest:
+    cell = BenchCell(target="tiny", device="x", provider="cpu", threads=2, strategy="plain")
+    return RoundRequest(path="", cell=cell, round=3, tests=TESTS, prompts=[], max_tokens=8).model_copy(update=changes)
 
 
 def write_gguf(path: Path) -> None:

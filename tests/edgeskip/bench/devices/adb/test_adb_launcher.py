@@ -17,7 +17,7 @@ from adb_transcript import Entry, Transcript
 from played_phone import ARM64, KILL, REAL, X86_64, Phone, asking, call, complains, elf
 
 from edgeskip.bench.devices.adb.launcher import FOLDER
-from edgeskip.bench.runner.request import Prompt, Request
+from edgeskip.bench.runner.request import BenchPrompt, RoundRequest
 from edgeskip.core.files import sha256_of
 
 
@@ -213,7 +213,7 @@ def test_ctrl_c_ends_it_there(phone: Phone, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_prompts_and_strategies_are_not_for_phones(phone: Phone) -> None:
-    sample = phone.run(request=asking(prompts=[Prompt(name="a", text="Hello")]))
+    sample = phone.run(request=asking(prompts=[BenchPrompt(name="a", text="Hello")]))
     assert "no serving figures: llama-bench answers no prompts" in sample.notes
     cell = asking().cell.model_copy(update={"strategy": "self-speculative"})
     complains(
@@ -222,7 +222,7 @@ def test_prompts_and_strategies_are_not_for_phones(phone: Phone) -> None:
     complains(phone, "measures -p and -n only", lambda: phone.run(request=asking(tests=[])))
 
 
-def gpu(phone: Phone, backends: str) -> Request:
+def gpu(phone: Phone, backends: str) -> RoundRequest:
     rows = [{**row, "backends": backends, "n_gpu_layers": 99} for row in json.loads(REAL)]
     entry = Entry(call(phone, "-p 32 -n 8 -d 0,64", ngl=99), out=json.dumps(rows, indent=2))
     phone.transcript = Transcript((*phone.transcript.entries, entry))

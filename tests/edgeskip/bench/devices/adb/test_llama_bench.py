@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgeskip.bench.devices.adb.llama_bench import arguments, parse
-from edgeskip.bench.runner.request import Test as RandomTest
+from edgeskip.bench.devices.adb.llama_bench import llama_bench_arguments, parse_llama_bench
+from edgeskip.bench.runner.request import SyntheticTest as RandomTest
 from edgeskip.core.errors import EdgeSkipError
 
 REAL = (Path(__file__).parent / "llama_bench.json").read_text(encoding="utf-8")
@@ -35,13 +35,13 @@ def named(*names: str) -> list[RandomTest]:
     ],
 )
 def test_each_test_is_asked_for_once(wanted: tuple[str, ...], calls: list[str]) -> None:
-    made = arguments(named(*wanted), model="/m.gguf", threads=4, gpu=False)
+    made = llama_bench_arguments(named(*wanted), model="/m.gguf", threads=4, gpu=False)
     common = "-m /m.gguf -r 1 -t 4 -ngl 0 -o json"
     assert [" ".join(call) for call in made] == [f"{common} {call}" for call in calls]
 
 
 def test_figures_are_those_of_its_json() -> None:
-    benched = parse(REAL, named("tg8@64", "pp32"), threads=2)
+    benched = parse_llama_bench(REAL, named("tg8@64", "pp32"), threads=2)
     rows = {(row["n_prompt"], row["n_gen"], row["n_depth"]): row for row in json.loads(REAL)}
     assert [test.seconds for test in benched.tests] == [rows[0, 8, 64]["avg_ns"] / 1e9, rows[32, 0, 0]["avg_ns"] / 1e9]
     assert [test.tokens / test.seconds for test in benched.tests] == pytest.approx(
@@ -55,7 +55,8 @@ def test_other_lines_and_several_answers() -> None:
     halves = [json.dumps(part, indent=2) for part in (rows[:2], rows[2:])]
     text = f"WARNING: linker: [ something\n{halves[0]}\nggml: loaded\n{halves[1]}\n"
     assert (
-        parse(text, named("pp32", "tg8@64"), threads=2).tests == parse(REAL, named("pp32", "tg8@64"), threads=2).tests
+        parse_llama_bench(text, named("pp32", "tg8@64"), threads=2).tests
+        == parse_llama_bench(REAL, named("pp32", "tg8@64"), threads=2).tests
     )
 
 
@@ -79,5 +80,5 @@ def changed(**changes: Any) -> str:
 )
 def test_answers_that_are_not_of_these_tests(text: str, message: str) -> None:
     with pytest.raises(EdgeSkipError, match=message) as caught:
-        parse(text, named("pp32", "tg8@64"), threads=2)
+        parse_llama_bench(text, named("pp32", "tg8@64"), threads=2)
     assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ from ssh_rounds import HERE, Make, Open, quiet
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.bench.devices.ssh import launcher as launcher_module
 from edgeskip.bench.devices.ssh import transfer as copying_module
-from edgeskip.bench.devices.ssh.launcher import RemoteSettings, SshLauncher
+from edgeskip.bench.devices.ssh.launcher import SshLauncher, SshSettings
 from edgeskip.core.files import sha256_of
 
 
@@ -41,7 +41,7 @@ def launch(far: Loopback) -> Iterator[Open]:
     with ExitStack() as stack:
 
         def launch(**changes: Any) -> SshLauncher:
-            settings = RemoteSettings(ssh=far.options(), python=sys.executable)
+            settings = SshSettings(ssh=far.options(), python=sys.executable)
             return stack.enter_context(SshLauncher(far.named, replace(settings, **changes), quiet))
 
         yield launch

@@ -10,9 +10,9 @@ from typing import Any
 from loopback_sshd import Loopback
 
 from edgeskip.bench.devices.ssh.launcher import SshLauncher
-from edgeskip.bench.runner.request import Prompt, Request
-from edgeskip.bench.runner.request import Test as RandomTest
-from edgeskip.bench.schema import Cell, Sample, Strategy
+from edgeskip.bench.runner.request import BenchPrompt, RoundRequest
+from edgeskip.bench.runner.request import SyntheticTest as RandomTest
+from edgeskip.bench.schema import BenchCell, RoundResult, Strategy
 
 HERE = Path(__file__).parent
 
@@ -27,13 +27,13 @@ def quiet(_: str) -> None:
     pass
 
 
-def request(path: str, target: str, device: str, *, strategy: Strategy = "plain") -> Request:
-    return Request(
+def request(path: str, target: str, device: str, *, strategy: Strategy = "plain") -> RoundRequest:
+    return RoundRequest(
         path=path,
-        cell=Cell(target=target, device=device, provider="cpu", threads=1, strategy=strategy),
+        cell=BenchCell(target=target, device=device, provider="cpu", threads=1, strategy=strategy),
         round=2,
         tests=[RandomTest(test="pp", tokens=64, depth=0)],
-        prompts=[Prompt(name="short", text="Hello, wörld\n'quoted'")],
+        prompts=[BenchPrompt(name="short", text="Hello, wörld\n'quoted'")],
         max_tokens=4,
     )
 
@@ -65,7 +65,7 @@ def bytes_sent(launcher: SshLauncher) -> list[int]:
     return sizes
 
 
-def measured(launcher: SshLauncher, path: str) -> Sample:
+def measured(launcher: SshLauncher, path: str) -> RoundResult:
     asked = request(path, "any", launcher.device.id).model_copy(
         update={"tests": [RandomTest(test="pp", tokens=16, depth=0), RandomTest(test="tg", tokens=4, depth=8)]}
     )

@@ -8,7 +8,7 @@ import pytest
 
 from edgeskip.artifacts.gguf.manifest import GgufManifest
 from edgeskip.artifacts.manifest import read_manifest
-from edgeskip.bench.devices.ssh.artifact import read_artifact
+from edgeskip.bench.devices.ssh.artifact import list_artifact_files
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 
@@ -48,7 +48,7 @@ def manifest(artifact_path: Path) -> GgufManifest:
 
 def test_a_file_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf")
-    artifact = read_artifact(path)
+    artifact = list_artifact_files(path)
     assert (artifact.key, artifact.opened) == (sha256_of(path), "m.gguf")
     assert [(file.path, file.size) for file in artifact.files] == [(path, path.stat().st_size)]
 
@@ -57,21 +57,21 @@ def test_the_files_it_is_opened_with(tmp_path: Path, manifest: GgufManifest) -> 
     for name in ("rest.gguf", "head.gguf", "unrelated.gguf"):
         write(tmp_path / name)
     named = manifest.model_copy(update={"partner": "rest.gguf", "draft_head": "head.gguf"})
-    artifact = read_artifact(write(tmp_path / "first.gguf", named))
+    artifact = list_artifact_files(write(tmp_path / "first.gguf", named))
     assert [file.name for file in artifact.files] == ["first.gguf", "rest.gguf", "head.gguf"]
     (tmp_path / "rest.gguf").unlink()
     with pytest.raises(EdgeSkipError, match=r"rest\.gguf is missing"):
-        read_artifact(tmp_path / "first.gguf")
+        list_artifact_files(tmp_path / "first.gguf")
 
 
 def test_names_cannot_reach_out_of_the_folder(tmp_path: Path, manifest: GgufManifest) -> None:
     path = write(tmp_path / "first.gguf", manifest.model_copy(update={"partner": "../rest.gguf"}))
     with pytest.raises(EdgeSkipError, match=r"is damaged: it names the file '\.\./rest\.gguf'"):
-        read_artifact(path)
+        list_artifact_files(path)
 
 
 def test_all_parts_of_a_split_file(tmp_path: Path) -> None:
     for number in (2, 3):
         (tmp_path / f"m-{number:05}-of-00003.gguf").write_bytes(b"part")
-    artifact = read_artifact(write(tmp_path / "m-00001-of-00003.gguf"))
+    artifact = list_artifact_files(write(tmp_path / "m-00001-of-00003.gguf"))
     assert [file.name for file in artifact.files] == [f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from edgeskip.bench.devices.ssh.environment import Environment, add_llama_cpp
+from edgeskip.bench.devices.ssh.environment import RemoteEnvironment, add_llama_cpp
 
 
 class Far:
@@ -32,6 +32,6 @@ def test_the_flags_are_asked_there(tmp_path: Path) -> None:
     )
     python.chmod(0o755)
     far: Any = Far()
-    add_llama_cpp(far, Environment(str(python), "/code", own=True), lambda _: None)
+    add_llama_cpp(far, RemoteEnvironment(str(python), "/code", own=True), lambda _: None)
     assert far.said == "-DX='a b' /code|pip\n"
     assert (tmp_path / "venv-1" / ".complete-llamacpp").exists()

@@ -72,7 +72,7 @@ def test_a_part_of_another_file_is_thrown_away(launch: Open, artifact: Path) -> 
 def test_a_connection_that_breaks_while_copying_is_made_again(
     far: Loopback, launch: Open, make_artifact: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copying_module, "_TOLD_S", 0.0)
+    monkeypatch.setattr(copying_module, "_REPORT_EVERY_S", 0.0)
     launcher, artifact = launch(), make_artifact(60_000_000)
     cuts, told = [20, 40], []
 

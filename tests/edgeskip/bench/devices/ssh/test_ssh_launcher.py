@@ -104,10 +104,10 @@ from pathlib import Path
 from ssh_rounds import request
 from edgeskip.bench.devices.ssh import launcher as launcher_module
 from edgeskip.bench.devices.ssh.connection import SshOptions
-from edgeskip.bench.devices.ssh.launcher import RemoteSettings, SshLauncher
+from edgeskip.bench.devices.ssh.launcher import SshSettings, SshLauncher
 launcher_module.CHILD = "fake_child"
 options = SshOptions(identity=Path({identity!r}), config=Path("/dev/null"), options={options!r})
-with SshLauncher({named!r}, RemoteSettings(ssh=options, python=sys.executable), print) as launcher:
+with SshLauncher({named!r}, SshSettings(ssh=options, python=sys.executable), print) as launcher:
     print("folder", launcher._connection._folder)
     launcher.run(request("/", "hang", {named!r}), lambda message: print(message, flush=True))
 """

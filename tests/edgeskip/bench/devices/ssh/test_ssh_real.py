@@ -10,7 +10,7 @@ from loopback_sshd import Loopback
 from ssh_rounds import Open, measured, quiet, request
 
 from edgeskip.bench.devices.ssh import launcher as launcher_module
-from edgeskip.bench.devices.ssh.launcher import RemoteSettings, SshLauncher
+from edgeskip.bench.devices.ssh.launcher import SshLauncher, SshSettings
 from edgeskip.core.files import sha256_of
 
 
@@ -71,7 +71,7 @@ def test_installs_what_is_needed_once_and_measures_with_it(
     far.environment = {name: os.environ[name] for name in os.environ if name.startswith("PIP_")}
     far.restart()
     folder = exported(tiny_llama, tmp_path / "tiny")
-    settings, told = RemoteSettings(ssh=far.options()), []
+    settings, told = SshSettings(ssh=far.options()), []
     with SshLauncher(far.named, settings, told.append) as launcher:
         assert measured(launcher, launcher.prepare(folder, quiet)).ran.engine == "onnxruntime"
     assert any("installing" in message for message in told)

@@ -15,7 +15,7 @@ from ssh_rounds import Open, quiet
 from edgeskip.bench.devices.ssh import connection as connection_module
 from edgeskip.bench.devices.ssh import launcher as launcher_module
 from edgeskip.bench.devices.ssh.connection import SshOptions
-from edgeskip.bench.devices.ssh.launcher import RemoteSettings, SshLauncher
+from edgeskip.bench.devices.ssh.launcher import SshLauncher, SshSettings
 from edgeskip.core.errors import EdgeSkipError
 
 
@@ -26,7 +26,7 @@ def test_a_host_of_ones_own_ssh_configuration(far: Loopback, tmp_path: Path) -> 
         f"Host board\n HostName 127.0.0.1\n Port {far.port}\n IdentityFile {options.identity}\n"
         f" UserKnownHostsFile {hosts}\n RemoteCommand echo hello\n RequestTTY yes\n"
     )
-    settings = RemoteSettings(ssh=SshOptions(config=tmp_path / "config"), python=sys.executable)
+    settings = SshSettings(ssh=SshOptions(config=tmp_path / "config"), python=sys.executable)
     with SshLauncher("board", settings, quiet) as launcher:
         assert launcher.device.id == "board"
 
@@ -41,24 +41,24 @@ def test_a_host_of_ones_own_ssh_configuration(far: Loopback, tmp_path: Path) -> 
 )
 def test_logins_that_fail(far: Loopback, options: dict[str, str], message: str) -> None:
     with pytest.raises(EdgeSkipError, match=message) as caught:
-        SshLauncher(far.named, RemoteSettings(ssh=far.options(**options)), quiet)
+        SshLauncher(far.named, SshSettings(ssh=far.options(**options)), quiet)
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_listens(far: Loopback) -> None:
     far.stop()
     with pytest.raises(EdgeSkipError, match=r"nothing answers ssh on 127\.0\.0\.1:"):
-        SshLauncher(far.named, RemoteSettings(ssh=far.options()), quiet)
+        SshLauncher(far.named, SshSettings(ssh=far.options()), quiet)
 
 
 def test_no_such_machine(far: Loopback) -> None:
     with pytest.raises(EdgeSkipError, match=r"there is no machine called nowhere\.invalid: check the name"):
-        SshLauncher("nowhere.invalid", RemoteSettings(ssh=far.options()), quiet)
+        SshLauncher("nowhere.invalid", SshSettings(ssh=far.options()), quiet)
 
 
 def test_no_ssh_here() -> None:
     with pytest.raises(EdgeSkipError, match="install OpenSSH's client"):
-        SshLauncher("board", RemoteSettings(ssh=SshOptions(program="no-such-ssh")), quiet)
+        SshLauncher("board", SshSettings(ssh=SshOptions(program="no-such-ssh")), quiet)
 
 
 def only_these(far: Loopback, **programs: str) -> None:
@@ -80,13 +80,13 @@ def only_these(far: Loopback, **programs: str) -> None:
 def test_no_python_there(far: Loopback) -> None:
     only_these(far)
     with pytest.raises(EdgeSkipError, match=r"has no Python: install 3\.11 or newer there, or .*--remote-python"):
-        SshLauncher(far.named, RemoteSettings(ssh=far.options()), quiet)
+        SshLauncher(far.named, SshSettings(ssh=far.options()), quiet)
 
 
 def test_python_too_old(far: Loopback) -> None:
     only_these(far, python3="echo 3.9")
     with pytest.raises(EdgeSkipError, match=r"has only Python 3\.9: install 3\.11 or newer"):
-        SshLauncher(far.named, RemoteSettings(ssh=far.options()), quiet)
+        SshLauncher(far.named, SshSettings(ssh=far.options()), quiet)
 
 
 def test_the_newer_python_is_found_beside_an_old_one(far: Loopback) -> None:
@@ -99,7 +99,7 @@ def test_the_newer_python_is_found_beside_an_old_one(far: Loopback) -> None:
 
 
 def test_the_python_given_is_not_there(far: Loopback) -> None:
-    settings = RemoteSettings(ssh=far.options(), python="/nowhere/python3")
+    settings = SshSettings(ssh=far.options(), python="/nowhere/python3")
     with pytest.raises(EdgeSkipError, match=r"/nowhere/python3 ended with code 127 and no answer: .*[Nn]o such file"):
         SshLauncher(far.named, settings, quiet)
 
@@ -107,7 +107,7 @@ def test_the_python_given_is_not_there(far: Loopback) -> None:
 def test_the_python_given_lacks_what_is_needed(far: Loopback, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(empty)], check=True, timeout=120)
-    settings = RemoteSettings(ssh=far.options(), python=str(empty / "bin" / "python"))
+    settings = SshSettings(ssh=far.options(), python=str(empty / "bin" / "python"))
     with pytest.raises(EdgeSkipError, match=r"lacks .*numpy.*onnxruntime.*: install there with .* -m pip install"):
         SshLauncher(far.named, settings, quiet)
 
@@ -116,14 +116,14 @@ def test_python_that_cannot_make_environments(far: Loopback, tmp_path: Path) -> 
     folder = hidden(tmp_path / "hidden", "ensurepip")
     only_these(far, python3=f'PYTHONPATH="{folder}" exec "{sys.executable}" "$@"')
     with pytest.raises(EdgeSkipError, match=r"cannot make virtual environments: .*python3-venv.*--remote-python"):
-        SshLauncher(far.named, RemoteSettings(ssh=far.options()), quiet)
+        SshLauncher(far.named, SshSettings(ssh=far.options()), quiet)
 
 
 def test_pip_without_a_network(far: Loopback) -> None:
     far.environment |= {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0"}
     only_these(far, python3=f'exec "{sys.executable}" "$@"')
     with pytest.raises(EdgeSkipError, match=r"pip cannot reach its package index there: .*--remote-python") as caught:
-        SshLauncher(far.named, RemoteSettings(ssh=far.options()), quiet)
+        SshLauncher(far.named, SshSettings(ssh=far.options()), quiet)
     assert "\n" not in str(caught.value)
 
 

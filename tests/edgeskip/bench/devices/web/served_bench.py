@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 
 from edgeskip.bench.devices.web.artifact import WebArtifact
-from edgeskip.bench.devices.web.serve import Phones, Post
+from edgeskip.bench.devices.web.serve import DeviceRecord, PhoneHandler
 from edgeskip.bench.devices.web.server import WebServer
-from edgeskip.bench.runner.request import Prompt, Request
-from edgeskip.bench.schema import Answer, Cell, Device, Ran, Sample
+from edgeskip.bench.runner.request import BenchPrompt, RoundRequest
+from edgeskip.bench.schema import BenchCell, Device, ExecutionInfo, PromptResult, RoundResult
 
 LIB = {"a.mjs": b"export default 1;", "b.wasm": b"\0asm"}
 
@@ -23,41 +23,41 @@ class Bench:
 
     def __init__(self, artifact: WebArtifact) -> None:
         self.artifact = artifact
-        self.kept: list[Post] = []
-        self.phones = Phones(self.requests_for, self.kept.append, lambda line: None)
+        self.kept: list[DeviceRecord] = []
+        self.phones = PhoneHandler(self.requests_for, self.kept.append, lambda line: None)
         self.server = WebServer(self.phones, {str(artifact.path): artifact}, LIB)
         self.server.start()
 
-    def requests_for(self, device: Device) -> list[Request]:
-        cell = Cell(target="t", device=device.id, provider="web", threads=2, strategy="plain")
-        prompts = [Prompt(name="p", text="The quick fox")]
+    def requests_for(self, device: Device) -> list[RoundRequest]:
+        cell = BenchCell(target="t", device=device.id, provider="web", threads=2, strategy="plain")
+        prompts = [BenchPrompt(name="p", text="The quick fox")]
         return [
-            Request(path=str(self.artifact.path), cell=cell, round=n, tests=[], prompts=prompts, max_tokens=4)
+            RoundRequest(path=str(self.artifact.path), cell=cell, round=n, tests=[], prompts=prompts, max_tokens=4)
             for n in range(2)
         ]
 
-    def ask(self, talk: Callable[[aiohttp.ClientSession], Awaitable[Any]]) -> Any:
+    def ask(self, execute: Callable[[aiohttp.ClientSession], Awaitable[Any]]) -> Any:
         async def run() -> Any:
             async with aiohttp.ClientSession(self.server.url()) as client:
-                return await asyncio.wait_for(talk(client), 30)
+                return await asyncio.wait_for(execute(client), 30)
 
         return asyncio.run(run())
 
     def get(self, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        async def talk(client: aiohttp.ClientSession) -> tuple[int, dict[str, str], bytes]:
+        async def execute(client: aiohttp.ClientSession) -> tuple[int, dict[str, str], bytes]:
             async with client.get(path, headers=headers) as response:
                 return response.status, dict(response.headers), await response.read()
 
-        result: tuple[int, dict[str, str], bytes] = self.ask(talk)
+        result: tuple[int, dict[str, str], bytes] = self.ask(execute)
         return result
 
     def post(self, path: str, body: bytes | str | dict[str, Any]) -> tuple[int, str]:
-        async def talk(client: aiohttp.ClientSession) -> tuple[int, str]:
+        async def execute(client: aiohttp.ClientSession) -> tuple[int, str]:
             data = json.dumps(body) if isinstance(body, dict) else body
             async with client.post(path, data=data) as response:
                 return response.status, (await response.text()).strip()
 
-        result: tuple[int, str] = self.ask(talk)
+        result: tuple[int, str] = self.ask(execute)
         return result
 
     def register(self, name: str = "A phone") -> str:
@@ -68,11 +68,13 @@ class Bench:
 
 
 def sample_of(device: str, number: int = 0, **changes: Any) -> dict[str, Any]:
-    cell = Cell(target="t", device=device, provider="web", threads=2, strategy="plain")
-    ran = Ran(engine="onnxruntime-web", version="1", provider="web", threads=2)
+    cell = BenchCell(target="t", device=device, provider="web", threads=2, strategy="plain")
+    ran = ExecutionInfo(engine="onnxruntime-web", version="1", provider="web", threads=2)
     answers = [
-        Answer(prompt=name, prompt_tokens=1, prefill_s=0.1, ttft_s=0.1, gaps_s=[], tokens=[1], finish_reason="length")
+        PromptResult(
+            prompt=name, prompt_tokens=1, prefill_s=0.1, ttft_s=0.1, gaps_s=[], tokens=[1], finish_reason="length"
+        )
         for name in ["p"]
     ]
-    sample = Sample(cell=cell, round=number, created="now", ran=ran, load_s=0.5, answers=answers)
+    sample = RoundResult(cell=cell, round=number, created="now", ran=ran, load_s=0.5, answers=answers)
     return {**json.loads(sample.model_dump_json()), **changes}

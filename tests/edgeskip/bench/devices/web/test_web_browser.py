@@ -19,14 +19,14 @@ from edgeskip.bench.devices.web.browser import NO_GPU
 from edgeskip.bench.devices.web.browser_launcher import BrowserLauncher
 from edgeskip.bench.devices.web.certificates import addresses
 from edgeskip.bench.devices.web.server import HEADERS, WebServer
-from edgeskip.bench.runner.request import Prompt, Request
-from edgeskip.bench.runner.request import Test as Timed  # pytest would collect a Test
-from edgeskip.bench.schema import Cell, Sample, Strategy
+from edgeskip.bench.runner.request import BenchPrompt, RoundRequest
+from edgeskip.bench.runner.request import SyntheticTest as Timed  # pytest would collect a Test
+from edgeskip.bench.schema import BenchCell, RoundResult, Strategy
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.session import load
 
 PROMPTS = [
-    Prompt(name=str(i), text=text) for i, text in enumerate(("Skip what it does not need.", "The quick fox", "é"))
+    BenchPrompt(name=str(i), text=text) for i, text in enumerate(("Skip what it does not need.", "The quick fox", "é"))
 ]
 TOKENS = 24
 
@@ -44,13 +44,13 @@ def launcher(all_cores: None) -> Iterator[BrowserLauncher]:
     found.close()
 
 
-def request_of(path: Path, strategy: Strategy, *, tests: list[Timed] | None = None, threads: int = 2) -> Request:
-    cell = Cell(target=path.name, device="chromium", provider="web", threads=threads, strategy=strategy)
+def request_of(path: Path, strategy: Strategy, *, tests: list[Timed] | None = None, threads: int = 2) -> RoundRequest:
+    cell = BenchCell(target=path.name, device="chromium", provider="web", threads=threads, strategy=strategy)
     prompts = PROMPTS if tests is None else []
-    return Request(path=str(path), cell=cell, round=0, tests=tests or [], prompts=prompts, max_tokens=TOKENS)
+    return RoundRequest(path=str(path), cell=cell, round=0, tests=tests or [], prompts=prompts, max_tokens=TOKENS)
 
 
-def run(launcher: BrowserLauncher, request: Request) -> Sample:
+def run(launcher: BrowserLauncher, request: RoundRequest) -> RoundResult:
     launcher.prepare(Path(request.path), lambda message: None)
     return launcher.run(request, lambda message: None)
 

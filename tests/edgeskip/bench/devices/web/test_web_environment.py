@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeskip.bench.devices.web.packages import web_packages
-from edgeskip.bench.devices.web.wasm_env import SWITCH, with_environment
+from edgeskip.bench.devices.web.wasm_env import SWITCH, patch_environment
 from edgeskip.core.errors import EdgeSkipError
 
 GLUE = "ort-wasm-simd-threaded.mjs"
@@ -29,7 +29,7 @@ def test_the_module_finds_it(tmp_path: Path, changed: bool) -> None:
         files = web_packages()
     except EdgeSkipError as error:
         pytest.skip(str(error))
-    for name, data in (with_environment(files) if changed else files).items():
+    for name, data in (patch_environment(files) if changed else files).items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "script.mjs").write_text(SCRIPT % (GLUE, SWITCH), encoding="utf-8")
     done = subprocess.run(["node", "script.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -38,7 +38,7 @@ def test_the_module_finds_it(tmp_path: Path, changed: bool) -> None:
 
 def test_both_scripts_get_it_and_nothing_else_changes() -> None:
     files = {GLUE: b'x={PATH:"/",PWD:1}', "ort-wasm-a.mjs": b'PATH:"/",', "ort.min.mjs": b'PATH:"/",', "a.wasm": b"\0"}
-    found = with_environment(files)
+    found = patch_environment(files)
     assert found[GLUE] == b'x={PATH:"/",ORT_GQA_DISABLE_FLASH_ATTENTION:"1",PWD:1}'
     assert [name for name in files if found[name] != files[name]] == [GLUE, "ort-wasm-a.mjs"]
 
@@ -46,4 +46,4 @@ def test_both_scripts_get_it_and_nothing_else_changes() -> None:
 @pytest.mark.parametrize("text", [b"", b'PATH:"/",PATH:"/",'])
 def test_another_build_is_refused(text: bytes) -> None:
     with pytest.raises(EdgeSkipError, match=r"ort-wasm-x\.mjs is not of the onnxruntime-web that EdgeSkip pins"):
-        with_environment({"ort-wasm-x.mjs": text})
+        patch_environment({"ort-wasm-x.mjs": text})

@@ -15,7 +15,7 @@ from web_artifacts import web_artifact
 
 from edgeskip.bench.devices.web.artifact import WebArtifact
 from edgeskip.bench.devices.web.graphs import derive, quantised_bytes, switches_of, weight_files
-from edgeskip.bench.runner.request import Prompt
+from edgeskip.bench.runner.request import BenchPrompt
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.runtime.engines.onnxruntime.runtime_graph import own_graph
@@ -142,7 +142,7 @@ def test_prompts_are_encoded_as_a_session_does(tiny_llama: Path, tmp_path: Path,
     with load(folder, threads=1) as session:
         assert (session.chat_template is not None) == template
         for text in ("Skip what it does not need.", "é 你好", " "):
-            assert artifact.encode(Prompt(name="x", text=text)) == session.encode(text).tolist()
+            assert artifact.encode(BenchPrompt(name="x", text=text)) == session.encode(text).tolist()
         assert artifact.description["end_tokens"] == sorted(session.end_tokens)
 
 

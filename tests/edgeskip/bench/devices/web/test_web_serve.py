@@ -14,10 +14,10 @@ from served_bench import LIB, Bench, sample_of
 
 from edgeskip.bench.devices.web.artifact import WebArtifact
 from edgeskip.bench.devices.web.certificates import addresses, own_certificate, self_signed
-from edgeskip.bench.devices.web.handler import RefusedError
-from edgeskip.bench.devices.web.serve import Post, Security, qr_code, serve
+from edgeskip.bench.devices.web.handler import RejectedRecordError
+from edgeskip.bench.devices.web.serve import DeviceRecord, ServeSecurity, qr_code, serve
 from edgeskip.bench.devices.web.server import WebServer
-from edgeskip.bench.schema import Device, Failure
+from edgeskip.bench.schema import Device, RoundFailure
 from edgeskip.core.errors import EdgeSkipError
 
 
@@ -27,12 +27,12 @@ def test_a_device_that_is_gone_ends_with_failures(bench: Bench) -> None:
     assert bench.post("results", sample_of(one))[0] == 200
     bench.phones.give_up(60)
     assert bench.phones.finished == 0
-    bench.server.soon(lambda: bench.phones.give_up(0))
+    bench.server.call_soon(lambda: bench.phones.give_up(0))
     for _ in range(100):
         if bench.phones.finished == 2:
             break
         time.sleep(0.02)
-    failures = [record for record in bench.kept if isinstance(record, Failure)]
+    failures = [record for record in bench.kept if isinstance(record, RoundFailure)]
     assert [(record.cell.device, record.round) for record in failures] == [(one, 1), (two, 0), (two, 1)]
     assert "said nothing for 0 s" in failures[0].message
 
@@ -52,9 +52,9 @@ def test_a_page_lost_twice_in_the_middle_fails_its_request(bench: Bench) -> None
         jobs = json.loads(bench.get(f"work?device={device}")[2])["jobs"]
         assert [job["request"]["round"] for job in jobs] == expected
         assert bench.post(f"progress?device={device}", {"message": "begins"})[0] == 200
-    failures = [record for record in bench.kept if isinstance(record, Failure)]
+    failures = [record for record in bench.kept if isinstance(record, RoundFailure)]
     assert [(failure.round, "closed in the middle" in failure.message) for failure in failures] == [(0, True)]
-    with pytest.raises(RefusedError):
+    with pytest.raises(RejectedRecordError):
         bench.phones.progress("nobody", "x")
 
 
@@ -92,11 +92,11 @@ def test_https_with_a_certificate_of_its_own(
         trusting = ssl.create_default_context(cafile=str(certificate.certificate))
         printed = aiohttp.Fingerprint(bytes.fromhex(certificate.fingerprint.replace(":", "")))
 
-        async def talk() -> list[int]:
+        async def execute() -> list[int]:
             async with aiohttp.ClientSession() as client:
                 return [(await client.get(server.url(), ssl=check)).status for check in (trusting, printed)]
 
-        assert asyncio.run(talk()) == [200, 200]
+        assert asyncio.run(execute()) == [200, 200]
     finally:
         server.close()
     assert own_certificate(certificate.certificate, certificate.key).fingerprint == certificate.fingerprint
@@ -115,13 +115,13 @@ def test_serving_ends_when_the_devices_are_done(artifact: WebArtifact, monkeypat
     from edgeskip.bench.devices.web import serve as serve_module
 
     monkeypatch.setattr(serve_module, "web_packages", lambda folder: LIB)
-    kept: list[Post] = []
+    kept: list[DeviceRecord] = []
     lines: list[str] = []
     bench = Bench(artifact)
     bench.server.close()
 
     def phone(url: str) -> None:
-        async def talk() -> None:
+        async def execute() -> None:
             async with aiohttp.ClientSession(url) as client:
                 device = {"kind": "device", "id": "new", "type": "browser", "name": "B", "facts": {}}
                 async with client.post("device", json=device) as response:
@@ -130,7 +130,7 @@ def test_serving_ends_when_the_devices_are_done(artifact: WebArtifact, monkeypat
                     async with client.post("results", json=sample_of(name, number)) as response:
                         assert response.status == 200
 
-        asyncio.run(talk())
+        asyncio.run(execute())
 
     def say(line: str) -> None:
         lines.append(line)
@@ -148,13 +148,13 @@ def test_other_hosts_get_https_unless_plain_is_asked_for(tmp_path: Path, monkeyp
     from edgeskip.bench.devices.web.serve import _certificate
 
     monkeypatch.setenv("EDGESKIP_CACHE", str(tmp_path))
-    assert _certificate("127.0.0.1", ["127.0.0.1"], Security()) is None
-    assert _certificate("0.0.0.0", ["192.0.2.7"], Security(plain=True)) is None
-    made = _certificate("0.0.0.0", ["192.0.2.7"], Security())
+    assert _certificate("127.0.0.1", ["127.0.0.1"], ServeSecurity()) is None
+    assert _certificate("0.0.0.0", ["192.0.2.7"], ServeSecurity(plain=True)) is None
+    made = _certificate("0.0.0.0", ["192.0.2.7"], ServeSecurity())
     assert made is not None
     assert made.fingerprint.count(":") == 31
     with pytest.raises(EdgeSkipError, match="needs its key"):
-        _certificate("0.0.0.0", [], Security(certificate=tmp_path / "c.pem"))
+        _certificate("0.0.0.0", [], ServeSecurity(certificate=tmp_path / "c.pem"))
     found = addresses()
     assert len(found) == len(set(found))
     assert all(address.count(".") == 3 for address in found)

@@ -12,10 +12,10 @@ from served_bench import LIB, Bench, sample_of
 
 from edgeskip.bench.devices.web import server as server_module
 from edgeskip.bench.devices.web.artifact import WebArtifact
-from edgeskip.bench.devices.web.serve import Post
+from edgeskip.bench.devices.web.serve import DeviceRecord
 from edgeskip.bench.devices.web.server import BODY_LIMIT, WebServer
-from edgeskip.bench.runner.request import Prompt
-from edgeskip.bench.schema import Cell, Failure
+from edgeskip.bench.runner.request import BenchPrompt
+from edgeskip.bench.schema import BenchCell, RoundFailure
 from edgeskip.core.errors import EdgeSkipError
 
 
@@ -24,13 +24,13 @@ def test_without_the_token_everything_is_forbidden(bench: Bench) -> None:
     for path in ("/", "/work", "/wrong/", "/wrong/work", f"/{bench.server.token[:-1]}/", "/%2e%2e/", "/results"):
         for method in ("GET", "POST", "PUT"):
 
-            async def talk(
+            async def execute(
                 client: aiohttp.ClientSession, path: str = path, method: str = method
             ) -> tuple[int, str, Any]:
                 async with client.request(method, path) as response:
                     return response.status, await response.text(), response.headers
 
-            status, text, headers = bench.ask(talk)
+            status, text, headers = bench.ask(execute)
             assert (status, text) == (403, "open the address that was printed, with its token\n"), (base, path)
             assert headers["X-Content-Type-Options"] == "nosniff"
     for target in ("//", "*", f"//{bench.server.token}/"):
@@ -87,7 +87,7 @@ def test_work_has_ids_and_no_text(bench: Bench) -> None:
     assert status == 200
     assert [job["request"]["round"] for job in jobs] == [0, 1]
     prompt = jobs[0]["request"]["prompts"][0]
-    assert prompt["ids"] == bench.artifact.encode(Prompt(name="p", text="The quick fox"))
+    assert prompt["ids"] == bench.artifact.encode(BenchPrompt(name="p", text="The quick fox"))
     assert "text" not in prompt
     graph = jobs[0]["artifact"]["graphs"][0]["packed"]
     assert bench.get(f"files/{graph['sha256']}")[0] == 200
@@ -102,7 +102,9 @@ def test_records_are_kept_and_work_gets_less(bench: Bench) -> None:
     jobs = json.loads(bench.get(f"work?device={one}")[2])["jobs"]
     assert [job["request"]["round"] for job in jobs] == [1]
     assert len(json.loads(bench.get(f"work?device={two}")[2])["jobs"]) == 2
-    failure = Failure(cell=Cell.model_validate(sample_of(one)["cell"]), round=1, created="now", message="no memory")
+    failure = RoundFailure(
+        cell=BenchCell.model_validate(sample_of(one)["cell"]), round=1, created="now", message="no memory"
+    )
     assert bench.post("failure", json.loads(failure.model_dump_json())) == (200, "kept")
     assert bench.phones.finished == 1
     assert [record.kind for record in bench.kept] == ["device", "device", "sample", "failure"]
@@ -114,8 +116,8 @@ def test_records_are_kept_and_work_gets_less(bench: Bench) -> None:
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"{}", "cell: Field required"),
-        (b"[]", "this is no Sample"),
-        ('{"kind": "sample", "extra": 1}', "this is no Sample"),
+        (b"[]", "this is no RoundResult"),
+        ('{"kind": "sample", "extra": 1}', "this is no RoundResult"),
     ],
 )
 def test_garbage_is_refused_in_one_line(bench: Bench, body: bytes | str, message: str) -> None:
@@ -212,7 +214,7 @@ def test_a_record_that_cannot_be_kept_is_not_acknowledged(artifact: WebArtifact)
     try:
         device = bench.register()
 
-        def full(record: Post) -> None:
+        def full(record: DeviceRecord) -> None:
             raise OSError(28, "No space left on device")
 
         bench.phones._keep = full
