@@ -1,6 +1,6 @@
 """What a command says on standard error besides errors: notes, and with --verbose the details.
 
-The library says such things through Python's logging, under the logger `edgeskip`: a warning is a note, anything less a
+The library says such things through Python's logging, under the logger `edgeskip`: INFO and above is a note, DEBUG a
 detail. `listen` connects the two.
 """
 
@@ -28,6 +28,7 @@ def _write_line(line: str) -> None:
 
 
 _verbosity = Verbosity.NORMAL
+_put_off: list[str] = []
 _write: Callable[[str], None] = _write_line
 
 
@@ -36,10 +37,24 @@ def verbosity() -> Verbosity:
     return _verbosity
 
 
-def set_verbosity(value: Verbosity) -> None:
-    """Make this command say as much."""
+def begin(value: Verbosity) -> None:
+    """Start a command that says as much, with the notes that were put off until this was known."""
     global _verbosity
     _verbosity = value
+    while _put_off:
+        note(_put_off.pop(0))
+
+
+def reset() -> None:
+    """Forget the command before, if this process runs several."""
+    global _verbosity
+    _verbosity = Verbosity.NORMAL
+    _put_off.clear()
+
+
+def note_later(line: str) -> None:
+    """Print a note once it is known whether the command is to be quiet."""
+    _put_off.append(line)
 
 
 def set_writer(write: Callable[[str], None] | None) -> None:
@@ -74,7 +89,7 @@ class _Listener(logging.Handler):
     """Prints what the library logs."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        (note if record.levelno >= logging.WARNING else detail)(record.getMessage())
+        (note if record.levelno >= logging.INFO else detail)(record.getMessage())
 
 
 def listen() -> None:

@@ -1,6 +1,6 @@
 """Options and arguments that several commands share, each declared once.
 
-`--quiet` and `--verbose` are not here: every command has them, from `edgeskip.cli.command`.
+`edgeskip.cli.command` gives every command `--quiet` and `--verbose`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ ArtifactsArg = Annotated[
     list[Path],
     typer.Argument(
         parser=named_path,
-        metavar="ARTIFACT…",
+        metavar="ARTIFACT",
         help="Exported artifacts: folders or .gguf files; the first is the reference.",
         autocompletion=complete_artifact,
     ),
@@ -145,6 +145,10 @@ Provider = Annotated[
         rich_help_panel=HARDWARE,
     ),
 ]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print no progress and no notes on stderr.", rich_help_panel=OUTPUT)
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print more notes on stderr.", rich_help_panel=OUTPUT)]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.", rich_help_panel=OUTPUT)
 ]

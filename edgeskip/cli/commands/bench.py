@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from edgeskip.cli import messages
+from edgeskip.cli.command import Group, register
+from edgeskip.cli.commands.compare import compare
+from edgeskip.cli.commands.report import report as write_page
 
 
 def bench(
     targets: Annotated[
-        list[str], typer.Argument(help="Artifact folders and .gguf files; NAME=PATH names one.", metavar="TARGET…")
+        list[str], typer.Argument(help="Artifact folders and .gguf files; NAME=PATH names one.", metavar="TARGET")
     ],
     prompt_tokens: Annotated[
         str, typer.Option("--n-prompt", "-p", help="Tokens of the random prompts; 0 = none.", metavar="N,…")
@@ -218,3 +223,20 @@ def bench(
         raise typer.Exit(130)
     if kept.run.failures:
         raise typer.Exit(1)
+
+
+class BenchGroup(Group):
+    """`edgeskip bench run`, …; also the old `edgeskip bench TARGET…`, which runs at once."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put `run` before the words of the old spelling."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            messages.note_later("`edgeskip bench TARGET…` is now spelled `edgeskip bench run TARGET…`")
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=BenchGroup, help="Measure artifacts, here and on other devices.", no_args_is_help=True)
+register(app, bench, "run")
+register(app, write_page, "report")
+register(app, compare, "compare")

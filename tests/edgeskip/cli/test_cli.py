@@ -89,17 +89,17 @@ def test_a_ctrl_c_that_comes_again_late_changes_nothing() -> None:
     code = """
 import sys, types
 import edgeskip.cli.views.inspection
-from edgeskip.cli import main as cli
+from edgeskip.cli import main as cli, signals
 
 def interrupted(reference, *, verify):
     raise KeyboardInterrupt
 
 def late(line, **options):
     complain(line, **options)
-    cli._ask_again(types.SimpleNamespace(exc_value=KeyboardInterrupt()))
+    signals._ask_again(types.SimpleNamespace(exc_value=KeyboardInterrupt()))
 
 edgeskip.cli.views.inspection.inspect_path = interrupted
-complain, cli._complain = cli._complain, late
+complain, cli._print_error = cli._print_error, late
 sys.argv = ["edgeskip", "inspect", "x"]
 cli.main()
 """

@@ -11,33 +11,41 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from edgeskip.cli.main import _in_options, app
 
-ROOT = Path(__file__).parents[2]
-_GROUP = typer.main.get_command(app)
-OPTIONS: dict[str, set[str]] = {
-    name: {opt for parameter in command.params for opt in (*parameter.opts, *parameter.secondary_opts)}
-    for name, command in _GROUP.commands.items()  # type: ignore[attr-defined]
-}
+ROOT = Path(__file__).parents[3]
+
+
+def _options(command: Any) -> dict[str, set[str]]:
+    """The options by command; those of a group are of all its commands together."""
+    found = {}
+    for name, one in command.commands.items():
+        below = _options(one) if hasattr(one, "commands") else {}
+        own = {opt for parameter in one.params for opt in (*parameter.opts, *parameter.secondary_opts)}
+        found |= {f"{name} {inner}": options for inner, options in below.items()}
+        found[name] = own.union(*below.values())
+    return found
+
+
+OPTIONS = _options(typer.main.get_command(app))
 # Which commands a module's errors are read by; the first prefix that fits counts.
 SERVES = (
-    ("edgeskip/verbs/evaluate", ("eval",)),
-    ("edgeskip/verbs/profile_device", ("profile-device",)),
-    ("edgeskip/bench/compare", ("compare",)),
-    ("edgeskip/bench/report/", ("report", "bench")),
-    ("edgeskip/bench/", ("bench", "compare", "report")),
+    ("edgeskip/cli/commands/evaluate", ("eval",)),
+    ("edgeskip/cli/commands/profile_device", ("profile-device",)),
+    ("edgeskip/bench/analysis/compare", ("bench compare",)),
+    ("edgeskip/bench/report/", ("bench report", "bench run")),
+    ("edgeskip/bench/", ("bench",)),
     ("edgeskip/evaluation/", ("eval",)),
     ("edgeskip/training/", ("train",)),
     ("edgeskip/calibration/", ("calibrate", "plan", "train", "sweep")),
-    ("edgeskip/search/", ("plan",)),
-    ("edgeskip/budget_planning", ("plan",)),
-    ("edgeskip/planner", ("plan",)),
+    ("edgeskip/planning/", ("plan", "export")),
     ("edgeskip/sweep", ("sweep",)),
-    ("edgeskip/device_measurement", ("profile-device", "export")),
+    ("edgeskip/profiling/", ("profile-device", "export")),
     ("exporters/", ("export", "sweep", "plan", "calibrate", "train")),
     ("runtime/", ("run", "eval", "bench", "sweep", "profile-device", "export")),
 )
@@ -65,27 +73,33 @@ def commands_of(path: Path) -> tuple[str, ...]:
     name = path.relative_to(ROOT).as_posix()
     if (found := next((commands for prefix, commands in SERVES if name.startswith(prefix)), None)) is not None:
         return found
-    if name.startswith("edgeskip/verbs/"):
-        return (path.stem.replace("_", "-"),)
+    command = path.stem.replace("_", "-")
+    if name.startswith("edgeskip/cli/commands/") and command in OPTIONS:
+        return (command,)
     return tuple(OPTIONS)
 
 
 def _sources() -> list[Path]:
-    return sorted(path for name in ("edgeskip", "exporters", "runtime") for path in (ROOT / name).rglob("*.py"))
+    folders = ("edgeskip", "exporters", "models", "runtime")
+    return sorted(path for name in folders for path in (ROOT / name).rglob("*.py"))
+
+
+def test_there_are_messages_to_look_at() -> None:
+    assert sum(1 for path in _sources() for _ in messages(path)) > 300
 
 
 @pytest.mark.parametrize("path", _sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_options_in_messages_exist(path: Path) -> None:
-    if path.name == "__init__.py" and path.parent.name == "verbs":
-        return
     served = commands_of(path)
     for message in messages(path):
         ours = OTHERS.sub("", message)
-        for match in re.finditer(r"edgeskip ([a-z][a-z-]+)((?:(?!edgeskip )[^:;])*)", ours):
+        for match in re.finditer(
+            r"edgeskip ((?:bench (?:run|serve|report|compare)|[a-z][a-z-]+))((?:(?!edgeskip )[^:;])*)", ours
+        ):
             assert match[1] in OPTIONS, f"no command {match[1]}: {message}"
             for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", match[2]):
                 assert option in OPTIONS[match[1]], f"edgeskip {match[1]} has no {option}: {message}"
-        alone = re.sub(r"edgeskip [a-z][a-z-]+(?:(?!edgeskip )[^:;])*", "", ours)
+        alone = re.sub(r"edgeskip (?:bench (?:run|serve|report|compare)|[a-z][a-z-]+)(?:(?!edgeskip )[^:;])*", "", ours)
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", alone):
             known = set().union(*(OPTIONS[command] for command in served))
             assert option in known, f"{', '.join(served)} have no {option}: {message}"

@@ -1,0 +1,127 @@
+"""How every command is registered: its options in groups, `--quiet` and `--verbose`, and old spellings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from edgeskip.cli import messages
+from edgeskip.cli.options import HARDWARE, MODEL, OUTPUT, SAMPLING, SPECULATION, Quiet, Verbose
+
+_VALUE = re.compile(r"<(?:list\[)?([^<>\]]+)\]?>$")
+_VALUE_NAMES = {"int": "N", "int range": "N", "float": "X", "float range": "X", "str": "TEXT", "path": "PATH"}
+
+
+def _value_name(match: re.Match[str]) -> str:
+    """Return N for `<int>` and so on, `[md|csv]` for choices."""
+    return _VALUE_NAMES.get(match[1].lower()) or f"[{match[1]}]"
+
+
+def _argument_name(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name.upper())
+
+
+_ORDER = ("Arguments", MODEL, "Options", SAMPLING, SPECULATION, HARDWARE)
+
+
+class Command(TyperCommand):
+    """A command whose help lists its options in groups, in plain text: importing rich would take longer."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what follows the command in the usage line: `[OPTIONS] PROFILE`, an ellipsis for several."""
+        pieces = ["[OPTIONS]"]
+        for parameter in self.get_params(ctx):
+            if parameter.param_type_name == "argument":
+                name = _argument_name(parameter) + ("…" if parameter.nargs != 1 else "")
+                pieces.append(name if parameter.required else f"[{name}]")
+        return pieces
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each group of options."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                is_argument = parameter.param_type_name == "argument"
+                left = _argument_name(parameter) if is_argument else _VALUE.sub(_value_name, record[0])
+                usual = "Arguments" if is_argument else "Options"
+                title = getattr(parameter, "rich_help_panel", None) or usual
+                groups.setdefault(title, []).append((left, record[1]))
+        for title in sorted(groups, key=_place):
+            with formatter.section(title):
+                formatter.write_dl(groups[title])
+
+
+def _place(title: str) -> int:
+    """Return where a group comes: those of one command only before the hardware, the output last."""
+    if title == OUTPUT:
+        return len(_ORDER) + 1
+    if title not in _ORDER:
+        return _ORDER.index(HARDWARE)
+    return _ORDER.index(title) + (title == HARDWARE)
+
+
+class Group(TyperGroup):
+    """A group of commands whose help lists them under headings."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each heading."""
+        commands = [(name, self.commands[name]) for name in self.list_commands(ctx) if not self.commands[name].hidden]
+        widest = max(len(name) for name, _ in commands)
+        headings: dict[str, list[tuple[str, str]]] = {}
+        for name, command in commands:
+            title = getattr(command, "rich_help_panel", None) or "Commands"
+            line = command.get_short_help_str(limit=formatter.width - 6 - widest)
+            headings.setdefault(title, []).append((name.ljust(widest), line))
+        for title, rows in headings.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def with_verbosity(function: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with `--quiet` and `--verbose`, which mean the same in all of them."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters = [
+        parameter.replace(annotation=hints[parameter.name])
+        for parameter in inspect.signature(function).parameters.values()
+    ]
+    for name, kind in (("quiet", Quiet), ("verbose", Verbose)):
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind))
+
+    @wraps(function)
+    def command(*, quiet: bool = False, verbose: bool = False, **values: Any) -> None:
+        level = messages.Verbosity.QUIET if quiet else messages.Verbosity(1 + verbose)
+        messages.begin(level)
+        function(**values)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def register(
+    app: typer.Typer,
+    function: Callable[..., None],
+    name: str | None = None,
+    *,
+    heading: str | None = None,
+    hidden: bool = False,
+) -> None:
+    """Add a command to `app`. `name`: as typed, if it is not the function's; `heading`: where the help lists it."""
+    app.command(name, cls=Command, rich_help_panel=heading, hidden=hidden)(with_verbosity(function))
+
+
+def old_spelling(function: Callable[..., None], new: str) -> Callable[..., None]:
+    """Return a command that says how it is spelled now, and does the same."""
+
+    @wraps(function)
+    def command(*args: Any, **values: Any) -> None:
+        messages.note(f"this command is now spelled `{new}`")
+        function(*args, **values)
+
+    return command
