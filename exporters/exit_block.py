@@ -10,7 +10,7 @@ from edgeskip.exporters.bake import on_scaled_stream
 from edgeskip.exporters.split import exiting
 from edgeskip.models.decoder import Attention, FeedForward, constant
 from edgeskip.models.families.canonical import extra_block
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 if TYPE_CHECKING:
     from edgeskip.core.plan import Plan
@@ -31,7 +31,7 @@ def exit_block(
         return None
     weights = {name: constant(f"exit.{layer}.adapter.block.{name}", array) for name, array in adapter.block.items()}
     try:
-        pair = extra_block(source.checkpoint.family, Settings(source.config, source.checkpoint.file), weights)
+        pair = extra_block(source.checkpoint.family, ArchitectureConfig(source.config, source.checkpoint.file), weights)
     except EdgeSkipError as error:
         raise EdgeSkipError(
             f"the trained block of exit layer {layer} is not of {source.name}'s shape: train it again ({error})"

@@ -15,7 +15,7 @@ Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Blocks:
+class QuantizedBlocks:
     """A weight as a GGUF stores it, for a lowering that keeps its blocks: `read()` gives uint8 [rows…, bytes a row].
 
     `kind` is ggml's name of the type (`Q4_1`, `F16`); the weight is what the bytes say times `factor`.
@@ -36,7 +36,7 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Float32]
-    blocks: Blocks | None = None
+    blocks: QuantizedBlocks | None = None
 
     def times(self, factor: float) -> Tensor:
         """The same weight multiplied by `factor`, still lazy."""

@@ -15,7 +15,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.models.decoder import Decoder, Tensor
 from edgeskip.models.families.canonical import decoder_of
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 from edgeskip.models.locate import locate
 from edgeskip.models.readers.checkpoint import Checkpoint
 from edgeskip.models.readers.json_file import read_json
@@ -93,7 +93,7 @@ class ModelSource:
     @cached_property
     def decoder(self) -> Decoder:
         """The canonical decoder; weights stay lazy."""
-        return decoder_of(self.checkpoint.family, Settings(self.config, self.checkpoint.file), self.tensors)
+        return decoder_of(self.checkpoint.family, ArchitectureConfig(self.config, self.checkpoint.file), self.tensors)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -18,7 +18,7 @@ from jinja2 import meta
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.arguments import plain_data
-from edgeskip.runtime.templates.limits import Meter, TemplateLimitError, TemplateLimits
+from edgeskip.runtime.templates.limits import TemplateLimitError, TemplateLimits, TemplateMeter
 from edgeskip.runtime.templates.sandbox import LimitedEnvironment
 
 Message = Mapping[str, Any]  # {"role": "user", "content": "…"}
@@ -84,7 +84,7 @@ class ChatTemplate:
             **self._special_tokens,
         } | self._checked_options(chat_kwargs or {})
         with self._lock:
-            self._environment.meter = Meter(LIMITS, values)
+            self._environment.meter = TemplateMeter(LIMITS, values)
             try:
                 return template.render(values)
             except TemplateLimitError as error:
@@ -92,7 +92,7 @@ class ChatTemplate:
             except Exception as error:  # whatever the code raises that jinja2 made of the template
                 raise EdgeSkipError(f"the chat template refuses these messages ({_short(error)})") from error
             finally:
-                self._environment.meter = Meter(LIMITS, {})  # what was made is free again
+                self._environment.meter = TemplateMeter(LIMITS, {})  # what was made is free again
 
     @cached_property
     def _given(self) -> frozenset[str]:

@@ -18,7 +18,7 @@ NEAR_TIE = 1e-3  # logits nearer than this are rounding's to decide in fp32
 
 
 @dataclass(frozen=True)
-class Difference:
+class TokenDifference:
     """Where two greedy texts part. Batched verification and one-token steps round differently, so a near tie may fall
     either way; `margin` tells how near: the whole model's highest logit there less its second highest."""
 
@@ -27,13 +27,13 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DecodingComparison:
     """`difference` None: every token is the same, or the texts need not be: drawn, or not verified."""
 
     plain: Generation
     other: Generation
     greedy: bool  # both by the whole model's likeliest token each time, so that the tokens can be compared
-    difference: Difference | None
+    difference: TokenDifference | None
 
     @property
     def speedup(self) -> float:
@@ -53,9 +53,9 @@ class Comparison:
         }
 
 
-def first_difference(
+def find_difference(
     session: Session, prompt: NDArray[np.int64], *texts: Sequence[int], sampling: Sampling | None = None
-) -> Difference | None:
+) -> TokenDifference | None:
     """Where the generated `texts` after `prompt` first part, None where the one is as the other; runs the engine.
 
     `sampling` is what chose their tokens, None = greedy without a penalty.
@@ -68,9 +68,9 @@ def first_difference(
     engine = session.engine
     engine.truncate(0)
     tokens = np.concatenate([prompt, np.asarray(one[:position], np.int64)])
-    from edgeskip.runtime.decoding.autoregressive import prefill
-    from edgeskip.runtime.sampling import penalised
+    from edgeskip.runtime.engines.prefill import prefill
+    from edgeskip.runtime.sampling import penalized_logits
 
-    logits = penalised(prefill(engine, tokens), tokens, sampling.repetition_penalty if sampling else 1.0)
+    logits = penalized_logits(prefill(engine, tokens), tokens, sampling.repetition_penalty if sampling else 1.0)
     second, first = np.partition(logits, -2)[-2:].tolist()
-    return Difference(position, first - second)
+    return TokenDifference(position, first - second)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedArtifact:
     """An engine with the model loaded, and how text becomes its tokens and back."""
 
     engine: Engine
@@ -44,7 +44,7 @@ class Opened:
 
 def open_artifact(
     path: Path, *, provider: str = "cpu", threads: int | None = None, frugal: bool = False, alone: bool = False
-) -> Opened:
+) -> OpenedArtifact:
     """Opens a folder with ONNX Runtime, a file with llama.cpp.
 
     `alone` opens one graph of several: the first half of a pair without the rest, as the draft it is; a folder's
@@ -59,13 +59,13 @@ def open_artifact(
     return _open_gguf(path, provider, threads, alone=alone)
 
 
-def _open_folder(folder: Path, provider: str, threads: int, *, frugal: bool, alone: bool) -> Opened:
+def _open_folder(folder: Path, provider: str, threads: int, *, frugal: bool, alone: bool) -> OpenedArtifact:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     open_engine = _engine_for(manifest, alone=alone)
     tokenizer = TextTokenizer(folder)
     tokenizer_config = read_json(folder / "tokenizer_config.json")
-    return Opened(
+    return OpenedArtifact(
         chat_template=read_chat_template(folder, tokenizer_config),
         end_tokens=end_tokens_of(folder, tokenizer_config, tokenizer),
         engine=open_engine(folder, manifest, provider=provider, threads=threads, frugal=frugal),
@@ -92,7 +92,7 @@ def _engine_for(
     return OnnxRuntimeSplitEngine if draft.kind == "early-exit" else OnnxRuntimeGatedEngine
 
 
-def _open_gguf(path: Path, provider: str, threads: int, *, alone: bool) -> Opened:
+def _open_gguf(path: Path, provider: str, threads: int, *, alone: bool) -> OpenedArtifact:
     """One file, or the first half of a pair with the rest beside it: both together are one model, unless `alone`.
 
     A whole file that names another, to draft for it or take over while decoding, is opened with it, where that is
@@ -117,7 +117,7 @@ def _open_gguf(path: Path, provider: str, threads: int, *, alone: bool) -> Opene
             engine = _open_with_draft(model, manifest, threads)
         elif manifest.decode is not None:
             engine = _open_with_decode(model, manifest, threads)
-    return Opened(
+    return OpenedArtifact(
         engine=engine or LlamaCppEngine(model, threads=threads),
         tokenizer=tokenizer,
         chat_template=gguf_chat_template(model, tokenizer),
@@ -129,7 +129,7 @@ def _open_gguf(path: Path, provider: str, threads: int, *, alone: bool) -> Opene
 
 def _open_halves(first: LlamaModel, manifest: GgufManifest, threads: int) -> Engine:
     from edgeskip.runtime.engines.llamacpp.model import LlamaModel
-    from edgeskip.runtime.engines.llamacpp.split import SplitEngine
+    from edgeskip.runtime.engines.llamacpp.split import LlamaCppSplitEngine
     from edgeskip.runtime.engines.llamacpp.trimmed_head import read_trimmed_head
 
     path = first.path
@@ -142,7 +142,7 @@ def _open_halves(first: LlamaModel, manifest: GgufManifest, threads: int) -> Eng
         head = read_trimmed_head(file, manifest.draft_head_sha256 or "", threads=threads)
     rest = LlamaModel(partner, first.provider)
     _check_pair(path, manifest, partner, read_gguf_manifest(rest.metadata, str(partner)))
-    return SplitEngine(first, rest, head=head, own_block=manifest.head == "block", threads=threads)
+    return LlamaCppSplitEngine(first, rest, head=head, own_block=manifest.head == "block", threads=threads)
 
 
 def _open_with_draft(whole: LlamaModel, manifest: GgufManifest, threads: int) -> Engine | None:

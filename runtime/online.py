@@ -26,16 +26,3 @@ class Online:
             object.__setattr__(self, "window", check_count(self.window, "the window", least=1))
         if self.threshold is not None and not -1 <= check_real(self.threshold, "the threshold β") <= 1:
             raise EdgeSkipError(f"the threshold β is a similarity, from -1 to 1, not {self.threshold}")
-
-
-@dataclass(frozen=True)
-class OnlineStats:
-    """What was watched and left out. Steps are decode steps: one fewer than tokens, the prompt gives the first."""
-
-    window: int  # P
-    threshold: float | None  # β; None where an export chose what is left out
-    watched_steps: int
-    gated_steps: int  # run without the FFNs in `gated`
-    gated: tuple[str, ...]  # FFNs left out, in execution order
-    similarity: dict[str, float]  # of every FFN with a gate, mean over the watched steps; empty where there were none
-    scale: dict[str, float]  # mean norm ratio, by which the stream is multiplied in place of an FFN that is left out

@@ -25,7 +25,7 @@ from edgeskip.artifacts.manifest import GraphRecord, read_manifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.detokenizer import TextDecoder
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine, OnlineEngine
-from edgeskip.runtime.loader import Opened, open_artifact
+from edgeskip.runtime.loader import OpenedArtifact, open_artifact
 
 STEPS = 8  # tokens that are decoded one by one, or drafted so
 GENERATED = 16  # tokens generated afterwards
@@ -73,7 +73,7 @@ def probe(
     return found
 
 
-def _text_answers(opened: Opened, questions: Mapping[str, Any]) -> dict[str, object]:
+def _text_answers(opened: OpenedArtifact, questions: Mapping[str, Any]) -> dict[str, object]:
     """Ids of texts, prompts (text and ids) of conversations and the text of ids; None for a refused conversation."""
     tokenizer, template = opened.tokenizer, opened.chat_template
     chats: list[tuple[str, list[int]] | tuple[None, None]] = []

@@ -56,7 +56,7 @@ class Sampling:
         return self.temperature == 0
 
 
-class Sampler:
+class TokenSampler:
     """Draws tokens by one policy; the same seed, logits and history give the same tokens."""
 
     def __init__(self, policy: Sampling) -> None:
@@ -65,7 +65,7 @@ class Sampler:
 
     def pick(self, logits: NDArray[np.float32], history: NDArray[np.int64]) -> int:
         """The next token after `history` (prompt and generated tokens) given `logits` [vocab_size]."""
-        scores = penalised(logits, history, self.policy.repetition_penalty)
+        scores = penalized_logits(logits, history, self.policy.repetition_penalty)
         if self.policy.greedy:
             return _likeliest(scores)
         tokens, weights = _candidates(scores, self.policy)
@@ -87,7 +87,7 @@ class Sampler:
 
 def distribution(logits: NDArray[np.float32], history: NDArray[np.int64], policy: Sampling) -> NDArray[np.float64]:
     """The truncated distribution [vocab_size] that `policy` draws from; one-hot when greedy."""
-    scores = penalised(logits, history, policy.repetition_penalty)
+    scores = penalized_logits(logits, history, policy.repetition_penalty)
     result = np.zeros(len(scores))
     if policy.greedy:
         result[_likeliest(scores)] = 1
@@ -97,7 +97,7 @@ def distribution(logits: NDArray[np.float32], history: NDArray[np.int64], policy
     return result
 
 
-def penalised(logits: NDArray[np.float32], history: NDArray[np.int64], penalty: float) -> NDArray[np.float32]:
+def penalized_logits(logits: NDArray[np.float32], history: NDArray[np.int64], penalty: float) -> NDArray[np.float32]:
     """Logits [vocab_size] with those of every token of `history` made less likely (CTRL, §4.1); the same array where
     there is nothing to do."""
     if penalty == 1 or not len(history):

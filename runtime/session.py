@@ -28,16 +28,16 @@ from edgeskip.runtime.arguments import (
     token_ids,
 )
 from edgeskip.runtime.chat import Message
-from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK, check_prompt
 from edgeskip.runtime.decoding.handover import HandoverEngine, handover_decoding
 from edgeskip.runtime.decoding.interface import Decoding, PlainDecoding
 from edgeskip.runtime.decoding.online import online_decoding, open_gates
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine, OnlineEngine
+from edgeskip.runtime.engines.prefill import PREFILL_CHUNK, check_prompt
 from edgeskip.runtime.generation import STRATEGIES, Generation, Strategy
 from edgeskip.runtime.loader import open_artifact
 from edgeskip.runtime.online import Online
 from edgeskip.runtime.prompts import encode_messages, encode_text
-from edgeskip.runtime.sampling import Sampler, Sampling
+from edgeskip.runtime.sampling import Sampling, TokenSampler
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.speculator import DraftInfo, Speculator
 from edgeskip.runtime.stream import TextStream
@@ -255,7 +255,7 @@ class Session:
             check_prompt(engine, tokens)
             encoded_s = time.perf_counter() - begin
             self._end_stream()
-            sampler = Sampler(sampling)
+            sampler = TokenSampler(sampling)
             decoding = self._decoding(strategy, speculation, online, sampler)
             begin = time.perf_counter()
             stream = TextStream(
@@ -319,7 +319,7 @@ class Session:
         return "speculative" if self._speculator.drafts else "online" if self._goes_online else "plain"
 
     def _decoding(
-        self, strategy: Strategy | None, speculation: Speculation, online: Online, sampler: Sampler
+        self, strategy: Strategy | None, speculation: Speculation, online: Online, sampler: TokenSampler
     ) -> Decoding:
         asked: Strategy | None = "speculative" if speculation != AUTO else "online" if online != AS_EXPORTED else None
         if strategy is not None and not isinstance(strategy, str):

@@ -15,8 +15,8 @@ from edgeskip.runtime.decoding.autoregressive import History
 from edgeskip.runtime.decoding.interface import Decoding
 from edgeskip.runtime.detokenizer import StopStrings, TextDecoder, Tokenizer
 from edgeskip.runtime.engines.interface import Engine
-from edgeskip.runtime.generation import FinishReason, Generation, Stats, peak_rss_bytes
-from edgeskip.runtime.sampling import Sampler
+from edgeskip.runtime.generation import FinishReason, Generation, GenerationStats, peak_rss_bytes
+from edgeskip.runtime.sampling import TokenSampler
 
 # KV cache made ahead where no max_tokens says how long the text may get; it grows beyond by doubling.
 RESERVED_TOKENS = 512
@@ -43,7 +43,7 @@ class TextStream(Iterator[Piece]):
         prompt: NDArray[np.int64],
         *,
         decoding: Decoding,
-        sampler: Sampler,
+        sampler: TokenSampler,
         max_tokens: int | None,
         stop: Sequence[str],
         end_tokens: frozenset[int],
@@ -139,7 +139,7 @@ class TextStream(Iterator[Piece]):
             strategy=self._decoding.strategy,
             engine=self._engine.name,
             provider=self._engine.provider,
-            stats=Stats(
+            stats=GenerationStats(
                 prompt_tokens=len(self.prompt),
                 generated_tokens=len(tokens),
                 load_s=self._load_s,

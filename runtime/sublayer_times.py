@@ -1,7 +1,8 @@
-"""What each sublayer of a model costs on this device: repeats steps with and without marks and divides their time.
+"""What each sublayer of a model costs on this device: repeat steps with and without marks and divide their time.
 
-Knows no runtime: a `Clock` runs steps. Marks (time stamps between sublayers, or a profiler's) cost time themselves;
-what they add to a step is taken off again, the same from each, so that the parts add up to the step without marks.
+Nothing here depends on an engine: a `SublayerProfiler` runs the steps. Marks (time stamps between sublayers, or a
+profiler's) cost time themselves; what they add to a step is subtracted in equal shares, so that the parts add up to the
+step without marks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ OneRow = Literal["after-last-attention", "last"]
 
 
 @dataclass(frozen=True)
-class Step:
+class ProfiledStep:
     """A step of `tokens` tokens behind `held` that are in the KV cache; logits of the last one."""
 
     held: int
@@ -26,7 +27,7 @@ class Step:
 
 
 @dataclass
-class Sample:
+class StepTimes:
     """Times of one step, in seconds; the last part is what belongs to no sublayer, those before are the sublayers'.
 
     `marks` [2M + 1] is how many marks each part has.
@@ -37,11 +38,11 @@ class Sample:
     parts_s: list[NDArray[np.float64]] = field(default_factory=list)  # of [2M + 1]
 
 
-class Clock(Protocol):
+class SublayerProfiler(Protocol):
     """An open model that can time its sublayers."""
 
-    def sample(self, steps: Sequence[tuple[Step, int]], advance: Callable[[], None]) -> list[Sample]:
-        """Runs every step so many times, plainly and marked, after one that warms up; a `Sample` for each.
+    def sample(self, steps: Sequence[tuple[ProfiledStep, int]], advance: Callable[[], None]) -> list[StepTimes]:
+        """Runs every step so many times, plainly and marked, after one that warms up; a `StepTimes` for each.
 
         `advance` is called after each run.
         """
@@ -51,18 +52,21 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True)
-class Cost:
+class StepCost:
     """Seconds of one step: `base_s` is everything that no plan removes, `sublayer_s` [2M] in execution order."""
 
     base_s: float
     sublayer_s: tuple[float, ...]
 
 
-def measure(
-    clock: Clock, steps: Sequence[tuple[Step, int]], rounds: int, advance: Callable[[], None] = lambda: None
-) -> list[Cost]:
+def measure_steps(
+    clock: SublayerProfiler,
+    steps: Sequence[tuple[ProfiledStep, int]],
+    rounds: int,
+    advance: Callable[[], None] = lambda: None,
+) -> list[StepCost]:
     """The cost of every step, from `rounds` rounds of as many repeats as it comes with."""
-    collected: list[Sample] = []
+    collected: list[StepTimes] = []
     for _ in range(rounds):
         samples = clock.sample(steps, advance)
         if not collected:
@@ -71,17 +75,17 @@ def measure(
         for whole, more in zip(collected, samples, strict=True):
             whole.plain_s += more.plain_s
             whole.parts_s += more.parts_s
-    return [cost_of(sample) for sample in collected]
+    return [step_cost(sample) for sample in collected]
 
 
-def cost_of(sample: Sample) -> Cost:
+def step_cost(sample: StepTimes) -> StepCost:
     """Lower quartiles; what marks add to the step is shared out by their number."""
     plain = float(np.quantile(sample.plain_s, QUARTILE))
     parts = np.quantile(sample.parts_s, QUARTILE, axis=0)
     parts = parts + (plain - parts.sum()) * sample.marks / sample.marks.sum()
     # Of a model so small that marks take longer than it does, rounding could make a part negative.
     sublayers = np.maximum(parts[:-1], 0)
-    return Cost(max(0.0, plain - float(sublayers.sum())), tuple(map(float, sublayers)))
+    return StepCost(max(0.0, plain - float(sublayers.sum())), tuple(map(float, sublayers)))
 
 
 def random_tokens(count: int, vocab_size: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.models.decoder import Blocks, Float32
+from edgeskip.models.decoder import Float32, QuantizedBlocks
 
 # Byte offsets of the fp16 numbers in a block that all its weights are proportional to.
 _SCALES: dict[str, tuple[int, ...]] = {
@@ -40,7 +40,7 @@ _SCALES: dict[str, tuple[int, ...]] = {
 FLOATS = ("F32", "F16", "BF16")
 
 
-def check_scalable(blocks: Blocks, name: str) -> None:
+def check_scalable(blocks: QuantizedBlocks, name: str) -> None:
     """EdgeSkipError where `blocks` must be multiplied and its type has no scales wide enough for that."""
     if blocks.factor != 1.0 and blocks.kind not in _SCALES and blocks.kind not in FLOATS:
         raise EdgeSkipError(
@@ -49,7 +49,7 @@ def check_scalable(blocks: Blocks, name: str) -> None:
         )
 
 
-def kept_bytes(blocks: Blocks, name: str) -> NDArray[np.uint8]:
+def kept_bytes(blocks: QuantizedBlocks, name: str) -> NDArray[np.uint8]:
     """The weight's bytes [rows…, bytes a row] with its factor folded in; the stored ones where the factor is 1.
 
     EdgeSkipError where the type cannot be scaled or a scale leaves the range of fp16.
@@ -90,7 +90,7 @@ def encode(values: Float32, kind: str) -> NDArray[np.uint8]:
     return blocks.view(np.uint8)
 
 
-def _scaled_floats(raw: NDArray[np.uint8], blocks: Blocks, name: str) -> NDArray[np.uint8]:
+def _scaled_floats(raw: NDArray[np.uint8], blocks: QuantizedBlocks, name: str) -> NDArray[np.uint8]:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 

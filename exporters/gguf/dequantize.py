@@ -17,7 +17,7 @@ from edgeskip.exporters.gguf.formats import GgufFormat
 from edgeskip.exporters.gguf.metadata import Value
 from edgeskip.exporters.gguf.tensors import NamedTensor
 from edgeskip.exporters.gguf.write import write_gguf
-from edgeskip.models.decoder import Blocks, Float32, Tensor
+from edgeskip.models.decoder import Float32, QuantizedBlocks, Tensor
 
 ARCHITECTURE = "general.architecture"
 _WIDENED = {"F32": "F32", "BF16": "F32"}  # everything else: F16
@@ -46,4 +46,4 @@ def _lazy(path: Path, stored: GgufTensor) -> Tensor:
         return np.ascontiguousarray(dequantize(raw, stored.type), dtype=np.float32).view(np.ndarray)
 
     kind = _WIDENED.get(stored.type.name, "F16")
-    return Tensor(stored.name, stored.shape, read, Blocks(kind, lambda: encode(read(), kind)))
+    return Tensor(stored.name, stored.shape, read, QuantizedBlocks(kind, lambda: encode(read(), kind)))

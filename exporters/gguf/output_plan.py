@@ -20,7 +20,7 @@ from edgeskip.exporters.gguf.naming import decode_file_name, file_name, head_fil
 from edgeskip.exporters.gguf.split import first_part, rest_part
 from edgeskip.exporters.provenance import plan_summary
 from edgeskip.exporters.split import check_exit_layer
-from edgeskip.models.decoder import Attention, Blocks, Decoder, FeedForward, Linear, Norm, Tensor
+from edgeskip.models.decoder import Attention, Decoder, FeedForward, Linear, Norm, QuantizedBlocks, Tensor
 from edgeskip.planning.decode_plan import decode_plan, decode_profile
 from edgeskip.planning.planner import resolve
 from edgeskip.profiles.exit_adapter import ExitAdapter
@@ -211,7 +211,7 @@ def _stored_as(linear: Linear, kind: str | None) -> Linear:
     if kind is None:
         return linear
     weight = linear.weight
-    return replace(linear, weight=replace(weight, blocks=Blocks(kind, lambda: encode(weight.read(), kind))))
+    return replace(linear, weight=replace(weight, blocks=QuantizedBlocks(kind, lambda: encode(weight.read(), kind))))
 
 
 def _block_stored_as(

@@ -30,7 +30,7 @@ def lower(
 
     Inputs: input_ids int64 [batch, n], attention_mask int64 [batch, total], past_key_values.N.{key,value}
     [batch, kv_heads, past, head_dim]; logits_to_keep int64 [1], which the runtime makes an input: the last k
-    positions' logits, 0 = all; position_ids, which nothing reads (`runtime.engines.own_graph`).
+    positions' logits, 0 = all; position_ids, which nothing reads (`runtime.engines.onnxruntime.runtime_graph`).
     Outputs: logits [batch, k, V], present.N.{key,value}. N counts the kept attention sublayers.
     `online`: these FFNs may be left out and are measured, through the optional inputs of `exporters.onnx.online`.
     `progress` is told the name of every sublayer as it is written.

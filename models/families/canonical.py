@@ -11,10 +11,10 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.decoder import Attention, Decoder, DecoderConfig, FeedForward, Linear, Norm, Tensor
 from edgeskip.models.families.family import Family, Traits
 from edgeskip.models.families.rope import rope_of
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 
-def decoder_of(family: Family, settings: Settings, tensors: Mapping[str, Tensor]) -> Decoder:
+def decoder_of(family: Family, settings: ArchitectureConfig, tensors: Mapping[str, Tensor]) -> Decoder:
     """The canonical decoder of a model: `settings` hold a completed config, `tensors` have Hugging Face's names.
 
     EdgeSkipError where the config asks for something unsupported, a weight is missing or has another shape than
@@ -56,7 +56,9 @@ def _embedding(reader: _Weights, config: DecoderConfig) -> Tensor:
     return reader.take("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
 
 
-def extra_block(family: Family, settings: Settings, tensors: Mapping[str, Tensor]) -> tuple[Attention, FeedForward]:
+def extra_block(
+    family: Family, settings: ArchitectureConfig, tensors: Mapping[str, Tensor]
+) -> tuple[Attention, FeedForward]:
     """A block that is none of the model's own, of the sizes and traits of its first; `tensors` have the names that they
     have within a block (`self_attn.q_proj.weight`). EdgeSkipError as for a model's."""
     config = _config(family, settings)
@@ -67,7 +69,7 @@ def extra_block(family: Family, settings: Settings, tensors: Mapping[str, Tensor
     return block
 
 
-def _check_same(embedding: Tensor, head: Tensor, settings: Settings) -> None:
+def _check_same(embedding: Tensor, head: Tensor, settings: ArchitectureConfig) -> None:
     """A tied checkpoint may carry the head a second time. Where it differs, transformers 4 ties and 5 does not."""
     if not np.array_equal(embedding.read(), head.read()):
         raise EdgeSkipError(
@@ -76,7 +78,7 @@ def _check_same(embedding: Tensor, head: Tensor, settings: Settings) -> None:
         )
 
 
-def _config(family: Family, settings: Settings) -> DecoderConfig:
+def _config(family: Family, settings: ArchitectureConfig) -> DecoderConfig:
     head_dim, max_positions = settings.integer("head_dim"), settings.integer("max_position_embeddings")
     return DecoderConfig(
         family=family.name,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Family:
     """
 
     name: str
-    traits: Callable[[Settings, int], list[Traits]]
+    traits: Callable[[ArchitectureConfig, int], list[Traits]]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     gguf_architecture: str | None = None
     gguf_interleaved: bool = False
 
 
-def layer_windows(settings: Settings, num_blocks: int, *, default: list[bool]) -> list[int | None]:
+def layer_windows(settings: ArchitectureConfig, num_blocks: int, *, default: list[bool]) -> list[int | None]:
     """Sliding windows, tokens, from `layer_types` where given, else for the blocks that `default` marks.
 
     Follows transformers: `layer_types` decides, `sliding_window` is the size.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from edgeskip.models.families.family import Family, Traits
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 
-def _traits(settings: Settings, num_blocks: int) -> list[Traits]:
+def _traits(settings: ArchitectureConfig, num_blocks: int) -> list[Traits]:
     attention, mlp = settings.flag("attention_bias"), settings.flag("mlp_bias")
     return [Traits(qkv_bias=attention, o_bias=attention, mlp_bias=mlp)] * num_blocks
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from edgeskip.models.families.family import Family, Traits
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 
-def _traits(settings: Settings, num_blocks: int) -> list[Traits]:
+def _traits(settings: ArchitectureConfig, num_blocks: int) -> list[Traits]:
     if settings.has("layer_types"):
         # transformers' Mistral ignores the list: neither reading of it can be right.
         raise settings.wrong("layer_types", "no such key in a Mistral model")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from edgeskip.models.families.family import Family, Traits, layer_windows
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 
-def qwen_windows(settings: Settings, num_blocks: int) -> list[int | None]:
+def qwen_windows(settings: ArchitectureConfig, num_blocks: int) -> list[int | None]:
     """Without `use_sliding_window` the window in the config means nothing; with it, blocks ≥ `max_window_layers`."""
     first = num_blocks
     if settings.flag("use_sliding_window") and settings.has("sliding_window"):
@@ -16,7 +16,7 @@ def qwen_windows(settings: Settings, num_blocks: int) -> list[int | None]:
     return layer_windows(settings, num_blocks, default=[block >= first for block in range(num_blocks)])
 
 
-def _traits(settings: Settings, num_blocks: int) -> list[Traits]:
+def _traits(settings: ArchitectureConfig, num_blocks: int) -> list[Traits]:
     return [Traits(qkv_bias=True, window=window) for window in qwen_windows(settings, num_blocks)]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from edgeskip.models.families.family import Family, Traits
 from edgeskip.models.families.qwen2 import qwen_windows
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 
-def _traits(settings: Settings, num_blocks: int) -> list[Traits]:
+def _traits(settings: ArchitectureConfig, num_blocks: int) -> list[Traits]:
     bias = settings.flag("attention_bias")
     return [
         Traits(qkv_bias=bias, o_bias=bias, qk_norm=True, window=window) for window in qwen_windows(settings, num_blocks)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.decoder import Rope
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 SUPPORTED = ("default", "linear", "llama3", "yarn")
 Float64 = NDArray[np.float64]
 
 
-def legacy_rope_settings(settings: Settings, default_theta: float) -> tuple[float, dict[str, Any] | None]:
+def legacy_rope_settings(settings: ArchitectureConfig, default_theta: float) -> tuple[float, dict[str, Any] | None]:
     """(`rope_theta`, `rope_scaling` or None) as transformers 4.57 names them, from either spelling.
 
     transformers 5 writes one `rope_parameters` object that holds theta too and still reads the older pair,
@@ -29,7 +29,9 @@ def legacy_rope_settings(settings: Settings, default_theta: float) -> tuple[floa
     table = {**settings.table("rope_parameters"), **settings.table("rope_scaling")}
     if any(isinstance(value, dict) for value in table.values()):
         raise EdgeSkipError(f"{settings.file}: rotary settings that differ from layer to layer are not supported")
-    theta = Settings({"rope_theta": table.pop("rope_theta", None) or settings.values.get("rope_theta")}, settings.file)
+    theta = ArchitectureConfig(
+        {"rope_theta": table.pop("rope_theta", None) or settings.values.get("rope_theta")}, settings.file
+    )
     kind = table.pop("rope_type", None) or table.get("type") or "default"
     table.pop("type", None)
     if kind not in SUPPORTED:
@@ -47,13 +49,13 @@ def legacy_rope_settings(settings: Settings, default_theta: float) -> tuple[floa
     return value, scaling
 
 
-def rope_of(settings: Settings, *, head_dim: int, max_positions: int) -> Rope:
+def rope_of(settings: ArchitectureConfig, *, head_dim: int, max_positions: int) -> Rope:
     """The rotary embedding of a completed config; `head_dim` in elements, `max_positions` in tokens."""
     theta, scaling = legacy_rope_settings(settings, 10_000.0)
     plain = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if scaling is None:
         return Rope(theta, plain)
-    table = Settings(scaling, f"{settings.file}: rope_scaling")
+    table = ArchitectureConfig(scaling, f"{settings.file}: rope_scaling")
     if scaling["rope_type"] == "linear":
         return Rope(theta, plain / table.number("factor"), scaling=scaling)
     if scaling["rope_type"] == "llama3":
@@ -76,7 +78,9 @@ def llama3_frequencies(plain: Float64, *, factor: float, low: float, high: float
     return plain * ((1 - blend) / factor + blend)
 
 
-def _yarn(table: Settings, plain: Float64, theta: float, head_dim: int, max_positions: int) -> tuple[Float64, float]:
+def _yarn(
+    table: ArchitectureConfig, plain: Float64, theta: float, head_dim: int, max_positions: int
+) -> tuple[Float64, float]:
     """YaRN's frequencies and the factor on cos and sin."""
     original = table.number("original_max_position_embeddings", max_positions)
     factor = table.number("factor", max_positions / original)

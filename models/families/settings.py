@@ -11,7 +11,7 @@ from edgeskip.core.errors import EdgeSkipError
 
 
 @dataclass(frozen=True)
-class Settings:
+class ArchitectureConfig:
     """A config.json's content and the file it came from, for messages.
 
     Every reader raises EdgeSkipError that names file and key where a value is missing or of the wrong kind.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from edgeskip.models.families.family import Family, Traits, layer_windows
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 
-def _traits(settings: Settings, num_blocks: int) -> list[Traits]:
+def _traits(settings: ArchitectureConfig, num_blocks: int) -> list[Traits]:
     # `no_rope_layers` reads backwards: 1 marks a block that *has* rotary positions (transformers' SmolLM3Config).
     marks = settings.per_block("no_rope_layers", num_blocks)
     if marks is None:

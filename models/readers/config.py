@@ -6,14 +6,14 @@ from typing import Any
 
 from edgeskip.models.families.family import Family
 from edgeskip.models.families.rope import legacy_rope_settings
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 from edgeskip.models.readers.quantized import quantisation_error, quantised_by_config
 
 # Keys that name code or the tool that wrote the file, not the model.
 _DROPPED = ("auto_map", "rope_parameters", "_name_or_path", "transformers_version", "quantization_config")
 
 
-def complete_config(family: Family, settings: Settings) -> dict[str, Any]:
+def complete_config(family: Family, settings: ArchitectureConfig) -> dict[str, Any]:
     """A config that transformers 4.57, 5.x and every other reader understands alike.
 
     Rotary settings become `rope_theta` and `rope_scaling` (with `rope_type`); what a config class of transformers

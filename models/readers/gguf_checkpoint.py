@@ -15,8 +15,8 @@ from edgeskip.artifacts.gguf.header import GgufHeader, GgufTensor, read_gguf_hea
 from edgeskip.artifacts.gguf.rules import check_gguf
 from edgeskip.artifacts.gguf.text_rules import TextRules
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
-from edgeskip.models.decoder import Blocks, Float32, Tensor
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.decoder import Float32, QuantizedBlocks, Tensor
+from edgeskip.models.families.settings import ArchitectureConfig
 from edgeskip.models.readers.checkpoint import Checkpoint
 from edgeskip.models.readers.config import complete_config
 from edgeskip.models.readers.gguf_config import gguf_config, gguf_family, gguf_generation_config
@@ -52,7 +52,7 @@ def open_gguf(path: Path) -> Checkpoint:
     for kind in {tensor.type for tensor in header.tensors.values()}:
         _check_readable(kind, file)
     factors = _read(path, header.tensors[_ROPE_FACTORS], 0) if _ROPE_FACTORS in header.tensors else None
-    config = complete_config(family, Settings(gguf_config(header, file, factors), file))
+    config = complete_config(family, ArchitectureConfig(gguf_config(header, file, factors), file))
     heads = {"q": config["num_attention_heads"], "k": config["num_key_value_heads"]}
     tensors = {}
     for stored in header.tensors.values():
@@ -65,7 +65,7 @@ def open_gguf(path: Path) -> Checkpoint:
         interleaved = heads[projection[1]] if family.gguf_interleaved and projection else 0
         if interleaved and stored.shape[0] != interleaved * config["head_dim"]:
             interleaved = 0  # a wrong shape, which the decoder reports
-        blocks = Blocks(stored.type.name, partial(_read_blocks, path, stored, interleaved))
+        blocks = QuantizedBlocks(stored.type.name, partial(_read_blocks, path, stored, interleaved))
         tensors[name] = Tensor(name, stored.shape, partial(_read, path, stored, interleaved), blocks)
     ends = () if text is None else text.end_tokens
     return Checkpoint(

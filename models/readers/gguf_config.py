@@ -12,14 +12,14 @@ from edgeskip.models.decoder import Float32
 from edgeskip.models.families.family import Family
 from edgeskip.models.families.registry import FAMILIES, family_of_gguf
 from edgeskip.models.families.rope import llama3_frequencies
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 _NO_ROPE_INTERVAL = 4  # llama.cpp fixes this for smollm3 (n_no_rope_layer_step); the file does not say
 
 
 def gguf_family(metadata: dict[str, Any], file: str) -> Family:
     """The family of a GGUF. llama.cpp keeps a Mistral with a sliding window under `llama` too."""
-    settings = Settings(metadata, file)
+    settings = ArchitectureConfig(metadata, file)
     architecture = settings.text("general.architecture", "unknown")
     if settings.integer("split.count", 1, least=0) > 1:
         raise EdgeSkipError(f"{file} is one part of a split GGUF: join the parts with  llama-gguf-split --merge")
@@ -32,7 +32,7 @@ def gguf_family(metadata: dict[str, Any], file: str) -> Family:
 
 def gguf_config(header: GgufHeader, file: str, rope_factors: Float32 | None) -> dict[str, Any]:
     """A config.json for the model; `rope_factors` is the tensor `rope_freqs.weight` where the file has one."""
-    metadata = Settings(header.metadata, file)
+    metadata = ArchitectureConfig(header.metadata, file)
     family = gguf_family(header.metadata, file)
     name = metadata.text("general.architecture", "")
     if "token_embd.weight" not in header.tensors:
@@ -84,7 +84,7 @@ _ARCHITECTURES = {
 
 def gguf_generation_config(metadata: dict[str, Any], file: str) -> dict[str, Any]:
     """Special token ids; every end-of-generation token that the file names is an `eos_token_id`."""
-    settings = Settings(metadata, file)
+    settings = ArchitectureConfig(metadata, file)
     ids = _special_ids(settings)
     ends = [ids["eos_token_id"]] if "eos_token_id" in ids else []
     for key in ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"):
@@ -95,14 +95,14 @@ def gguf_generation_config(metadata: dict[str, Any], file: str) -> dict[str, Any
     return ids
 
 
-def _special_ids(metadata: Settings) -> dict[str, Any]:
+def _special_ids(metadata: ArchitectureConfig) -> dict[str, Any]:
     keys = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     named = {key: f"tokenizer.ggml.{name}_token_id" for key, name in keys.items()}
     return {key: metadata.integer(name, least=0) for key, name in named.items() if metadata.has(name)}
 
 
 def _rope_scaling(
-    metadata: Settings, name: str, theta: float, head_dim: int, factors: Float32 | None
+    metadata: ArchitectureConfig, name: str, theta: float, head_dim: int, factors: Float32 | None
 ) -> dict[str, Any] | None:
     key = f"{name}.rope.scaling"
     kind = metadata.text(f"{key}.type", "none")

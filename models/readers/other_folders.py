@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 from edgeskip.models.readers.quantized import quantisation_error, quantised_by_files
 
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
@@ -77,7 +77,7 @@ def missing_weights(folder: Path) -> EdgeSkipError:
     )
 
 
-def refuse_other_models(settings: Settings) -> None:
+def refuse_other_models(settings: ArchitectureConfig) -> None:
     """EdgeSkipError for a config.json of a model that is not a decoder-only language model."""
     from edgeskip.models.families.registry import FAMILIES
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 from edgeskip.models.readers.json_file import read_json
 from edgeskip.models.readers.lora import PREFIX, Lora, arrays_of, lora_of
 from edgeskip.models.readers.safetensors_file import read_safetensors
@@ -37,7 +37,7 @@ def read_peft_folder(folder: Path) -> tuple[Lora, str]:
 
     EdgeSkipError for what is not a plain LoRA on linear layers, a folder that names no model, and damaged files.
     """
-    settings = Settings(read_json(folder / CONFIG), str(folder / CONFIG))
+    settings = ArchitectureConfig(read_json(folder / CONFIG), str(folder / CONFIG))
     _refuse_unsupported(settings)
     base = settings.text(BASE, "")
     if not base:
@@ -51,7 +51,7 @@ def read_peft_folder(folder: Path) -> tuple[Lora, str]:
     return lora_of(arrays, {module: _scaling(settings, module) for module in modules}, str(weights)), base
 
 
-def _refuse_unsupported(settings: Settings) -> None:
+def _refuse_unsupported(settings: ArchitectureConfig) -> None:
     config, advice = settings.values, "merge it with PEFT's merge_and_unload and name the merged model"
     if config.get("peft_type") != "LORA":
         raise EdgeSkipError(f"{settings.file}: 'peft_type' is {config.get('peft_type')!r}, only LORA is read: {advice}")
@@ -64,7 +64,7 @@ def _refuse_unsupported(settings: Settings) -> None:
         raise EdgeSkipError(f"{settings.file}: {found[0]!r} is {config[found[0]]!r}, not a plain LoRA: {advice}")
 
 
-def _scaling(settings: Settings, module: str) -> float:
+def _scaling(settings: ArchitectureConfig, module: str) -> float:
     """alpha/r, with rsLoRA alpha/√r (Kalajdzievski 2023)."""
     rank = _patterned(settings, "rank_pattern", module, "r")
     alpha = _patterned(settings, "alpha_pattern", module, "lora_alpha")
@@ -73,7 +73,7 @@ def _scaling(settings: Settings, module: str) -> float:
     return alpha / (math.sqrt(rank) if settings.values.get("use_rslora") else rank)
 
 
-def _patterned(settings: Settings, patterns: str, module: str, usual: str) -> float:
+def _patterned(settings: ArchitectureConfig, patterns: str, module: str, usual: str) -> float:
     """The value of the first pattern that ends `module`'s name, as PEFT matches them, else the usual one."""
     given = settings.table(patterns).items()
     try:

@@ -8,7 +8,7 @@ from typing import Any
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.decoder import Tensor
 from edgeskip.models.families.registry import family_named
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 from edgeskip.models.readers.checkpoint import Checkpoint
 from edgeskip.models.readers.config import complete_config
 from edgeskip.models.readers.json_file import read_json
@@ -25,7 +25,7 @@ def open_folder(folder: Path) -> Checkpoint:
     path = folder / "config.json"
     if not path.is_file():
         raise missing_config(folder)
-    settings = Settings(read_json(path), str(path))
+    settings = ArchitectureConfig(read_json(path), str(path))
     refuse_other_models(settings)
     family = family_named(settings.text("model_type", "unknown"), settings.file)
     config = complete_config(family, settings)
@@ -42,7 +42,7 @@ def special_ids(config: dict[str, Any], file: str) -> dict[str, Any]:
     found = {key: config[key] for key in _SPECIAL_IDS if config.get(key) is not None}
     for key, value in found.items():
         if not all(type(token) is int for token in (value if isinstance(value, list) else [value])):
-            raise Settings(config, file).wrong(key, "a token id or a list of them")
+            raise ArchitectureConfig(config, file).wrong(key, "a token id or a list of them")
     return found
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Block:
+class TorchBlock:
     """One pre-norm transformer block: x → x + attention(norm(x)) → x + ffn(norm(x)).
 
     The input of `attention_norm` is the residual stream before attn, the input of `ffn_norm` is the stream
@@ -26,7 +26,7 @@ class Block:
     ffn: nn.Module
 
 
-def blocks_of(model: nn.Module) -> tuple[Block, ...]:
+def blocks_of(model: nn.Module) -> tuple[TorchBlock, ...]:
     """The blocks of a transformers causal language model, in order.
 
     These attribute names hold for Llama, Mistral, Qwen2, Qwen3 and SmolLM3, and not for families whose norms
@@ -45,7 +45,7 @@ def blocks_of(model: nn.Module) -> tuple[Block, ...]:
                 f"only blocks of {', '.join(sorted(expected))} can be calibrated"
             )
         found.append(
-            Block(
+            TorchBlock(
                 module=layer,
                 attention_norm=children["input_layernorm"],
                 attention=children["self_attn"],

@@ -1,4 +1,4 @@
-"""Autoregressive decoding: prefill a prompt, then one token a step, over any engine."""
+"""Autoregressive decoding: one token a step, over any engine."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.interface import Engine
 from edgeskip.runtime.generation import FinishReason
-from edgeskip.runtime.sampling import Sampler
-
-# Activations and attention scores grow with what runs at once: 4096 tokens of SmolLM2 in one go take 200 MB more than
-# in chunks of 512, and no less time.
-PREFILL_CHUNK = 512  # tokens
+from edgeskip.runtime.sampling import TokenSampler
 
 
 class History:
@@ -53,29 +48,11 @@ class History:
         return self._buffer[self._prompt_length : self._length]
 
 
-def check_prompt(engine: Engine, tokens: NDArray[np.int64]) -> None:
-    """EdgeSkipError where `tokens` is empty or longer than the context, before anything runs."""
-    if not len(tokens):
-        raise EdgeSkipError("the prompt is empty: give at least one token")
-    if len(tokens) > engine.context_length:
-        raise EdgeSkipError(
-            f"the prompt has {len(tokens)} tokens and the model's context holds {engine.context_length}: shorten it"
-        )
-
-
-def prefill(engine: Engine, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Runs `tokens` after what the engine holds; logits [vocab_size] of the last one."""
-    for start in range(0, len(tokens), PREFILL_CHUNK):
-        logits = engine.step(tokens[start : start + PREFILL_CHUNK])
-    last: NDArray[np.float32] = logits[-1]
-    return last
-
-
 def decode(
     engine: Engine,
     logits: NDArray[np.float32],
     history: History,
-    sampler: Sampler,
+    sampler: TokenSampler,
     *,
     max_tokens: int | None,
     end_tokens: frozenset[int],

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from edgeskip.artifacts.gguf.manifest import GgufManifest
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.decoding.autoregressive import History, decode, prefill
+from edgeskip.runtime.decoding.autoregressive import History, decode
 from edgeskip.runtime.engines.interface import Engine
-from edgeskip.runtime.generation import FinishReason, Strategy
-from edgeskip.runtime.online import Online, OnlineStats
-from edgeskip.runtime.sampling import Sampler
-from edgeskip.runtime.speculation.statistics import SpeculationStats
+from edgeskip.runtime.engines.prefill import prefill
+from edgeskip.runtime.generation import FinishReason, OnlineStats, SpeculationStats, Strategy
+from edgeskip.runtime.online import Online
+from edgeskip.runtime.sampling import TokenSampler
 
 
 @runtime_checkable
@@ -61,7 +61,7 @@ class HandoverDecoding:
         self,
         logits: NDArray[np.float32],
         history: History,
-        sampler: Sampler,
+        sampler: TokenSampler,
         *,
         max_tokens: int | None,
         end_tokens: frozenset[int],

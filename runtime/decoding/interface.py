@@ -8,12 +8,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.runtime.decoding.autoregressive import History, decode, prefill
+from edgeskip.runtime.decoding.autoregressive import History, decode
 from edgeskip.runtime.engines.interface import Engine
-from edgeskip.runtime.generation import FinishReason, Strategy
-from edgeskip.runtime.online import OnlineStats
-from edgeskip.runtime.sampling import Sampler
-from edgeskip.runtime.speculation.statistics import SpeculationStats
+from edgeskip.runtime.engines.prefill import prefill
+from edgeskip.runtime.generation import FinishReason, OnlineStats, SpeculationStats, Strategy
+from edgeskip.runtime.sampling import TokenSampler
 
 
 class Decoding(Protocol):
@@ -29,7 +28,7 @@ class Decoding(Protocol):
         self,
         logits: NDArray[np.float32],
         history: History,
-        sampler: Sampler,
+        sampler: TokenSampler,
         *,
         max_tokens: int | None,
         end_tokens: frozenset[int],
@@ -60,7 +59,7 @@ class PlainDecoding:
         self,
         logits: NDArray[np.float32],
         history: History,
-        sampler: Sampler,
+        sampler: TokenSampler,
         *,
         max_tokens: int | None,
         end_tokens: frozenset[int],

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from edgeskip.artifacts.manifest import OnlineRecord
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.decoding.autoregressive import History, decode, prefill
+from edgeskip.runtime.decoding.autoregressive import History, decode
 from edgeskip.runtime.engines.interface import Engine, OnlineEngine
-from edgeskip.runtime.generation import FinishReason, Strategy
-from edgeskip.runtime.online import Online, OnlineStats
-from edgeskip.runtime.sampling import Sampler
-from edgeskip.runtime.speculation.statistics import SpeculationStats
+from edgeskip.runtime.engines.prefill import prefill
+from edgeskip.runtime.generation import FinishReason, OnlineStats, SpeculationStats, Strategy
+from edgeskip.runtime.online import Online
+from edgeskip.runtime.sampling import TokenSampler
 
 Measured = NDArray[np.float32]
 
@@ -52,7 +52,7 @@ class OnlineDecoding:
         self,
         logits: NDArray[np.float32],
         history: History,
-        sampler: Sampler,
+        sampler: TokenSampler,
         *,
         max_tokens: int | None,
         end_tokens: frozenset[int],

@@ -20,7 +20,7 @@ Failures = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Subject:
+class SelfTestSubject:
     """What is tested: `files`, and `about`, all else that the result depends on (versions, processor)."""
 
     name: str

@@ -13,19 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.runtime.sampling import Sampler
+from edgeskip.runtime.sampling import TokenSampler
 from edgeskip.runtime.speculation.proposal import Proposal
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AcceptanceResult:
     """The first `accepted` drafted tokens stand; `token` comes after them."""
 
     accepted: int
     token: int
 
 
-def accept(logits: NDArray[np.float32], history: NDArray[np.int64], proposal: Proposal, sampler: Sampler) -> Outcome:
+def accept(
+    logits: NDArray[np.float32], history: NDArray[np.int64], proposal: Proposal, sampler: TokenSampler
+) -> AcceptanceResult:
     """`logits` [k + 1, vocab_size] of the whole model: row i follows `history` and the first i of k drafted tokens."""
     count = len(proposal)
     if len(logits) != count + 1:
@@ -36,8 +38,8 @@ def accept(logits: NDArray[np.float32], history: NDArray[np.int64], proposal: Pr
     for i, token in enumerate(proposal.tokens):
         other = decide(logits[i], text[: before + i], token, proposal.distributions[i], sampler)
         if other is not None:
-            return Outcome(i, other)
-    return Outcome(count, sampler.pick(logits[count], text))
+            return AcceptanceResult(i, other)
+    return AcceptanceResult(count, sampler.pick(logits[count], text))
 
 
 def _greedy(
@@ -45,7 +47,7 @@ def _greedy(
     text: NDArray[np.int64],
     drafted: int,
     q: NDArray[np.float64] | None,
-    sampler: Sampler,
+    sampler: TokenSampler,
 ) -> int | None:
     """None where `drafted` is what the model writes, else what it does write."""
     token = sampler.pick(logits, text)
@@ -57,7 +59,7 @@ def _sampled(
     text: NDArray[np.int64],
     drafted: int,
     q: NDArray[np.float64] | None,
-    sampler: Sampler,
+    sampler: TokenSampler,
 ) -> int | None:
     """None where `drafted` is accepted, else a token of the residual distribution."""
     p = sampler.distribution(logits, text)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-GRADES = 10
+CONFIDENCE_BINS = 10
 _MEMORY = 0.99  # what an observation weighs after one more of its grade: about the last hundred count
 _PRIOR_WEIGHT = 4.0  # observations that the first guess is worth
 
 
-class Reliability:
-    """Acceptance rate of drafted tokens in each of `GRADES` grades.
+class AcceptanceEstimator:
+    """Acceptance rate of drafted tokens in each of `CONFIDENCE_BINS` grades.
 
     `prior[g]` is the first guess for grade g; a drafter's own probability is one, corrected by what happens.
     """
@@ -32,19 +32,19 @@ class Reliability:
         self._offered[grade] = _MEMORY * self._offered[grade] + 1.0
 
 
-def by_confidence(agreement: float | None) -> list[float]:
+def prior_by_confidence(agreement: float | None) -> list[float]:
     """First guess for grades of the draft's own highest probability, g/GRADES … (g+1)/GRADES: that it is honest.
 
     A draft that was calibrated to agree rarely is believed less: its probabilities come from an untrained exit.
     """
     trust = 1.0 if agreement is None else min(1.0, 0.5 + agreement)
-    return [trust * (grade + 0.5) / GRADES for grade in range(GRADES)]
+    return [trust * (grade + 0.5) / CONFIDENCE_BINS for grade in range(CONFIDENCE_BINS)]
 
 
-def grade_of(confidence: float) -> int:
-    return min(GRADES - 1, int(confidence * GRADES))
+def confidence_bin(confidence: float) -> int:
+    return min(CONFIDENCE_BINS - 1, int(confidence * CONFIDENCE_BINS))
 
 
-def by_match_length() -> list[float]:
+def prior_by_match_length() -> list[float]:
     """First guess for grades of the length of the n-gram that was found before: 2 tokens rarely go on alike."""
-    return [min(0.9, 0.15 * length) for length in range(GRADES)]
+    return [min(0.9, 0.15 * length) for length in range(CONFIDENCE_BINS)]

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeskip.runtime.speculation.acceptance_estimator import Reliability
-from edgeskip.runtime.speculation.draft_length import Depth, FixedDepth, PayingDepth
-from edgeskip.runtime.speculation.latency_model import Costs, Curve
+from edgeskip.runtime.speculation.acceptance_estimator import AcceptanceEstimator
+from edgeskip.runtime.speculation.draft_length import AdaptiveDraftLength, DraftLength, FixedDraftLength
+from edgeskip.runtime.speculation.latency_model import LatencyCurve, LatencyModel
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.proposal import Proposal
 
@@ -28,7 +28,7 @@ ROUNDS_IN_A_ROW = 8  # then a plain step, so that it is never old
 
 
 @dataclass(frozen=True)
-class Arm:
+class DraftArm:
     """A drafter to choose: `which` exit of the artifact's draft, None = n-grams. `name` is for the statistics."""
 
     name: str
@@ -39,7 +39,7 @@ class Arm:
 class _State:
     """What is known of an arm: how reliable its tokens are, and tokens and seconds of its rounds."""
 
-    def __init__(self, arm: Arm, reliability: Reliability, speedup: float, plain_s: float) -> None:
+    def __init__(self, arm: DraftArm, reliability: AcceptanceEstimator, speedup: float, plain_s: float) -> None:
         self.arm = arm
         self.reliability = reliability
         self.tokens = _PRIOR_ROUNDS * speedup
@@ -62,11 +62,15 @@ class _State:
         self.seconds += _FORGET * (seconds - self.seconds)
 
 
-class Controller:
+class DraftController:
     """One session's choice; it remembers from one generation to the next."""
 
     def __init__(
-        self, arms: Sequence[Arm], reliabilities: Sequence[Reliability], policy: Speculation, costs: Costs
+        self,
+        arms: Sequence[DraftArm],
+        reliabilities: Sequence[AcceptanceEstimator],
+        policy: Speculation,
+        costs: LatencyModel,
     ) -> None:
         self._policy, self._costs = policy, costs
         self._plain_s = costs.plain
@@ -79,7 +83,7 @@ class Controller:
         }
 
     @property
-    def arms(self) -> tuple[Arm, ...]:
+    def arms(self) -> tuple[DraftArm, ...]:
         return tuple(state.arm for state in self._arms.values())
 
     @property
@@ -87,7 +91,7 @@ class Controller:
         """Seconds of a plain step, as last known."""
         return self._plain_s
 
-    def choices(self) -> Iterator[Arm]:
+    def choices(self) -> Iterator[DraftArm]:
         """Who may draft this round, to be asked in this order until one proposes something."""
         if not self._policy.auto:
             yield from self.arms
@@ -98,14 +102,14 @@ class Controller:
             if self._credit_s > 0 and (state.speedup(self._plain_s) > 1 or self._affords(state)):
                 yield state.arm
 
-    def depth(self, arm: Arm, room: int) -> Depth:
+    def depth(self, arm: DraftArm, room: int) -> DraftLength:
         """How deep `arm` may draft where `room` tokens are left."""
         policy = self._policy
         limit = min(policy.limit, room)
         if not policy.auto:
-            return FixedDepth(limit, policy.confidence if arm.which is not None else 0.0)
+            return FixedDraftLength(limit, policy.confidence if arm.which is not None else 0.0)
         model = arm.which is not None
-        return PayingDepth(
+        return AdaptiveDraftLength(
             limit,
             self._arms[arm.name].reliability,
             plain_s=self._costs.plain,
@@ -121,7 +125,7 @@ class Controller:
         self._follow(seconds / self._plain_s)
         self._earn(ALLOWED_LOSS * seconds)
 
-    def round(self, arm: Arm, proposal: Proposal, accepted: int, draft_s: float, verify_s: float) -> None:
+    def round(self, arm: DraftArm, proposal: Proposal, accepted: int, draft_s: float, verify_s: float) -> None:
         """A round was made, which gave `accepted` + 1 tokens."""
         state, seconds, drafted = self._arms[arm.name], draft_s + verify_s, len(proposal)
         for grade in proposal.grades[:accepted]:
@@ -137,7 +141,7 @@ class Controller:
             self._plain_due = 1
         self._earn(ALLOWED_LOSS * seconds + (accepted + 1) * self._plain_s - seconds)
 
-    def _predicted(self, arm: Arm, rate: float) -> float:
+    def _predicted(self, arm: DraftArm, rate: float) -> float:
         """Speed-up of the best γ where every token is accepted with the same chance (Leviathan et al., §3.3)."""
         rate = rate if arm.agreement is None else arm.agreement
         curve = self._curve(arm)
@@ -148,14 +152,14 @@ class Controller:
             best = max(best, tokens * self._costs.plain / seconds)
         return best
 
-    def _draft_s(self, arm: Arm) -> float:
+    def _draft_s(self, arm: DraftArm) -> float:
         return 0.0 if arm.which is None else self._costs.draft[arm.which]
 
-    def _row_s(self, arm: Arm) -> float:
+    def _row_s(self, arm: DraftArm) -> float:
         """One token more to verify. Where measuring says it costs more than a step of its own, noise said so."""
         return min(self._curve(arm).slope(2), self._costs.plain)
 
-    def _curve(self, arm: Arm) -> Curve:
+    def _curve(self, arm: DraftArm) -> LatencyCurve:
         return self._costs.verify if arm.which is not None and self._costs.verify else self._costs.step
 
     def _rank(self, state: _State) -> float:

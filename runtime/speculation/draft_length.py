@@ -7,10 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgeskip.runtime.speculation.acceptance_estimator import Reliability
+from edgeskip.runtime.speculation.acceptance_estimator import AcceptanceEstimator
 
 
-class Depth(Protocol):
+class DraftLength(Protocol):
     """Asked once for every token before it is drawn. One object serves one round."""
 
     needs_confidence: bool
@@ -23,7 +23,7 @@ class Depth(Protocol):
 
 
 @dataclass
-class FixedDepth:
+class FixedDraftLength:
     """γ tokens, fewer where the confidence falls below a threshold."""
 
     limit: int
@@ -44,13 +44,13 @@ class FixedDepth:
 
 
 @dataclass
-class PayingDepth:
+class AdaptiveDraftLength:
     """As many tokens as pay: one more costs `row_s` to verify (and `draft_s` to draft) and saves `plain_s` if it and
     all before it are accepted. A `trial` keeps its first token, where that is sure enough for the user, whatever is
     expected of it: what is never tried never gets another chance."""
 
     limit: int
-    reliability: Reliability
+    reliability: AcceptanceEstimator
     plain_s: float
     draft_s: float
     row_s: float

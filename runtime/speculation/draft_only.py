@@ -9,13 +9,12 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK, History, prefill
+from edgeskip.runtime.decoding.autoregressive import History
 from edgeskip.runtime.engines.interface import DraftingEngine
-from edgeskip.runtime.generation import FinishReason, Strategy
-from edgeskip.runtime.online import OnlineStats
-from edgeskip.runtime.sampling import Sampler
+from edgeskip.runtime.engines.prefill import PREFILL_CHUNK, prefill
+from edgeskip.runtime.generation import FinishReason, OnlineStats, SpeculationStats, Strategy
+from edgeskip.runtime.sampling import TokenSampler
 from edgeskip.runtime.speculation.drafters import highest_probability
-from edgeskip.runtime.speculation.statistics import SpeculationStats
 
 # Tokens that may wait for the whole model at once: it gives a row of logits for each, vocabulary-wide.
 MOST_WAITING = 64
@@ -49,7 +48,7 @@ class DraftOnlyDecoding:
         self,
         logits: NDArray[np.float32],
         history: History,
-        sampler: Sampler,
+        sampler: TokenSampler,
         *,
         max_tokens: int | None,
         end_tokens: frozenset[int],

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.runtime.engines.interface import DraftingEngine
-from edgeskip.runtime.sampling import Sampler
-from edgeskip.runtime.speculation.acceptance_estimator import GRADES, grade_of
-from edgeskip.runtime.speculation.draft_length import Depth
+from edgeskip.runtime.sampling import TokenSampler
+from edgeskip.runtime.speculation.acceptance_estimator import CONFIDENCE_BINS, confidence_bin
+from edgeskip.runtime.speculation.draft_length import DraftLength
 from edgeskip.runtime.speculation.proposal import Proposal
 
 SHORTEST_NGRAM = 2
@@ -19,14 +19,14 @@ SHORTEST_NGRAM = 2
 class Drafter(Protocol):
     """Proposes tokens after a text whose last token has not run yet."""
 
-    def propose(self, text: NDArray[np.int64], depth: Depth) -> Proposal:
+    def propose(self, text: NDArray[np.int64], depth: DraftLength) -> Proposal:
         """`text` int64 [n], n ≥ 1: prompt and generated tokens. Each text of one drafter extends the one before."""
 
 
 class ModelDrafter:
     """One exit (or the skip plan) of the artifact; leaves what it ran in the engine, to be verified or truncated."""
 
-    def __init__(self, engine: DraftingEngine, sampler: Sampler, which: int = 0) -> None:
+    def __init__(self, engine: DraftingEngine, sampler: TokenSampler, which: int = 0) -> None:
         self._engine, self._sampler, self._which = engine, sampler, which
         self._ids = engine.draft_tokens
         # Sampling and penalties look tokens up by their id, so a trimmed head's logits go into a whole row.
@@ -34,13 +34,13 @@ class ModelDrafter:
         # Where only the likeliest token counts, the columns can stay as they are.
         self._plain = sampler.policy.greedy and sampler.policy.repetition_penalty == 1
 
-    def propose(self, text: NDArray[np.int64], depth: Depth) -> Proposal:
+    def propose(self, text: NDArray[np.int64], depth: DraftLength) -> Proposal:
         proposal = Proposal()
         feed = text[-1:]
         while depth.goes_on():
             logits = self._engine.draft(feed, which=self._which)[0]
             confidence = highest_probability(logits) if depth.needs_confidence else 1.0
-            grade = grade_of(confidence)
+            grade = confidence_bin(confidence)
             if not depth.keeps(confidence, grade):
                 break
             token, distribution = self._pick(logits, text, proposal)
@@ -77,13 +77,13 @@ class NgramDrafter:
         self._after: dict[tuple[int, ...], int] = {}
         self._tokens: list[int] = []
 
-    def propose(self, text: NDArray[np.int64], depth: Depth) -> Proposal:
+    def propose(self, text: NDArray[np.int64], depth: DraftLength) -> Proposal:
         self._read(text)
         proposal = Proposal()
         start, length = self._find()
         if start is None:
             return proposal
-        grade = min(GRADES - 1, length)
+        grade = min(CONFIDENCE_BINS - 1, length)
         while depth.goes_on() and depth.keeps(1.0, grade):
             at = start + len(proposal)
             # Beyond the end of the text the copy goes on with itself: a loop is continued as a loop.

@@ -20,7 +20,7 @@ _TOKEN = 0  # any: no kernel here works longer on one token than on another
 
 
 @dataclass(frozen=True)
-class Curve:
+class LatencyCurve:
     """Seconds by number of tokens, straight between the measured points."""
 
     tokens: tuple[int, ...]
@@ -41,19 +41,19 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Costs:
+class LatencyModel:
     """Seconds of everything a round is made of, at a short context."""
 
-    step: Curve  # the whole model over n tokens nobody drafted; of one = a plain decode step
+    step: LatencyCurve  # the whole model over n tokens nobody drafted; of one = a plain decode step
     draft: tuple[float, ...] = ()  # one draft step, by exit
-    verify: Curve | None = None  # after k drafted tokens, the last of which has not run: k + 1 rows
+    verify: LatencyCurve | None = None  # after k drafted tokens, the last of which has not run: k + 1 rows
 
     @property
     def plain(self) -> float:
         return self.step.seconds[0]
 
 
-def measure_costs(engine: Engine, drafting: DraftingEngine | None) -> Costs:
+def measure_latencies(engine: Engine, drafting: DraftingEngine | None) -> LatencyModel:
     """Runs the engine on a few tokens of no meaning and empties it again; about 60 plain steps' time, 1 s at most.
 
     Every figure is the least of several rounds in which all are measured in turn: what else runs only ever adds.
@@ -86,15 +86,15 @@ def measure_costs(engine: Engine, drafting: DraftingEngine | None) -> Costs:
             engine.truncate(context)
     engine.truncate(0)
     seconds = {name: min(found[1:] or found) for name, found in times.items()}
-    return Costs(
+    return LatencyModel(
         step=_curve(seconds, "step", rows),
         draft=tuple(seconds["draft", which] for which in range(drafting.drafts)) if drafting else (),
         verify=_curve(seconds, "verify", rows) if drafting else None,
     )
 
 
-def _curve(seconds: dict[tuple[str, int], float], kind: str, rows: Sequence[int]) -> Curve:
-    return Curve(tuple(rows), tuple(seconds[kind, n] for n in rows))
+def _curve(seconds: dict[tuple[str, int], float], kind: str, rows: Sequence[int]) -> LatencyCurve:
+    return LatencyCurve(tuple(rows), tuple(seconds[kind, n] for n in rows))
 
 
 def _tokens(count: int) -> NDArray[np.int64]:

@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from edgeskip.runtime.decoding.autoregressive import History
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine
 from edgeskip.runtime.generation import FinishReason
-from edgeskip.runtime.sampling import Sampler
+from edgeskip.runtime.sampling import TokenSampler
 from edgeskip.runtime.speculation.acceptance import accept
-from edgeskip.runtime.speculation.controller import Arm, Controller
+from edgeskip.runtime.speculation.controller import DraftArm, DraftController
 from edgeskip.runtime.speculation.drafters import Drafter
 from edgeskip.runtime.speculation.proposal import Proposal
-from edgeskip.runtime.speculation.statistics import Recorder
+from edgeskip.runtime.speculation.statistics import SpeculationRecorder
 
 
-def decode_speculatively(
+def speculative_decode(
     engine: Engine,
     drafting: DraftingEngine | None,
     logits: NDArray[np.float32],
     history: History,
-    sampler: Sampler,
+    sampler: TokenSampler,
     drafters: Mapping[str, Drafter],
-    controller: Controller,
-    recorder: Recorder,
+    controller: DraftController,
+    recorder: SpeculationRecorder,
     *,
     max_tokens: int | None,
     end_tokens: frozenset[int],
@@ -74,9 +74,9 @@ def _draft(
     drafting: DraftingEngine | None,
     history: History,
     drafters: Mapping[str, Drafter],
-    controller: Controller,
+    controller: DraftController,
     room: int,
-) -> tuple[Arm | None, Proposal, float]:
+) -> tuple[DraftArm | None, Proposal, float]:
     """The round's drafter (None = a plain step), what it proposes, and the seconds that took."""
     begin = time.perf_counter()
     for arm in controller.choices() if room > 0 else ():

@@ -9,19 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.decoding.autoregressive import History, prefill
+from edgeskip.runtime.decoding.autoregressive import History
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine
-from edgeskip.runtime.generation import FinishReason, Strategy
-from edgeskip.runtime.online import OnlineStats
-from edgeskip.runtime.sampling import Sampler
-from edgeskip.runtime.speculation.acceptance_estimator import Reliability, by_confidence, by_match_length
-from edgeskip.runtime.speculation.controller import Arm, Controller
+from edgeskip.runtime.engines.prefill import prefill
+from edgeskip.runtime.generation import FinishReason, OnlineStats, SpeculationStats, Strategy
+from edgeskip.runtime.sampling import TokenSampler
+from edgeskip.runtime.speculation.acceptance_estimator import (
+    AcceptanceEstimator,
+    prior_by_confidence,
+    prior_by_match_length,
+)
+from edgeskip.runtime.speculation.controller import DraftArm, DraftController
 from edgeskip.runtime.speculation.draft_only import DraftOnlyDecoding
 from edgeskip.runtime.speculation.drafters import Drafter, ModelDrafter, NgramDrafter
-from edgeskip.runtime.speculation.latency_model import Costs, measure_costs
-from edgeskip.runtime.speculation.loop import decode_speculatively
+from edgeskip.runtime.speculation.latency_model import LatencyModel, measure_latencies
+from edgeskip.runtime.speculation.loop import speculative_decode
 from edgeskip.runtime.speculation.policy import Speculation
-from edgeskip.runtime.speculation.statistics import Recorder, SpeculationStats
+from edgeskip.runtime.speculation.statistics import SpeculationRecorder
 
 NGRAM = "ngram"
 FAIR_STEPS = 8  # plain steps of one generation whose mean is a better figure than the one measured before it
@@ -41,27 +45,31 @@ class Speculator:
 
     def __init__(self, engine: Engine, drafting: DraftingEngine | None, drafts: tuple[DraftInfo, ...]) -> None:
         self._engine, self._drafting, self._drafts = engine, drafting, drafts
-        self._costs: Costs | None = None
-        self._controllers: dict[Speculation, Controller] = {}
+        self._costs: LatencyModel | None = None
+        self._controllers: dict[Speculation, DraftController] = {}
 
     @property
     def drafts(self) -> tuple[DraftInfo, ...]:
         """The artifact's own drafts, the cheapest first; () where only n-grams can draft."""
         return self._drafts
 
-    def costs(self) -> Costs:
+    def costs(self) -> LatencyModel:
         """Seconds of drafting and verifying here; the first call runs the engine, which is empty afterwards."""
         if self._costs is None:
-            self._costs = measure_costs(self._engine, self._drafting)
+            self._costs = measure_latencies(self._engine, self._drafting)
         return self._costs
 
-    def decoding(self, policy: Speculation, sampler: Sampler) -> SpeculativeDecoding:
+    def decoding(self, policy: Speculation, sampler: TokenSampler) -> SpeculativeDecoding:
         """For one generation. EdgeSkipError where the artifact has not what `policy` asks for."""
         arms = self._arms(policy)
         costs = self.costs()
         if policy not in self._controllers:
-            priors = [by_match_length() if arm.which is None else by_confidence(arm.agreement) for arm in arms]
-            self._controllers[policy] = Controller(arms, [Reliability(prior) for prior in priors], policy, costs)
+            priors = [
+                prior_by_match_length() if arm.which is None else prior_by_confidence(arm.agreement) for arm in arms
+            ]
+            self._controllers[policy] = DraftController(
+                arms, [AcceptanceEstimator(prior) for prior in priors], policy, costs
+            )
         controller = self._controllers[policy]
         drafters: dict[str, Drafter] = {}
         for arm in controller.arms:
@@ -77,16 +85,16 @@ class Speculator:
             raise EdgeSkipError(f"draft-only needs a draft, which this artifact has not: {_HOW_TO_EXPORT}")
         return DraftOnlyDecoding(self._drafting, self._which(policy) or 0, policy.confidence)
 
-    def _arms(self, policy: Speculation) -> list[Arm]:
+    def _arms(self, policy: Speculation) -> list[DraftArm]:
         drafter = policy.drafter or ("mixed" if policy.auto else "model" if self._drafts else "ngram")
         if drafter == "model" and not self._drafts:
             raise EdgeSkipError(f"this artifact has no draft of its own: use the drafter ngram, or {_HOW_TO_EXPORT}")
-        arms = [] if drafter == "model" else [Arm(NGRAM, None)]
+        arms = [] if drafter == "model" else [DraftArm(NGRAM, None)]
         if drafter == "ngram":
             return arms
         chosen = self._which(policy)
         every = range(len(self._drafts)) if policy.auto and chosen is None else [chosen or 0][: len(self._drafts)]
-        return arms + [Arm(self._drafts[i].name, i, self._drafts[i].agreement) for i in every]
+        return arms + [DraftArm(self._drafts[i].name, i, self._drafts[i].agreement) for i in every]
 
     def _which(self, policy: Speculation) -> int | None:
         """Index of the exit the policy names, None where it names none."""
@@ -110,11 +118,11 @@ class SpeculativeDecoding:
         engine: Engine,
         drafting: DraftingEngine | None,
         drafters: dict[str, Drafter],
-        controller: Controller,
+        controller: DraftController,
     ) -> None:
         self._engine, self._drafting, self._drafters = engine, drafting, drafters
         self._controller = controller
-        self.recorder = Recorder()
+        self.recorder = SpeculationRecorder()
 
     @property
     def strategy(self) -> Strategy:
@@ -127,12 +135,12 @@ class SpeculativeDecoding:
         self,
         logits: NDArray[np.float32],
         history: History,
-        sampler: Sampler,
+        sampler: TokenSampler,
         *,
         max_tokens: int | None,
         end_tokens: frozenset[int],
     ) -> Generator[int, None, FinishReason]:
-        return decode_speculatively(
+        return speculative_decode(
             self._engine,
             self._drafting,
             logits,

@@ -4,31 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class SpeculationStats:
-    """Counts and times of one generation. A round is a draft and its verification; other steps are plain."""
-
-    rounds: int
-    plain_steps: int
-    drafted: int  # tokens proposed
-    accepted: int  # of them, those the whole model agreed to
-    acceptance_rate: float  # accepted / drafted; 0 where nothing was drafted
-    acceptance_per_position: tuple[float, ...]  # share accepted of the i-th tokens proposed
-    mean_accepted_length: float  # accepted tokens per round; each round gives one token more
-    drafts: dict[str, tuple[int, int, int]]  # drafter → (rounds, drafted, accepted)
-    draft_s: float
-    verify_s: float
-    plain_s: float  # in plain steps
-    overhead_s: float  # decode_s that is none of the three: acceptance, sampling, text, choice of the drafter
-    # Of plain decoding of this artifact, measured: by this generation's plain steps, or where these are few by steps
-    # before it, corrected by how fast the device has been since.
-    plain_tokens_per_s: float
-    speedup: float  # decode tokens/s over that; 0 where nothing was decoded
+from edgeskip.runtime.generation import SpeculationStats
 
 
 @dataclass
-class Recorder:
+class SpeculationRecorder:
     """Counts while a generation runs."""
 
     plain_steps: int = 0

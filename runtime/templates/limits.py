@@ -42,7 +42,7 @@ class TemplateLimitError(EdgeSkipError):
     """A template asks for more than it may."""
 
 
-class Meter:
+class TemplateMeter:
     """Counts one rendering. Every method that refuses raises a TemplateLimitError."""
 
     def __init__(self, limits: TemplateLimits, values: Mapping[str, Any]) -> None:
@@ -152,7 +152,7 @@ class Meter:
 class Buffer(list[str]):
     """A list of pieces of output that is weighed as it grows; `jinja2` appends to it and joins it."""
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: TemplateMeter) -> None:
         super().__init__()
         self._meter, self._length = meter, 0
 

@@ -16,7 +16,7 @@ from jinja2.filters import make_attrgetter
 from jinja2.sandbox import SandboxedEscapeFormatter, SandboxedFormatter
 from markupsafe import Markup, soft_str
 
-from edgeskip.runtime.templates.limits import Meter
+from edgeskip.runtime.templates.limits import TemplateMeter
 
 _PLAIN_METHODS: dict[type, frozenset[str]] = {
     str: frozenset(
@@ -98,7 +98,7 @@ _WHOLE_FILTERS = frozenset(("list", "sort", "unique", "groupby", "min", "max", "
 # Operators
 
 
-def check_operator(meter: Meter, operator: str, left: Any, right: Any) -> None:
+def check_operator(meter: TemplateMeter, operator: str, left: Any, right: Any) -> None:
     """Refuse an operation whose result would be too large."""
     meter.tick()
     if operator == "+":
@@ -119,12 +119,12 @@ def check_operator(meter: Meter, operator: str, left: Any, right: Any) -> None:
         check_printf(meter, left, right)
 
 
-def _number(meter: Meter, bits: int) -> None:
+def _number(meter: TemplateMeter, bits: int) -> None:
     if bits > meter.limits.number_bits + 64:
         meter.refuse(f"computes a number of more than {meter.limits.number_bits} bits")
 
 
-def check_printf(meter: Meter, form: str, values: Any) -> None:
+def check_printf(meter: TemplateMeter, form: str, values: Any) -> None:
     """Refuse `form % values` with wide fields, or so many of them that the result is too large."""
     fields = 0
     for field in _PRINTF.finditer(form):
@@ -142,7 +142,7 @@ def check_printf(meter: Meter, form: str, values: Any) -> None:
 # Methods
 
 
-def check_method(meter: Meter, owner: Any, name: str, arguments: list[Any], named: Mapping[str, Any]) -> bool:
+def check_method(meter: TemplateMeter, owner: Any, name: str, arguments: list[Any], named: Mapping[str, Any]) -> bool:
     """Refuse a call that grows too large; returns False for a method that templates may not call at all.
 
     `arguments` is changed where an iterator has to be read to be weighed.
@@ -177,13 +177,13 @@ def _whole(arguments: Sequence[Any], otherwise: Any) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _search(meter: Meter, text: str, needles: Sequence[Any]) -> None:
+def _search(meter: TemplateMeter, text: str, needles: Sequence[Any]) -> None:
     for needle in needles:
         if isinstance(needle, str) and len(needle) * len(text) > meter.limits.search:
             meter.refuse("searches for too long a text")
 
 
-def _replacing(meter: Meter, text: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> None:
+def _replacing(meter: TemplateMeter, text: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> None:
     old, new = (arguments[n] if n < len(arguments) else named.get(key) for n, key in enumerate(("old", "new")))
     if not isinstance(old, str) or not isinstance(new, str):
         return
@@ -218,7 +218,7 @@ class _Fields:
     _length = 0
 
     def format_field(self, value: Any, format_spec: str) -> Any:
-        meter: Meter = self._env.meter
+        meter: TemplateMeter = self._env.meter
         meter.tick()
         if any(len(size) > 4 or int(size) > meter.limits.width for size in re.findall(r"\d+", format_spec)):
             meter.refuse(f"formats a field wider than {meter.limits.width} characters")
@@ -248,7 +248,7 @@ def limited_filter(name: str, function: Callable[..., Any], environment: Any) ->
 
     @functools.wraps(function)
     def limited(*args: Any, **kwargs: Any) -> Any:
-        meter: Meter = environment.meter
+        meter: TemplateMeter = environment.meter
         meter.tick()
         arguments = list(args)
         if prepare is not None:
@@ -259,18 +259,18 @@ def limited_filter(name: str, function: Callable[..., Any], environment: Any) ->
     return limited
 
 
-def _lazy(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _lazy(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     return meter.iterate(value) if isinstance(value, Iterable) and value else value
 
 
-def _whole_list(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _whole_list(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     for number in (*rest, *named.values()):  # how many lists, how long each
         if isinstance(number, int) and abs(number) > 100_000:
             meter.refuse("makes more than 100,000 parts of a list")
     return meter.collect(value) if isinstance(value, Iterable) else value
 
 
-def _join(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _join(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     if not isinstance(value, Iterable):
         return value
     items = meter.collect(value)
@@ -279,7 +279,7 @@ def _join(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -
     return items
 
 
-def _small(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _small(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     everything = [value, *rest, *named.values()]
     if sum(map(meter.weight, everything)) > _SMALL:
         meter.refuse(f"gives a filter more than {_SMALL:,} characters")
@@ -292,12 +292,12 @@ def _text(value: Any) -> str:
     return soft_str(value)
 
 
-def _center(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _center(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     meter.room(_whole(rest[:1], named.get("width")))
     return value
 
 
-def _indent(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _indent(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     width = rest[0] if rest else named.get("width", 4)
     size = len(width) if isinstance(width, str) else width if isinstance(width, int) else 0
     text = _text(value)
@@ -307,7 +307,7 @@ def _indent(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any])
     return value
 
 
-def _replace(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _replace(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     old, new = (_text(one) for one in (*rest, named.get("old", ""), named.get("new", ""))[:2])
     # Of escaped text all three are escaped first, up to five times as long.
     factor = 6 if any(hasattr(one, "__html__") for one in (value, *rest)) else 1
@@ -315,34 +315,34 @@ def _replace(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]
     return value
 
 
-def _format(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _format(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     check_printf(meter, _text(value), dict(named) if named else tuple(rest))
     return value
 
 
-def _round(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _round(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     if abs(_whole(rest[:1], named.get("precision"))) > 300:
         meter.refuse("rounds to more than 300 digits")
     return value
 
 
-def _int(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _int(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     if isinstance(value, str) and len(value) > 1200:
         meter.refuse(f"computes a number of more than {meter.limits.number_bits} bits")
     return value
 
 
-def _trim(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _trim(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     _search(meter, _text(value), [*rest[:1], named.get("chars")])
     return value
 
 
-def _title(meter: Meter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
+def _title(meter: TemplateMeter, value: Any, rest: list[Any], named: Mapping[str, Any]) -> Any:
     meter.room(4 * len(_text(value)))  # cut into words
     return value
 
 
-_PREPARE: dict[str, Callable[[Meter, Any, list[Any], Mapping[str, Any]], Any]] = {
+_PREPARE: dict[str, Callable[[TemplateMeter, Any, list[Any], Mapping[str, Any]], Any]] = {
     **{"join": _join, "center": _center, "indent": _indent, "replace": _replace, "format": _format},
     **{"round": _round, "int": _int, "trim": _trim, "title": _title, "wordcount": _title},
 }
@@ -350,7 +350,7 @@ _PREPARE: dict[str, Callable[[Meter, Any, list[Any], Mapping[str, Any]], Any]] =
 
 def limited_sum(environment: Any, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
     """jinja2's `sum`, adding by the checked operator: lists and tuples can be added too."""
-    meter: Meter = environment.meter
+    meter: TemplateMeter = environment.meter
     values: Iterable[Any] = iterable
     if attribute is not None:
         values = map(make_attrgetter(environment, attribute), iterable)
@@ -372,7 +372,7 @@ def limited_tojson(
     sort_keys: bool = False,
 ) -> str:
     """transformers' `tojson`: no HTML is escaped. Indented text is weighed as it is made."""
-    meter: Meter = environment.meter
+    meter: TemplateMeter = environment.meter
     meter.tick()
     wide = indent if isinstance(indent, int) else len(indent) if isinstance(indent, str) else 0
     if wide > 64 or any(isinstance(one, str) and len(one) > 64 for one in separators or ()):

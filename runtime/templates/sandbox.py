@@ -23,7 +23,7 @@ from jinja2.runtime import BlockReference, Context, LoopContext, Macro, Undefine
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Cycler, Joiner, Namespace, pass_environment, pass_eval_context
 
-from edgeskip.runtime.templates.limits import Buffer, Meter, TemplateLimitError, TemplateLimits
+from edgeskip.runtime.templates.limits import Buffer, TemplateLimitError, TemplateLimits, TemplateMeter
 from edgeskip.runtime.templates.operations import (
     LimitedFormat,
     check_method,
@@ -80,7 +80,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             finalize=self._printed,
         )
         self.limits = limits
-        self.meter = Meter(limits, {})
+        self.meter = TemplateMeter(limits, {})
         functions: dict[str, Callable[..., Any]] = {
             "range": safe_range,
             "dict": self._dict,
@@ -120,7 +120,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         for expression in _constants(self.parse(source)):
             body = nodes.Template([nodes.Output([expression], lineno=1)], lineno=1)
             body.set_environment(self)
-            self.meter = Meter(self.limits, {})
+            self.meter = TemplateMeter(self.limits, {})
             try:
                 self.from_string(body).render()  # from_string compiles a tree as well
             except TemplateLimitError:

@@ -27,7 +27,7 @@ from edgeskip.models.source import ModelSource, open_model
 from edgeskip.models.torch_reference.skipping import skipped
 from edgeskip.planning.planner import resolve
 from edgeskip.profiles.exit_adapter import ExitAdapter
-from edgeskip.runtime.engines.llamacpp.split import SplitEngine
+from edgeskip.runtime.engines.llamacpp.split import LlamaCppSplitEngine
 from edgeskip.runtime.loader import open_artifact
 
 EXIT, SIZE = 2, 40
@@ -65,7 +65,7 @@ def expected_draft(case: Case, path: Path, layer: int, adapter: ExitAdapter, ski
         return torch_logits(model, TOKENS)
 
 
-def drafted(engine: SplitEngine) -> Any:
+def drafted(engine: LlamaCppSplitEngine) -> Any:
     """Draft logits of every token: one by one, and of the second half those of drafts that begin after a prefill and
     plain steps, which fill the block's cache as well."""
     engine.truncate(0)
@@ -82,9 +82,9 @@ def drafted(engine: SplitEngine) -> Any:
     return rows
 
 
-def opened(file: GgufFile) -> SplitEngine:
+def opened(file: GgufFile) -> LlamaCppSplitEngine:
     engine = open_artifact(file.path, threads=1).engine
-    assert isinstance(engine, SplitEngine)
+    assert isinstance(engine, LlamaCppSplitEngine)
     return engine
 
 

@@ -37,7 +37,7 @@ from edgeskip.models.source import ModelSource, open_model
 from edgeskip.models.torch_reference.load import load_torch_model
 from edgeskip.models.torch_reference.skipping import skipped
 from edgeskip.planning.planner import resolve
-from edgeskip.runtime.engines.llamacpp.split import SplitEngine
+from edgeskip.runtime.engines.llamacpp.split import LlamaCppSplitEngine
 
 SKIP = ("attn.0", "ffn.1", "attn.2")
 
@@ -168,7 +168,7 @@ def test_a_pair_is_the_whole_to_the_bit(source: ModelSource, out: Path, precisio
     """Oracle: the whole file in the same llama.cpp. "cut": sublayers are skipped on both sides of the exit layer."""
     (whole,) = export(source, out, precision, skip=skip, policy=UNCHECKED)
     first, rest = export(source, out, precision, skip=skip, exit_layer=2, policy=UNCHECKED)
-    pair = SplitEngine(first.path, rest.path, threads=1)
+    pair = LlamaCppSplitEngine(first.path, rest.path, threads=1)
     engine = engine_over(whole.path)
     np.testing.assert_array_equal(in_one_prefill(pair), in_one_prefill(engine))
     np.testing.assert_array_equal(in_steps(pair), in_steps(engine))
@@ -180,7 +180,7 @@ def test_a_kept_pair_is_the_whole_to_the_bit(tmp_path: Path, out: Path, untied: 
     source = open_model(str(path))
     (whole,) = export(source, out, "keep", skip=SKIP, policy=UNCHECKED)
     first, rest = export(source, out, "keep", skip=SKIP, exit_layer=1, policy=UNCHECKED)
-    pair = SplitEngine(first.path, rest.path, threads=1)
+    pair = LlamaCppSplitEngine(first.path, rest.path, threads=1)
     np.testing.assert_array_equal(in_one_prefill(pair), in_one_prefill(engine_over(whole.path)))
 
 

@@ -35,7 +35,7 @@ from edgeskip.profiles.schema import ExitStatistics, Profile
 from edgeskip.profiles.vectors import Vectors
 from edgeskip.runtime.engines.interface import DraftingEngine
 from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
-from edgeskip.runtime.engines.llamacpp.split import SplitEngine
+from edgeskip.runtime.engines.llamacpp.split import LlamaCppSplitEngine
 from edgeskip.runtime.engines.pair import PairEngine
 
 EXIT, SIZE = 2, 40
@@ -98,7 +98,7 @@ def expected_draft(source: ModelSource, skip: tuple[str, ...] = (), *, mapped: b
 
 def drafted(engine: Any) -> NDArray[np.float32]:
     """Draft logits of every token, in steps of one; several at once first where they lead to the same."""
-    assert isinstance(engine, SplitEngine | PairEngine)
+    assert isinstance(engine, LlamaCppSplitEngine | PairEngine)
     drafting: DraftingEngine = engine
     drafting.truncate(0)
     rows = [drafting.draft(TOKENS[n : n + 1]).copy() for n in range(len(TOKENS))]
@@ -123,7 +123,7 @@ def test_a_map_is_folded_into_the_first_files_own_head(source: ModelSource, out:
     assert record.reference.endswith("LlamaForCausalLM, same plan by hooks, exit map, float32")
     assert (rest.manifest.head, rest.manifest.verification, rest.manifest.draft_verification) == (None, both, None)
     expected = expected_draft(source, skip, mapped=True)
-    pair = SplitEngine(first.path, rest.path, threads=1)
+    pair = LlamaCppSplitEngine(first.path, rest.path, threads=1)
     for logits in (in_steps(engine_over(first.path)), drafted(pair)):
         assert compare(expected, logits)[1] < 1e-4
     assert compare(expected, expected_draft(source, skip, mapped=False))[1] > 0.01
@@ -154,7 +154,7 @@ def test_a_trimmed_head_lies_beside(source: ModelSource, out: Path, ridge: float
     ends = {source.generation_config.get("eos_token_id", source.config.get("eos_token_id"))}
     with edgeskip.load(first.path, threads=1) as session:
         engine = session.engine
-        assert isinstance(engine, SplitEngine)
+        assert isinstance(engine, LlamaCppSplitEngine)
         tokens = engine.draft_tokens
         assert tokens is not None
         assert len(tokens) == SIZE
@@ -216,7 +216,7 @@ def test_what_a_folded_head_becomes_beside_kept_blocks(tmp_path: Path, out: Path
     tensors = {tensor.name: tensor.data.tobytes() for tensor in gguf.GGUFReader(first.path).tensors}
     assert tensors["token_embd.weight"] == before["token_embd.weight"]
     assert tensors["blk.1.ffn_up.weight"] == before["blk.1.ffn_up.weight"]
-    pair = SplitEngine(first.path, rest.path, threads=1)
+    pair = LlamaCppSplitEngine(first.path, rest.path, threads=1)
     np.testing.assert_array_equal(in_one_prefill(pair), in_one_prefill(engine_over(path)))
     if kind == "Q4_1":
         record = first.manifest.draft_verification

@@ -31,7 +31,7 @@ from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
 from edgeskip.runtime.engines.llamacpp.handover import LlamaCppHandoverEngine
 from edgeskip.runtime.engines.llamacpp.model import LlamaModel
 from edgeskip.runtime.online import Online
-from edgeskip.runtime.sampling import Sampler, Sampling
+from edgeskip.runtime.sampling import Sampling, TokenSampler
 from edgeskip.runtime.session import load
 
 PROMPT = np.array([(7 * i * i + 3 * i) % 300 + 2 for i in range(24)], dtype=np.int64)
@@ -240,7 +240,7 @@ def test_a_generation_that_is_given_up_leaves_the_engine_usable(source: ModelSou
         engine = session.engine
         assert isinstance(engine, HandoverEngine)
         decoding = HandoverDecoding(engine, 2, ("ffn.2",))
-        history, sampler = History(PROMPT), Sampler(Sampling())
+        history, sampler = History(PROMPT), TokenSampler(Sampling())
         engine.truncate(0)
         tokens = decoding.decode(decoding.prefill(PROMPT), history, sampler, max_tokens=None, end_tokens=frozenset())
         for _ in range(5):

@@ -337,6 +337,7 @@ def _run(folder: Path) -> None:
 
 def _forked_trials() -> None:
     from edgeskip.runtime.engines.llamacpp import trial as llamacpp_trial
+    from edgeskip.runtime.engines.llamacpp import trial_child
 
     os.environ["GGML_NO_BACKTRACE"] = "1"
 
@@ -349,7 +350,7 @@ def _forked_trials() -> None:
             said = io.StringIO()
             try:
                 with redirect_stdout(os.fdopen(out, "w", buffering=1)), redirect_stderr(said):
-                    code = llamacpp_trial._main(provider, size, path)
+                    code = trial_child.main(provider, size, path)
                     sys.stdout.flush()
             except BaseException:
                 code = 1
@@ -362,7 +363,7 @@ def _forked_trials() -> None:
         _, status = os.waitpid(child, 0)
         return subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(status), stdout.decode(), "")
 
-    llamacpp_trial._spawn = fork
+    llamacpp_trial.run_child = fork
     llamacpp_trial._mark = lambda files, provider: None  # nothing is remembered
 
 

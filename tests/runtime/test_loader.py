@@ -24,7 +24,7 @@ from edgeskip.core.plan import Label
 from edgeskip.profiles.schema import ModelRecord
 from edgeskip.runtime.detokenizer import TextDecoder
 from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
-from edgeskip.runtime.engines.llamacpp.split import SplitEngine
+from edgeskip.runtime.engines.llamacpp.split import LlamaCppSplitEngine
 
 PROMPT = [5, 80, 33, 12, 200]
 COMMAND = [sys.executable, "-m", "edgeskip", "run"]
@@ -117,7 +117,7 @@ def test_our_files_say_what_they_are(folder: Path) -> None:
 def test_the_first_half_runs_with_the_rest_beside_it(folder: Path) -> None:
     """Oracle: the whole file, to the bit; together they are the dense model, not a draft."""
     session = edgeskip.load(folder / "first.gguf", threads=1)
-    assert isinstance(session.engine, SplitEngine)
+    assert isinstance(session.engine, LlamaCppSplitEngine)
     assert session.label == "dense"
     whole = edgeskip.load(folder / "stock.gguf", threads=1)
     np.testing.assert_array_equal(session.logits(PROMPT), whole.logits(PROMPT))

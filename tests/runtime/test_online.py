@@ -174,7 +174,7 @@ def test_means_are_of_the_window(folder: Path) -> None:
     engine = edgeskip.load(folder, threads=1).engine
     record = read_manifest(folder).online
     from edgeskip.runtime.decoding.autoregressive import History
-    from edgeskip.runtime.sampling import Sampler
+    from edgeskip.runtime.sampling import TokenSampler
 
     prompt = np.array(PROMPT, np.int64)
     found = []
@@ -182,7 +182,7 @@ def test_means_are_of_the_window(folder: Path) -> None:
         decoding = online_decoding(engine, policy, record)
         engine.truncate(0)
         logits = decoding.prefill(prompt)
-        list(decoding.decode(logits, History(prompt), Sampler(Sampling()), max_tokens=12, end_tokens=frozenset()))
+        list(decoding.decode(logits, History(prompt), TokenSampler(Sampling()), max_tokens=12, end_tokens=frozenset()))
         found.append(decoding)
     similarity, ratio = found[0].measured
     assert similarity.shape == ratio.shape == (11, 4)

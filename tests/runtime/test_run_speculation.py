@@ -124,18 +124,18 @@ def test_nothing_drafted_is_not_said_to_be_slow(tiny_artifact):
 
 
 def test_a_draft_alone_is_never_said_to_follow_the_models_distribution(tiny_artifact):
-    from edgeskip.runtime.comparison import Comparison
+    from edgeskip.runtime.comparison import DecodingComparison
 
     with edgeskip.load(tiny_artifact.folder, threads=1) as session:
         one = session.generate([1, 2], max_tokens=3)
     alone = dataclasses.replace(one, strategy="draft-only", label="draft-only")
-    assert verdict(Comparison(one, alone, False, None)).startswith("the draft's own text, not verified")
+    assert verdict(DecodingComparison(one, alone, False, None)).startswith("the draft's own text, not verified")
 
 
 def test_the_verdict_on_texts_that_part(tiny_artifact):
-    from edgeskip.runtime.comparison import Comparison, Difference
+    from edgeskip.runtime.comparison import DecodingComparison, TokenDifference
 
     with edgeskip.load(tiny_artifact.folder, threads=1) as session:
         one = session.generate([1, 2], max_tokens=3)
-    assert "rounding decides" in verdict(Comparison(one, one, True, Difference(2, 1e-5)))
-    assert "more than rounding" in verdict(Comparison(one, one, True, Difference(2, 0.5)))
+    assert "rounding decides" in verdict(DecodingComparison(one, one, True, TokenDifference(2, 1e-5)))
+    assert "more than rounding" in verdict(DecodingComparison(one, one, True, TokenDifference(2, 0.5)))

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.sampling import Sampler, Sampling, distribution
+from edgeskip.runtime.sampling import Sampling, TokenSampler, distribution
 
 POLICIES = [
     Sampling(temperature=1.0),
@@ -77,8 +77,8 @@ def test_greedy_takes_the_likeliest_after_the_penalty() -> None:
     """By hand: 4/1.5 < 3, and a negative logit is multiplied."""
     logits = np.array([4, 3, -1], np.float32)
     none, seen = np.zeros(0, np.int64), np.array([0, 0, 2])
-    assert Sampler(Sampling()).pick(logits, none) == 0
-    assert Sampler(Sampling(repetition_penalty=1.5)).pick(logits, seen) == 1
+    assert TokenSampler(Sampling()).pick(logits, none) == 0
+    assert TokenSampler(Sampling(repetition_penalty=1.5)).pick(logits, seen) == 1
     assert distribution(logits, seen, Sampling(repetition_penalty=1.5)).tolist() == [0, 1, 0]
     assert logits.tolist() == [4, 3, -1]
 
@@ -89,7 +89,7 @@ def test_draws_follow_the_distribution_and_the_seed() -> None:
     history = np.array([1, 2, 3])
     policy = Sampling(temperature=0.9, top_k=12, top_p=0.95, repetition_penalty=1.2, seed=11)
     expected = distribution(logits, history, policy)
-    first, second = Sampler(policy), Sampler(policy)
+    first, second = TokenSampler(policy), TokenSampler(policy)
     draws = [first.pick(logits, history) for _ in range(20_000)]
     assert draws[:200] == [second.pick(logits, history) for _ in range(200)]
     counts = np.bincount(draws, minlength=50)
@@ -103,7 +103,7 @@ def test_logits_that_are_not_numbers_are_an_error(bad: float, policy: Sampling) 
     """By hand: a half-precision overflow must not become a token."""
     logits = np.array([1, 2, bad, 4], np.float32)
     with pytest.raises(EdgeSkipError, match="fp32"):
-        Sampler(policy).pick(logits, np.zeros(0, np.int64))
+        TokenSampler(policy).pick(logits, np.zeros(0, np.int64))
 
 
 @pytest.mark.parametrize(

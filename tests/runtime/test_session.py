@@ -16,7 +16,7 @@ from tiny_graph import CONTEXT, VOCAB, TinyArtifact
 import edgeskip
 from edgeskip import Sampling
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.decoding import autoregressive as loops
+from edgeskip.runtime.engines import prefill
 
 PROMPT = [5, 80, 33, 12, 200]
 
@@ -266,7 +266,7 @@ def test_a_prompt_longer_than_a_chunk(
     session: edgeskip.Session, tiny_artifact: TinyArtifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Oracle: numpy's greedy tokens."""
-    monkeypatch.setattr(loops, "PREFILL_CHUNK", 16)
+    monkeypatch.setattr(prefill, "PREFILL_CHUNK", 16)
     prompt = np.random.default_rng(2).integers(0, VOCAB, 50)
     assert list(session.generate(prompt, max_tokens=5).tokens) == tiny_artifact.greedy(prompt.tolist(), 5)
 

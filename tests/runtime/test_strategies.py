@@ -16,7 +16,7 @@ from edgeskip.core.plan import Plan, Skip
 from edgeskip.core.sublayers import parse_sublayer
 from edgeskip.exporters.onnx.sidecars import write_sidecars
 from edgeskip.models.source import open_model
-from edgeskip.runtime.comparison import first_difference
+from edgeskip.runtime.comparison import find_difference
 from edgeskip.runtime.sampling import Sampling
 from edgeskip.runtime.speculation.policy import Speculation
 
@@ -171,18 +171,18 @@ def test_an_artifact_without_a_draft_has_only_ngrams(tiny_artifact):
 def test_first_difference(exits):
     """By hand: equal texts, one that parts, one that is a prefix of the other."""
     prompt = exits.encode(PROMPT)
-    assert first_difference(exits, prompt, [1, 2], [1, 2]) is None
-    found = first_difference(exits, prompt, [5, 6, 7], [5, 9, 7])
+    assert find_difference(exits, prompt, [1, 2], [1, 2]) is None
+    found = find_difference(exits, prompt, [5, 6, 7], [5, 9, 7])
     row = np.sort(exits.logits([*prompt, 5])[-1])
     assert found.position == 1
     assert found.margin == pytest.approx(row[-1] - row[-2], abs=1e-3)
-    assert first_difference(exits, prompt, [5], [5, 6]).position == 1
+    assert find_difference(exits, prompt, [5], [5, 6]).position == 1
 
 
 def test_first_difference_is_of_the_logits_that_decided(exits):
     """With a repetition penalty the margin is that of the penalised logits. Oracle: the rule by hand."""
     prompt = exits.encode(PROMPT)
-    found = first_difference(exits, prompt, [5, 6], [5, 9], sampling=Sampling(repetition_penalty=3.0))
+    found = find_difference(exits, prompt, [5, 6], [5, 9], sampling=Sampling(repetition_penalty=3.0))
     text = [*prompt.tolist(), 5]
     row = exits.logits(text)[-1]
     for token in set(text):

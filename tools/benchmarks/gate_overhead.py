@@ -120,7 +120,7 @@ def afresh(folder: Path, context: int, new: int, threads: int) -> Taken:
 
 def take(folder: Path, context: int, new: int, threads: int) -> Taken:
     """Runs one artifact as plain decoding does: gates open, nothing watched."""
-    from edgeskip.runtime.decoding.autoregressive import prefill
+    from edgeskip.runtime.engines.prefill import prefill
     from edgeskip.runtime.session import load
     from edgeskip.runtime.sublayer_times import QUARTILE, random_tokens
 

@@ -28,9 +28,9 @@ from peer_runtimes import LICENSE
 from edgeskip.artifacts.gguf.manifest import GgufManifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import replace_file
-from edgeskip.runtime.decoding.autoregressive import prefill
 from edgeskip.runtime.decoding.handover import HandoverEngine
 from edgeskip.runtime.engines.interface import Engine
+from edgeskip.runtime.engines.prefill import prefill
 from edgeskip.runtime.session import load
 
 

@@ -168,7 +168,7 @@ def watch(session: Session, task: Task, sample: EvalSample, settings: EvalSettin
     from edgeskip.runtime.decoding.autoregressive import History
     from edgeskip.runtime.decoding.online import online_decoding
     from edgeskip.runtime.online import Online
-    from edgeskip.runtime.sampling import Sampler, Sampling
+    from edgeskip.runtime.sampling import Sampling, TokenSampler
 
     whole = session.encode(sample.prompt, chat=task.chat and session.chat_template is not None)
     ids = cut_middle(whole, prompt_room(session.context_length, task, settings))
@@ -177,7 +177,7 @@ def watch(session: Session, task: Task, sample: EvalSample, settings: EvalSettin
     engine.truncate(0)
     engine.reserve(len(ids) + most)
     logits = decoding.prefill(ids)
-    sampler = Sampler(Sampling())
+    sampler = TokenSampler(Sampling())
     written = decoding.decode(logits, History(ids), sampler, max_tokens=most, end_tokens=session.end_tokens)
     for _ in written:
         pass

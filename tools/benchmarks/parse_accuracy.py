@@ -31,7 +31,7 @@ from harness.machine import cpu_time
 from harness.report import doubts
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.comparison import NEAR_TIE, first_difference
+from edgeskip.runtime.comparison import NEAR_TIE, find_difference
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.training.examples import read_records, split_reference, text_of
 
@@ -245,7 +245,7 @@ def parse_once(
     same = list(generation.tokens) == plain.tokens if plain and compared else None
     difference = None
     if plain and same is False and way.strategy == "speculative":
-        difference = first_difference(session, ids, plain.tokens, generation.tokens)
+        difference = find_difference(session, ids, plain.tokens, generation.tokens)
     return Parse(
         artifact=artifact,
         made=session.manifest.created if session.manifest else None,

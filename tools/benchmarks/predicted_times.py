@@ -37,7 +37,7 @@ from edgeskip.core.files import replace_file
 from edgeskip.core.sublayers import Sublayer, parse_sublayer
 from edgeskip.profiles.device_profile import DeviceProfile, read_device_profile
 from edgeskip.profiling.measure import measure_device, open_dense, settle
-from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK
+from edgeskip.runtime.engines.prefill import PREFILL_CHUNK
 from edgeskip.runtime.sublayer_times import QUARTILE, random_tokens
 
 BOUND = 0.05

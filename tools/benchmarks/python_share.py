@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 import edgeskip
 from edgeskip.runtime.detokenizer import StopStrings, TextDecoder
-from edgeskip.runtime.sampling import Sampler
+from edgeskip.runtime.sampling import TokenSampler
 
 POLICIES = {
     "greedy": edgeskip.Sampling(),
@@ -126,7 +126,7 @@ def _parts(session: edgeskip.Session) -> dict[str, Callable[[], object]]:
     logits = session.logits(tokens[:8])[-1].copy()
     decoder, stops = TextDecoder(session.tokenizer), StopStrings(["\0stop"])
     parts: dict[str, Callable[[], object]] = {
-        f"pick: {name}": partial(Sampler(policy).pick, logits, tokens) for name, policy in POLICIES.items()
+        f"pick: {name}": partial(TokenSampler(policy).pick, logits, tokens) for name, policy in POLICIES.items()
     }
     parts["text and stop strings"] = lambda: stops.push(decoder.push(300))
     return parts

@@ -35,7 +35,7 @@ from edgeskip.core.files import replace_file
 
 if TYPE_CHECKING:
     from edgeskip.runtime.engines.interface import Engine
-    from edgeskip.runtime.engines.llamacpp.split import SplitEngine
+    from edgeskip.runtime.engines.llamacpp.split import LlamaCppSplitEngine
 
 VERIFIED = (2, 4, 8)  # tokens
 BOUND = 1.1  # most that both halves may take, of the whole file's time
@@ -86,12 +86,12 @@ def split_cost(
     """
     import edgeskip
     from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
-    from edgeskip.runtime.engines.llamacpp.split import SplitEngine
+    from edgeskip.runtime.engines.llamacpp.split import LlamaCppSplitEngine
 
     with edgeskip.load(first, threads=threads) as halves, edgeskip.load(whole, threads=threads) as one:
         split, dense = halves.engine, one.engine
         manifest = halves.manifest
-        if not isinstance(split, SplitEngine) or not isinstance(manifest, GgufManifest):
+        if not isinstance(split, LlamaCppSplitEngine) or not isinstance(manifest, GgufManifest):
             raise EdgeSkipError(
                 f"{first} is no first half of a pair: make one with  edgeskip export --draft early-exit"
             )
@@ -122,7 +122,7 @@ def split_cost(
 
 
 def comparisons(
-    split: SplitEngine, whole: Engine, plain: Engine, ids: NDArray[np.int64], prompt: int, repeats: int
+    split: LlamaCppSplitEngine, whole: Engine, plain: Engine, ids: NDArray[np.int64], prompt: int, repeats: int
 ) -> list[Comparison]:
     """What is measured. `plain` runs the first half without a callback; `ids` [prompt + 8] continue the prompt.
 

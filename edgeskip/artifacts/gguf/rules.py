@@ -3,7 +3,7 @@
 Its loader asserts (llama-model.cpp `load_hparams`, llama-vocab.cpp `load`, the graphs in src/models); where it throws
 instead, the rules here only say it better. They are for decoder-only models; other files still have a header that can
 be shown. A file that keeps every rule can still end llama.cpp: it knows 150 architectures with keys of their own, which
-is why a file of unknown origin is opened in a child process first (runtime/engines/llamacpp_trial.py).
+is why a file of unknown origin is opened in a child process first (runtime/engines/llamacpp/trial.py).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from edgeskip.bench.schema import (
     SyntheticResult,
 )
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK, prefill
+from edgeskip.runtime.engines.prefill import PREFILL_CHUNK, prefill
 from edgeskip.runtime.generation import peak_rss_bytes
 from edgeskip.runtime.session import Session, load
 from edgeskip.runtime.speculation.policy import Speculation

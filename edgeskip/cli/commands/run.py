@@ -198,7 +198,7 @@ def _compare(
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.core.progress import progress_display
     from edgeskip.core.terminal import Console
-    from edgeskip.runtime.comparison import Comparison, first_difference
+    from edgeskip.runtime.comparison import DecodingComparison, find_difference
 
     if strategy == "plain":
         raise EdgeSkipError("--compare runs plain decoding anyway: give the other --strategy, or none")
@@ -219,8 +219,8 @@ def _compare(
     prompt = streams["plain"].prompt
     difference = None
     if greedy:
-        difference = first_difference(session, prompt, plain.tokens, other.tokens, sampling=sampling)
-    comparison = Comparison(plain, other, greedy, difference)
+        difference = find_difference(session, prompt, plain.tokens, other.tokens, sampling=sampling)
+    comparison = DecodingComparison(plain, other, greedy, difference)
     if as_json:
         print_json(comparison.as_dict())
     else:

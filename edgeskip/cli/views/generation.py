@@ -15,10 +15,8 @@ from edgeskip.runtime.comparison import NEAR_TIE
 if TYPE_CHECKING:
     from edgeskip.artifacts.manifest import PlanSummary
     from edgeskip.core.plan_cost import PlanCost
-    from edgeskip.runtime.comparison import Comparison
-    from edgeskip.runtime.generation import Generation
-    from edgeskip.runtime.online import OnlineStats
-    from edgeskip.runtime.speculation.statistics import SpeculationStats
+    from edgeskip.runtime.comparison import DecodingComparison
+    from edgeskip.runtime.generation import Generation, OnlineStats, SpeculationStats
     from edgeskip.runtime.stream import Piece
 
 DRAFTED = "green"
@@ -90,7 +88,7 @@ def online_facts(stats: OnlineStats) -> str:
     )
 
 
-def side_by_side(comparison: Comparison, plain: list[Piece], other: list[Piece]) -> Group:
+def side_by_side(comparison: DecodingComparison, plain: list[Piece], other: list[Piece]) -> Group:
     """Both texts beside each other, drafted tokens in colour, and a table of what each cost."""
     name: str = comparison.other.strategy
     texts = Table(expand=True, show_lines=False, pad_edge=False)
@@ -120,7 +118,7 @@ def side_by_side(comparison: Comparison, plain: list[Piece], other: list[Piece])
     return Group(texts, figures, Text(verdict(comparison)))
 
 
-def verdict(comparison: Comparison) -> str:
+def verdict(comparison: DecodingComparison) -> str:
     """Whether the two texts are the same, and if not, how near the tie was."""
     if comparison.other.strategy == "draft-only":
         return "the draft's own text, not verified: it is not what the whole model writes"

@@ -22,7 +22,7 @@ _ALL_LAYERS = 0x7FFFFFFF
 class LlamaModel:
     """The file's weights, mapped into memory, on `provider`'s devices.
 
-    `tried`: this process is the child that a file of unknown origin is opened in first (llamacpp_trial.py).
+    `tried`: this process is the child that a file of unknown origin is opened in first (trial.py).
     EdgeSkipError, with llama.cpp's own reason, where it cannot load the file or the model is not a decoder.
     """
 

@@ -83,7 +83,7 @@ def run_case(case: str) -> tuple[float, float]:
         return logits_error(int(way)), MOST_MODEL_ERROR
     number, most = TYPES[name]
     weights = random.standard_normal((_OUT, _IN), np.float32)
-    stored = quantised(weights, number)
+    stored = quantize(weights, number)
     if way == "lookup":
         rows = np.array([0, _OUT - 1, 5], np.int32)
         return _error(_looked_up(stored, number, rows), weights[rows]), most
@@ -94,7 +94,7 @@ def run_case(case: str) -> tuple[float, float]:
     return float(np.max([_error(result, wanted) for result in found if result is not None])), most
 
 
-def quantised(weights: NDArray[np.float32], number: int) -> NDArray[np.uint8]:
+def quantize(weights: NDArray[np.float32], number: int) -> NDArray[np.uint8]:
     """Weights [rows, columns] as ggml's type `number`, by ggml's own quantiser."""
     rows, columns = weights.shape
     row_bytes = ggml_function("ggml_row_size", _size, (ctypes.c_int, ctypes.c_int64))(number, columns)

@@ -18,10 +18,10 @@ from edgeskip.runtime.engines.llamacpp.context import LlamaContext
 from edgeskip.runtime.engines.llamacpp.library import ggml_function, llama
 from edgeskip.runtime.engines.llamacpp.model import LlamaModel
 from edgeskip.runtime.engines.threads import threads_or_default
-from edgeskip.runtime.sublayer_times import Sample, Step, random_tokens
+from edgeskip.runtime.sublayer_times import ProfiledStep, StepTimes, random_tokens
 
 
-class LlamaCppClock:
+class LlamaCppProfiler:
     """A `Clock` over an open model whose every block has attention and FFN; closing it closes the model too."""
 
     def __init__(self, model: LlamaModel, *, threads: int | None = None) -> None:
@@ -32,7 +32,7 @@ class LlamaCppClock:
         self._marked = LlamaContext(model, self.threads, callback=self._marks.callback)
         self._logits = np.empty((1, model.vocab_size), np.float32)
 
-    def sample(self, steps: Sequence[tuple[Step, int]], advance: Callable[[], None]) -> list[Sample]:
+    def sample(self, steps: Sequence[tuple[ProfiledStep, int]], advance: Callable[[], None]) -> list[StepTimes]:
         tokens = random_tokens(max(step.held + step.tokens for step, _ in steps), self.model.vocab_size)
         return [self._sample(step, repeats, tokens, advance) for step, repeats in steps]
 
@@ -40,8 +40,10 @@ class LlamaCppClock:
         for part in (self._plain, self._marked, self.model):
             part.close()
 
-    def _sample(self, step: Step, repeats: int, tokens: NDArray[np.int64], advance: Callable[[], None]) -> Sample:
-        sample = Sample(np.ones(2 * self.model.num_blocks + 1, np.int64))
+    def _sample(
+        self, step: ProfiledStep, repeats: int, tokens: NDArray[np.int64], advance: Callable[[], None]
+    ) -> StepTimes:
+        sample = StepTimes(np.ones(2 * self.model.num_blocks + 1, np.int64))
         piece = tokens[step.held : step.held + step.tokens]
         for context in (self._plain, self._marked):
             context.reserve(len(tokens))

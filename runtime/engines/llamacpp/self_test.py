@@ -24,7 +24,7 @@ from edgeskip.runtime.engines.llamacpp.build import (
     rebuild_command,
 )
 from edgeskip.runtime.engines.llamacpp.cases import CASES, TYPES
-from edgeskip.runtime.engines.self_test_cache import Failures, Subject, files_in
+from edgeskip.runtime.engines.self_test_cache import Failures, SelfTestSubject, files_in
 from edgeskip.runtime.engines.self_test_child import WRONG, run_cases
 
 CHILD = "edgeskip.runtime.engines.llamacpp.products"
@@ -91,9 +91,9 @@ def library_files() -> tuple[Path, ...]:
     return libraries + files_in(package, ["llama_cpp.py", "_ctypes_extensions.py"])
 
 
-def _subject(files: tuple[Path, ...]) -> Subject:
+def _subject(files: tuple[Path, ...]) -> SelfTestSubject:
     about = [str(_VERSION), installed_version(PACKAGE) or "", platform.machine(), *sorted(processor_flags())]
-    return Subject("llamacpp", files, " ".join(about))
+    return SelfTestSubject("llamacpp", files, " ".join(about))
 
 
 def _what(answer: Failures) -> str:

@@ -24,7 +24,7 @@ from edgeskip.runtime.engines.llamacpp.trimmed_head import TrimmedHead
 from edgeskip.runtime.engines.threads import threads_or_default
 
 
-class SplitEngine:
+class LlamaCppSplitEngine:
     """A `DraftingEngine` over both halves: `draft` runs the first, `verify` the rest over what was drafted.
 
     `head` drafts in place of the first file's own. `own_block`: the first file's last block is the draft's own, and

@@ -1,7 +1,7 @@
-"""Opens a GGUF of unknown origin in a child process first: a failed assertion in llama.cpp ends the process it is in.
+"""Open a GGUF of unknown origin in a child process first: a failed assertion in llama.cpp ends its process.
 
-What opened well is remembered under the file's identity and the library's, so a file is tried once. Run as
-`python -m edgeskip.runtime.engines.llamacpp.trial PROVIDER FILE` it is the child.
+A file that opened well is remembered under its own identity and the library's, so it is tried once. `trial_child` is
+the child.
 """
 
 from __future__ import annotations
@@ -14,24 +14,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgeskip.core.caches import cache_folder
-from edgeskip.core.child_exit import MemoryWatch, how_it_ended, without_core_dump
+from edgeskip.core.child_exit import MemoryWatch, how_it_ended
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.requirements import installed_version
 from edgeskip.runtime.engines.llamacpp.build import PACKAGE
 from edgeskip.runtime.engines.llamacpp.self_test import library_files
 from edgeskip.runtime.engines.native_child import module_command, run_child
 
-if TYPE_CHECKING:
-    from edgeskip.runtime.engines.llamacpp.model import LlamaModel
-
-_BEGUN = "begun"  # the child's first line: what happens from here on is the file's doing
-_REFUSED = "refused: "  # begins the line with the child's EdgeSkipError
+CHILD = "edgeskip.runtime.engines.llamacpp.trial_child"
+BEGUN = "begun"  # the child's first line: what happens from here on is the file's doing
+REFUSED = "refused: "  # begins the line with the child's EdgeSkipError
 _VERSION = 1  # of what is tried: a higher number tries every file again
-# Characters of one to four bytes, so that a vocabulary without them is met here.
-_TEXT = "The quay stands 9 m high.\n\tЩука, 東京, naïve “” 🙂 \x00\x7f ½"
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ def try_opening(files: Sequence[Path], provider: str) -> None:
             the child's own words.
     """
     size = sum(file.stat().st_size for file in files)
-    command = module_command(__name__, provider, str(size), str(files[0].absolute()))
+    command = module_command(CHILD, provider, str(size), str(files[0].absolute()))
     if command is None:
         return
     mark = _mark(files, provider)
@@ -77,14 +72,14 @@ def _run(command: Sequence[str], path: Path, seconds: float) -> bool:
     try:
         result = run_child(command, seconds)
     except subprocess.TimeoutExpired as expired:
-        if _BEGUN not in str(expired.stdout):
+        if BEGUN not in str(expired.stdout):
             return False
         raise EdgeSkipError(
             f"{path}: llama.cpp does not open it within {seconds:.0f} s: fetch or convert the model again"
         ) from None
     except OSError:  # no more processes: nothing can be said about the file
         return False
-    if _BEGUN not in result.stdout:
+    if BEGUN not in result.stdout:
         return False
     if result.returncode:
         raise EdgeSkipError(
@@ -92,9 +87,9 @@ def _run(command: Sequence[str], path: Path, seconds: float) -> bool:
             f"{_reason(result.stderr)}: the file is damaged or not for this llama-cpp-python; fetch or convert the "
             "model again, or update llama-cpp-python"
         )
-    refusal = next((line for line in result.stdout.splitlines() if line.startswith(_REFUSED)), None)
+    refusal = next((line for line in result.stdout.splitlines() if line.startswith(REFUSED)), None)
     if refusal is not None:
-        raise EdgeSkipError(refusal.removeprefix(_REFUSED))
+        raise EdgeSkipError(refusal.removeprefix(REFUSED))
     return True
 
 
@@ -130,65 +125,3 @@ def _remember(mark: Path, path: Path) -> None:
         marks = sorted(mark.parent.iterdir(), key=lambda file: file.stat().st_mtime_ns)
         for old in marks[: -LIMITS.remembered]:
             old.unlink(missing_ok=True)
-
-
-def _main(provider: str, size: str, path: str) -> int:
-    from edgeskip.core.user_errors import one_line
-    from edgeskip.runtime.engines.llamacpp.model import LlamaModel
-
-    _limit(provider, int(size))
-    print(_BEGUN, flush=True)
-    try:
-        model = LlamaModel(Path(path), provider, tried=True)
-    except EdgeSkipError as error:
-        print(_REFUSED + one_line(str(error)))
-        return 0
-    with suppress(Exception):  # no signal: the caller may use it otherwise, and say what is wrong itself
-        _use(model)
-    return 0
-
-
-def _use(model: LlamaModel) -> None:
-    """Do a little of everything that the runtime does with a model."""
-    import numpy as np
-
-    from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
-    from edgeskip.runtime.engines.llamacpp.text import GgufTokenizer, gguf_chat_template
-
-    tokenizer = GgufTokenizer(model)
-    with suppress(EdgeSkipError):
-        tokenizer.encode(_TEXT, add_special_tokens=True)
-    tokenizer.encode("a", add_special_tokens=True)
-    for token in (*range(min(model.vocab_size, 512)), model.vocab_size - 1):
-        tokenizer.piece(token)
-        tokenizer.text_of(token)
-    gguf_chat_template(model, tokenizer)
-    len(tokenizer.end_tokens)
-    engine = LlamaCppEngine(model)
-    room = min(engine.context_length, 6)
-    engine.step(np.arange(max(room - 2, 1), dtype=np.int64) % model.vocab_size)
-    if room > 2:
-        engine.step(np.array([model.vocab_size - 1], np.int64))
-        engine.truncate(1)
-        engine.step(np.array([0], np.int64))
-
-
-def _limit(provider: str, size: int) -> None:
-    """Bound memory and processor time, where the system can; leave no core file."""
-    without_core_dump()
-    try:
-        import resource
-    except ImportError:
-        return
-    seconds = int(LIMITS.processor_seconds + size / 1e9 * LIMITS.processor_seconds_per_gigabyte)
-    limits = [(resource.RLIMIT_CPU, seconds)]
-    if provider.lower() == "cpu":  # drivers of accelerators map far more than they use
-        limits.append((resource.RLIMIT_AS, LIMITS.memory_bytes + 4 * size))
-    for which, most in limits:
-        _, hard = resource.getrlimit(which)
-        with suppress(ValueError, OSError):
-            resource.setrlimit(which, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-
-
-if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from edgeskip.artifacts.manifest import GraphRecord
 from edgeskip.runtime.engines.interface import EngineName
 from edgeskip.runtime.engines.onnxruntime.graph import GraphRunner
-from edgeskip.runtime.engines.onnxruntime.session import Settings
+from edgeskip.runtime.engines.onnxruntime.session import SessionConfig
 
 
 class OnnxRuntimeBase(ABC):
     """The part of `Engine` that does not change once a model is open."""
 
-    def __init__(self, graph: GraphRecord, settings: Settings) -> None:
+    def __init__(self, graph: GraphRecord, settings: SessionConfig) -> None:
         self._graph = graph
         self._settings = settings
 

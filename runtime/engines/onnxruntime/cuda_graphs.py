@@ -31,7 +31,7 @@ class _Width:
     options: Any
 
 
-class CapturedSteps:
+class CudaGraphSteps:
     """Over one session and its cache; the caller counts what is in the cache."""
 
     def __init__(self, session: Any, shape: GraphShape, provider: Provider) -> None:

@@ -13,7 +13,7 @@ from edgeskip.artifacts.manifest import Manifest
 from edgeskip.runtime.engines.kv_cache import check_step
 from edgeskip.runtime.engines.onnxruntime.base import OnnxRuntimeBase
 from edgeskip.runtime.engines.onnxruntime.graph import GraphRunner
-from edgeskip.runtime.engines.onnxruntime.session import open_session, settings_of, shape_of
+from edgeskip.runtime.engines.onnxruntime.session import open_session, session_config, shape_of
 
 
 class OnnxRuntimeEngine(OnnxRuntimeBase):
@@ -35,7 +35,7 @@ class OnnxRuntimeEngine(OnnxRuntimeBase):
         threads: int | None = None,
         frugal: bool = False,
     ) -> None:
-        settings = settings_of(provider, threads, frugal=frugal)
+        settings = session_config(provider, threads, frugal=frugal)
         super().__init__(manifest.graph, settings)
         shape = shape_of(manifest.graph, switches=self._switches)
         self._runner = GraphRunner(open_session(folder, manifest, shape, settings), shape, settings.provider)

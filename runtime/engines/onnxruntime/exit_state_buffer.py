@@ -14,8 +14,8 @@ _FIRST_ROWS = 64  # a prefill grows it
 
 
 @dataclass(frozen=True)
-class Rows:
-    """`count` rows of a `StateBuffer`, as ONNX Runtime binds them: [1, count, width]."""
+class ExitStateRows:
+    """`count` rows of a `ExitStateBuffer`, as ONNX Runtime binds them: [1, count, width]."""
 
     address: int
     count: int
@@ -35,15 +35,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class _Memory:
-    """What a `StateBuffer` has at one time: all of it is replaced at once, whenever Ctrl-C comes."""
+    """What a `ExitStateBuffer` has at one time: all of it is replaced at once, whenever Ctrl-C comes."""
 
     owner: Any  # NDArray [capacity, width] (host) or OrtValue (device): what keeps it alive
     address: int
     capacity: int
-    rows: dict[tuple[int, int], Rows]
+    rows: dict[tuple[int, int], ExitStateRows]
 
 
-class StateBuffer:
+class ExitStateBuffer:
     """Rows [capacity, width] in the memory where the graphs have their caches; it does not know which are in use."""
 
     def __init__(self, width: int, dtype: Literal["float32", "float16"], provider: Provider) -> None:
@@ -62,13 +62,13 @@ class StateBuffer:
         grown[:used] = (memory.owner if self._device == "cpu" else memory.owner.numpy())[:used]
         self._memory = self._allocated(grown)
 
-    def rows(self, start: int, stop: int) -> Rows:
+    def rows(self, start: int, stop: int) -> ExitStateRows:
         """Rows start … stop−1; the same object each time, until the buffer grows."""
         memory = self._memory
         rows = memory.rows.get((start, stop))
         if rows is None:
             address = memory.address + start * self._row_bytes
-            rows = Rows(address, stop - start, self._width, self._dtype, self._device)
+            rows = ExitStateRows(address, stop - start, self._width, self._dtype, self._device)
             memory.rows[start, stop] = rows
         return rows
 

@@ -17,7 +17,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.kv_cache import check_step, check_truncation
 from edgeskip.runtime.engines.onnxruntime.base import OnnxRuntimeBase
 from edgeskip.runtime.engines.onnxruntime.graph import GraphRunner
-from edgeskip.runtime.engines.onnxruntime.session import open_session, settings_of, shape_of
+from edgeskip.runtime.engines.onnxruntime.session import open_session, session_config, shape_of
 
 SWITCH = "skip"
 
@@ -40,7 +40,7 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
     ) -> None:
         if manifest.draft is None or manifest.draft.kind != "skip-plan":
             raise EdgeSkipError(f"{folder} has no skip-plan draft: export it with  edgeskip export --draft skip-plan")
-        settings = settings_of(provider, threads, frugal=frugal)
+        settings = session_config(provider, threads, frugal=frugal)
         super().__init__(manifest.graph, settings)
         shape = shape_of(manifest.graph, switches=frozenset({SWITCH, "logits_to_keep"}))
         self._runner = GraphRunner(open_session(folder, manifest, shape, settings), shape, settings.provider)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.kv_cache import check_truncation, grown_capacity
-from edgeskip.runtime.engines.onnxruntime.cuda_graphs import CapturedSteps
+from edgeskip.runtime.engines.onnxruntime.cuda_graphs import CudaGraphSteps
 from edgeskip.runtime.engines.onnxruntime.errors import run_error
-from edgeskip.runtime.engines.onnxruntime.exit_state_buffer import Rows
+from edgeskip.runtime.engines.onnxruntime.exit_state_buffer import ExitStateRows
 from edgeskip.runtime.engines.onnxruntime.providers import Provider, nodes_by_provider
 from edgeskip.runtime.engines.onnxruntime.session import GraphShape, switches_of
 
@@ -47,7 +47,7 @@ class GraphRunner:
         self._frugally = _giving_back() if shape.states_out and provider.name == "cpu" else None
         self._captured = None
         if provider.captures and not shape.states_in and not shape.states_out:
-            self._captured = CapturedSteps(session, shape, provider)
+            self._captured = CudaGraphSteps(session, shape, provider)
         self._length = 0
         self._capacity = 0
         self._run_s = 0.0
@@ -55,8 +55,8 @@ class GraphRunner:
         self._mask: NDArray[np.int64] = np.ones((1, 0), np.int64)
         self._ids: NDArray[np.int64] = np.zeros((1, 0), np.int64)
         self._bound_ids = 0  # width of `_ids` as bound
-        self._states_in: Rows | None = None  # as bound
-        self._states_out: Rows | None = None
+        self._states_in: ExitStateRows | None = None  # as bound
+        self._states_out: ExitStateRows | None = None
         self._switches: dict[str, NDArray[Any]] = {}  # overridable initialisers; rewritten in place
         self._kept = 0  # positions whose logits the binding is set up for
         self._logits: NDArray[Any] = np.empty((1, 1, shape.columns), shape.logits_dtype)  # of one position
@@ -111,7 +111,9 @@ class GraphRunner:
         """Every run that gives logits writes the output `name` into `array`, which has its shape."""
         self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
-    def append_tokens(self, tokens: NDArray[np.int64], kept: int, states: Rows | None = None) -> NDArray[np.float32]:
+    def append_tokens(
+        self, tokens: NDArray[np.int64], kept: int, states: ExitStateRows | None = None
+    ) -> NDArray[np.float32]:
         """Appends tokens [n]; logits float32 [kept, columns] of the last `kept` positions, 0 = none.
 
         A graph that gives exit states writes them into `states`, n rows. The returned array may be overwritten by
@@ -125,7 +127,7 @@ class GraphRunner:
         self._ids[0] = tokens
         return self._run(len(tokens), kept, states)
 
-    def append_states(self, rows: Rows, kept: int, states: Rows | None = None) -> NDArray[np.float32]:
+    def append_states(self, rows: ExitStateRows, kept: int, states: ExitStateRows | None = None) -> NDArray[np.float32]:
         """Appends one position for each row of exit states; otherwise as `append_tokens`."""
         if rows is not self._states_in:
             self._states_in = None
@@ -144,7 +146,7 @@ class GraphRunner:
         self._cache.clear()
         del self._binding, self._silent, self._session, self._captured
 
-    def _run(self, count: int, kept: int, states: Rows | None) -> NDArray[np.float32]:
+    def _run(self, count: int, kept: int, states: ExitStateRows | None) -> NDArray[np.float32]:
         total = self._length + count
         self.reserve(total)
         captured = self._captured if self._length and self._captured and self._captured.takes(count, kept) else None
@@ -175,7 +177,7 @@ class GraphRunner:
         result: NDArray[np.float32] = self._logits32[0]
         return result
 
-    def _bind_run(self, total: int, kept: int, states: Rows | None) -> Any:
+    def _bind_run(self, total: int, kept: int, states: ExitStateRows | None) -> Any:
         """Binds what this run changes. On the CPU that is the mask's length alone, once a decode loop runs."""
         if self._keep is not None:
             self._keep[0] = kept or NO_LOGITS

@@ -21,21 +21,21 @@ from numpy.typing import NDArray
 from edgeskip.artifacts.manifest import Manifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.sublayers import sublayers_of
-from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK
 from edgeskip.runtime.engines.onnxruntime.graph import GraphRunner
-from edgeskip.runtime.engines.onnxruntime.session import open_session, settings_of, shape_of
-from edgeskip.runtime.sublayer_times import Sample, Step, random_tokens
+from edgeskip.runtime.engines.onnxruntime.session import open_session, session_config, shape_of
+from edgeskip.runtime.engines.prefill import PREFILL_CHUNK
+from edgeskip.runtime.sublayer_times import ProfiledStep, StepTimes, random_tokens
 
 _NAME = re.compile(r"(attn|ffn)\.\d+(?=[./]|$)")
 _KERNEL = "_kernel_time"
 
 
-class OnnxRuntimeClock:
+class OnnxRuntimeProfiler:
     """A `Clock` over a dense artifact without a draft, on the CPU: elsewhere ONNX Runtime times a node's start only."""
 
     def __init__(self, folder: Path, manifest: Manifest, *, threads: int | None = None) -> None:
         self._folder, self._manifest = folder, manifest
-        self._settings = settings_of("cpu", threads, frugal=False)
+        self._settings = session_config("cpu", threads, frugal=False)
         self._shape = shape_of(manifest.graph)
         self._parts = {str(s): s.index for s in sublayers_of(manifest.plan.num_blocks)}
 
@@ -43,7 +43,7 @@ class OnnxRuntimeClock:
     def threads(self) -> int:
         return self._settings.threads
 
-    def sample(self, steps: Sequence[tuple[Step, int]], advance: Callable[[], None]) -> list[Sample]:
+    def sample(self, steps: Sequence[tuple[ProfiledStep, int]], advance: Callable[[], None]) -> list[StepTimes]:
         with tempfile.TemporaryDirectory(prefix="edgeskip-profile-") as scratch:
             settings = replace(self._settings, profile=Path(scratch) / "nodes")
             session = open_session(self._folder, self._manifest, self._shape, settings)
@@ -63,7 +63,7 @@ class OnnxRuntimeClock:
     def close(self) -> None:
         """Nothing is open between samples."""
 
-    def _samples(self, events: list[dict[str, Any]], runs: list[int | None], count: int) -> list[Sample]:
+    def _samples(self, events: list[dict[str, Any]], runs: list[int | None], count: int) -> list[StepTimes]:
         """A sample for each of the `count` steps; `runs` has each run's step, None = it does not count."""
         times: dict[str, list[float]] = {}  # node -> microseconds of each run
         for event in events:
@@ -77,7 +77,7 @@ class OnnxRuntimeClock:
             raise EdgeSkipError(f"{self._folder}: its graph has no node called {missing[0]}…: export it again")
         table = np.array(list(times.values())) * 1e-6  # [nodes, runs]
         marks = np.bincount(parts, minlength=len(self._parts) + 1)
-        samples = [Sample(marks) for _ in range(count)]
+        samples = [StepTimes(marks) for _ in range(count)]
         for run, number in enumerate(runs):
             if number is not None:
                 sums = np.bincount(parts, weights=table[:, run], minlength=len(marks))
@@ -90,7 +90,7 @@ class OnnxRuntimeClock:
 
 
 def _run_all(
-    runner: GraphRunner, steps: Sequence[tuple[Step, int]], vocab_size: int, advance: Callable[[], None]
+    runner: GraphRunner, steps: Sequence[tuple[ProfiledStep, int]], vocab_size: int, advance: Callable[[], None]
 ) -> list[tuple[int | None, float]]:
     """Of every run of the graph: the number of its step (None = it fills the cache or warms up), and its seconds."""
     tokens = random_tokens(max(step.held + step.tokens for step, _ in steps), vocab_size)

@@ -9,29 +9,25 @@ import importlib.util
 import platform
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgeskip.core.child_exit import meaning_of
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.machine import processor_flags
 from edgeskip.runtime.engines.onnxruntime.plugin_providers import plugin_module
-from edgeskip.runtime.engines.self_test_cache import Subject, files_in
+from edgeskip.runtime.engines.self_test_cache import SelfTestSubject, files_in
 from edgeskip.runtime.engines.self_test_child import WRONG, run_cases
-
-if TYPE_CHECKING:
-    from edgeskip.runtime.engines.onnxruntime.providers import Provider
 
 CHILD = "edgeskip.runtime.engines.onnxruntime.provider_child"
 _LIBRARIES = [f"**/*{ending}" for ending in (".so", ".dylib", ".dll", ".pyd")]
 _DRIVERS = ("/proc/driver/nvidia/version", "/sys/module/amdgpu/version", "/sys/module/i915/version")
 
 
-def check_opens(provider: Provider) -> None:
-    """EdgeSkipError if opening `provider` ends the process, or gives wrong numbers, in a child.
+def check_opens(name: str) -> None:
+    """EdgeSkipError if opening the provider called `name` ends the process, or gives wrong numbers, in a child.
 
     What it says by an exception is not told here: whoever opens it afterwards hears that too.
     """
-    _check(provider.name.removesuffix(":graphs"))
+    _check(name.removesuffix(":graphs"))
 
 
 @cache
@@ -52,7 +48,7 @@ def _check(name: str) -> None:
     )
 
 
-def _subject(name: str) -> Subject:
+def _subject(name: str) -> SelfTestSubject:
     import onnxruntime
 
     files = _libraries("onnxruntime", "capi")
@@ -60,7 +56,7 @@ def _subject(name: str) -> Subject:
         files += _libraries(module)
     drivers = [Path(path).read_text(errors="replace") for path in _DRIVERS if Path(path).is_file()]
     about = ["1", onnxruntime.__version__, platform.release(), *drivers, *sorted(processor_flags())]
-    return Subject(f"provider-{name.replace(':', '-')}", files, " ".join(about))
+    return SelfTestSubject(f"provider-{name.replace(':', '-')}", files, " ".join(about))
 
 
 def _libraries(module: str, inside: str = "") -> tuple[Path, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.onnxruntime.plugin_providers import plugin_devices, plugin_module
+from edgeskip.runtime.engines.onnxruntime.provider_self_test import check_opens
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -73,18 +74,14 @@ def find_provider(name: str) -> Provider:
     replays decode steps as CUDA graphs. One that ends the process it is opened in is refused: that is found out in a
     child, the first time that its build is used.
     """
-    from edgeskip.runtime.engines.onnxruntime.provider_self_test import check_opens
-
     return locate_provider(name, check_opens)
 
 
 def self_test_provider(name: str) -> None:
     """The self-test of the provider called `name` alone, if it is installed; EdgeSkipError if it fails."""
-    from edgeskip.runtime.engines.onnxruntime.provider_self_test import check_opens
-
     provider = PROVIDERS.get(name.lower().partition(":")[0])
     if provider is not None and is_loaded_with_care(provider):
-        check_opens(replace(provider, name=name.lower()))
+        check_opens(name.lower())
 
 
 def is_loaded_with_care(provider: Provider) -> bool:
@@ -97,7 +94,7 @@ def is_loaded_with_care(provider: Provider) -> bool:
     return installed or plugin_module(provider.name.partition(":")[0]) is not None
 
 
-def locate_provider(name: str, check: Callable[[Provider], None]) -> Provider:
+def locate_provider(name: str, check: Callable[[str], None]) -> Provider:
     """`find_provider`; `check` is called before anything of a provider that is installed is loaded."""
     import onnxruntime
 
@@ -115,7 +112,7 @@ def locate_provider(name: str, check: Callable[[Provider], None]) -> Provider:
         device_type = "" if captures else device_type
         provider = replace(provider, name=name.lower(), device_type=device_type or None, captures=captures)
     if is_loaded_with_care(provider):
-        check(provider)
+        check(provider.name)
     if provider.execution_provider in installed:
         return provider
     devices = plugin_devices(base, provider.execution_provider, provider.device_type)

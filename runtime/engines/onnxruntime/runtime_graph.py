@@ -40,7 +40,7 @@ _PADDING = frozenset((PADDING_FIRST, PADDING_LEAST, PADDING_INDEX))
 _TENSOR_TYPE, _SHAPE_OF_TENSOR, _ELEMENT, _DIMENSION, _SIZE = 1, 2, 1, 1, 1  # TypeProto and what is in it
 
 
-def own_graph(model: bytes, switches: frozenset[str] = SWITCHES, *, required: bool = False) -> bytes:
+def runtime_graph(model: bytes, switches: frozenset[str] = SWITCHES, *, required: bool = False) -> bytes:
     """Return the ModelProto `model` as this runtime runs it; older artifacts' graphs, which lack some of this, as well.
 
     Args:

@@ -15,14 +15,14 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.onnxruntime.linked_weights import follow_links
 from edgeskip.runtime.engines.onnxruntime.providers import Provider, check_provider, find_provider
 from edgeskip.runtime.engines.onnxruntime.rotary_tables import rotary_positions
-from edgeskip.runtime.engines.onnxruntime.runtime_graph import SWITCHES, own_graph
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import SWITCHES, runtime_graph
 from edgeskip.runtime.engines.threads import threads_or_default
 
 _TENSORS = {"float32": "tensor(float)", "float16": "tensor(float16)"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class SessionConfig:
     """How every graph of an artifact is opened."""
 
     provider: Provider
@@ -32,9 +32,9 @@ class Settings:
     profile: Path | None = None  # the session times its nodes until its profiling is ended; begin of the file's name
 
 
-def settings_of(provider: str, threads: int | None, *, frugal: bool) -> Settings:
+def session_config(provider: str, threads: int | None, *, frugal: bool) -> SessionConfig:
     """Settings for what a user said; EdgeSkipError where the provider is not to be had or `threads` makes no sense."""
-    return Settings(find_provider(provider), threads_or_default(threads), frugal)
+    return SessionConfig(find_provider(provider), threads_or_default(threads), frugal)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def shape_of(graph: GraphRecord, *, switches: frozenset[str] = frozenset()) -> G
     )
 
 
-def open_session(folder: Path, manifest: Manifest, shape: GraphShape, settings: Settings) -> Any:
+def open_session(folder: Path, manifest: Manifest, shape: GraphShape, settings: SessionConfig) -> Any:
     """ONNX Runtime's session over `folder/shape.file`; EdgeSkipError where it is damaged or has another shape."""
     path = folder / shape.file
     check_file(path, manifest.files.get(shape.file))
@@ -110,7 +110,7 @@ def first_line(error: Exception) -> str:
     return re.sub(r"^(?:Error in execution: |\[ONNXRuntimeError\] : \d+ : \w+ : )+", "", line)
 
 
-def _open(model: bytes, path: Path, settings: Settings) -> Any:
+def _open(model: bytes, path: Path, settings: SessionConfig) -> Any:
     import onnxruntime
 
     provider, threads = settings.provider, settings.threads
@@ -142,7 +142,7 @@ def _open(model: bytes, path: Path, settings: Settings) -> Any:
         options.add_provider_for_devices(list(provider.plugin), provider.options(threads))
         providers = []  # the options name them; the CPU's is there anyway
     try:
-        model, folder = follow_links(own_graph(model, required=provider.compiles), path)
+        model, folder = follow_links(runtime_graph(model, required=provider.compiles), path)
     except ValueError as error:
         raise EdgeSkipError(f"{path} is damaged ({error}): export again") from None
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))

@@ -20,9 +20,9 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.npy_file import read_token_ids
 from edgeskip.runtime.engines.kv_cache import check_step, check_truncation
 from edgeskip.runtime.engines.onnxruntime.base import OnnxRuntimeBase
-from edgeskip.runtime.engines.onnxruntime.exit_state_buffer import Rows, StateBuffer
+from edgeskip.runtime.engines.onnxruntime.exit_state_buffer import ExitStateBuffer, ExitStateRows
 from edgeskip.runtime.engines.onnxruntime.graph import GraphRunner
-from edgeskip.runtime.engines.onnxruntime.session import GraphShape, open_session, settings_of, shape_of
+from edgeskip.runtime.engines.onnxruntime.session import GraphShape, open_session, session_config, shape_of
 
 
 class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
@@ -48,7 +48,7 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
         caches = sum(e.num_kv_layers - (e.head == "block") for e in record.exits) + record.verify_kv_layers
         if caches != manifest.graph.num_kv_layers:
             raise EdgeSkipError(f"{folder}: the graphs that draft and verify are not the whole model: export again")
-        settings = settings_of(provider, threads, frugal=frugal)
+        settings = session_config(provider, threads, frugal=frugal)
         super().__init__(manifest.graph, settings)
         self._tokens = _read_vocabulary(folder, manifest, record)
         # Each session has worker threads of its own: those of the graph before must not keep its cores busy.
@@ -60,7 +60,8 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
         ]
         # Between graph i and i + 1; row r is the position at the later one's length + r.
         self._states = [
-            StateBuffer(manifest.model.hidden_size, manifest.graph.kv_dtype, settings.provider) for _ in record.exits
+            ExitStateBuffer(manifest.model.hidden_size, manifest.graph.kv_dtype, settings.provider)
+            for _ in record.exits
         ]
 
     @property
@@ -149,7 +150,7 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
             return graph.append_tokens(tokens, kept, after)
         return graph.append_states(self._states[index - 1].rows(0, count), kept, after)
 
-    def _room_after(self, index: int, count: int) -> Rows | None:
+    def _room_after(self, index: int, count: int) -> ExitStateRows | None:
         """Where graph `index` writes the exit states of `count` more positions; None for the one that verifies."""
         if index == len(self._states):
             return None

@@ -130,8 +130,8 @@ def test_a_provider_that_crashes_is_a_finding(cli: Cli, monkeypatch: pytest.Monk
     from edgeskip.runtime.engines.onnxruntime import provider_self_test
 
     monkeypatch.setattr(provider_self_test, "run_cases", lambda *_: {"xnnpack": "SIGSEGV"})
-    monkeypatch.setattr(provider_self_test.Subject, "recall", lambda _: None)
-    monkeypatch.setattr(provider_self_test.Subject, "remember", lambda *_: None)
+    monkeypatch.setattr(provider_self_test.SelfTestSubject, "recall", lambda _: None)
+    monkeypatch.setattr(provider_self_test.SelfTestSubject, "remember", lambda *_: None)
     built_in = ["XnnpackExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built_in)
     provider_self_test._check.cache_clear()

@@ -13,7 +13,7 @@ from gguf.quants import dequantize
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.gguf.blocks import _SCALES, check_scalable, encode, kept_bytes
 from edgeskip.exporters.gguf.tensors import paired_up
-from edgeskip.models.decoder import Blocks, Tensor, constant
+from edgeskip.models.decoder import QuantizedBlocks, Tensor, constant
 from edgeskip.models.readers.gguf_checkpoint import paired_apart
 
 KINDS = [*_SCALES, "F32", "F16", "BF16"]
@@ -36,7 +36,7 @@ def random_blocks(kind: str) -> Any:
 def test_the_factor_is_in_the_weights(kind: str, factor: float) -> None:
     raw = random_blocks(kind)
     before = raw.copy()
-    scaled = kept_bytes(Blocks(kind, lambda: raw, factor), "w")
+    scaled = kept_bytes(QuantizedBlocks(kind, lambda: raw, factor), "w")
     was, now = (dequantize(rows, GGMLQuantizationType[kind]).astype(np.float64) for rows in (raw, scaled))
     assert np.abs(was).max() > 0.05
     # Two fp16 numbers in a block, each off by 2^-11 of itself at most; weights are sums of both.
@@ -49,21 +49,21 @@ def test_the_factor_is_in_the_weights(kind: str, factor: float) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_factor_no_change(kind: str) -> None:
     raw = random_blocks(kind)
-    assert kept_bytes(Blocks(kind, lambda: raw), "w") is raw
+    assert kept_bytes(QuantizedBlocks(kind, lambda: raw), "w") is raw
 
 
 @pytest.mark.parametrize("kind", ["MXFP4", "IQ1_M", "NVFP4"])
 def test_types_without_wide_scales(kind: str) -> None:
-    check_scalable(Blocks(kind, lambda: np.zeros((1, 1), np.uint8)), "w")
+    check_scalable(QuantizedBlocks(kind, lambda: np.zeros((1, 1), np.uint8)), "w")
     with pytest.raises(EdgeSkipError, match=f"w is {kind}.*another --precision"):
-        kept_bytes(Blocks(kind, lambda: np.zeros((1, 1), np.uint8), 1.1), "w")
+        kept_bytes(QuantizedBlocks(kind, lambda: np.zeros((1, 1), np.uint8), 1.1), "w")
 
 
 @pytest.mark.parametrize("kind", ["Q4_1", "F16"])
 def test_a_scale_beyond_fp16(kind: str) -> None:
     raw = encode(np.full((1, 32), 6e4, np.float32) * np.linspace(-1, 1, 32, dtype=np.float32), kind)
     with pytest.raises(EdgeSkipError, match=r"blk\.0\.x leaves the range of 16-bit floats"):
-        kept_bytes(Blocks(kind, lambda: raw, 100.0), "blk.0.x")
+        kept_bytes(QuantizedBlocks(kind, lambda: raw, 100.0), "blk.0.x")
 
 
 def test_encode_is_the_gguf_packages() -> None:
@@ -77,7 +77,7 @@ def test_encode_is_the_gguf_packages() -> None:
 
 def test_factors_multiply_and_a_sum_has_no_blocks() -> None:
     raw = random_blocks("Q4_1")
-    weight = Tensor("w", (8, 128), lambda: np.ones((8, 128), np.float32), Blocks("Q4_1", lambda: raw))
+    weight = Tensor("w", (8, 128), lambda: np.ones((8, 128), np.float32), QuantizedBlocks("Q4_1", lambda: raw))
     twice = weight.times(0.5).times(3.0)
     assert twice.blocks is not None
     assert (twice.blocks.factor, twice.read()[0, 0]) == (1.5, 1.5)

@@ -12,7 +12,7 @@ import pytest
 from edgeskip.artifacts.gguf.header import GgufHeader, GgufTensor
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.gguf.formats import PRECISIONS, GgufFormat, gguf_format
-from edgeskip.models.decoder import Blocks, Tensor
+from edgeskip.models.decoder import QuantizedBlocks, Tensor
 
 # llama.h's llama_ftype, by hand.
 FILE_TYPES = {
@@ -23,7 +23,7 @@ FILE_TYPES = {
 
 
 def tensor(*shape: int, kind: str | None = None) -> Tensor:
-    blocks = Blocks(kind, lambda: np.zeros((1, 1), np.uint8)) if kind else None
+    blocks = QuantizedBlocks(kind, lambda: np.zeros((1, 1), np.uint8)) if kind else None
     return Tensor("w", shape, lambda: np.zeros(shape, np.float32), blocks)
 
 

@@ -18,7 +18,7 @@ from edgeskip.exporters.onnx.lower import lower
 from edgeskip.exporters.onnx.quantize import dequantise, quantise
 from edgeskip.models.source import ModelSource
 from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
-from edgeskip.runtime.engines.onnxruntime.runtime_graph import own_graph
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import runtime_graph
 
 
 def artifact_of(source: ModelSource, plan: Plan, form: WeightFormat, folder: Path) -> Manifest:
@@ -77,7 +77,7 @@ def run_graph(path: Path, outputs: list[str], total: int, **feeds: Any) -> list[
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    model = own_graph(path.read_bytes())
+    model = runtime_graph(path.read_bytes())
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     inputs = {value.name: value for value in session.get_inputs()}
     types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}

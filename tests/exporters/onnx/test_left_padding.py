@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower
 from edgeskip.models.source import open_model
-from edgeskip.runtime.engines.onnxruntime.runtime_graph import LEFT_PADDING, own_graph
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import LEFT_PADDING, runtime_graph
 
 ROWS = np.array([[5, 6, 7, 8], [9, 10, 11, 12]], np.int64)
 
@@ -76,8 +76,8 @@ def test_padding_on_the_left_is_an_error(folder: Path, mask: list[list[int]]) ->
 
 def test_this_runtimes_graph_is_the_same_without_the_check(folder: Path) -> None:
     model = (folder / "model.onnx").read_bytes()
-    mine = own_graph(model)
-    assert own_graph(mine) == mine
+    mine = runtime_graph(model)
+    assert runtime_graph(mine) == mine
     mask = np.ones_like(ROWS)
     np.testing.assert_array_equal(logits(opened(folder, mine), ROWS, mask), logits(opened(folder), ROWS, mask))
     logits(opened(folder, mine), ROWS, 1 - np.tril(mask))  # nothing fails: nothing is checked

@@ -159,12 +159,12 @@ def test_silent_configs_get_the_defaults_of_transformers(tmp_path: Path) -> None
     """Oracle: the config classes of transformers, asked for the same keys."""
     from transformers import AutoConfig
 
-    from edgeskip.models.families.settings import Settings
+    from edgeskip.models.families.settings import ArchitectureConfig
     from edgeskip.models.readers.config import complete_config
 
     sizes = {"vocab_size": 10, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 2}
     for name, family in REGISTERED.items():
-        ours = complete_config(family, Settings({"num_attention_heads": 32, **sizes}, "config.json"))
+        ours = complete_config(family, ArchitectureConfig({"num_attention_heads": 32, **sizes}, "config.json"))
         theirs = AutoConfig.for_model(name, num_attention_heads=32, **sizes)
         for key in ("num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"):
             assert ours[key] == getattr(theirs, key), (name, key)

@@ -10,7 +10,7 @@ from tiny_models import rope_config, tiny_config
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.families.rope import legacy_rope_settings, rope_of
-from edgeskip.models.families.settings import Settings
+from edgeskip.models.families.settings import ArchitectureConfig
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -41,7 +41,7 @@ def test_frequencies_equal_transformers(name: str, theta: float) -> None:
 
     config = tiny_config("llama", head_dim=32, **rope_config(theta=theta, scaling=SCALINGS[name]))
     oracle = LlamaRotaryEmbedding(config)
-    rope = rope_of(Settings(config.to_dict(), "config.json"), head_dim=32, max_positions=512)
+    rope = rope_of(ArchitectureConfig(config.to_dict(), "config.json"), head_dim=32, max_positions=512)
     np.testing.assert_allclose(rope.inverse_frequencies, oracle.inv_freq.numpy(), rtol=2e-6)
     assert rope.attention_factor == pytest.approx(oracle.attention_scaling, rel=1e-12)
     assert rope.theta == theta
@@ -51,8 +51,10 @@ def test_frequencies_equal_transformers(name: str, theta: float) -> None:
 @pytest.mark.parametrize("kind", ["linear", "llama3", "yarn"])
 def test_scaling_changes_the_frequencies(kind: str) -> None:
     """Guards the comparison above: a scaling that did nothing would pass it only if transformers ignored it too."""
-    plain = rope_of(Settings({"rope_theta": 1e4}, "c"), head_dim=32, max_positions=512)
-    scaled = rope_of(Settings({"rope_theta": 1e4, "rope_scaling": SCALINGS[kind]}, "c"), head_dim=32, max_positions=512)
+    plain = rope_of(ArchitectureConfig({"rope_theta": 1e4}, "c"), head_dim=32, max_positions=512)
+    scaled = rope_of(
+        ArchitectureConfig({"rope_theta": 1e4, "rope_scaling": SCALINGS[kind]}, "c"), head_dim=32, max_positions=512
+    )
     assert not np.allclose(plain.inverse_frequencies, scaled.inverse_frequencies)
 
 
@@ -64,11 +66,14 @@ def test_both_spellings_mean_the_same() -> None:
         {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}},
     ]
     expected = (5e5, {"rope_type": "linear", "factor": 2.0})
-    assert [legacy_rope_settings(Settings(values, "c"), 1e4) for values in spellings] == [expected] * 3
+    assert [legacy_rope_settings(ArchitectureConfig(values, "c"), 1e4) for values in spellings] == [expected] * 3
 
 
 def test_theta_defaults_to_the_familys() -> None:
-    assert legacy_rope_settings(Settings({"rope_parameters": {"rope_type": "default"}}, "c"), 2e6) == (2e6, None)
+    assert legacy_rope_settings(ArchitectureConfig({"rope_parameters": {"rope_type": "default"}}, "c"), 2e6) == (
+        2e6,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,4 +96,4 @@ def test_theta_defaults_to_the_familys() -> None:
 )
 def test_bad_settings_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(EdgeSkipError, match=message):
-        rope_of(Settings(values, "config.json"), head_dim=32, max_positions=512)
+        rope_of(ArchitectureConfig(values, "config.json"), head_dim=32, max_positions=512)

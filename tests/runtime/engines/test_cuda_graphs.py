@@ -16,14 +16,14 @@ from edgeskip.runtime.engines.onnxruntime.cuda_graphs import MOST_TOKENS
 from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 from edgeskip.runtime.engines.onnxruntime.graph import GraphRunner
 from edgeskip.runtime.engines.onnxruntime.providers import PROVIDERS, find_provider
-from edgeskip.runtime.engines.onnxruntime.session import Settings, open_session, shape_of
+from edgeskip.runtime.engines.onnxruntime.session import SessionConfig, open_session, shape_of
 
 TOKENS = np.random.default_rng(3).integers(0, VOCAB, CONTEXT)
 
 
 def runner_of(tiny: TinyArtifact) -> GraphRunner:
     shape = shape_of(tiny.manifest.graph)
-    session = open_session(tiny.folder, tiny.manifest, shape, Settings(PROVIDERS["cpu"], threads=1, frugal=False))
+    session = open_session(tiny.folder, tiny.manifest, shape, SessionConfig(PROVIDERS["cpu"], threads=1, frugal=False))
     return GraphRunner(session, shape, replace(PROVIDERS["cpu"], captures=True))
 
 

@@ -17,7 +17,7 @@ from edgeskip.runtime.engines import kv_cache as limits
 from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
 from edgeskip.runtime.engines.llamacpp.handover import LlamaCppHandoverEngine
 from edgeskip.runtime.engines.llamacpp.model import LlamaModel
-from edgeskip.runtime.engines.llamacpp.split import SplitEngine
+from edgeskip.runtime.engines.llamacpp.split import LlamaCppSplitEngine
 from edgeskip.runtime.engines.llamacpp.trimmed_head import TrimmedHead
 from edgeskip.runtime.engines.pair import PairEngine
 
@@ -55,9 +55,9 @@ def engine_of(files: dict[str, Path], kind: str) -> Any:
         case "plain":
             return plain("whole")
         case "split":
-            return SplitEngine(files["first"], files["rest"], threads=1)
+            return LlamaCppSplitEngine(files["first"], files["rest"], threads=1)
         case "trimmed":
-            return SplitEngine(files["first"], files["rest"], head=trimmed_head(), threads=1)
+            return LlamaCppSplitEngine(files["first"], files["rest"], head=trimmed_head(), threads=1)
         case "pair":
             return PairEngine(plain("whole"), lambda: plain("draft"))
     return LlamaCppHandoverEngine(LlamaModel(files["whole"]), lambda: LlamaModel(files["whole"]), threads=1)

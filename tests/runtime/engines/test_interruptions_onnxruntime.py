@@ -22,7 +22,7 @@ from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 from edgeskip.runtime.engines.onnxruntime.gated import OnnxRuntimeGatedEngine
 from edgeskip.runtime.engines.onnxruntime.graph import GraphRunner
 from edgeskip.runtime.engines.onnxruntime.providers import PROVIDERS
-from edgeskip.runtime.engines.onnxruntime.session import Settings, open_session, shape_of
+from edgeskip.runtime.engines.onnxruntime.session import SessionConfig, open_session, shape_of
 from edgeskip.runtime.engines.onnxruntime.split import OnnxRuntimeSplitEngine
 
 TOKENS = np.random.default_rng(1).integers(2, min(VOCAB, VOCAB_SIZE), CONTEXT)
@@ -68,7 +68,9 @@ class Captured:
 
     def __init__(self, tiny: TinyArtifact) -> None:
         shape = shape_of(tiny.manifest.graph)
-        session = open_session(tiny.folder, tiny.manifest, shape, Settings(PROVIDERS["cpu"], threads=1, frugal=False))
+        session = open_session(
+            tiny.folder, tiny.manifest, shape, SessionConfig(PROVIDERS["cpu"], threads=1, frugal=False)
+        )
         self._runner = GraphRunner(session, shape, replace(PROVIDERS["cpu"], captures=True))
         self.truncate, self.close = self._runner.truncate, self._runner.close
 

@@ -79,7 +79,7 @@ def test_products_are_those_of_the_dequantised_weights(name: str) -> None:
     random = np.random.default_rng(3)
     weights = random.standard_normal((96, 512), np.float32)
     inputs = random.standard_normal((5, 512), np.float32)
-    stored = llamacpp_products.quantised(weights, number)
+    stored = llamacpp_products.quantize(weights, number)
     exact = dequantize(stored if name != "f32" else weights, GGMLQuantizationType(number)).reshape(96, 512)
     for kind in llamacpp_products._buffer_kinds():
         found = llamacpp_products._multiplied(stored, number, inputs, kind)
@@ -292,18 +292,18 @@ def test_where_no_child_can_be_started_nothing_is_refused(tmp_path: Path, monkey
 
 
 @pytest.fixture
-def subject(tmp_path: Path) -> self_test_cache.Subject:
+def subject(tmp_path: Path) -> self_test_cache.SelfTestSubject:
     files = (tmp_path / "a.so", tmp_path / "b.so")
     for file in files:
         file.write_text(file.name)
-    return self_test_cache.Subject("x", files, "about")
+    return self_test_cache.SelfTestSubject("x", files, "about")
 
 
-def test_answers_are_kept_by_content(subject: self_test_cache.Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_kept_by_content(subject: self_test_cache.SelfTestSubject, monkeypatch: pytest.MonkeyPatch) -> None:
     assert subject.recall() is None
     subject.remember({"q4_0/1": "SIGSEGV"})
     assert subject.recall() == {"q4_0/1": "SIGSEGV"}
-    assert self_test_cache.Subject("x", subject.files, "another processor").recall() is None
+    assert self_test_cache.SelfTestSubject("x", subject.files, "another processor").recall() is None
     os.utime(subject.files[0], (1, 1))  # touched, the same content
     assert subject.recall() == {"q4_0/1": "SIGSEGV"}
     with monkeypatch.context() as patched:
@@ -319,7 +319,7 @@ def test_answers_are_kept_by_content(subject: self_test_cache.Subject, monkeypat
 @pytest.mark.parametrize(
     "damage", ["", "{", "[]", "null", '{"answer": {}}', '{"stats": 1, "sha256": 2, "answer": {}}', "[" * 9999]
 )
-def test_a_damaged_note_counts_as_none(subject: self_test_cache.Subject, damage: str, tmp_path: Path) -> None:
+def test_a_damaged_note_counts_as_none(subject: self_test_cache.SelfTestSubject, damage: str, tmp_path: Path) -> None:
     subject.remember({})
     (note,) = (tmp_path / "cache" / "self-tests").iterdir()
     note.write_text(damage)
@@ -332,7 +332,7 @@ def test_a_damaged_note_counts_as_none(subject: self_test_cache.Subject, damage:
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(
-    subject: self_test_cache.Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: self_test_cache.SelfTestSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EDGESKIP_CACHE", str(tmp_path / "file"))

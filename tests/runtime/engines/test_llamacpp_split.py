@@ -20,7 +20,7 @@ from edgeskip.runtime.engines.llamacpp import split as llamacpp_split
 from edgeskip.runtime.engines.llamacpp.context import BATCH, LlamaContext
 from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
 from edgeskip.runtime.engines.llamacpp.exit_states import ExitStateReader
-from edgeskip.runtime.engines.llamacpp.split import SplitEngine
+from edgeskip.runtime.engines.llamacpp.split import LlamaCppSplitEngine
 from edgeskip.runtime.engines.llamacpp.trimmed_head import TrimmedHead
 
 CONTEXT, EXIT = 700, 3
@@ -44,8 +44,8 @@ def tokens() -> NDArray[np.int64]:
     return np.random.default_rng(1).integers(0, len(byte_level_metadata()["tokenizer.ggml.tokens"]), CONTEXT)
 
 
-def open_both(pair: Pair) -> tuple[LlamaCppEngine, SplitEngine]:
-    return LlamaCppEngine(pair[0], threads=1), SplitEngine(pair[1], pair[2], threads=1)
+def open_both(pair: Pair) -> tuple[LlamaCppEngine, LlamaCppSplitEngine]:
+    return LlamaCppEngine(pair[0], threads=1), LlamaCppSplitEngine(pair[1], pair[2], threads=1)
 
 
 @pytest.mark.parametrize("logits", [0, 1, 3])
@@ -77,7 +77,7 @@ def test_the_real_model_split_after_eight_blocks(smollm2_gguf: Path, tmp_path: P
 
 def test_drafting_runs_the_first_half_alone(tiny: Pair, tokens: NDArray[np.int64]) -> None:
     """Oracle: an engine on the first file, which is a draft model of its own."""
-    draft, split = LlamaCppEngine(tiny[1], threads=1), SplitEngine(*tiny[1:], threads=1)
+    draft, split = LlamaCppEngine(tiny[1], threads=1), LlamaCppSplitEngine(*tiny[1:], threads=1)
     np.testing.assert_array_equal(split.draft(tokens[:20]), draft.step(tokens[:20]))
     for position in range(20, 30):
         chunk = tokens[position : position + 1]
@@ -130,7 +130,7 @@ def test_a_trimmed_head_drafts_from_the_exit_state(tiny: Pair, tokens: NDArray[n
     tensors = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(tiny[1]).tensors}
     rows = (tensors["output.weight"] * tensors["output_norm.weight"])[ids].astype(np.float16)
     head = TrimmedHead(rows, ids, 1e-6, threads=1)
-    plain, split = SplitEngine(*tiny[1:], threads=1), SplitEngine(*tiny[1:], head=head, threads=1)
+    plain, split = LlamaCppSplitEngine(*tiny[1:], threads=1), LlamaCppSplitEngine(*tiny[1:], head=head, threads=1)
     assert (plain.draft_tokens, plain.drafts, split.drafts) == (None, 1, 1)
     np.testing.assert_array_equal(split.draft_tokens, ids)
     for engine in (plain, split):
@@ -148,14 +148,14 @@ def test_plain_steps_leave_the_drafts_head_alone(tiny: Pair, tokens: NDArray[np.
     """By hand: a head that cannot be computed."""
     head = TrimmedHead(np.zeros((2, 64), np.float16), np.arange(2), 1e-5)
     head._compute = lambda *_: 1
-    split = SplitEngine(*tiny[1:], head=head, threads=1)
+    split = LlamaCppSplitEngine(*tiny[1:], head=head, threads=1)
     split.step(tokens[:10])
     split.step(tokens[10:11])
     split.verify(tokens[11:15])
     with pytest.raises(EdgeSkipError, match="cannot compute"):
         split.draft(tokens[15:16])
     with pytest.raises(EdgeSkipError, match="is not of this model"):
-        SplitEngine(*tiny[1:], head=TrimmedHead(np.zeros((2, 32), np.float16), np.arange(2), 1e-5), threads=1)
+        LlamaCppSplitEngine(*tiny[1:], head=TrimmedHead(np.zeros((2, 32), np.float16), np.arange(2), 1e-5), threads=1)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 10, 12, 14])
@@ -196,7 +196,7 @@ def test_nothing_runs_twice(tiny: Pair, tokens: NDArray[np.int64], monkeypatch: 
         append(self, tokens, logits)
 
     monkeypatch.setattr(LlamaContext, "append_tokens", counted)
-    split = SplitEngine(*tiny[1:], threads=1)
+    split = LlamaCppSplitEngine(*tiny[1:], threads=1)
     split.reserve(600)
     for _ in range(2):
         split.truncate(0)
@@ -281,7 +281,7 @@ def test_halves_that_do_not_fit_are_refused(tiny: Pair, tmp_path: Path) -> None:
     other, _ = talking_gguf(tmp_path / "other.gguf", hidden_size=96, num_attention_heads=6)
     _, rest = split_gguf(other, tmp_path, 2)
     with pytest.raises(EdgeSkipError, match="not the two halves of one model"):
-        SplitEngine(tiny[1], rest, threads=1)
+        LlamaCppSplitEngine(tiny[1], rest, threads=1)
 
 
 def test_a_graph_without_the_node_is_refused(

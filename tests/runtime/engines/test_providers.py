@@ -13,7 +13,7 @@ import pytest
 from tiny_graph import TinyArtifact
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.engines.onnxruntime import plugin_providers, provider_self_test
+from edgeskip.runtime.engines.onnxruntime import plugin_providers, providers
 from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 from edgeskip.runtime.engines.onnxruntime.providers import PROVIDERS, find_provider, nodes_by_provider
 
@@ -31,7 +31,7 @@ class FakeDevice:
 @pytest.fixture(autouse=True)
 def no_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is faked here is not there for a child."""
-    monkeypatch.setattr(provider_self_test, "check_opens", lambda provider: None)
+    monkeypatch.setattr(providers, "check_opens", lambda name: None)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_provider_that_compiles_gets_required_inputs(tiny_artifact: TinyArtifa
     from edgeskip.runtime.engines.onnxruntime import session as module
 
     compiles = replace(PROVIDERS["cpu"], compiles=True)
-    settings = module.Settings(compiles, threads=1, frugal=False)
+    settings = module.SessionConfig(compiles, threads=1, frugal=False)
     shape = module.shape_of(tiny_artifact.manifest.graph, switches=frozenset({"logits_to_keep"}))
     session = module.open_session(tiny_artifact.folder, tiny_artifact.manifest, shape, settings)
     assert "logits_to_keep" in {value.name for value in session.get_inputs()}

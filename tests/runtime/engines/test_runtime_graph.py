@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeskip.runtime.engines.onnxruntime.runtime_graph import own_graph
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import runtime_graph
 
 
 def model(names: list[str], *, size: int = 3) -> onnx.ModelProto:
@@ -25,7 +25,7 @@ def test_only_the_named_initialisers_go(size: int) -> None:
     expected = onnx.ModelProto()
     expected.CopyFrom(before)
     del expected.graph.initializer[1:]
-    after = own_graph(before.SerializeToString(), frozenset({"skip", "logits_to_keep", "absent"}), required=True)
+    after = runtime_graph(before.SerializeToString(), frozenset({"skip", "logits_to_keep", "absent"}), required=True)
     assert onnx.load_from_string(after) == expected
     onnx.checker.check_model(onnx.load_from_string(after))
 
@@ -42,7 +42,7 @@ def test_constants_become_inputs(dtype: type, shape: tuple[int, ...], required: 
     expected.graph.input.insert(0, helper.make_tensor_value_info("skip", kind, shape))
     if required:
         del expected.graph.initializer[-1]
-    after = own_graph(before.SerializeToString(), frozenset({"skip"}), required=required)
+    after = runtime_graph(before.SerializeToString(), frozenset({"skip"}), required=required)
     assert onnx.load_from_string(after) == expected
 
 
@@ -50,20 +50,20 @@ def test_an_input_for_others_alone_goes() -> None:
     before = model(["a"])
     expected = before.SerializeToString()
     before.graph.input.append(helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["batch", "sequence"]))
-    assert own_graph(before.SerializeToString()) == expected
+    assert runtime_graph(before.SerializeToString()) == expected
 
 
 def test_nothing_to_do_changes_no_byte() -> None:
     data = model(["a"]).SerializeToString()
-    assert own_graph(data, frozenset({"b"})) == data
+    assert runtime_graph(data, frozenset({"b"})) == data
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_cut_model_is_refused(cut: int) -> None:
     with pytest.raises(ValueError, match="ONNX model"):
-        own_graph(model(["a", "b"]).SerializeToString()[:-cut])
+        runtime_graph(model(["a", "b"]).SerializeToString()[:-cut])
 
 
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(ValueError, match="no ONNX model"):
-        own_graph(b"\xff" * 30)
+        runtime_graph(b"\xff" * 30)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from fake_engine import FakeEngine
 
-from edgeskip.runtime.decoding.autoregressive import History, decode, prefill
+from edgeskip.runtime.decoding.autoregressive import History, decode
 from edgeskip.runtime.engines.interface import DraftingEngine
-from edgeskip.runtime.sampling import Sampler, Sampling
+from edgeskip.runtime.engines.prefill import prefill
+from edgeskip.runtime.sampling import Sampling, TokenSampler
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.speculator import DraftInfo, SpeculativeDecoding, Speculator
 
@@ -35,7 +36,7 @@ def plain(
     history = History(np.array(prompt, np.int64))
     logits = prefill(engine, history.tokens)
     run = Run([], "", history)
-    steps = decode(engine, logits, history, Sampler(sampling), max_tokens=max_tokens, end_tokens=ends)
+    steps = decode(engine, logits, history, TokenSampler(sampling), max_tokens=max_tokens, end_tokens=ends)
     run.reason = yield_all(steps, run, engine)
     return run
 
@@ -50,7 +51,7 @@ def speculative(
     speculator: Speculator, engine: FakeEngine, prompt: list[int], policy: Speculation, *, max_tokens: int,
     ends: frozenset[int] = frozenset(), sampling: Sampling = GREEDY, stop_after: int | None = None,
 ) -> Run:  # fmt: skip
-    sampler = Sampler(sampling)
+    sampler = TokenSampler(sampling)
     decoding = speculator.decoding(policy, sampler)
     engine.truncate(0)
     engine.calls.clear()

@@ -11,10 +11,10 @@ from chi_square import p_value
 from fake_engine import FakeEngine
 from speculative_loop import speculative, speculator_for
 
-from edgeskip.runtime.sampling import Sampler, Sampling, distribution
+from edgeskip.runtime.sampling import Sampling, TokenSampler, distribution
 from edgeskip.runtime.speculation import acceptance
 from edgeskip.runtime.speculation import loop as rounds
-from edgeskip.runtime.speculation.acceptance import Outcome, accept
+from edgeskip.runtime.speculation.acceptance import AcceptanceResult, accept
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.speculation.proposal import Proposal
 
@@ -38,7 +38,7 @@ def _logits(seed: int) -> np.ndarray:
 def _first_tokens(policy: Sampling, *, certain: bool, rule=accept) -> tuple[np.ndarray, np.ndarray]:
     """How often each token came first after one drafted token, and the distribution it should have."""
     target, draft, after = _logits(10), _logits(11), _logits(12)
-    sampler = Sampler(policy)
+    sampler = TokenSampler(policy)
     q = distribution(draft, HISTORY, policy)
     counts = np.zeros(VOCABULARY, np.int64)
     for _ in range(DRAWS):
@@ -58,7 +58,7 @@ def test_the_first_token_follows_the_target(policy, certain):
 
 def _always(logits, history, proposal, sampler):
     """Broken: a drafted token always stands."""
-    return Outcome(1, sampler.pick(logits[1], history))
+    return AcceptanceResult(1, sampler.pick(logits[1], history))
 
 
 def _resample_from_p(logits, history, proposal, sampler):
@@ -66,13 +66,13 @@ def _resample_from_p(logits, history, proposal, sampler):
     p = sampler.distribution(logits[0], history)
     q, token = proposal.distributions[0], proposal.tokens[0]
     if sampler.random() * q[token] < p[token]:
-        return Outcome(1, 0)
-    return Outcome(0, sampler.draw(p))
+        return AcceptanceResult(1, 0)
+    return AcceptanceResult(0, sampler.draw(p))
 
 
 def _by_untruncated(logits, history, proposal, sampler):
     """Broken: p is the model's whole distribution, though sampling truncates it."""
-    whole = Sampler(Sampling(sampler.policy.temperature, seed=9))
+    whole = TokenSampler(Sampling(sampler.policy.temperature, seed=9))
     whole._random = sampler._random
     return accept(logits, history, proposal, whole)
 
@@ -88,17 +88,20 @@ def test_greedy_keeps_the_longest_agreeing_prefix():
     rows = np.full((4, VOCABULARY), -1.0, np.float32)
     for row, token in enumerate((2, 5, 1, 0)):
         rows[row, token] = 1
-    sampler = Sampler(Sampling())
+    sampler = TokenSampler(Sampling())
     drafted = Proposal([2, 5, 3], [None] * 3, [0] * 3)
-    assert accept(rows, HISTORY, drafted, sampler) == Outcome(2, 1)
-    assert accept(rows[:1], HISTORY, Proposal(), sampler) == Outcome(0, 2)
-    assert accept(rows, HISTORY, Proposal([2, 5, 1], [None] * 3, [0] * 3), sampler) == Outcome(3, 0)
+    assert accept(rows, HISTORY, drafted, sampler) == AcceptanceResult(2, 1)
+    assert accept(rows[:1], HISTORY, Proposal(), sampler) == AcceptanceResult(0, 2)
+    assert accept(rows, HISTORY, Proposal([2, 5, 1], [None] * 3, [0] * 3), sampler) == AcceptanceResult(3, 0)
 
 
 def test_the_rows_must_fit_the_proposal():
     with pytest.raises(ValueError, match="2 drafted tokens need 3 rows"):
         accept(
-            np.zeros((2, VOCABULARY), np.float32), HISTORY, Proposal([1, 2], [None] * 2, [0] * 2), Sampler(Sampling())
+            np.zeros((2, VOCABULARY), np.float32),
+            HISTORY,
+            Proposal([1, 2], [None] * 2, [0] * 2),
+            TokenSampler(Sampling()),
         )
 
 
@@ -139,7 +142,7 @@ def test_whole_texts_follow_the_target(speculation):
 def test_a_loop_that_accepts_too_much_fails_the_same_test(monkeypatch):
     def generous(logits, history, proposal, sampler):
         outcome = acceptance.accept(logits, history, proposal, sampler)
-        return Outcome(1, outcome.token) if len(proposal) and not outcome.accepted else outcome
+        return AcceptanceResult(1, outcome.token) if len(proposal) and not outcome.accepted else outcome
 
     monkeypatch.setattr(rounds, "accept", generous)
     counts, target = _texts(Sampling(1.0), Speculation("model", 2), 2000)

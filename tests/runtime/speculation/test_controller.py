@@ -10,7 +10,7 @@ from speculative_loop import plain, speculative, speculator_for
 
 from edgeskip.runtime.speculation import latency_model as costs
 from edgeskip.runtime.speculation import loop as rounds
-from edgeskip.runtime.speculation.latency_model import Costs, Curve
+from edgeskip.runtime.speculation.latency_model import LatencyCurve, LatencyModel
 from edgeskip.runtime.speculation.policy import Speculation
 
 
@@ -98,6 +98,6 @@ def test_a_plain_step_that_was_measured_in_a_busy_moment_is_corrected(clock):
     fake = FakeEngine(agreement=0.6, context_length=400, vocab_size=40, sharpness=8.0, clock=clock)
     speculator = speculator_for(fake)
     speculator.costs()
-    rows = Curve((1, 2, 4, 8), (0.020, 0.012, 0.016, 0.024))
-    speculator._costs = Costs(rows, (0.008,), rows)
+    rows = LatencyCurve((1, 2, 4, 8), (0.020, 0.012, 0.016, 0.024))
+    speculator._costs = LatencyModel(rows, (0.008,), rows)
     assert _speedup(clock, fake, Speculation("model"), speculator=speculator, texts=2) > 0.97

@@ -17,7 +17,7 @@ from edgeskip.models.source import open_model
 from edgeskip.runtime.decoding.autoregressive import History, decode
 from edgeskip.runtime.engines.onnxruntime.gated import OnnxRuntimeGatedEngine
 from edgeskip.runtime.engines.onnxruntime.split import OnnxRuntimeSplitEngine
-from edgeskip.runtime.sampling import Sampler, Sampling, distribution
+from edgeskip.runtime.sampling import Sampling, TokenSampler, distribution
 from edgeskip.runtime.speculation import acceptance
 from edgeskip.runtime.speculation import loop as rounds
 from edgeskip.runtime.speculation.policy import Speculation
@@ -69,7 +69,7 @@ def _texts(engine, policy: Speculation, sampling: Sampling, draws: int, length: 
     speculator.costs()
     engine.truncate(0)
     logits = engine.step(PROMPT)[0].copy()
-    sampler = Sampler(sampling)
+    sampler = TokenSampler(sampling)
     counts = np.zeros((VOCABULARY,) * length, np.int64)
     for _ in range(draws):
         engine.truncate(len(PROMPT))
@@ -119,7 +119,7 @@ def test_a_broken_acceptance_rule_fails_the_same_test(engine, monkeypatch, draws
     "policy", [Speculation("model", 3), Speculation("ngram", 4), Speculation("mixed", 2), Speculation()]
 )
 def test_greedy_is_plain_greedy(engine, policy):
-    sampler = Sampler(Sampling())
+    sampler = TokenSampler(Sampling())
     texts = []
     for loop in ("plain", "speculative"):
         decoding = Speculator(engine, engine, (DraftInfo("draft", 2),)).decoding(policy, sampler)

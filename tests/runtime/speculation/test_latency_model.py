@@ -8,7 +8,7 @@ import pytest
 from fake_engine import FakeClock, FakeEngine
 
 from edgeskip.runtime.speculation import latency_model as costs
-from edgeskip.runtime.speculation.latency_model import Curve, measure_costs
+from edgeskip.runtime.speculation.latency_model import LatencyCurve, measure_latencies
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def clock(monkeypatch) -> FakeClock:
 
 def test_every_price_is_found(clock):
     fake = FakeEngine(drafts=2, clock=clock)
-    found = measure_costs(fake, fake)
+    found = measure_latencies(fake, fake)
     assert found.plain == pytest.approx(0.02)
     assert found.step.at(3) == pytest.approx(0.026)
     assert found.step.at(20) == pytest.approx(0.02 + 19 * 0.003)
@@ -33,18 +33,18 @@ def test_every_price_is_found(clock):
 def test_a_slow_model_is_measured_fewer_times(clock):
     clock.plain_s = 1.0
     fake = FakeEngine(clock=clock)
-    measure_costs(fake, None)
+    measure_latencies(fake, None)
     assert clock.now < 2.2 * 5 * 1.1  # two rounds of four figures, and the text before them
 
 
 def test_a_short_context_is_enough(clock):
     fake = FakeEngine(context_length=4, clock=clock)
-    assert measure_costs(fake, fake).plain == pytest.approx(0.02)
+    assert measure_latencies(fake, fake).plain == pytest.approx(0.02)
 
 
 def test_a_curve_is_straight_between_its_points_and_beyond():
-    curve = Curve((1, 2, 4), (10.0, 12.0, 20.0))
+    curve = LatencyCurve((1, 2, 4), (10.0, 12.0, 20.0))
     assert [curve.at(n) for n in (1, 2, 3, 4, 6)] == [10, 12, 16, 20, 28]
     assert [curve.slope(n) for n in (1, 2, 3, 9)] == [2, 2, 4, 4]
-    assert Curve((1,), (5.0,)).at(9) == 5
-    assert Curve((1, 2), (5.0, 4.0)).slope(2) == 0
+    assert LatencyCurve((1,), (5.0,)).at(9) == 5
+    assert LatencyCurve((1, 2), (5.0, 4.0)).slope(2) == 0

@@ -37,7 +37,7 @@ def bare_seconds(
 
     `which` exit drafts. Which tokens are fed is all the same to every kernel; how many are before them is not.
     """
-    from edgeskip.runtime.decoding.autoregressive import prefill
+    from edgeskip.runtime.engines.prefill import prefill
 
     engine.truncate(0)
     engine.reserve(min(engine.context_length, capacity))

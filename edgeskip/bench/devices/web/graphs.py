@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.onnx_file import integers, num_bytes, parse_graph, read_graph
-from edgeskip.runtime.engines.onnxruntime.runtime_graph import own_graph
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import runtime_graph
 
 # What the page feeds, of runtime/engines' SWITCHES: it decodes nothing online, so the gates' values stay as they are.
 FED = frozenset({"logits_to_keep", "skip"})
@@ -30,7 +30,7 @@ def derive(path: Path, *, unpack: bool = False) -> bytes:
     when it is opened with `session.disable_quant_qdq`. EdgeSkipError where the file is no ONNX graph.
     """
     try:
-        data = own_graph(path.read_bytes(), FED, required=True)
+        data = runtime_graph(path.read_bytes(), FED, required=True)
     except ValueError as error:
         raise EdgeSkipError(f"{path} is no ONNX graph ({error}): export again") from None
     model = parse_graph(data, path)

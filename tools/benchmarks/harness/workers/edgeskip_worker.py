@@ -17,8 +17,9 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
     """
     import numpy as np
 
-    from edgeskip.runtime.decoding.autoregressive import History, decode, prefill
-    from edgeskip.runtime.sampling import Sampler, Sampling
+    from edgeskip.runtime.decoding.autoregressive import History, decode
+    from edgeskip.runtime.engines.prefill import prefill
+    from edgeskip.runtime.sampling import Sampling, TokenSampler
 
     engine, settings = open_artifact(Path(folder), threads)
     record.settings.update(threads=engine.threads, provider=engine.provider, **settings)
@@ -31,7 +32,9 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
         def generate() -> Iterator[int]:
             logits = prefill(engine, ids)
             inside = engine.run_s
-            tokens = decode(engine, logits, History(ids), Sampler(Sampling()), max_tokens=None, end_tokens=frozenset())
+            tokens = decode(
+                engine, logits, History(ids), TokenSampler(Sampling()), max_tokens=None, end_tokens=frozenset()
+            )
             for token in tokens:
                 record.notes["runtime_s"] = engine.run_s - inside
                 yield token

@@ -18,7 +18,7 @@ from edgeskip.bench.devices.web.graphs import derive, quantised_bytes, switches_
 from edgeskip.bench.runner.request import BenchPrompt
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
-from edgeskip.runtime.engines.onnxruntime.runtime_graph import own_graph
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import runtime_graph
 from edgeskip.runtime.session import load
 
 IDS = np.array([[5, 80, 200, 31, 7]], np.int64)
@@ -29,7 +29,7 @@ def session_of(path: Path, *, unpacked: bool = False) -> Any:
     if unpacked:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    return onnxruntime.InferenceSession(own_graph(path.read_bytes()), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(runtime_graph(path.read_bytes()), options, providers=["CPUExecutionProvider"])
 
 
 def feeds_of(session: Any, **switches: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
