@@ -9,8 +9,8 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.bake import on_scaled_stream
 from edgeskip.exporters.split import exiting
 from edgeskip.models.decoder import Attention, FeedForward, constant
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.families.canonical import extra_block
-from edgeskip.models.families.settings import ArchitectureConfig
 
 if TYPE_CHECKING:
     from edgeskip.core.plan import Plan

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.models.decoder import Decoder, Tensor
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.families.canonical import decoder_of
-from edgeskip.models.families.settings import ArchitectureConfig
 from edgeskip.models.locate import locate
 from edgeskip.models.readers.checkpoint import Checkpoint
 from edgeskip.models.readers.json_file import read_json

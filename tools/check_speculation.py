@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 sys.path.append(str(Path(__file__).parent / "benchmarks"))  # what the checks share with them
 from harness.prompts import Prompt, prompts_of
 
-from edgeskip.runtime.comparison import NEAR_TIE, first_difference
+from edgeskip.runtime.comparison import NEAR_TIE, find_difference
 from edgeskip.runtime.session import Session, load
 from edgeskip.runtime.speculation.policy import Speculation
 
@@ -79,7 +79,7 @@ def _run(
     counts = generation.stats.speculation
     assert counts is not None
     assert isinstance(policy.num_speculations, int)
-    difference = first_difference(session, ids, plain, generation.tokens)
+    difference = find_difference(session, ids, plain, generation.tokens)
     found = Found(
         artifact, drafter, policy.num_speculations, prompt.name, len(generation.tokens), counts.drafted, counts.accepted
     )  # fmt: skip

@@ -21,7 +21,7 @@ from edgeskip.profiles.device_profile import DecodeCost, DeviceProfile, DeviceRe
 from edgeskip.profiles.schema import ModelRecord
 from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK
 from edgeskip.runtime.engines.threads import threads_or_default
-from edgeskip.runtime.sublayer_times import Clock, OneRow, Step, measure
+from edgeskip.runtime.sublayer_times import SublayerProfiler, OneRow, ProfiledStep, measure
 
 PREFILLS, TOKENS = 2, 12  # repeats in a round
 _PACKAGES = {"onnxruntime": "onnxruntime", "llama.cpp": "llama-cpp-python"}
@@ -31,7 +31,7 @@ _PACKAGES = {"onnxruntime": "onnxruntime", "llama.cpp": "llama-cpp-python"}
 class ProfiledModel:
     """A dense artifact whose sublayers can be timed."""
 
-    clock: Clock
+    clock: SublayerProfiler
     model: ModelRecord
     engine: str
     provider: str
@@ -50,8 +50,8 @@ class ProfilingRequest:
     rounds: int
 
     @property
-    def steps(self) -> list[tuple[Step, int]]:
-        return [(Step(0, self.prompt), PREFILLS), *((Step(context, 1), TOKENS) for context in self.contexts)]
+    def steps(self) -> list[tuple[ProfiledStep, int]]:
+        return [(ProfiledStep(0, self.prompt), PREFILLS), *((ProfiledStep(context, 1), TOKENS) for context in self.contexts)]
 
     @property
     def runs(self) -> int:

@@ -35,7 +35,7 @@ class GraphBuilder:
         return value
 
     def switch(self, name: str, default: NDArray[Any]) -> ir.Value:
-        """A constant that our own runtime makes an input when it loads the graph (`own_graph.SWITCHES`)."""
+        """A constant that our own runtime makes an input when it loads the graph (`runtime_graph.SWITCHES`)."""
         assert name in SWITCHES, name
         return self.constant(name, default)
 

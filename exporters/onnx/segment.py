@@ -99,7 +99,7 @@ class _Lowering:
         # Nothing after the last attention mixes positions; exit states are wanted of all of them.
         self.last = attentions[-1] if attentions and (block or not segment.exit_states) else None
         self.seqlens, self.total = self._lengths(mask)
-        if segment.from_ids:  # nothing reads it (`own_graph`)
+        if segment.from_ids:  # nothing reads it (`runtime_graph`)
             graph.input(POSITIONS, ir.DataType.INT64, ["batch", "sequence"])
         kept = graph.switch("logits_to_keep", int64(0 if segment.every_position else 1))
         self.keep = graph.op("Neg", [kept], "logits_start")

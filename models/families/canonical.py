@@ -9,9 +9,9 @@ import numpy as np
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.decoder import Attention, Decoder, DecoderConfig, FeedForward, Linear, Norm, Tensor
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.families.family import Family, Traits
 from edgeskip.models.families.rope import rope_of
-from edgeskip.models.families.settings import ArchitectureConfig
 
 
 def decoder_of(family: Family, settings: ArchitectureConfig, tensors: Mapping[str, Tensor]) -> Decoder:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgeskip.models.families.settings import ArchitectureConfig
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 
 
 @dataclass(frozen=True)

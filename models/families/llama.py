@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.families.family import Family, Traits
-from edgeskip.models.families.settings import ArchitectureConfig
 
 
 def _traits(settings: ArchitectureConfig, num_blocks: int) -> list[Traits]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.decoder import Rope
-from edgeskip.models.families.settings import ArchitectureConfig
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 
 SUPPORTED = ("default", "linear", "llama3", "yarn")
 Float64 = NDArray[np.float64]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.families.family import Family
 from edgeskip.models.families.rope import legacy_rope_settings
-from edgeskip.models.families.settings import ArchitectureConfig
 from edgeskip.models.readers.quantized import quantisation_error, quantised_by_config
 
 # Keys that name code or the tool that wrote the file, not the model.

@@ -16,7 +16,7 @@ from edgeskip.artifacts.gguf.rules import check_gguf
 from edgeskip.artifacts.gguf.text_rules import TextRules
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 from edgeskip.models.decoder import Float32, QuantizedBlocks, Tensor
-from edgeskip.models.families.settings import ArchitectureConfig
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.readers.checkpoint import Checkpoint
 from edgeskip.models.readers.config import complete_config
 from edgeskip.models.readers.gguf_config import gguf_config, gguf_family, gguf_generation_config

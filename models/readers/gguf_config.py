@@ -9,10 +9,10 @@ import numpy as np
 from edgeskip.artifacts.gguf.header import GgufHeader
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.decoder import Float32
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.families.family import Family
 from edgeskip.models.families.registry import FAMILIES, family_of_gguf
 from edgeskip.models.families.rope import llama3_frequencies
-from edgeskip.models.families.settings import ArchitectureConfig
 
 _NO_ROPE_INTERVAL = 4  # llama.cpp fixes this for smollm3 (n_no_rope_layer_step); the file does not say
 

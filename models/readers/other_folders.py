@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.models.families.settings import ArchitectureConfig
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.readers.quantized import quantisation_error, quantised_by_files
 
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.models.families.settings import ArchitectureConfig
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.readers.json_file import read_json
 from edgeskip.models.readers.lora import PREFIX, Lora, arrays_of, lora_of
 from edgeskip.models.readers.safetensors_file import read_safetensors

@@ -7,8 +7,8 @@ from typing import Any
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.decoder import Tensor
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.families.registry import family_named
-from edgeskip.models.families.settings import ArchitectureConfig
 from edgeskip.models.readers.checkpoint import Checkpoint
 from edgeskip.models.readers.config import complete_config
 from edgeskip.models.readers.json_file import read_json

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.runtime.sampling import TokenSampler
-from edgeskip.runtime.speculation.proposal import Proposal
+from edgeskip.runtime.speculation.drafters import Proposal
 
 
 @dataclass(frozen=True)

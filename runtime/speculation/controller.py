@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from edgeskip.runtime.speculation.acceptance_estimator import AcceptanceEstimator
 from edgeskip.runtime.speculation.draft_length import AdaptiveDraftLength, DraftLength, FixedDraftLength
+from edgeskip.runtime.speculation.drafters import Proposal
 from edgeskip.runtime.speculation.latency_model import LatencyCurve, LatencyModel
 from edgeskip.runtime.speculation.policy import Speculation
-from edgeskip.runtime.speculation.proposal import Proposal
 
 ALLOWED_LOSS = 0.01  # of the time decoded so far
 FIRST_CREDIT = 1.0  # plain steps that trials may lose before any time is decoded
@@ -49,7 +49,7 @@ class _State:
     def speedup(self, plain_s: float) -> float:
         return self.tokens * plain_s / self.seconds
 
-    def see(self, tokens: int, seconds: float) -> None:
+    def update(self, tokens: int, seconds: float) -> None:
         """A round of this arm."""
         self.tokens = _MEMORY * self.tokens + tokens
         self.seconds = _MEMORY * self.seconds + seconds
@@ -128,11 +128,11 @@ class DraftController:
     def round(self, arm: DraftArm, proposal: Proposal, accepted: int, draft_s: float, verify_s: float) -> None:
         """A round was made, which gave `accepted` + 1 tokens."""
         state, seconds, drafted = self._arms[arm.name], draft_s + verify_s, len(proposal)
-        for grade in proposal.grades[:accepted]:
-            state.reliability.see(grade, accepted=True)
+        for confidence_bin in proposal.confidence_bins[:accepted]:
+            state.reliability.update(confidence_bin, accepted=True)
         if accepted < drafted:
-            state.reliability.see(proposal.grades[accepted], accepted=False)
-        state.see(accepted + 1, seconds)
+            state.reliability.update(proposal.confidence_bins[accepted], accepted=False)
+        state.update(accepted + 1, seconds)
         for other in self._arms.values():
             if other is not state:
                 other.forget()

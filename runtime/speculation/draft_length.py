@@ -15,10 +15,10 @@ class DraftLength(Protocol):
 
     needs_confidence: bool
 
-    def keeps(self, confidence: float, grade: int) -> bool:
+    def keep(self, confidence: float, confidence_bin: int) -> bool:
         """Whether to propose a token whose distribution has `confidence` as its highest probability."""
 
-    def goes_on(self) -> bool:
+    def wants_more(self) -> bool:
         """Whether to draft one more after those kept."""
 
 
@@ -33,13 +33,13 @@ class FixedDraftLength:
     def __post_init__(self) -> None:
         self.needs_confidence = self.confidence > 0
 
-    def keeps(self, confidence: float, grade: int) -> bool:
+    def keep(self, confidence: float, confidence_bin: int) -> bool:
         if self.confidence and confidence < self.confidence:
             return False
         self.kept += 1
         return True
 
-    def goes_on(self) -> bool:
+    def wants_more(self) -> bool:
         return self.kept < self.limit
 
 
@@ -60,8 +60,8 @@ class AdaptiveDraftLength:
     survival: float = 1.0  # estimated chance that all kept so far are accepted
     needs_confidence: bool = True
 
-    def keeps(self, confidence: float, grade: int) -> bool:
-        chance = self.survival * self.reliability.rate(grade)
+    def keep(self, confidence: float, confidence_bin: int) -> bool:
+        chance = self.survival * self.reliability.rate(confidence_bin)
         tried = self.trial and self.kept == 0
         if confidence < self.confidence or (not tried and chance * self.plain_s <= self.row_s):
             return False
@@ -69,7 +69,7 @@ class AdaptiveDraftLength:
         self.kept += 1
         return True
 
-    def goes_on(self) -> bool:
+    def wants_more(self) -> bool:
         if self.kept == 0:
             return self.limit > 0
         gain = self.survival * self.reliability.mean() * self.plain_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,29 @@ from edgeskip.runtime.engines.interface import DraftingEngine
 from edgeskip.runtime.sampling import TokenSampler
 from edgeskip.runtime.speculation.acceptance_estimator import CONFIDENCE_BINS, confidence_bin
 from edgeskip.runtime.speculation.draft_length import DraftLength
-from edgeskip.runtime.speculation.proposal import Proposal
 
 SHORTEST_NGRAM = 2
+
+
+@dataclass
+class Proposal:
+    """Drafted tokens d1 … dk, in order.
+
+    `distributions[i]` float64 [vocab_size] is q, which d(i+1) was drawn from; None = the token was certain (greedy, or
+    an n-gram). `confidence_bins[i]` is the drafter's own class of how sure it was, an index into its reliability table.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    distributions: list[NDArray[np.float64] | None] = field(default_factory=list)
+    confidence_bins: list[int] = field(default_factory=list)
+
+    def add(self, token: int, distribution: NDArray[np.float64] | None, bin_index: int) -> None:
+        self.tokens.append(token)
+        self.distributions.append(distribution)
+        self.confidence_bins.append(bin_index)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
 
 
 class Drafter(Protocol):
@@ -37,14 +58,14 @@ class ModelDrafter:
     def propose(self, text: NDArray[np.int64], depth: DraftLength) -> Proposal:
         proposal = Proposal()
         feed = text[-1:]
-        while depth.goes_on():
+        while depth.wants_more():
             logits = self._engine.draft(feed, which=self._which)[0]
             confidence = highest_probability(logits) if depth.needs_confidence else 1.0
-            grade = confidence_bin(confidence)
-            if not depth.keeps(confidence, grade):
+            bin_index = confidence_bin(confidence)
+            if not depth.keep(confidence, bin_index):
                 break
             token, distribution = self._pick(logits, text, proposal)
-            proposal.add(token, distribution, grade)
+            proposal.add(token, distribution, bin_index)
             feed = np.array([token], np.int64)
         return proposal
 
@@ -83,13 +104,13 @@ class NgramDrafter:
         start, length = self._find()
         if start is None:
             return proposal
-        grade = min(CONFIDENCE_BINS - 1, length)
-        while depth.goes_on() and depth.keeps(1.0, grade):
+        bin_index = min(CONFIDENCE_BINS - 1, length)
+        while depth.wants_more() and depth.keep(1.0, bin_index):
             at = start + len(proposal)
             # Beyond the end of the text the copy goes on with itself: a loop is continued as a loop.
             known = len(self._tokens)
             token = self._tokens[at] if at < known else proposal.tokens[at - known]
-            proposal.add(token, None, grade)
+            proposal.add(token, None, bin_index)
         return proposal
 
     def _read(self, text: NDArray[np.int64]) -> None:

@@ -14,8 +14,7 @@ from edgeskip.runtime.generation import FinishReason
 from edgeskip.runtime.sampling import TokenSampler
 from edgeskip.runtime.speculation.acceptance import accept
 from edgeskip.runtime.speculation.controller import DraftArm, DraftController
-from edgeskip.runtime.speculation.drafters import Drafter
-from edgeskip.runtime.speculation.proposal import Proposal
+from edgeskip.runtime.speculation.drafters import Drafter, Proposal
 from edgeskip.runtime.speculation.statistics import SpeculationRecorder
 
 

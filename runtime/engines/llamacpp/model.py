@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.engines.llamacpp.devices import find_devices
 from edgeskip.runtime.engines.llamacpp.files import check_file
-from edgeskip.runtime.engines.llamacpp.library import failure, listen, llama
+from edgeskip.runtime.engines.llamacpp.library import failure, ggml_function, listen, llama
 
 MAGIC = b"GGUF"
 _ALL_LAYERS = 0x7FFFFFFF
+_OTHER_NAMES = {"mtl": "metal"}
+_HELPERS = ("cpu", "blas", "rpc")  # compute on the CPU, speed up parts of it, or are elsewhere
 
 
 class LlamaModel:
@@ -119,3 +120,36 @@ def _text(function: Callable[..., int], pointer: int, index: int) -> str:
         if length < size:
             return buffer.value.decode("utf-8", "replace")
         size = length + 1
+
+
+def find_devices(provider: str) -> list[int]:
+    """ggml's device handles behind `provider`, none for `cpu`; EdgeSkipError lists what this build has."""
+    devices = _devices()
+    name = provider.lower()
+    if name == "cpu":
+        return []
+    usable = ", ".join(["cpu", *devices])
+    if name not in devices:
+        hint = "" if devices else ": install a build with GPU support, see llama-cpp-python's README"
+        raise EdgeSkipError(
+            f"this llama-cpp-python cannot run on {provider!r} (available here: {usable}){hint}, or use the "
+            "provider cpu"
+        )
+    return devices[name]
+
+
+def _devices() -> dict[str, list[int]]:
+    """Provider name -> handles of its devices; empty where this build computes on the CPU alone."""
+    if not llama().llama_supports_gpu_offload():
+        return {}
+    handle: Any = ctypes.c_void_p
+    count = ggml_function("ggml_backend_dev_count", ctypes.c_size_t, ())
+    get = ggml_function("ggml_backend_dev_get", handle, (ctypes.c_size_t,))
+    registry = ggml_function("ggml_backend_dev_backend_reg", handle, (handle,))
+    registry_name = ggml_function("ggml_backend_reg_name", ctypes.c_char_p, (handle,))
+    devices: dict[str, list[int]] = {}
+    for device in map(get, range(count())):
+        name = registry_name(registry(device)).decode().lower()
+        if name not in _HELPERS:
+            devices.setdefault(_OTHER_NAMES.get(name, name), []).append(device)
+    return devices

@@ -15,7 +15,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.machine import processor_flags
 from edgeskip.runtime.engines.onnxruntime.plugin_providers import plugin_module
 from edgeskip.runtime.engines.self_test_cache import SelfTestSubject, files_in
-from edgeskip.runtime.engines.self_test_child import WRONG, run_cases
+from edgeskip.runtime.engines.self_test_runner import WRONG, run_cases
 
 CHILD = "edgeskip.runtime.engines.onnxruntime.provider_child"
 _LIBRARIES = [f"**/*{ending}" for ending in (".so", ".dylib", ".dll", ".pyd")]

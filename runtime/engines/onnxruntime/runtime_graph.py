@@ -37,6 +37,7 @@ POSITIONS = "position_ids"
 LEFT_PADDING = "prompts padded on the left are not supported: run prompts of one length, or one by one"
 PADDING_FIRST, PADDING_LEAST, PADDING_INDEX = "padding/first", "padding/least", "padding/index"
 _PADDING = frozenset((PADDING_FIRST, PADDING_LEAST, PADDING_INDEX))
+_ROTARY_TABLES = ("cos_cache", "sin_cache")
 _TENSOR_TYPE, _SHAPE_OF_TENSOR, _ELEMENT, _DIMENSION, _SIZE = 1, 2, 1, 1, 1  # TypeProto and what is in it
 
 
@@ -87,3 +88,17 @@ def _zero(name: str) -> bytes:
     """The TensorProto of an int64 0 []."""
     kind, value = integer_field(TENSOR_TYPE, INT64), length_field(TENSOR_RAW, bytes(8))
     return kind + length_field(TENSOR_NAME, name.encode()) + value
+
+
+def rotary_positions(model: bytes) -> int | None:
+    """Return the rows of the shortest table in the ModelProto `model`; None if it has none.
+
+    Raises:
+        ValueError: If `model` is no protocol buffer.
+    """
+    rows = [
+        next(iter(integers(tensor, TENSOR_DIMS)), 0)
+        for field, tensor in graph_fields(model)
+        if field == GRAPH_INITIALISER and string_field(tensor, TENSOR_NAME).endswith(_ROTARY_TABLES)
+    ]
+    return min(rows, default=None)

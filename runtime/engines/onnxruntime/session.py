@@ -14,8 +14,7 @@ from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.onnxruntime.linked_weights import follow_links
 from edgeskip.runtime.engines.onnxruntime.providers import Provider, check_provider, find_provider
-from edgeskip.runtime.engines.onnxruntime.rotary_tables import rotary_positions
-from edgeskip.runtime.engines.onnxruntime.runtime_graph import SWITCHES, runtime_graph
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import SWITCHES, rotary_positions, runtime_graph
 from edgeskip.runtime.engines.threads import threads_or_default
 
 _TENSORS = {"float32": "tensor(float)", "float16": "tensor(float16)"}

@@ -159,7 +159,7 @@ def test_silent_configs_get_the_defaults_of_transformers(tmp_path: Path) -> None
     """Oracle: the config classes of transformers, asked for the same keys."""
     from transformers import AutoConfig
 
-    from edgeskip.models.families.settings import ArchitectureConfig
+    from edgeskip.models.families.architecture_config import ArchitectureConfig
     from edgeskip.models.readers.config import complete_config
 
     sizes = {"vocab_size": 10, "hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 2}

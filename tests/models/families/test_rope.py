@@ -9,8 +9,8 @@ import pytest
 from tiny_models import rope_config, tiny_config
 
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.families.rope import legacy_rope_settings, rope_of
-from edgeskip.models.families.settings import ArchitectureConfig
 
 LLAMA3 = {
     "rope_type": "llama3",

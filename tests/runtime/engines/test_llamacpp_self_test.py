@@ -21,12 +21,21 @@ pytest.importorskip("llama_cpp")
 from broken_llamacpp import break_llamacpp
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.engines import self_test_cache, self_test_child
-from edgeskip.runtime.engines.llamacpp import products as llamacpp_products
+from edgeskip.runtime.engines import self_test_cache, self_test_runner
+from edgeskip.runtime.engines.llamacpp import kernel_checks
 from edgeskip.runtime.engines.llamacpp import self_test as llamacpp_self_test
 from edgeskip.runtime.engines.llamacpp.build import Compiler
-from edgeskip.runtime.engines.llamacpp.cases import CASES, ONE_ROW, SEVERAL_ROWS, TYPES
-from edgeskip.runtime.engines.llamacpp.self_test import check_llamacpp, describe, known_cause, rebuild, self_test
+from edgeskip.runtime.engines.llamacpp.self_test import (
+    CASES,
+    ONE_ROW,
+    SEVERAL_ROWS,
+    TYPES,
+    check_llamacpp,
+    describe,
+    known_cause,
+    rebuild,
+    self_test,
+)
 
 PRODUCTS = [f"{name}/{rows}" for name in (*TYPES, "model") for rows in (ONE_ROW, SEVERAL_ROWS)]
 needs_x86 = pytest.mark.skipif(
@@ -79,19 +88,19 @@ def test_products_are_those_of_the_dequantised_weights(name: str) -> None:
     random = np.random.default_rng(3)
     weights = random.standard_normal((96, 512), np.float32)
     inputs = random.standard_normal((5, 512), np.float32)
-    stored = llamacpp_products.quantize(weights, number)
+    stored = kernel_checks.quantize(weights, number)
     exact = dequantize(stored if name != "f32" else weights, GGMLQuantizationType(number)).reshape(96, 512)
-    for kind in llamacpp_products._buffer_kinds():
-        found = llamacpp_products._multiplied(stored, number, inputs, kind)
-        assert found is None or llamacpp_products._error(found, inputs @ exact.T) < 0.03
-    assert llamacpp_products._error(exact, weights) < most
+    for kind in kernel_checks._buffer_kinds():
+        found = kernel_checks._multiplied(stored, number, inputs, kind)
+        assert found is None or kernel_checks._error(found, inputs @ exact.T) < 0.03
+    assert kernel_checks._error(exact, weights) < most
 
 
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("wrong", ["zeros", "nan", "one nan", "rows swapped", "half a block", "double"])
 def test_a_wrong_product_is_caught(name: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand: results as broken kernels give them, made from the right ones."""
-    multiplied = llamacpp_products._multiplied
+    multiplied = kernel_checks._multiplied
 
     def broken(stored: Any, number: int, inputs: Any, kind: int) -> Any:
         if wrong == "half a block":
@@ -105,15 +114,15 @@ def test_a_wrong_product_is_caught(name: str, wrong: str, monkeypatch: pytest.Mo
             wrong, 2 * right
         )
 
-    monkeypatch.setattr(llamacpp_products, "_multiplied", broken)
-    error, most = llamacpp_products.run_case(f"{name}/{SEVERAL_ROWS}")
+    monkeypatch.setattr(kernel_checks, "_multiplied", broken)
+    error, most = kernel_checks.run_case(f"{name}/{SEVERAL_ROWS}")
     assert not error <= most
 
 
 def test_wrong_attention_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = llamacpp_products._Graph.compute
-    monkeypatch.setattr(llamacpp_products._Graph, "compute", lambda *arguments: 0.9 * compute(*arguments))
-    error, most = llamacpp_products.run_case("attention/1")
+    compute = kernel_checks._Graph.compute
+    monkeypatch.setattr(kernel_checks._Graph, "compute", lambda *arguments: 0.9 * compute(*arguments))
+    error, most = kernel_checks.run_case("attention/1")
     assert error > most
 
 
@@ -216,7 +225,7 @@ def test_one_that_is_ended_from_outside_is_not_remembered(tmp_path: Path, monkey
 
 def test_one_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(package(tmp_path / "site", "import time; time.sleep(60)")))
-    monkeypatch.setattr(self_test_child, "LIMIT_S", 1.0)
+    monkeypatch.setattr(self_test_runner, "LIMIT_S", 1.0)
     with pytest.raises(EdgeSkipError, match="took longer than 1 s"):
         self_test()
 
@@ -260,7 +269,7 @@ def test_a_model_whose_logits_are_wrong_is_caught(rows: int, monkeypatch: pytest
     run = tiny._run
     for wrong in (lambda found: np.roll(found, 1), lambda found: np.where(np.arange(48) == 3, np.nan, found)):
         monkeypatch.setattr(tiny, "_run", lambda path, prompt, wrong=wrong: wrong(run(path, prompt)))
-        error, most = llamacpp_products.run_case(f"model/{rows}")
+        error, most = kernel_checks.run_case(f"model/{rows}")
         assert not error <= most
 
 

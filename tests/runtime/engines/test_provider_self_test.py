@@ -52,8 +52,8 @@ def test_the_command_ends_with_code_2(plugin: Write) -> None:
     """By way of the command line, and the function by which every engine opens a graph."""
     environment = plugin(f"os.kill(os.getpid(), {int(signal.SIGSEGV)})")
     code = (
-        "from edgeskip.runtime.engines.onnxruntime.session import settings_of\n"
-        "import edgeskip.cli.main as cli\ncli.app.command('probe')(lambda: settings_of('openvino', 1, frugal=False))\n"
+        "from edgeskip.runtime.engines.onnxruntime.session import session_config\n"
+        "import edgeskip.cli.main as cli\ncli.app.command('probe')(lambda: session_config('openvino', 1, frugal=False))\n"
         "import sys; sys.argv = ['edgeskip', 'probe']; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -14,7 +14,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Plan
 from edgeskip.models.source import open_model
 from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
-from edgeskip.runtime.engines.onnxruntime.rotary_tables import rotary_positions
+from edgeskip.runtime.engines.onnxruntime.runtime_graph import rotary_positions
 from edgeskip.runtime.engines.onnxruntime.split import OnnxRuntimeSplitEngine
 
 

@@ -15,8 +15,8 @@ from edgeskip.runtime.sampling import Sampling, TokenSampler, distribution
 from edgeskip.runtime.speculation import acceptance
 from edgeskip.runtime.speculation import loop as rounds
 from edgeskip.runtime.speculation.acceptance import AcceptanceResult, accept
+from edgeskip.runtime.speculation.drafters import Proposal
 from edgeskip.runtime.speculation.policy import Speculation
-from edgeskip.runtime.speculation.proposal import Proposal
 
 DRAWS = 20_000
 VOCABULARY = 7

@@ -81,16 +81,16 @@ def test_highest_probability():
 
 def test_a_fixed_depth_counts_and_looks_at_its_threshold():
     depth = FixedDraftLength(2, confidence=0.4)
-    assert (depth.goes_on(), depth.keeps(0.5, 5), depth.goes_on(), depth.keeps(0.3, 3)) == (True, True, True, False)
-    assert depth.keeps(0.4, 4)
-    assert not depth.goes_on()
+    assert (depth.wants_more(), depth.keep(0.5, 5), depth.wants_more(), depth.keep(0.3, 3)) == (True, True, True, False)
+    assert depth.keep(0.4, 4)
+    assert not depth.wants_more()
 
 
 def test_a_paying_depth_stops_where_a_row_costs_more_than_it_can_save():
     """By hand: 0.8 · 10 > 3; then 0.8² · 10 = 6.4 > 3, 0.8³ · 10 = 5.1 …, 0.8⁵ · 10 = 3.3, 0.8⁶ · 10 = 2.6."""
     depth = AdaptiveDraftLength(16, AcceptanceEstimator([0.8] * CONFIDENCE_BINS), plain_s=10, draft_s=0, row_s=3)
     kept = 0
-    while depth.goes_on() and depth.keeps(1.0, 9):
+    while depth.wants_more() and depth.keep(1.0, 9):
         kept += 1
     assert kept == 5
 
@@ -99,8 +99,8 @@ def test_reliability_moves_from_its_guess_to_what_happens():
     reliability = AcceptanceEstimator(prior_by_confidence(None))
     assert reliability.rate(confidence_bin(0.95)) == pytest.approx(0.95)
     for _ in range(300):
-        reliability.see(9, accepted=False)
-        reliability.see(1, accepted=True)
+        reliability.update(9, accepted=False)
+        reliability.update(1, accepted=True)
     assert reliability.rate(9) < 0.05
     assert reliability.rate(1) > 0.95
 
@@ -117,7 +117,7 @@ def test_a_trial_keeps_to_the_confidence_that_was_asked_for():
             confidence=asked,
             trial=True,
         )
-        assert depth.keeps(0.5, 5) is kept
+        assert depth.keep(0.5, 5) is kept
 
 
 @pytest.mark.parametrize(

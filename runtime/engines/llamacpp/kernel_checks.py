@@ -1,6 +1,6 @@
 """The child of llama.cpp's self-test: multiplies by every weight type in every way that loading a model may choose.
 
-    python -m edgeskip.runtime.engines.llamacpp.products [--apart] [CASE …]
+    python -m edgeskip.runtime.engines.llamacpp.kernel_checks [--apart] [CASE …]
 
 Prints `run CASE` before each case and `ok CASE` or `bad CASE ERROR` after it, so that whoever reads it knows which one
 ended the process; with `--apart` each runs in a process of its own, and `died CASE SIGNAL` is printed too.
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from edgeskip.core.child_exit import signal_name, without_core_dump
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.engines.llamacpp.cases import CASES, MOST_MODEL_ERROR, TYPES
 from edgeskip.runtime.engines.llamacpp.library import ggml_function, load
+from edgeskip.runtime.engines.llamacpp.self_test import CASES, MOST_MODEL_ERROR, TYPES
 from edgeskip.runtime.engines.llamacpp.tiny_model import logits_error
 
 APART = "--apart"
