@@ -21,7 +21,7 @@ from edgeskip.profiles.device_profile import DecodeCost, DeviceProfile, DeviceRe
 from edgeskip.profiles.schema import ModelRecord
 from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK
 from edgeskip.runtime.engines.threads import threads_or_default
-from edgeskip.runtime.sublayer_times import SublayerProfiler, OneRow, ProfiledStep, measure
+from edgeskip.runtime.sublayer_times import OneRow, ProfiledStep, SublayerProfiler, measure_steps
 
 PREFILLS, TOKENS = 2, 12  # repeats in a round
 _PACKAGES = {"onnxruntime": "onnxruntime", "llama.cpp": "llama-cpp-python"}
@@ -51,7 +51,10 @@ class ProfilingRequest:
 
     @property
     def steps(self) -> list[tuple[ProfiledStep, int]]:
-        return [(ProfiledStep(0, self.prompt), PREFILLS), *((ProfiledStep(context, 1), TOKENS) for context in self.contexts)]
+        return [
+            (ProfiledStep(0, self.prompt), PREFILLS),
+            *((ProfiledStep(context, 1), TOKENS) for context in self.contexts),
+        ]
 
     @property
     def runs(self) -> int:
@@ -65,7 +68,7 @@ def open_dense(path: Path, *, provider: str = "cpu", threads: int | None = None)
     path = artifact_at(path)
     if path.suffix.lower() == ".gguf" or path.is_file():
         return _open_gguf(path, provider, threads)
-    from edgeskip.runtime.engines.onnxruntime.profiler import OnnxRuntimeClock
+    from edgeskip.runtime.engines.onnxruntime.profiler import OnnxRuntimeProfiler
 
     manifest = read_manifest(path)
     check_files(path, manifest)
@@ -76,7 +79,7 @@ def open_dense(path: Path, *, provider: str = "cpu", threads: int | None = None)
         raise EdgeSkipError(
             f"ONNX Runtime times no single sublayer on {provider!r}: use --provider cpu, or a GGUF file on that device"
         )
-    clock = OnnxRuntimeClock(path, manifest, threads=threads)
+    clock = OnnxRuntimeProfiler(path, manifest, threads=threads)
     graph = manifest.graph
     return ProfiledModel(
         clock, manifest.model, "onnxruntime", "cpu", clock.threads, graph.precision, graph.context_length,
@@ -86,7 +89,7 @@ def open_dense(path: Path, *, provider: str = "cpu", threads: int | None = None)
 
 def _open_gguf(path: Path, provider: str, threads: int) -> ProfiledModel:
     from edgeskip.runtime.engines.llamacpp.model import LlamaModel
-    from edgeskip.runtime.engines.llamacpp.profiler import LlamaCppClock
+    from edgeskip.runtime.engines.llamacpp.profiler import LlamaCppProfiler
 
     model = LlamaModel(path, provider)
     manifest = read_gguf_manifest(model.metadata, str(path))
@@ -98,7 +101,7 @@ def _open_gguf(path: Path, provider: str, threads: int) -> ProfiledModel:
     _refuse_plan(path, manifest.plan)
     if manifest.part != "whole" or model.num_blocks != manifest.plan.num_blocks:
         raise EdgeSkipError(f"{path} is part of a pair: export the model without --draft, and time that")
-    clock = LlamaCppClock(model, threads=threads)
+    clock = LlamaCppProfiler(model, threads=threads)
     return ProfiledModel(
         clock, manifest.model, "llama.cpp", model.provider, clock.threads, manifest.precision, model.context_length,
         "last",
@@ -131,7 +134,7 @@ def measure_device(
 ) -> DeviceProfile:
     """Runs everything and closes the artifact; a minute for a model of 135 million parameters."""
     with closing(opened.clock):
-        costs = measure(opened.clock, request.steps, request.rounds, advance)
+        costs = measure_steps(opened.clock, request.steps, request.rounds, advance)
     machine = this_machine()
     package = _PACKAGES[opened.engine]
     prefill, decode = costs[0], costs[1:]

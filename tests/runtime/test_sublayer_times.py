@@ -23,10 +23,10 @@ from edgeskip.exporters.onnx.export import ExportPolicy
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.profiles.device_profile import read_device_profile
 from edgeskip.profiling.measure import ProfilingRequest, measure_device, open_dense, settle
-from edgeskip.runtime.engines.onnxruntime.profiler import OnnxRuntimeClock
-from edgeskip.runtime.sublayer_times import Sample, Step, cost_of, measure
+from edgeskip.runtime.engines.onnxruntime.profiler import OnnxRuntimeProfiler
+from edgeskip.runtime.sublayer_times import ProfiledStep, StepTimes, measure_steps, step_cost
 
-DECODE = Step(8, 1)
+DECODE = ProfiledStep(8, 1)
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ class FakeClock:
     parts_s = np.array([1.0, 2.0, 4.0, 3.0]) * 1e-3
     marks = np.array([2, 1, 1, 1])
 
-    def sample(self, steps: Sequence[tuple[Step, int]], advance: Callable[[], None]) -> list[Sample]:
+    def sample(self, steps: Sequence[tuple[ProfiledStep, int]], advance: Callable[[], None]) -> list[StepTimes]:
         samples = []
         for _, repeats in steps:
             slow = [1 + 9 * (number % 3 == 2) for number in range(repeats)]
             marked = [factor * (self.parts_s + 1e-4 * self.marks) for factor in slow]
-            samples.append(Sample(self.marks, [factor * float(self.parts_s.sum()) for factor in slow], marked))
+            samples.append(StepTimes(self.marks, [factor * float(self.parts_s.sum()) for factor in slow], marked))
             advance()
         return samples
 
@@ -70,14 +70,14 @@ class FakeClock:
 
 def test_marks_are_taken_off_and_slow_runs_do_not_count() -> None:
     calls: list[int] = []
-    (cost,) = measure(FakeClock(), [(DECODE, 5)], 3, lambda: calls.append(1))
+    (cost,) = measure_steps(FakeClock(), [(DECODE, 5)], 3, lambda: calls.append(1))
     assert cost.sublayer_s == pytest.approx((1e-3, 2e-3, 4e-3))
     assert cost.base_s == pytest.approx(3e-3)
     assert len(calls) == 3
 
 
 def test_no_part_is_negative_and_the_sum_stays() -> None:
-    cost = cost_of(Sample(np.array([3, 1, 1]), [4.0], [np.array([0.5, 3.0, 3.0])]))
+    cost = step_cost(StepTimes(np.array([3, 1, 1]), [4.0], [np.array([0.5, 3.0, 3.0])]))
     assert cost.sublayer_s == pytest.approx((0.0, 2.5))
     assert cost.base_s + sum(cost.sublayer_s) == pytest.approx(4.0)
 
@@ -97,7 +97,7 @@ def test_every_node_of_the_graph_counts_for_its_sublayer(folder: Path) -> None:
 def test_llamacpp_is_marked_at_every_sublayer(file: Path) -> None:
     opened = open_dense(file, threads=1)
     try:
-        prefill, decode = opened.clock.sample([(Step(0, 32), 2), (DECODE, 3)], lambda: None)
+        prefill, decode = opened.clock.sample([(ProfiledStep(0, 32), 2), (DECODE, 3)], lambda: None)
     finally:
         opened.clock.close()
     for sample, repeats in ((prefill, 2), (decode, 3)):
@@ -171,6 +171,6 @@ def test_a_gguf_of_others(tmp_path: Path) -> None:
 def test_a_graph_of_other_names(folder: Path) -> None:
     manifest = read_manifest(folder)
     deeper = manifest.model_copy(update={"plan": manifest.plan.model_copy(update={"num_blocks": 5})})
-    clock = OnnxRuntimeClock(folder, deeper, threads=1)
+    clock = OnnxRuntimeProfiler(folder, deeper, threads=1)
     with pytest.raises(EdgeSkipError, match=r"no node called attn\.4"):
         clock.sample([(DECODE, 1)], lambda: None)

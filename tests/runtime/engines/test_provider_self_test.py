@@ -53,7 +53,8 @@ def test_the_command_ends_with_code_2(plugin: Write) -> None:
     environment = plugin(f"os.kill(os.getpid(), {int(signal.SIGSEGV)})")
     code = (
         "from edgeskip.runtime.engines.onnxruntime.session import session_config\n"
-        "import edgeskip.cli.main as cli\ncli.app.command('probe')(lambda: session_config('openvino', 1, frugal=False))\n"
+        "import edgeskip.cli.main as cli\n"
+        "cli.app.command('probe')(lambda: session_config('openvino', 1, frugal=False))\n"
         "import sys; sys.argv = ['edgeskip', 'probe']; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
