@@ -19,7 +19,7 @@ from edgeskip.core.requirements import installed_version
 from edgeskip.core.version import __version__
 from edgeskip.profiles.device_profile import DecodeCost, DeviceProfile, DeviceRecord, PrefillCost
 from edgeskip.profiles.schema import ModelRecord
-from edgeskip.runtime.decoding.autoregressive import PREFILL_CHUNK
+from edgeskip.runtime.engines.prefill import PREFILL_CHUNK
 from edgeskip.runtime.engines.threads import threads_or_default
 from edgeskip.runtime.sublayer_times import OneRow, ProfiledStep, SublayerProfiler, measure_steps
 
