@@ -18,8 +18,8 @@ from tiny_gguf import write_tiny_gguf
 from tiny_models import tiny_model
 
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
-from edgeskip.runtime.engines.llamacpp import devices as llamacpp_devices
 from edgeskip.runtime.engines.llamacpp import library as llamacpp_library
+from edgeskip.runtime.engines.llamacpp import model as llamacpp_model
 from edgeskip.runtime.engines.llamacpp.context import BATCH
 from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
 from edgeskip.runtime.engines.llamacpp.library import llama
@@ -181,10 +181,10 @@ def test_what_makes_no_step_is_refused(tiny: tuple[Path, Any]) -> None:
 
 def test_a_provider_that_cannot_be_used_is_refused(tiny: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand: a build for the CPU, then one that says it has CUDA."""
-    monkeypatch.setattr(llamacpp_devices, "_devices", dict)
+    monkeypatch.setattr(llamacpp_model, "_devices", dict)
     with pytest.raises(EdgeSkipError, match=r"cannot run on 'cuda' \(available here: cpu\).*provider cpu"):
         open_engine(tiny, provider="cuda")
-    monkeypatch.setattr(llamacpp_devices, "_devices", lambda: {"cuda": [1]})
+    monkeypatch.setattr(llamacpp_model, "_devices", lambda: {"cuda": [1]})
     with pytest.raises(EdgeSkipError, match=r"cannot run on 'vulkan' \(available here: cpu, cuda\)"):
         open_engine(tiny, provider="vulkan")
 
@@ -203,11 +203,11 @@ def test_devices_are_listed_by_their_registries_names(monkeypatch: pytest.Monkey
         def llama_supports_gpu_offload(self) -> bool:
             return True
 
-    monkeypatch.setattr(llamacpp_devices, "llama", GpuBuild)
-    monkeypatch.setattr(llamacpp_devices, "ggml_function", lambda name, *_: answers[name])
-    assert llamacpp_devices.find_devices("CUDA") == [2, 4]
-    assert llamacpp_devices.find_devices("metal") == [1]
-    assert llamacpp_devices.find_devices("cpu") == []
+    monkeypatch.setattr(llamacpp_model, "llama", GpuBuild)
+    monkeypatch.setattr(llamacpp_model, "ggml_function", lambda name, *_: answers[name])
+    assert llamacpp_model.find_devices("CUDA") == [2, 4]
+    assert llamacpp_model.find_devices("metal") == [1]
+    assert llamacpp_model.find_devices("cpu") == []
 
 
 def test_running_out_of_memory_is_an_error_of_the_user(
