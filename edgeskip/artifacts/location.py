@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def artifact_at(path: Path) -> Path:
-    """The artifact folder or .gguf file that `path` stands for.
+    """Return the artifact folder or .gguf file that `path` stands for.
 
     A folder without a manifest stands for the GGUF file in it that an export meant to be run: not the second half of a
     pair, a draft, or what takes over while decoding. EdgeSkipError, with what to do, if there are several to choose
@@ -43,7 +43,7 @@ def artifact_at(path: Path) -> Path:
 
 
 def _named_model(path: Path) -> EdgeSkipError | None:
-    """The error for a ready model's name; None for any other path that is not there."""
+    """Return the error for a ready model's name; None for any other path that is not there."""
     from edgeskip.profiles.registry import READY_MODELS
 
     return model_not_artifact(str(path)) if str(path) in READY_MODELS else None
@@ -69,7 +69,7 @@ def _start(path: Path) -> str:
 
 
 def _to_run(folder: Path) -> list[Path]:
-    """The GGUF files of a folder that are a model of their own, by name."""
+    """Return the GGUF files of a folder that are a model of their own, by name."""
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() == ".gguf" and file.is_file()]
     files = [file for file in files if not re.search(r"-(?!00001)\d{5}-of-\d{5}$", file.stem)]
     files = [file for file in files if not file.name.startswith("mmproj")]

@@ -145,7 +145,7 @@ class Manifest(_Record):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads and validates `folder/edgeskip.json`; EdgeSkipError says what is wrong with it."""
+    """Read and validate `folder/edgeskip.json`; EdgeSkipError says what is wrong with it."""
     path = folder / MANIFEST_NAME
     if not folder.is_dir():
         raise EdgeSkipError(f"{folder} is not an artifact folder: make one with  edgeskip export")

@@ -12,7 +12,7 @@ MANIFEST_NAME = "edgeskip.json"
 
 
 def not_an_artifact(folder: Path) -> EdgeSkipError:
-    """The error for a folder that has no manifest and no GGUF file to run."""
+    """Return the error for a folder that has no manifest and no GGUF file to run."""
     config, adapter = folder / "config.json", folder / "adapter_config.json"
     weights = any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin", "*.safetensors.index.json"))
     if adapter.is_file() or (config.is_file() and weights):
@@ -28,7 +28,7 @@ def not_an_artifact(folder: Path) -> EdgeSkipError:
 
 
 def model_not_artifact(model: str) -> EdgeSkipError:
-    """The error for a model that is given where an artifact is wanted."""
+    """Return the error for a model that is given where an artifact is wanted."""
     name = re.sub(r"[^\w.-]+", "-", Path(model).absolute().name).lower() or "model"
     quoted = shlex.quote(model)
     return EdgeSkipError(

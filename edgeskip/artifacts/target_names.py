@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def told_apart(paths: Sequence[Path], given: Sequence[str | None]) -> list[str]:
-    """A name for each path: the one `given`, else the folder's, or the .gguf file's without its suffix.
+    """Return a name for each path: the one `given`, else the folder's, or the .gguf file's without its suffix.
 
     If two come out alike, the file gets its suffix back; if they still do, as many folders above as tell them apart
     stand before the name. One path given twice keeps one name, which is the caller's to refuse.

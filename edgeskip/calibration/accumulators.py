@@ -42,7 +42,7 @@ class PhaseSums:
         self._closed = self.scalars[_WEIGHT].clone(), self.vectors.clone()
 
     def add(self, sublayer: int, x: Tensor, y: Tensor, squares: tuple[Tensor, Tensor], measured: Tensor | None) -> None:
-        """Adds tokens: x, y [tokens, hidden_size]; squares = ‖x‖², ‖y‖² [tokens]; `measured` bool [tokens] or all.
+        """Add tokens: x, y [tokens, hidden_size]; squares = ‖x‖², ‖y‖² [tokens]; `measured` bool [tokens] or all.
 
         A token whose stream is exactly zero has no direction and is left out.
         """
@@ -63,7 +63,7 @@ class PhaseSums:
         self.vectors[1, sublayer] += weight @ y
 
     def close_window(self) -> None:
-        """Ends a window: adds W·‖⟨x⟩‖², W·⟨x⟩·⟨y⟩ and W·‖⟨y⟩‖² of its own means, W = Σ w of its tokens."""
+        """End a window: adds W·‖⟨x⟩‖², W·⟨x⟩·⟨y⟩ and W·‖⟨y⟩‖² of its own means, W = Σ w of its tokens."""
         import torch
 
         closed_weight, closed_vectors = self._closed
@@ -149,7 +149,7 @@ def _bias_share(scalars: Array, slope: Array, square_bias: Array) -> Array | Non
 
 
 def vectors_of(phases: dict[Phase, tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Vectors:
-    """The vectors file's content from each phase's mean_in and mean_out."""
+    """Return the vectors file's content from each phase's mean_in and mean_out."""
     return Vectors(
         mean_in={phase: means[0] for phase, means in phases.items()},
         mean_out={phase: means[1] for phase, means in phases.items()},

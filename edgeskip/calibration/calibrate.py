@@ -52,7 +52,7 @@ def calibrate(
     name: str | None = None,
     progress: Progress = lambda phase, done, total: None,
 ) -> tuple[Profile, bytes] | None:
-    """Measures `source` over `corpus`: the profile for `path`, without a plan, and the bytes of its vectors file
+    """Measure `source` over `corpus`: the profile for `path`, without a plan, and the bytes of its vectors file
     (those of its LoRA, if any, are `source.stored_lora`).
 
     Runs the torch model once over the corpus' windows (prefill) and over its own greedy continuations of prompts
@@ -136,7 +136,7 @@ class _Run:
         return {"prefill": self._prefill(model, shard, self._cut()), "decode": decode}
 
     def token_counts(self) -> NDArray[np.int64]:
-        """How often the whole corpus, of which `--tokens` may read a part, has each token [vocab_size]."""
+        """Return how often the whole corpus, of which `--tokens` may read a part, has each token [vocab_size]."""
         import numpy as np
 
         return np.bincount(np.asarray(self._ids, np.int64), minlength=self._vocab_size)
@@ -181,7 +181,7 @@ class _Run:
         return measure_decode(model, prompts, shard, advance, new_tokens=new_tokens, end_tokens=self._ends)
 
     def _advance(self, phase: str, total: int, shard: Shard) -> Callable[[int], None]:
-        """Turns the tokens this process has done into progress of the whole."""
+        """Turn the tokens this process has done into progress of the whole."""
         done = 0
 
         def advance(tokens: int) -> None:
@@ -194,7 +194,7 @@ class _Run:
 
 
 def end_tokens_of(source: ModelSource) -> frozenset[int]:
-    """Ids that end a text, by the model's config, generation config and tokenizer together."""
+    """Return ids that end a text, by the model's config, generation config and tokenizer together."""
     return frozenset(source.end_tokens)
 
 
@@ -213,7 +213,10 @@ def _device(name: str) -> torch.device:
 
 
 def _statistics(sums: dict[Phase, tuple[Array, Array]]) -> tuple[list[SublayerStatistics], Vectors]:
-    """The profile's sublayers and vectors from the sums of each phase; a decode phase without tokens is left out."""
+    """Return the profile's sublayers and vectors from the sums of each phase.
+
+    A decode phase without tokens is left out.
+    """
     found = {
         phase: statistics_of(scalars, vectors, phase)
         for phase, (scalars, vectors) in sums.items()

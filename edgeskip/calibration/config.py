@@ -51,7 +51,7 @@ class CalibrationConfig:
                 )
 
     def context_for(self, max_positions: int) -> int:
-        """Tokens per window for a model that holds `max_positions`; EdgeSkipError where they are too many."""
+        """Return tokens per window for a model that holds `max_positions`; EdgeSkipError where they are too many."""
         if self.context is not None and self.context > max_positions:
             raise EdgeSkipError(f"--context {self.context} is longer than the model's {max_positions} positions")
         return self.context or min(1024, max_positions, max(self.tokens, _SHORTEST))

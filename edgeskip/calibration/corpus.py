@@ -38,7 +38,7 @@ class Corpus:
 
 
 def corpus_named(names: Sequence[str], field: str | None = None) -> Corpus:
-    """The corpus of the command line: files, SELF, or nothing for the default that ships with EdgeSkip."""
+    """Return the corpus of the command line: files, SELF, or nothing for the default that ships with EdgeSkip."""
     if SELF in names:
         if len(names) > 1:
             raise EdgeSkipError(f"--corpus {SELF} cannot be combined with files: give one or the other")
@@ -49,7 +49,7 @@ def corpus_named(names: Sequence[str], field: str | None = None) -> Corpus:
 
 
 def read_corpus(paths: Sequence[Path], field: str | None = None) -> Corpus:
-    """Reads .jsonl files (one document per record, from `field`) and text files (one document each).
+    """Read .jsonl files (one document per record, from `field`) and text files (one document each).
 
     Without `field` a record's `text`, or else its only string, is read. EdgeSkipError for a file that is missing,
     not UTF-8, not JSON lines or without the field, and where there is no text at all.
@@ -73,7 +73,7 @@ def read_corpus(paths: Sequence[Path], field: str | None = None) -> Corpus:
 
 
 def ids_of(corpus: Corpus, tokenizer: Tokenizer) -> list[int]:
-    """The token ids of all documents laid end to end, without special tokens."""
+    """Return the token ids of all documents laid end to end, without special tokens."""
     ids: list[int] = []
     for document in corpus.documents:
         ids += tokenizer.encode(document + "\n\n", add_special_tokens=False).ids
@@ -91,12 +91,13 @@ def check_ids(ids: Sequence[int], rows: int, tokenizer: Tokenizer) -> None:
 
 
 def start_tokens(tokenizer: Tokenizer) -> list[int]:
-    """What the tokenizer puts before every text, BOS or nothing."""
+    """Return what the tokenizer puts before every text, BOS or nothing."""
     return list(tokenizer.encode("").ids)
 
 
 def cut(ids: Sequence[int], start: list[int], *, context: int, tokens: int, seed: int) -> list[list[int]]:
-    """Windows of exactly `context` token ids from those of a corpus, together about `tokens` (at least one window).
+    """Return windows of exactly `context` token ids from those of a corpus, together about `tokens` (at least one
+    window).
 
     Where the ids give more windows than wanted, `seed` draws some, so that they come from all over the corpus. A model
     whose tokenizer starts a text with special tokens (`start`: BOS) gets them at the start of every window.
@@ -123,7 +124,7 @@ def prompts_from(windows: list[list[int]], *, count: int, length: int, seed: int
 
 
 def _shipped(name: str, *, continued: bool = False) -> Corpus:
-    """A file of this package; its documents stand two empty lines apart."""
+    """Return a file of this package; its documents stand two empty lines apart."""
     data = importlib.resources.files("edgeskip.calibration").joinpath(name).read_bytes()
     documents = tuple(part.strip() for part in data.decode("utf-8").split("\n\n\n") if part.strip())
     return Corpus(documents, (_file(f"edgeskip:{name}", data),), continued=continued)

@@ -26,7 +26,7 @@ class Shard:
         return units[self.rank :: self.size]
 
     def add_up(self, *tensors: Tensor) -> None:
-        """Replaces each tensor by its sum over all processes; all processes must call this together."""
+        """Replace each tensor by its sum over all processes; all processes must call this together."""
         if self.size > 1:
             import torch.distributed
 
@@ -34,7 +34,7 @@ class Shard:
                 torch.distributed.all_reduce(tensor)
 
     def collect(self, rows: Mapping[int, Sequence[int]], count: int, device: torch.device) -> list[list[int]]:
-        """All processes' rows of non-negative numbers, in order: `rows` maps an index below `count` to one."""
+        """Return all processes' rows of non-negative numbers, in order: `rows` maps an index below `count` to one."""
         import torch
 
         lengths = torch.zeros(count, dtype=torch.long, device=device)
@@ -50,7 +50,7 @@ class Shard:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Shard]:
-    """Joins the processes that torchrun started (its WORLD_SIZE): NCCL between GPUs, else Gloo."""
+    """Join the processes that torchrun started (its WORLD_SIZE): NCCL between GPUs, else Gloo."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield Shard()

@@ -31,7 +31,8 @@ ROWS_AT_ONCE = 256  # of states whose logits are in memory together
 
 
 def roles_of(windows: int, context: int) -> list[int]:
-    """What each window is for: a fifth (at least one) held out, a fifth of the rest to choose λ by, spread evenly.
+    """Return what each window is for: a fifth (at least one) held out, a fifth of the rest to choose λ by, spread
+    evenly.
 
     EdgeSkipError where there is only one window of `context` tokens.
     """
@@ -71,7 +72,7 @@ class ExitProbe:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Keeps z of every pass while the context lasts, by hooks on the blocks before the exits."""
+        """Keep z of every pass while the context lasts, by hooks on the blocks before the exits."""
         import torch
 
         blocks = blocks_of(self._model)
@@ -91,7 +92,7 @@ class ExitProbe:
         self._seen.clear()
 
     def add(self, window: int, final: Tensor) -> None:
-        """Adds the pass over window number `window`; `final` [1, tokens, hidden_size] is what the head reads."""
+        """Add the pass over window number `window`; `final` [1, tokens, hidden_size] is what the head reads."""
         import torch
 
         role = self._roles[window]
@@ -108,7 +109,7 @@ class ExitProbe:
     def finish(
         self, shard: Shard, advance: Callable[[int], None]
     ) -> tuple[list[ExitStatistics], dict[int, NDArray[np.float32]]]:
-        """The exits' statistics and maps from all processes' windows, which must call this together.
+        """Return the exits' statistics and maps from all processes' windows, which must call this together.
 
         Maps are rounded to float16 where that can hold them, and measured as rounded. `advance` is told the held-out
         tokens of this process as they are done. EdgeSkipError where an exit state is not finite.
@@ -161,7 +162,7 @@ class ExitProbe:
 
 
 def ridge(fit: Tensor, choose: Tensor, tokens: Sequence[float], prior: Tensor) -> Tensor:
-    """The map A [d, d] that is `prior` plus what the text says, float64.
+    """Return the map A [d, d] that is `prior` plus what the text says, float64.
 
     `fit` and `choose` [d, 2d] are ZᵀZ beside ZᵀH over `tokens` tokens each. The λ of LAMBDAS whose map, fitted on the
     one, leaves the least error Σ‖h − A·z‖² on the other is taken for both together; without tokens to choose by, the

@@ -43,7 +43,7 @@ class ResidualRecorder:
 
 @contextmanager
 def recording(model: nn.Module) -> Iterator[ResidualRecorder]:
-    """Attaches a recorder to every sublayer of `model` while the context lasts; it starts switched off."""
+    """Attach a recorder to every sublayer of `model` while the context lasts; it starts switched off."""
     recorder = ResidualRecorder()
     blocks = blocks_of(model)
 

@@ -25,7 +25,7 @@ Advance = Callable[[int], None]
 
 
 def empty_sums(model: PreTrainedModel, device: torch.device) -> PhaseSums:
-    """Sums of nothing, for every sublayer of `model`."""
+    """Return sums of nothing, for every sublayer of `model`."""
     return PhaseSums(2 * len(blocks_of(model)), model.config.hidden_size, device)
 
 
@@ -36,7 +36,7 @@ def measure_prefill(
     advance: Advance,
     probe: ExitProbe | None = None,
 ) -> PhaseSums:
-    """Sums over every token of `windows`, added up over all processes; the head is never run.
+    """Return the sums over every token of `windows`, added up over all processes; the head is never run.
 
     `advance` is told the tokens each window adds to the progress of this process; `probe` sees the same passes.
     """
@@ -67,7 +67,7 @@ def measure_decode(
     new_tokens: int,
     end_tokens: frozenset[int],
 ) -> tuple[PhaseSums, list[list[int]]]:
-    """Sums over the tokens of the greedy continuations alone, added up over all processes; and the continuations.
+    """Return the sums over the tokens of the greedy continuations alone, added up over all processes; and the continuations.
 
     At most `new_tokens` tokens of a continuation are measured; one that ends is not measured any further.
     `advance` is told the tokens of a step, one for each row of its batch.

@@ -38,7 +38,10 @@ _REMEDY = "close other programs or use a smaller model or context"
 
 
 def signal_name(code: int | None) -> str | None:
-    """The name of the signal that ended a process with exit code `code` (as `subprocess` has it); None = none did."""
+    """Return the name of the signal that ended a process with exit code `code` (as `subprocess` has it).
+
+    None = none did.
+    """
     if code is None:
         return None
     if code < 0:
@@ -54,7 +57,7 @@ class MemoryWatch:
     largest_child: int = field(default_factory=lambda: _peak_bytes(children=True))
 
     def evidence(self) -> str:
-        """What shows that memory ran out since, in a few words; '' if nothing does."""
+        """Return what shows that memory ran out since, in a few words; '' if nothing does."""
         kills = count_oom_kills()
         if kills is not None and self.oom_kills is not None and kills > self.oom_kills:
             return "the system's out-of-memory killer ended a process meanwhile"
@@ -67,7 +70,8 @@ class MemoryWatch:
 
 
 def how_it_ended(code: int | None, watch: MemoryWatch | None = None) -> str:
-    """A predicate for a sentence about a child that ended with `code`: "was ended by SIGSEGV (…)", "ended with code 3".
+    """Return a predicate for a sentence about a child that ended with `code`: "was ended by SIGSEGV (…)", "ended with
+    code 3".
 
     `watch` was made before it started; memory is named only if it has evidence.
     """
@@ -84,12 +88,12 @@ def how_it_ended(code: int | None, watch: MemoryWatch | None = None) -> str:
 
 
 def meaning_of(name: str) -> str:
-    """What a signal says of the process that it ended; '' if nothing is known."""
+    """Return what a signal says of the process that it ended; '' if nothing is known."""
     return _MEANINGS.get(name, "")
 
 
 def count_oom_kills() -> int | None:
-    """Processes that the out-of-memory killer has ended in this process's control group; None if unknown.
+    """Return how many processes the out-of-memory killer has ended in this process's control group; None if unknown.
 
     Control groups v2 count them in memory.events, v1 in memory.oom_control. Without either, those of the machine.
     """
@@ -107,7 +111,8 @@ def count_oom_kills() -> int | None:
 
 
 def memory_limit() -> int | None:
-    """Bytes that this process and its children may take: the least of the machine's memory and its control groups'."""
+    """Return bytes that this process and its children may take: the least of the machine's memory and its control
+    groups'."""
     lines = _read(Path("/proc/meminfo")).splitlines()
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
     for folder in _memory_groups():
@@ -119,7 +124,7 @@ def memory_limit() -> int | None:
 
 
 def _memory_groups() -> list[Path]:
-    """The control groups with memory accounting that this process is in, its own first, then those above."""
+    """Return the control groups with memory accounting that this process is in, its own first, then those above."""
     found: list[Path] = []
     for line in _read(Path("/proc/self/cgroup")).splitlines():
         _, _, rest = line.partition(":")
@@ -139,7 +144,7 @@ def _memory_groups() -> list[Path]:
 
 
 def _peak_bytes(*, children: bool) -> int:
-    """The largest resident set of this process, or of any child that has ended; 0 if the system does not say."""
+    """Return the largest resident set of this process, or of any child that has ended; 0 if the system does not say."""
     try:
         import resource
     except ImportError:  # Windows

@@ -41,6 +41,6 @@ class KnownHashes:
 
 
 def _state_of(path: Path) -> list[int]:
-    """Bytes, times and inode. The time of change cannot be set, unlike that of modification."""
+    """Return bytes, times and inode. The time of change cannot be set, unlike that of modification."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]

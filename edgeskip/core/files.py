@@ -28,7 +28,7 @@ def sha256_of(path: Path) -> str:
 
 
 def replace_file(path: Path, data: bytes, *, overwrite: bool = True) -> None:
-    """Writes `data` beside `path`, flushes it to disk and renames it into place; an OSError names `path`.
+    """Write `data` beside `path`, flushes it to disk and rename it into place; an OSError names `path`.
 
     EdgeSkipError if something is there and `overwrite` is false, however lately it came.
     """
@@ -52,7 +52,7 @@ def replace_file(path: Path, data: bytes, *, overwrite: bool = True) -> None:
 
 
 def refuse_folder(target: Path, *, overwrite: bool) -> None:
-    """EdgeSkipError where `target` cannot become a new folder; called before long work as well as after it."""
+    """Raise EdgeSkipError if `target` cannot become a new folder; called before long work as well as after it."""
     if target.exists() and not target.is_dir():
         raise EdgeSkipError(f"{target} is a file, not a folder: choose another -o")
     if target.exists() and not overwrite:
@@ -63,7 +63,7 @@ def refuse_folder(target: Path, *, overwrite: bool) -> None:
 
 
 def refuse_file(target: Path, *, overwrite: bool, option: str = "-o", replaceable: bool = True) -> None:
-    """EdgeSkipError where `target` cannot become a new file; called before long work as well as after it.
+    """Raise EdgeSkipError if `target` cannot become a new file; called before long work as well as after it.
 
     `option` is what named it, and `replaceable` whether the command has an --overwrite for it.
     """
@@ -97,7 +97,7 @@ def staged_files(targets: Sequence[Path], *, overwrite: bool) -> Iterator[list[P
 
 @contextmanager
 def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A temporary folder beside `target` that becomes `target` when the block ends without an error.
+    """Return a temporary folder beside `target` that becomes `target` when the block ends without an error.
 
     EdgeSkipError where `target` exists and `overwrite` is false; on any error the temporary folder is removed
     and what was at `target` stays as it was. An OSError in writing names `target`.
@@ -113,7 +113,7 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _take_place(staging: Path, target: Path, *, overwrite: bool) -> None:
-    """Renames the folder `staging` to `target`; what was there stays where that fails."""
+    """Rename the folder `staging` to `target`; what was there stays where that fails."""
     if target.exists() and not overwrite:
         raise _appeared(target)
     if target.exists():
@@ -158,7 +158,8 @@ def _renamed(argument: object, temporary: Path, target: Path) -> object:
 
 @contextmanager
 def _staging(target: Path, *, whole: bool = True) -> Iterator[Path]:
-    """A temporary folder beside `target`, gone when the block ends; so are, on an error, the folders made for it.
+    """Return a temporary folder beside `target`, gone when the block ends; so are, on an error, the folders made for
+    it.
 
     It becomes `target` as a `whole`, or files in it get places beside `target`.
     """
@@ -186,7 +187,7 @@ def _staging(target: Path, *, whole: bool = True) -> Iterator[Path]:
 
 
 def _take_places(staged: Sequence[Path], targets: Sequence[Path], *, overwrite: bool) -> None:
-    """Renames each staged file to its target; where one fails, those before it are as they were."""
+    """Rename each staged file to its target; where one fails, those before it are as they were."""
     for path in staged:
         path.chmod(0o644)
     kept = [path.with_name(f"old.{path.name}") for path in staged]
@@ -206,7 +207,7 @@ def _take_places(staged: Sequence[Path], targets: Sequence[Path], *, overwrite: 
 
 
 def _put(path: Path, target: Path, *, overwrite: bool) -> None:
-    """Renames the file `path` to `target`; EdgeSkipError if something is there and `overwrite` is false."""
+    """Rename the file `path` to `target`; EdgeSkipError if something is there and `overwrite` is false."""
     if overwrite:
         path.replace(target)
         return

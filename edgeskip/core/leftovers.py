@@ -35,7 +35,7 @@ class Leftover:
 
 
 def leftovers_in(folder: Path) -> list[Leftover]:
-    """Those in `folder` whose process has ended."""
+    """Return those in `folder` whose process has ended."""
     found = [leftover for leftover in _named_so(folder) if not is_claimed(leftover.target)]
     return sorted(found, key=lambda leftover: leftover.folder)
 

@@ -27,7 +27,7 @@ class ClaimedError(EdgeSkipError):
 
 
 def lock_path(target: Path) -> Path:
-    """The lock file of `target`, beside it; a link has that of what it points to."""
+    """Return the lock file of `target`, beside it; a link has that of what it points to."""
     real = target.resolve()
     return real.with_name(f".{real.name}{SUFFIX}")
 
@@ -91,7 +91,7 @@ def let_go() -> None:
 
 
 def is_claimed(target: Path) -> bool:
-    """Whether a process, this one included, is making `target` now."""
+    """Return whether a process, this one included, is making `target` now."""
     path = lock_path(target)
     try:
         handle = os.open(path, os.O_RDWR)
@@ -110,7 +110,7 @@ def _told(target: Path, who: str) -> str:
 
 
 def _lock(path: Path, target: Path) -> int | None:
-    """The open lock file; None where there are no locks. EdgeSkipError if somebody else holds it."""
+    """Return the open lock file; None where there are no locks. EdgeSkipError if somebody else holds it."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def _remove_free(path: Path) -> None:
 
 
 def _try_lock_again(handle: int) -> bool:
-    """Whether it was only looked at (`is_claimed`), which takes no time."""
+    """Return whether it was only looked at (`is_claimed`), which takes no time."""
     time.sleep(0.05)
     return _try_lock(handle)
 

@@ -45,7 +45,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """The machine this process runs on."""
+    """Return the machine this process runs on."""
     cpu = _cpuinfo()
     present = set(f"{cpu.get('flags', '')} {cpu.get('Features', '')}".split())
     if platform.system() == "Darwin":
@@ -77,7 +77,7 @@ def usable_cores() -> int:
 
 
 def processor_flags() -> frozenset[str]:
-    """What the first processor can do, as Linux names it in /proc/cpuinfo; empty on other systems."""
+    """Return what the first processor can do, as Linux names it in /proc/cpuinfo; empty on other systems."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
             begin = file.read(1 << 14)  # made as it is read: all of a large machine's takes 10 ms
@@ -89,7 +89,7 @@ def processor_flags() -> frozenset[str]:
 
 
 def nvidia_gpus() -> tuple[str, ...]:
-    """One line per NVIDIA GPU (name, memory, driver version); empty without a working nvidia-smi."""
+    """Return one line per NVIDIA GPU (name, memory, driver version); empty without a working nvidia-smi."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
@@ -129,7 +129,7 @@ _ARM_CORES = {
 
 
 def _arm_core(cpu: dict[str, str]) -> str:
-    """The first core's name on Linux on Arm, which has no "model name"; '' where this is none."""
+    """Return the first core's name on Linux on Arm, which has no "model name"; '' where this is none."""
     maker, part = cpu.get("CPU implementer", ""), cpu.get("CPU part", "")
     try:
         core = _ARM_CORES.get(int(part, 16)) if int(maker, 16) == 0x41 else None
@@ -139,7 +139,7 @@ def _arm_core(cpu: dict[str, str]) -> str:
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor's fields."""
+    """Return the first processor's fields."""
     lines = _read("/proc/cpuinfo").partition("\n\n")[0].splitlines()
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 

@@ -57,7 +57,7 @@ class PlanCost(_Record):
 
 
 def plan_digest(fingerprint: str, plan: Plan) -> str:
-    """What tells one plan of one model from another: its skips, what replaces them and with which scales."""
+    """Return what tells one plan of one model from another: its skips, what replaces them and with which scales."""
     skips = [[str(skip.sublayer), skip.scale] for skip in plan.skips]
     data = json.dumps([fingerprint, plan.compensation if skips else "none", skips])
     return hashlib.sha256(data.encode()).hexdigest()[:16]
@@ -69,7 +69,7 @@ def cost_of(cost: PlanCost | None, fingerprint: str, plan: Plan) -> PlanCost | N
 
 
 def quality_line(found: DenseComparison) -> str:
-    """A comparison in words."""
+    """Return a comparison in words."""
     return (
         f"perplexity {found.dense_perplexity:.2f} → {_perplexity(found.perplexity)} ({change(found)}), top-1 "
         f"{found.top1_agreement:.1%} of dense, KL {found.kl_divergence:.3g} nats, on {found.tokens:,} held-out tokens "
@@ -78,12 +78,12 @@ def quality_line(found: DenseComparison) -> str:
 
 
 def speed_line(found: SpeedPrediction) -> str:
-    """A prediction in words."""
+    """Return a prediction in words."""
     return f"predicted speed-up: prefill {found.prefill:.2f}×, decode {found.decode:.2f}× ({found.basis})"
 
 
 def cost_facts(cost: PlanCost | None) -> dict[str, str]:
-    """Rows for a table of facts; {} if nothing is known."""
+    """Return rows for a table of facts; {} if nothing is known."""
     if cost is None:
         return {}
     found = {
@@ -95,7 +95,7 @@ def cost_facts(cost: PlanCost | None) -> dict[str, str]:
 
 
 def short_cost(cost: PlanCost | None) -> str | None:
-    """A clause for a summary line; None if nothing was measured. Of an artifact, else of its plan alone."""
+    """Return a clause for a summary line; None if nothing was measured. Of an artifact, else of its plan alone."""
     found = cost and (cost.artifact or cost.plan)
     if not found:
         return None
@@ -103,7 +103,7 @@ def short_cost(cost: PlanCost | None) -> str | None:
 
 
 def change(found: DenseComparison) -> str:
-    """The change of perplexity: +7.9 %, or a factor once a percentage says little."""
+    """Return the change of perplexity: +7.9 %, or a factor once a percentage says little."""
     share = found.perplexity_change
     return f"{share * 100:+.1f} %" if share < 10 else f"× {share + 1:,.3g}"
 

@@ -45,7 +45,10 @@ def installed_version(package: str) -> str | None:
 
 
 def requirements() -> tuple[Requirement, ...]:
-    """Everything that EdgeSkip's own metadata declares, in its order; empty where the metadata is not installed."""
+    """Return everything that EdgeSkip's own metadata declares, in its order.
+
+    Empty where the metadata is not installed.
+    """
     from packaging.requirements import Requirement as Declared
 
     try:
@@ -70,7 +73,7 @@ def requirements() -> tuple[Requirement, ...]:
 
 
 def extra_of(module: str) -> str | None:
-    """The extra that brings the importable top-level `module`; None where no extra does."""
+    """Return the extra that brings the importable top-level `module`; None where no extra does."""
     name = distribution_name(module)
     name = _BROUGHT_BY.get(name, name)
     return next((r.extra for r in requirements() if r.extra and distribution_name(r.package) == name), None)

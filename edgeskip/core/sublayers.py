@@ -30,7 +30,7 @@ class Sublayer:
 
 
 def sublayers_of(num_blocks: int) -> tuple[Sublayer, ...]:
-    """All 2M sublayers of a model with `num_blocks` blocks, in execution order."""
+    """Return all 2M sublayers of a model with `num_blocks` blocks, in execution order."""
     return tuple(Sublayer(block, kind) for block in range(num_blocks) for kind in KINDS)
 
 

@@ -54,7 +54,7 @@ def confine(pyseccomp: str | None) -> list[str]:
 
 
 def _landlock() -> bool:
-    """A ruleset that handles every right but reading, and grants none: no writes, no programs, no TCP."""
+    """Return a ruleset that handles every right but reading, and grants none: no writes, no programs, no TCP."""
     libc = ctypes.CDLL(None, use_errno=True)
     abi = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))
     if abi < 1:
@@ -70,7 +70,7 @@ def _landlock() -> bool:
 
 
 def _seccomp(path: str) -> bool:
-    """A filter that answers the refused calls with EPERM; threads may still be started."""
+    """Return a filter that answers the refused calls with EPERM; threads may still be started."""
     try:
         spec = importlib.util.spec_from_file_location("pyseccomp", path)
         assert spec is not None

@@ -15,12 +15,13 @@ Item = TypeVar("Item")
 
 
 def default_data() -> Path:
-    """The folder of the data files: $EDGESKIP_DATA, else ../shared/data."""
+    """Return the folder of the data files: $EDGESKIP_DATA, else ../shared/data."""
     return Path(os.environ.get("EDGESKIP_DATA") or Path("..") / "shared" / "data")
 
 
 def locate(data: Path | None, names: Sequence[str], task: str) -> list[Path]:
-    """The files `names` of the folder `data` (None = the default one); a file for `data` stands for a single name.
+    """Return the files `names` of the folder `data` (None = the default one); a file for `data` stands for a single
+    name.
 
     EdgeSkipError where one is missing.
     """
@@ -51,12 +52,12 @@ def records(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def text(record: dict[str, Any], field: str, where: str) -> str:
-    """The record's text in `field`; EdgeSkipError, with the place, for one without."""
+    """Return the record's text in `field`; EdgeSkipError, with the place, for one without."""
     return text_of(record, field, where)
 
 
 def texts(record: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
-    """The record's list of texts in `field`; EdgeSkipError, with the place, for one without."""
+    """Return the record's list of texts in `field`; EdgeSkipError, with the place, for one without."""
     value = record.get(field)
     if not (isinstance(value, list) and value and all(isinstance(one, str) for one in value)):
         raise EdgeSkipError(f"{where} has no list of texts in the field {field!r}")

@@ -34,7 +34,7 @@ def prompt_room(context_length: int, task: Task, settings: EvalSettings) -> int:
 
 
 def answer(session: Session, task: Task, sample: EvalSample, settings: EvalSettings) -> Record:
-    """The greedy answer to one sample, scored.
+    """Return the greedy answer to one sample, scored.
 
     What is cut is the whole prompt, chat template included: its ends, and with them the template, stay.
     """

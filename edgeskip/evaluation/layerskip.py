@@ -26,7 +26,7 @@ def _read_articles(paths: Sequence[Path]) -> list[EvalSample]:
 
 
 def _read_utterances(paths: Sequence[Path]) -> list[EvalSample]:
-    """The utterance itself is the message, as models that parse are trained and parse_accuracy.py asks."""
+    """Return the utterances as messages of their own, which is how models that parse are trained."""
     return [
         EvalSample(
             str(number),

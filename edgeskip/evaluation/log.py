@@ -39,7 +39,7 @@ class RecordLog:
         self._begins_anew, self._keep = found is None, found
 
     def add(self, record: Record) -> None:
-        """Appends and flushes; the file is made, or cut back to its last whole line, with the first record."""
+        """Append and flush; the file is made, or cut back to its last whole line, with the first record."""
         self.records[record.id] = record
         if self._path is None:
             return
@@ -56,7 +56,7 @@ class RecordLog:
             file.flush()
 
     def _resume(self, path: Path, metrics: Sequence[str]) -> int | None:
-        """Takes the records of whole lines and returns their bytes; None where not even the first line is whole."""
+        """Take the records of whole lines and return their bytes; None where not even the first line is whole."""
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if not whole and data.startswith(b'{"format"'[: len(data)]):

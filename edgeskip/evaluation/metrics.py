@@ -72,5 +72,5 @@ def exact_match(prediction: str, answers: Iterable[str]) -> float:
 
 
 def first_line(prediction: str) -> str:
-    """Where few-shot answers end: LongBench takes the first line that is not empty at the front."""
+    """Return where few-shot answers end: LongBench takes the first line that is not empty at the front."""
     return prediction.lstrip("\n").split("\n")[0]

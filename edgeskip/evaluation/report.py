@@ -17,7 +17,7 @@ from edgeskip.evaluation.task import EvalSettings
 
 
 def table(summaries: Sequence[Summary]) -> Table:
-    """A row per task, metric and artifact; intervals are 95 % bootstrap ones."""
+    """Return a row per task, metric and artifact; intervals are 95 % bootstrap ones."""
     compared = any(summary.difference for summary in summaries)
     result = Table(pad_edge=False)
     for title in ("task", "metric", "artifact", "label"):
@@ -35,7 +35,7 @@ def table(summaries: Sequence[Summary]) -> Table:
 
 
 def as_json(summaries: Sequence[Summary], settings: EvalSettings) -> dict[str, Any]:
-    """The summaries and how they were made."""
+    """Return the summaries and how they were made."""
     return {
         "format": "edgeskip-eval-summary-1",
         "version": __version__,

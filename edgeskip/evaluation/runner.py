@@ -55,7 +55,7 @@ def evaluate(
     overwrite: bool = False,
     advance: Advance = lambda name: None,
 ) -> list[Result]:
-    """The tasks on one artifact, a folder or a .gguf file, in their order; `summarise` has the figures.
+    """Return the tasks on one artifact, a folder or a .gguf file, in their order; `summarise` has the figures.
 
     `data` is the folder of the tasks' files (None = the default one); for texts it may be a file. With `output` every
     sample's record is kept in `output/TASK-ARTIFACT.jsonl`, and what is there already is not done again. `advance` is
@@ -69,7 +69,7 @@ def evaluate(
 
 
 def prepare(tasks: Sequence[str], data: Path | None, settings: EvalSettings) -> list[TaskRun]:
-    """Reads the data of every task; EdgeSkipError where a task or a setting cannot be, or data is missing."""
+    """Read the data of every task; EdgeSkipError where a task or a setting cannot be, or data is missing."""
     named = tasks_named(tasks)
     _check(named, settings)
     works = []
@@ -84,7 +84,7 @@ def prepare(tasks: Sequence[str], data: Path | None, settings: EvalSettings) -> 
 
 
 def count(works: Sequence[TaskRun], settings: EvalSettings) -> int:
-    """How often `run` calls `advance`."""
+    """Return how often `run` calls `advance`."""
     return sum(len(work.samples) or settings.windows for work in works)
 
 
@@ -97,7 +97,8 @@ def open_logs(
     overwrite: bool,
     name: str | None = None,
 ) -> list[RecordLog]:
-    """A log for each task, named after the artifact (`name`, else `artifact_name`); claim its `log_files` before.
+    """Return a log for each task, named after the artifact (`name`, else `artifact_name`); claim its `log_files`
+    before.
 
     EdgeSkipError where there is no artifact, or a log is of other settings.
     """
@@ -117,7 +118,7 @@ def open_logs(
 
 
 def log_files(works: Sequence[TaskRun], output: Path | None, name: str) -> list[Path]:
-    """The file of each task's records of the artifact called `name`; [] without an `output`."""
+    """Return the file of each task's records of the artifact called `name`; [] without an `output`."""
     return [] if output is None else [output / f"{work.task.name}-{name}.jsonl" for work in works]
 
 
@@ -129,7 +130,7 @@ def run(
     advance: Advance,
     name: str | None = None,
 ) -> list[Result]:
-    """Does what the logs lack, and gives the records of all that was asked for, under `name` (else `artifact_name`)."""
+    """Do what the logs lack, and return the records of all that was asked for, under `name` (else `artifact_name`)."""
     from edgeskip.runtime.session import load
 
     name = name or artifact_name(artifact)
@@ -144,8 +145,8 @@ def run(
 
 
 def identity(artifact: Path) -> str:
-    """The sha256 of what tells the artifact from any other: of a folder its manifest, which has every file's; of a GGUF
-    file itself (its other half is bound to it when both are opened). EdgeSkipError where there is none."""
+    """Return the sha256 of what tells the artifact from any other: of a folder its manifest, which has every file's;
+    of a GGUF file itself (its other half is bound to it when both are opened). EdgeSkipError where there is none."""
     artifact = artifact_at(artifact)
     if artifact.is_dir():
         return sha256_of(artifact / MANIFEST_NAME)
@@ -155,12 +156,12 @@ def identity(artifact: Path) -> str:
 
 
 def artifact_name(artifact: Path) -> str:
-    """What tables and logs call it: the folder's or file's name, without what a file name cannot hold."""
+    """Return what tables and logs call it: the folder's or file's name, without what a file name cannot hold."""
     return _file_name(artifact.resolve().name)
 
 
 def artifact_names(artifacts: Sequence[Path]) -> list[str]:
-    """The `artifact_name` of each; those that are alike get the folders above that tell them apart (`a_model`).
+    """Return the `artifact_name` of each; those that are alike get the folders above that tell them apart (`a_model`).
 
     One artifact given twice keeps one name, which is the caller's to refuse.
     """
@@ -238,7 +239,7 @@ def _check(tasks: Sequence[AnyTask], settings: EvalSettings) -> None:
 
 
 def _settings_of(work: TaskRun, settings: EvalSettings, artifact: str, reference: str | None) -> dict[str, Any]:
-    """What makes records comparable: everything but how many there are."""
+    """Return what makes records comparable: everything but how many there are."""
     common: dict[str, Any] = {
         "artifact": artifact,
         "task": work.task.name,

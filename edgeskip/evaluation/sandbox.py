@@ -83,7 +83,7 @@ def run_sandboxed(program: str, *, seconds: float = SECONDS, memory_bytes: int =
 
 
 def _run(program: str, seconds: float, memory_bytes: int) -> tuple[Verdict, tuple[str, ...]]:
-    """The verdict, and the layers that the child reports; () if it did not get that far."""
+    """Return the verdict, and the layers that the child reports; () if it did not get that far."""
     proof = secrets.token_hex(16)  # a program that prints or exits by itself does not know it
     job: dict[str, object] = {"program": program, "proof": proof, "seconds": seconds, "memory_bytes": memory_bytes}
     job["pyseccomp"] = _pyseccomp()
@@ -115,7 +115,10 @@ def _run(program: str, seconds: float, memory_bytes: int) -> tuple[Verdict, tupl
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
-    """The child's answer, at most ANSWER_BYTES of it however much it writes; None once the deadline has passed."""
+    """Return the child's answer, at most ANSWER_BYTES of it however much it writes.
+
+    None once the deadline has passed.
+    """
     assert process.stdout is not None
     descriptor, answer = process.stdout.fileno(), b""
     while len(answer) <= ANSWER_BYTES:
@@ -153,7 +156,7 @@ def _prefix(folder: str) -> list[str]:
 
 @cache
 def _bubblewrap() -> str | None:
-    """Its path where it is installed and allowed to make namespaces (inside containers it often is not)."""
+    """Return its path where it is installed and allowed to make namespaces (inside containers it often is not)."""
     program = shutil.which("bwrap")
     if program is None:
         return None

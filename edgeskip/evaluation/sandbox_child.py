@@ -46,7 +46,7 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _file_module(path: object) -> str:
-    """The module an extension file holds: `_socket` of `/…/_socket.cpython-311-….so`."""
+    """Return the module an extension file holds: `_socket` of `/…/_socket.cpython-311-….so`."""
     return os.path.basename(path).partition(".")[0] if isinstance(path, str) else ""  # noqa: PTH119
 
 

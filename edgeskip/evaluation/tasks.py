@@ -32,8 +32,8 @@ TASKS: dict[str, AnyTask] = {
 
 
 def tasks_named(names: Sequence[str]) -> tuple[AnyTask, ...]:
-    """The tasks, each once, in the order given; EdgeSkipError for a name of none, and where something they need to
-    count an answer is not there."""
+    """Return the tasks, each once, in the order given; EdgeSkipError for a name of none, and where something they need
+    to count an answer is not there."""
     for name in names:
         if name == "qasper":
             raise EdgeSkipError(

@@ -55,7 +55,7 @@ def questions(path: Path) -> list[tuple[str, str]]:
 
 
 def _read(paths: Sequence[Path]) -> list[EvalSample]:
-    """Every question with examples of its own, drawn by its number."""
+    """Return every question with examples of its own, drawn by its number."""
     train, test = (questions(path) for path in paths)
     return [
         EvalSample(str(number), _prompt(train, number, asked), (kind,)) for number, (asked, kind) in enumerate(test)

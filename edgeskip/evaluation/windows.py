@@ -25,12 +25,12 @@ Tokens = NDArray[np.int64]
 
 
 def read_text(path: Path) -> str:
-    """EdgeSkipError where the file is not UTF-8."""
+    """Raise EdgeSkipError if the file is not UTF-8."""
     return read_text_file(path)
 
 
 def text_windows(session: Session, text: str, settings: EvalSettings) -> dict[str, Tokens]:
-    """The windows by an id that has their tokens in it: another tokenizer's are not the same windows."""
+    """Return the windows by an id that has their tokens in it: another tokenizer's are not the same windows."""
     if settings.window_tokens > session.context_length:
         raise EdgeSkipError(
             f"windows of {settings.window_tokens} tokens do not fit into a context of {session.context_length}: "
@@ -63,7 +63,7 @@ def _finite(nats: float, window: str) -> float:
 
 
 def check_reference(session: Session, reference: Session, text: str) -> None:
-    """EdgeSkipError where the reference is not dense, or its tokens do not mean what the artifact's mean."""
+    """Raise EdgeSkipError if the reference is not dense, or its tokens do not mean what the artifact's mean."""
     if reference.label != "dense":
         raise EdgeSkipError(f"--reference is {reference.label}: divergence is measured from a dense artifact")
     sizes = session.engine.vocab_size, reference.engine.vocab_size

@@ -126,7 +126,7 @@ class DeviceProfile(_Record):
         return self.prefill_s(()) / self.prefill_s(skip), self.decode_s((), context) / self.decode_s(skip, context)
 
     def check_model(self, profile: Profile) -> None:
-        """EdgeSkipError where `profile` is of another model.
+        """Raise EdgeSkipError if `profile` is of another model.
 
         The fingerprint is not compared: the same shape takes the same time, whatever the weights say.
         """
@@ -139,7 +139,7 @@ class DeviceProfile(_Record):
 
 
 def read_device_profile(path: Path) -> DeviceProfile:
-    """Reads and validates a device profile; EdgeSkipError names what is wrong."""
+    """Read and validate a device profile; EdgeSkipError names what is wrong."""
     again = "run  edgeskip profile-device  again"
     try:
         data = read_json(path, "not a device profile", again)
@@ -170,5 +170,5 @@ def read_device_profile(path: Path) -> DeviceProfile:
 
 
 def write_device_profile(profile: DeviceProfile, path: Path, *, overwrite: bool = True) -> None:
-    """Replaces the file at `path` in one step; EdgeSkipError if one is there and `overwrite` is false."""
+    """Replace the file at `path` in one step; EdgeSkipError if one is there and `overwrite` is false."""
     replace_file(path, (profile.model_dump_json(indent=1) + "\n").encode("utf-8"), overwrite=overwrite)

@@ -13,7 +13,7 @@ from edgeskip.core.errors import EdgeSkipError
 
 
 def draft_vocabulary(token_counts: NDArray[np.int64], size: int, always: Collection[int] = ()) -> NDArray[np.int64]:
-    """The `size` most frequent tokens, among them every id of `always` (end tokens): int64 [size], ascending.
+    """Return the `size` most frequent tokens, among them every id of `always` (end tokens): int64 [size], ascending.
 
     `token_counts` [vocab_size] says how often a corpus has each token (`Vectors.token_counts`). Of tokens that are
     equally frequent, such as those the corpus does not have, the lower id is taken: merges of a BPE vocabulary are

@@ -39,7 +39,7 @@ class ExitAdapter:
 
 
 def is_adapter_array(name: str) -> bool:
-    """Whether the vectors file's array `name` is of an exit adapter."""
+    """Return whether the vectors file's array `name` is of an exit adapter."""
     return _ARRAY.fullmatch(name) is not None
 
 
@@ -63,7 +63,7 @@ def read_adapters(arrays: Mapping[str, NDArray[Any]], hidden_size: int) -> dict[
 
 
 def pack_adapters(adapters: Mapping[int, ExitAdapter]) -> dict[str, NDArray[Any]]:
-    """The arrays of all adapters for the vectors file."""
+    """Return the arrays of all adapters for the vectors file."""
     packed: dict[str, NDArray[Any]] = {}
     for layer, adapter in adapters.items():
         packed |= adapter.arrays(layer)
@@ -71,7 +71,7 @@ def pack_adapters(adapters: Mapping[int, ExitAdapter]) -> dict[str, NDArray[Any]
 
 
 def narrowed(array: Float32) -> NDArray[Any]:
-    """The array as float16 where that holds it exactly, else as it is; C-contiguous."""
+    """Return the array as float16 where that holds it exactly, else as it is; C-contiguous."""
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float16)
     return np.ascontiguousarray(narrow if np.array_equal(narrow, array) else array)

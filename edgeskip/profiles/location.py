@@ -23,7 +23,8 @@ class ModelLocation(BaseModel):
 
 
 def location_of(model: Path, profile: Path) -> ModelLocation:
-    """Where `model` lies, for a profile that is written to `profile`: absolute, and relative to the profile's folder.
+    """Return where `model` lies, for a profile that is written to `profile`: absolute, and relative to the profile's
+    folder.
 
     Links to the model are kept as they are (a file of the Hugging Face cache has its name from its link alone); folders
     above it are resolved, so that `..` means the same to every reader.
@@ -68,7 +69,7 @@ def candidates(source: str, location: ModelLocation | None, path: Path) -> list[
 
 
 def _may_be_path(source: str) -> bool:
-    """Whether a profile without a location may mean a path; a name of ours never does."""
+    """Return whether a profile without a location may mean a path; a name of ours never does."""
     return bool(source) and source not in READY_MODELS and not re.match(r"\w+://", source)
 
 

@@ -15,17 +15,17 @@ FORMAT: Final = "edgeskip-profile"
 
 
 def vectors_path(path: Path) -> Path:
-    """Where the vectors file of a profile written to `path` goes."""
+    """Return where the vectors file of a profile written to `path` goes."""
     return path.with_suffix(".safetensors")
 
 
 def adapter_path(path: Path) -> Path:
-    """Where the LoRA of a profile written to `path` goes."""
+    """Return where the LoRA of a profile written to `path` goes."""
     return path.with_suffix(".adapter.safetensors")
 
 
 def refuse_output(path: Path, *, overwrite: bool) -> None:
-    """EdgeSkipError where a profile must not or cannot be written to `path`; call it before the work, not after.
+    """Raise EdgeSkipError if a profile must not or cannot be written to `path`; call it before the work, not after.
 
     What is no profile, a model's config.json perhaps, is never replaced, nor a `.safetensors` file beside `path` that
     does not belong to the profile there.
@@ -77,5 +77,5 @@ def write_together(
 
 
 def _names(path: Path, beside: Path) -> bool:
-    """Whether there is a profile at `path` that names the file `beside` it."""
+    """Return whether there is a profile at `path` that names the file `beside` it."""
     return path.is_file() and json.dumps(beside.name, ensure_ascii=False) in path.read_text("utf-8", errors="replace")

@@ -341,7 +341,7 @@ class Profile(_Record):
 
 
 def locate_profile(reference: str | Path) -> Path:
-    """The profile a user named: a path, or the name of a profile that ships with EdgeSkip.
+    """Return the profile a user named: a path, or the name of a profile that ships with EdgeSkip.
 
     EdgeSkipError where it is neither; a reference that looks like a path is never taken for a name.
     """
@@ -356,7 +356,7 @@ def locate_profile(reference: str | Path) -> Path:
 
 
 def read_profile(path: Path) -> Profile:
-    """Reads and validates a profile; EdgeSkipError names the field that is wrong."""
+    """Read and validate a profile; EdgeSkipError names the field that is wrong."""
     try:
         data = read_json(path, "not a profile", "calibrate again", finite=False)  # NaN is refused by name of its field
     except FileNotFoundError:
@@ -437,7 +437,7 @@ def _checked(file: Path, sha256: str, path: Path, fix: str) -> bytes:
 
 
 def read_beside(file: Path, path: Path) -> bytes:
-    """The bytes of a file that belongs beside the profile at `path`; EdgeSkipError where it is missing."""
+    """Return the bytes of a file that belongs beside the profile at `path`; EdgeSkipError where it is missing."""
     try:
         return file.read_bytes()
     except FileNotFoundError:
@@ -459,7 +459,7 @@ def write_profile(
     *,
     overwrite: bool = True,
 ) -> None:
-    """Replaces the profile at `path` in one step, after the files beside it whose bytes are given.
+    """Replace the profile at `path` in one step, after the files beside it whose bytes are given.
 
     EdgeSkipError if a profile is there and `overwrite` is false, however lately it came.
 

@@ -42,7 +42,7 @@ class Vectors:
 
 
 def read_vectors(profile: Profile, path: Path) -> Vectors:
-    """The vectors beside the profile at `path`, checked against the hash and shapes the profile states.
+    """Return the vectors beside the profile at `path`, checked against the hash and shapes the profile states.
 
     A profile made before exits were calibrated has neither maps nor token counts. EdgeSkipError for a file that is
     missing or another one, an array of another shape, and an exit of the profile without its map.
@@ -93,7 +93,7 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
 
 
 def _check_fit(profile: Profile, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """EdgeSkipError where a fitted plan has not the arrays that its compensation needs."""
+    """Raise EdgeSkipError if a fitted plan has not the arrays that its compensation needs."""
     plan = profile.plan
     if plan is None or plan.scales is None:
         return
@@ -104,7 +104,7 @@ def _check_fit(profile: Profile, path: Path, arrays: dict[str, NDArray[Any]]) ->
 
 
 def _expected(name: str, profile: Profile) -> tuple[tuple[type[np.generic], ...], tuple[int, ...]]:
-    """Types and shape of an array of the vectors file."""
+    """Type and shape of an array of the vectors file."""
     model = profile.model
     skips = len(profile.plan.skip) if profile.plan else 0
     if name == "plan.bias":
@@ -119,7 +119,7 @@ def _expected(name: str, profile: Profile) -> tuple[tuple[type[np.generic], ...]
 
 
 def pack_vectors(vectors: Vectors, path: Path) -> tuple[VectorsRecord, bytes]:
-    """The vectors file of the profile at `path`: the record the profile must carry, and the file's bytes."""
+    """Return the vectors file of the profile at `path`: the record the profile must carry, and the file's bytes."""
     from safetensors.numpy import save
 
     arrays: dict[str, NDArray[Any]] = {}

@@ -117,7 +117,7 @@ def _refuse_plan(path: Path, plan: PlanSummary) -> None:
 
 
 def settle(opened: ProfiledModel, prompt: int, contexts: Sequence[int], rounds: int) -> ProfilingRequest:
-    """The request as far as the model's context holds it. EdgeSkipError where it makes no sense."""
+    """Return the request as far as the model's context holds it. EdgeSkipError where it makes no sense."""
     if not 2 <= prompt <= min(PREFILL_CHUNK, opened.context_length):
         longest = min(PREFILL_CHUNK, opened.context_length)
         raise EdgeSkipError(f"--prompt {prompt} must be 2 to {longest} tokens: longer prompts run in such pieces")
@@ -132,7 +132,7 @@ def settle(opened: ProfiledModel, prompt: int, contexts: Sequence[int], rounds: 
 def measure_device(
     opened: ProfiledModel, request: ProfilingRequest, advance: Callable[[], None] = lambda: None
 ) -> DeviceProfile:
-    """Runs everything and closes the artifact; a minute for a model of 135 million parameters."""
+    """Run everything and close the artifact; a minute for a model of 135 million parameters."""
     with closing(opened.clock):
         costs = measure_steps(opened.clock, request.steps, request.rounds, advance)
     machine = this_machine()

@@ -52,7 +52,7 @@ class Exports:
         return all(not self._path.samefile(ready) for ready in ready_profiles().values())
 
     def check(self, grid: SweepGrid) -> None:
-        """EdgeSkipError where an artifact of the grid cannot be, before the first one is exported."""
+        """Raise EdgeSkipError if an artifact of the grid cannot be, before the first one is exported."""
         from edgeskip.exporters.draft_head import draft_tokens
         from edgeskip.exporters.options import DraftRequest, settled
         from edgeskip.runtime.engines.onnxruntime.attention_limits import refuse_head_size
@@ -69,7 +69,7 @@ class Exports:
             draft_tokens(self._source, self._vectors, vocabulary)
 
     def export(self, exit_layer: int, vocabulary: int | None, folder: Path) -> Path:
-        """Writes one artifact below `folder` and returns what `edgeskip.load` takes."""
+        """Write one artifact below `folder` and return what `edgeskip.load` takes."""
         from edgeskip.exporters.gguf.export import export_gguf
         from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
         from edgeskip.exporters.options import DraftRequest, settled
@@ -89,7 +89,7 @@ class Exports:
         return files[0].path
 
     def write_best(self, best: SweepPoint, threads: int | None, provider: str) -> None:
-        """Puts the setting into the profile's file."""
+        """Put the setting into the profile's file."""
         from edgeskip.core.machine import this_machine
         from edgeskip.runtime.engines.threads import threads_or_default
 

@@ -72,8 +72,8 @@ def measure(
     max_tokens: int,
     advance: Callable[[], None] = lambda: None,
 ) -> list[SweepPoint]:
-    """The cells of one artifact, one for each γ. Prompt by prompt all settings take turns, so that a busy moment of the
-    machine hits all of them. `advance` is called after every generation.
+    """Return the cells of one artifact, one for each γ. Prompt by prompt all settings take turns, so that a busy
+    moment of the machine hits all of them. `advance` is called after every generation.
     """
     from edgeskip.runtime.speculation.policy import Speculation
 
@@ -115,7 +115,7 @@ def measure(
 
 
 def best_of(cells: Sequence[SweepPoint]) -> SweepPoint:
-    """The fastest setting in tokens/s over plain decoding."""
+    """Return the fastest setting in tokens/s over plain decoding."""
     return max(cells, key=lambda cell: cell.speedup)
 
 

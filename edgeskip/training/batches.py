@@ -42,7 +42,8 @@ class Batches(Generic[Item]):
         return math.ceil(len(self._items) / self._size)
 
     def batch(self, step: int, rank: int = 0, processes: int = 1) -> dict[str, Tensor]:
-        """What process `rank` learns from at `step`, counted from 0: its share of the batch, at least one item."""
+        """Return what process `rank` learns from at `step`, counted from 0: its share of the batch, at least one
+        item."""
         epoch, place = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, self._shuffled(epoch))

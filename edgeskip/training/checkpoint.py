@@ -28,7 +28,7 @@ def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 def save_state(
     path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, *, step: int, settings: dict[str, Any]
 ) -> None:
-    """Writes the state after `step` steps; `settings` is what a resumed run must share."""
+    """Write the state after `step` steps; `settings` is what a resumed run must share."""
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
@@ -45,7 +45,7 @@ def save_state(
 
 
 def load_state(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]) -> int:
-    """Takes the state of `path` and returns its step.
+    """Take the state of `path` and return its step.
 
     EdgeSkipError where it is damaged, or of a run with other settings.
     """

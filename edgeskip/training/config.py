@@ -51,11 +51,11 @@ class OptimizerConfig:
             raise EdgeSkipError(f"--decay {self.decay} is unknown: choose {', '.join(get_args(Decay))}")
 
     def steps_for(self, per_epoch: int) -> int:
-        """How many steps that is, where an epoch has `per_epoch`; at least one."""
+        """Return how many steps that is, where an epoch has `per_epoch`; at least one."""
         return self.steps or max(1, round(self.epochs * per_epoch))
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of `step`, counted from 0, of `steps`."""
+        """Return the learning rate of `step`, counted from 0, of `steps`."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(steps - self.warmup, 1)
@@ -101,7 +101,7 @@ class LowRankConfig:
             raise EdgeSkipError("--lora-early is the rank of the blocks before the deepest exit: name it with --exits")
 
     def rank_of(self, block: int) -> int:
-        """The rank in block number `block`."""
+        """Return the rank in block number `block`."""
         return self.rank if self.early_rank is None or block >= self.early_blocks else self.early_rank
 
 

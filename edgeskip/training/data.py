@@ -74,7 +74,7 @@ class Data:
         inputs: Sequence[str | Path] = (),
         advance: Advance = lambda what, done, total: None,
     ) -> Examples:
-        """Reads the files, makes `folder` the run's (which the main process does) and lets the model write.
+        """Read the files, makes `folder` the run's (which the main process does) and let the model write.
 
         `inputs`: what else the run reads, which replacing the folder must not remove. EdgeSkipError as
         `read_examples` and `open_folder` raise it, and where nothing can be held out.

@@ -67,15 +67,15 @@ class Encoder:
         self.vocab_size: int = source.decoder.config.vocab_size
 
     def prompt(self, text: str) -> tuple[int, ...]:
-        """A user's message in the chat template; without one, the text itself."""
+        """Return a user's message in the chat template; without one, the text itself."""
         if self.template is None:
             return tuple(self.tokenizer.encode(text, add_special_tokens=True))
         rendered = self.template.render([{"role": "user", "content": text}])
         return tuple(self.tokenizer.encode(rendered, add_special_tokens=False))
 
     def pair(self, prompt: str, response: str) -> Example:
-        """A message and its answer, which ends as the chat template ends it; without one, with the model's first end
-        token."""
+        """Return a message and its answer, which ends as the chat template ends it; without one, with the model's
+        first end token."""
         ids = tuple(self.tokenizer.encode(response, add_special_tokens=False))
         return Example(self.prompt(prompt), ids + self._closing)
 
@@ -90,7 +90,7 @@ class Encoder:
         return tuple(token for token in reversed(ids) if token in self.ends)[:1] or self.ends[:1]
 
     def windows(self, text: str, context: int) -> Iterator[Example]:
-        """A text's windows of at most `context` tokens; a last one of fewer than 2 is left out."""
+        """Yield a text's windows of at most `context` tokens; a last one of fewer than 2 is left out."""
         ids = self.tokenizer.encode(text, add_special_tokens=True)
         for start in range(0, len(ids), context):
             window = tuple(ids[start : start + context])
@@ -115,7 +115,7 @@ def read_examples(
     context: int,
     too_long: Callable[[str, int], None] = lambda name, count: None,
 ) -> tuple[list[Example], tuple[CorpusFile, ...]]:
-    """The examples of files `FILE`, `FILE#FIELD` or `FILE#PROMPT,RESPONSE`, and what the files are.
+    """Return the examples of files `FILE`, `FILE#FIELD` or `FILE#PROMPT,RESPONSE`, and what the files are.
 
     .jsonl, .tsv and .csv hold records: of prompt and response, where two fields are named or found (prompt and
     response, prompt and completion, question and answer), else of text. Other files are one text each. Texts are cut
@@ -143,7 +143,7 @@ def read_examples(
 
 
 def read_prompts(references: Sequence[str]) -> tuple[list[str], tuple[CorpusFile, ...]]:
-    """The prompts of files of records (`FILE#FIELD`) or lines, and what the files are."""
+    """Return the prompts of files of records (`FILE#FIELD`) or lines, and what the files are."""
     prompts: list[str] = []
     files: list[CorpusFile] = []
     for reference in references:
@@ -228,7 +228,10 @@ def _ids(record: dict[str, Any], field: str, encoder: Encoder, where: str) -> tu
 
 
 def text_of(record: dict[str, Any], field: str, where: str) -> str:
-    """The field's text; the first where it is a list of turns. EdgeSkipError, with the place, for one without."""
+    """Return the field's text; the first where it is a list of turns.
+
+    EdgeSkipError, with the place, for one without.
+    """
     value = record.get(field)
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         value = value[0]  # turns of a conversation: the first is the prompt

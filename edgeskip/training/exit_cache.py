@@ -65,7 +65,7 @@ class ExitCache:
         self._progress = CacheProgress(folder / "done.json", self._what(hidden_size), self._digest)
 
     def fill(self, model: PreTrainedModel, autocast: Callable[[], Any], advance: Callable[[int, int], None]) -> None:
-        """Runs the model over the examples that are not in the cache yet, shortest first; `advance` is told the
+        """Run the model over the examples that are not in the cache yet, shortest first; `advance` is told the
         tokens done and in all. What is there is checked by its hashes first, and computed again where they differ.
 
         EdgeSkipError where an exit state does not fit into float16.
@@ -145,7 +145,7 @@ class ExitCache:
         return made
 
     def _what(self, hidden_size: int) -> str:
-        """What the cache is of: the examples in order, and the arrays."""
+        """Return what the cache is of: the examples in order, and the arrays."""
         shape = f"{self._layers} {hidden_size} {TOP}"
         return digest_of([shape, *(str((len(e.prompt), list(map(int, e.ids)))) for e in self._examples)])
 
@@ -180,6 +180,6 @@ class ExitCache:
         return batch
 
     def counts(self, vocab_size: int, items: Sequence[Cached]) -> NDArray[np.int64]:
-        """How often each token [vocab_size] is the teacher's likeliest in `items`."""
+        """Return how often each token [vocab_size] is the teacher's likeliest in `items`."""
         likeliest = np.concatenate([self.top[item.rows, 0] for item in items])
         return np.bincount(likeliest, minlength=vocab_size).astype(np.int64)

@@ -40,7 +40,8 @@ Advance = Callable[[str, int, int], None]
 
 
 def accelerator_for(dtype: str) -> Accelerator:
-    """What runs the steps. `dtype`: float32, bfloat16 (autocast), or auto: bfloat16 where the hardware computes in it.
+    """Return what runs the steps. `dtype`: float32, bfloat16 (autocast), or auto: bfloat16 where the hardware computes
+    in it.
 
     EdgeSkipError for another one, and where a package of the extra `train` is missing.
     """
@@ -73,7 +74,7 @@ def train(
     *,
     progress: Progress = lambda report: None,
 ) -> LossTable:
-    """Trains the parameters of `objective` that have gradients for `steps` steps and returns the losses of all.
+    """Train the parameters of `objective` that have gradients for `steps` steps and return the losses of all.
 
     `batch(step)` is this process' share. `folder` gets `losses.csv`, a row a step, and a checkpoint every
     `policy.save_every` steps and at the end; where it has one of a run with the same `settings`, the run goes on from

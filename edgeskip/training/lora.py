@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def with_lora(model: PreTrainedModel, lora: LowRankConfig, *, seed: int, without: Collection[Sublayer] = ()) -> Any:
-    """The model as peft's, with a LoRA on every linear layer of its blocks but the sublayers `without`.
+    """Return the model as peft's, with a LoRA on every linear layer of its blocks but the sublayers `without`.
 
     The model itself is changed in place; its own weights are frozen. A's start values follow from `seed`; B starts at
     zero, so that nothing is different before the first step.
@@ -44,7 +44,7 @@ def with_lora(model: PreTrainedModel, lora: LowRankConfig, *, seed: int, without
 
 
 def trained_lora(adapted: Any) -> TrainedLora:
-    """What was trained, rounded to float16, in which it is stored; the model is rounded with it, so that what is
+    """Return what was trained, rounded to float16, in which it is stored; the model is rounded with it, so that what is
     measured from here on is what is shipped. EdgeSkipError where a weight does not fit into float16."""
     import torch
     from peft import get_peft_model_state_dict
@@ -66,7 +66,7 @@ def trained_lora(adapted: Any) -> TrainedLora:
 
 
 def save_lora(lora: TrainedLora, source: ModelSource, folder: Path) -> None:
-    """Writes the folder that peft and EdgeSkip open as a model: the LoRA and the name of the source."""
+    """Write the folder that peft and EdgeSkip open as a model: the LoRA and the name of the source."""
     from edgeskip.core.files import replace_file
     from edgeskip.models.readers.peft_folder import peft_files
 
@@ -75,7 +75,7 @@ def save_lora(lora: TrainedLora, source: ModelSource, folder: Path) -> None:
 
 
 def base_reference(source: ModelSource) -> str:
-    """What another folder names to have this model: its name where it has one, else its absolute path."""
+    """Return what another folder names to have this model: its name where it has one, else its absolute path."""
     return str(Path(source.reference).resolve()) if Path(source.reference).exists() else source.reference
 
 

@@ -73,7 +73,7 @@ def read_losses(path: Path) -> list[tuple[int, float, str, float]]:
 
 
 def plot_losses(rows: list[tuple[int, float, str, float]], path: Path, title: str) -> None:
-    """Writes a PNG of the losses: a line for each part, faint as measured and strong as a running mean."""
+    """Write a PNG of the losses: a line for each part, faint as measured and strong as a running mean."""
     try:
         from matplotlib import colormaps
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -106,7 +106,7 @@ def plot_losses(rows: list[tuple[int, float, str, float]], path: Path, title: st
 
 
 def _depth(name: str) -> tuple[bool, int]:
-    """Where a part of the loss stands: exits by their layer, the last layer after them."""
+    """Return where a part of the loss stands: exits by their layer, the last layer after them."""
     return name == "last", whole_number(name.rpartition(" ")[2]) or 0
 
 

@@ -13,14 +13,17 @@ ROWS_AT_ONCE = 1024  # of logits in memory together; more are computed again in 
 
 
 def next_token_rows(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the next token is learned: bool [batch, n] over positions, and those tokens [rows]. Labels −100 = not."""
+    """Return where the next token is learned: bool [batch, n] over positions, and those tokens [rows].
+
+    Labels −100 = not.
+    """
     learned = torch.zeros_like(labels, dtype=torch.bool)
     learned[:, :-1] = labels[:, 1:] != -100
     return learned, labels[:, 1:][learned[:, :-1]]
 
 
 def cross_entropy(head: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
-    """Mean −log p(target) of `head`'s logits for `rows` [n, d], in nats."""
+    """Return mean −log p(target) of `head`'s logits for `rows` [n, d], in nats."""
 
     def part(x: Tensor, y: Tensor) -> Tensor:
         return functional.cross_entropy(head(x).float(), y, reduction="sum")
@@ -29,7 +32,7 @@ def cross_entropy(head: nn.Module, rows: Tensor, targets: Tensor) -> Tensor:
 
 
 def divergence(head: nn.Module, rows: Tensor, teacher: Tensor) -> Tensor:
-    """Mean KL(teacher ‖ student) in nats: `rows` [n, d] through `head` against `teacher` [n, d] through it."""
+    """Return mean KL(teacher ‖ student) in nats: `rows` [n, d] through `head` against `teacher` [n, d] through it."""
 
     def part(x: Tensor, reference: Tensor) -> Tensor:
         with torch.no_grad():

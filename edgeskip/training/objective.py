@@ -27,7 +27,7 @@ class Objective(Protocol):
 
 
 def seed_of(seed: int, step: int, rank: int) -> int:
-    """A seed for what is drawn at one step by one process (splitmix64's finaliser, Steele et al. 2014)."""
+    """Return a seed for what is drawn at one step by one process (splitmix64's finaliser, Steele et al. 2014)."""
     mask = (1 << 64) - 1
     x = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank + 1) & mask
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 def settings_of(
     source: ModelSource, data: Data, policy: OptimizerConfig, accelerator: Accelerator, **more: Any
 ) -> dict[str, Any]:
-    """Everything that decides what a run learns, as JSON holds it: the bytes of the data too. `save_every` does not."""
+    """Return everything that decides what a run learns, as JSON holds it: the bytes of the data too.
+
+    `save_every` does not.
+    """
     references = (*data.sources, *data.validation, *data.generation.prompts)
     paths = [split_reference(reference)[0] for reference in references]
     found = {
@@ -49,7 +52,10 @@ def card_of(
     *,
     steps: int,
 ) -> dict[str, Any]:
-    """What made the result: model, data, settings, steps, machine, versions; losses are means of the last 20 steps."""
+    """Return what made the result: model, data, settings, steps, machine, versions.
+
+    Losses are means of the last 20 steps.
+    """
     last: dict[str, list[float]] = {}
     for step, _, part, loss in table.rows:
         if step > steps - 20:
@@ -79,7 +85,8 @@ def card_of(
 
 
 def in_words(card: Mapping[str, Any]) -> str:
-    """What a finished run has reached on the examples held out, and what it did not use: a line each, for a person."""
+    """Return what a finished run has reached on the examples held out, and what it did not use: a line each, for a
+    person."""
     found = card["held_out"]
     lines = [
         f"{name}: {count} too long for --context, left out" for name, count in card["examples"]["too_long"].items()

@@ -18,7 +18,7 @@ STARTED = "run.json"  # the settings of a run that is not finished
 
 
 def open_folder(folder: Path, settings: dict[str, Any], *, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
-    """Makes `folder` this run's: a new or empty one, one where a run with the same settings was broken off, or,
+    """Make `folder` this run's: a new or empty one, one where a run with the same settings was broken off, or,
     with `overwrite`, one of any earlier run. EdgeSkipError for any other, and where replacing it would remove one of
     `inputs`."""
     if folder.exists() and not folder.is_dir():
@@ -51,7 +51,7 @@ def open_folder(folder: Path, settings: dict[str, Any], *, overwrite: bool, inpu
 
 
 def close_folder(folder: Path, record: dict[str, Any]) -> None:
-    """Marks the run as finished: `record` is what a card says of it. Removes what only a broken-off run needs."""
+    """Mark the run as finished: `record` is what a card says of it. Removes what only a broken-off run needs."""
     replace_file(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
     for name in (CHECKPOINT, STARTED):
         (folder / name).unlink(missing_ok=True)
@@ -59,7 +59,10 @@ def close_folder(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _written_by_us(path: Path, key: str) -> dict[str, Any] | None:
-    """The JSON object at `path`; None where there is none, or none with `key`: other programs call files so too."""
+    """Return the JSON object at `path`.
+
+    None where there is none, or none with `key`: other programs call files so too.
+    """
     try:
         found = parse_json(path.read_bytes())
     except (OSError, ValueError):

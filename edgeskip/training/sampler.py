@@ -27,7 +27,10 @@ class BatchSampler:
         self._ends, self._generation, self._seed = list(ends), generation, seed
 
     def answers(self, prompts: Sequence[Sequence[int]], number: int, context: int) -> list[list[int]]:
-        """Token ids of an answer to each prompt, up to and with an end token; what is drawn follows from `number`."""
+        """Return token ids of an answer to each prompt, up to and with an end token.
+
+        What is drawn follows from `number`.
+        """
         import torch
 
         generation = self._generation

@@ -24,12 +24,13 @@ def dropout_rates(num_blocks: int, p_max: float) -> tuple[float, ...]:
 
 
 def rotational(step: int, num_blocks: int, interval: int) -> tuple[int, ...]:
-    """Blocks after which the model learns to exit at `step`: every `interval`-th, one further at each step."""
+    """Block after which the model learns to exit at `step`: every `interval`-th, one further at each step."""
     return tuple(block for block in range(num_blocks - 1) if block % interval == step % interval)
 
 
 def gradual(step: int, num_blocks: int, steps: int) -> tuple[int, ...]:
-    """The same, from the last towards the first: one block more every steps/(2L) steps, all from half of them on."""
+    """Return the same, from the last towards the first: one block more every steps/(2L) steps, all from half of them
+    on."""
     enabled = step * 2 * num_blocks // steps if steps else num_blocks
     return tuple(block for block in range(num_blocks - 1) if block >= num_blocks - 1 - enabled)
 

@@ -32,7 +32,7 @@ def write_self_data(
     seed: int,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Appends a record for every prompt that `file` lacks; returns how many records it then holds.
+    """Append a record for every prompt that `file` lacks; returns how many records it then holds.
 
     A record has `prompt_ids` and `response_ids` (the end token included, where the model came to it) and their text.
     Prompts run in batches of similar length, in an order that does not depend on how often the run was broken off;
@@ -73,7 +73,8 @@ def write_self_data(
 
 
 def batch_for(source: ModelSource, context: int) -> int:
-    """How many answers of `context` tokens to write at once: what their keys and values leave room for in CACHE_BYTES.
+    """Return how many answers of `context` tokens to write at once: what their keys and values leave room for in
+    CACHE_BYTES.
 
     Two bytes each; where there is no bfloat16 it is twice that. More than MOST gain little: a batch goes on until its
     last answer ends.
@@ -93,8 +94,8 @@ def _prompts(encoder: Encoder, generation: SelfDataConfig) -> list[tuple[tuple[i
 
 
 def _whole_records(file: Path, prompts: Sequence[tuple[tuple[int, ...], str]], encoder: Encoder) -> int:
-    """How many records at the start of the file are those of `prompts`, in order; what follows is cut off: a line that
-    a kill left unfinished, and, which is said on stderr, all from the first that is not as it was written."""
+    """Return how many records at the start of the file are those of `prompts`, in order; what follows is cut off: a
+    line that a kill left unfinished, and, which is said on stderr, all from the first that is not as it was written."""
     if not file.exists():
         return 0
     data = file.read_bytes()

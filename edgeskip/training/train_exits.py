@@ -44,7 +44,7 @@ def train_exits(
     progress: Progress = lambda report: None,
     advance: Advance = lambda what, done, total: None,
 ) -> dict[str, Any] | None:
-    """Trains an adapter for each exit of `exits` on the frozen model and writes the profile with them to `folder`.
+    """Train an adapter for each exit of `exits` on the frozen model and write the profile with them to `folder`.
 
     The model is run over the examples once; training reads what that left in `folder`/cache. The profile's statistics
     get the agreement on the examples held out, its token counts become those of what the model predicts on the
@@ -151,7 +151,7 @@ def _start(module: ExitAdapterModule, exit_map: Any) -> None:
 def untrained_exits(
     model: PreTrainedModel, layers: Sequence[int], tokens: Tensor | None, maps: Mapping[int, Float32] | None = None
 ) -> ExitAdapters:
-    """The exits through the model's own norm, or their calibrated `maps`, and its head: to compare with."""
+    """Return the exits through the model's own norm, or their calibrated `maps`, and its head: to compare with."""
     from edgeskip.models.torch_reference.exit_adapter import ExitAdapterModule
     from edgeskip.training.exit_objective import ExitAdapters
 

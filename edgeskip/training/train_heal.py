@@ -37,7 +37,7 @@ def train_heal(
     progress: Progress = lambda report: None,
     advance: Advance = lambda what, done, total: None,
 ) -> dict[str, Any] | None:
-    """Trains a LoRA on the sublayers that the profile's plan keeps, towards the dense model's predictions, and writes
+    """Train a LoRA on the sublayers that the profile's plan keeps, towards the dense model's predictions, and write
     the profile with it to `folder`.
 
     The plan's scales, biases and maps stay the profile's, which are of the model before. A broken-off

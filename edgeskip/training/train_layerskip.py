@@ -31,7 +31,7 @@ def train_layerskip(
     progress: Progress = lambda report: None,
     advance: Advance = lambda what, done, total: None,
 ) -> dict[str, Any] | None:
-    """Trains with the LayerSkip recipe and writes the model to `folder`: a PEFT folder with `lora`, else a whole
+    """Train with the LayerSkip recipe and write the model to `folder`: a PEFT folder with `lora`, else a whole
     Hugging Face folder; beside it train.json (what is returned), losses.csv and loss.png.
 
     A run that was broken off goes on. Of several processes only the main one writes and returns. EdgeSkipError for an
@@ -76,7 +76,7 @@ def train_layerskip(
 
 
 def check_exits(exits: Sequence[int], num_blocks: int) -> None:
-    """EdgeSkipError where the model has no such exit layer."""
+    """Raise EdgeSkipError if the model has no such exit layer."""
     wrong = next((layer for layer in exits if not 1 <= layer < num_blocks), None)
     if wrong is not None:
         raise EdgeSkipError(f"exit layer {wrong} is not possible: the model has {num_blocks} blocks")

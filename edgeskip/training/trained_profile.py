@@ -44,7 +44,7 @@ class TrainedProfile:
         adapters: Mapping[int, ExitAdapter],
         counts: NDArray[np.int64],
     ) -> Path:
-        """Writes the profile with these exits in place of those of the same layers; its path, in `folder`.
+        """Write the profile with these exits in place of those of the same layers; its path, in `folder`.
 
         What a sweep found before was measured with other exits and is left out.
         """
@@ -65,7 +65,7 @@ class TrainedProfile:
         return path
 
     def write_healed(self, folder: Path, lora: Lora) -> Path:
-        """Writes the profile with `lora`, after its own if it has one; its path, in `folder`.
+        """Write the profile with `lora`, after its own if it has one; its path, in `folder`.
 
         Exits, sweeps, the front and what decoding may leave out were measured without it and are left out.
         """
@@ -94,13 +94,13 @@ class TrainedProfile:
         return path
 
     def _path(self, folder: Path) -> Path:
-        """The profile's, named after its model, but never as the run's own files are."""
+        """Return the profile's, named after its model, but never as the run's own files are."""
         path = folder / f"{self.profile.model.name.lower()}.json"
         return path.with_stem(f"{path.stem}-profile") if path.name in (RECORD, STARTED) else path
 
 
 def open_profile(reference: str, model: str | None = None) -> TrainedProfile:
-    """The profile a user named, a path or the name of a ready one, with its model, or with `model` in its place.
+    """Return the profile a user named, a path or the name of a ready one, with its model, or with `model` in its place.
 
     EdgeSkipError where it is no profile.
     """

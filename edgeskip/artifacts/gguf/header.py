@@ -187,13 +187,13 @@ class _Cursor:
         return value
 
     def _peek_element(self) -> int:
-        """The type of the elements of the array that starts here."""
+        """Return the type of the elements of the array that starts here."""
         kind = int(self._number("<I"))
         self._at -= 4
         return kind
 
     def _count(self, each: int) -> int:
-        """A number of entries that take at least `each` bytes."""
+        """Return a number of entries that take at least `each` bytes."""
         value = int(self._number("<Q"))
         if value * each > self._size - self._at:
             self._beyond(self._size + 1)

@@ -69,7 +69,7 @@ class GgufReport:
 
 
 def inspect_gguf(path: Path) -> GgufReport:
-    """Reads the header. EdgeSkipError where the file is missing, not GGUF, damaged or truncated, or where its
+    """Read the header. EdgeSkipError where the file is missing, not GGUF, damaged or truncated, or where its
     `edgeskip.*` keys are no manifest; MissingExtraError without the gguf package. A header that no decoder-only
     language model has so, which llama.cpp may not be given, is the report's `problem`."""
     try:

@@ -104,7 +104,7 @@ class GgufManifest(BaseModel):
 
 
 def read_gguf_manifest(metadata: Mapping[str, Any], file: str) -> GgufManifest | None:
-    """The manifest in a GGUF's metadata; None where EdgeSkip did not write the file.
+    """Return the manifest in a GGUF's metadata; None where EdgeSkip did not write the file.
 
     EdgeSkipError where the keys are there but do not make a manifest.
     """

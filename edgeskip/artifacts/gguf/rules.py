@@ -168,12 +168,12 @@ class _Keys:
                 raise self.wrong(rule.name, expected + (", or one for each block" if rule.per_block else ""))
 
     def integer(self, name: str, default: int) -> int:
-        """A value that `check_integer` has seen; the most of several."""
+        """Return a value that `check_integer` has seen; the most of several."""
         value = self.value(name)
         return default if value is None else max(value) if isinstance(value, list) else int(value)
 
     def per_block(self, name: str, default: list[int]) -> list[int]:
-        """One for each block."""
+        """Return one for each block."""
         value, blocks = self.value(name), self.integer("block_count", 1)
         if value is None:
             return default
