@@ -67,7 +67,7 @@ def measure_decode(
     new_tokens: int,
     end_tokens: frozenset[int],
 ) -> tuple[PhaseSums, list[list[int]]]:
-    """Return the sums over the tokens of the greedy continuations alone, added up over all processes; and the continuations.
+    """Return the sums over the tokens of the greedy continuations alone, from all processes, and the continuations.
 
     At most `new_tokens` tokens of a continuation are measured; one that ends is not measured any further.
     `advance` is told the tokens of a step, one for each row of its batch.
