@@ -168,7 +168,7 @@ def instructions(marks: dict[int, int], first: int, steps: int) -> list[int]:
 
 def step_operations(both: Both) -> float:
     """Arithmetic operations of a decode step in the middle of those that ran, counted from the artifact's files."""
-    from edgeskip.bench.analysis.model_cost import model_cost_of
+    from edgeskip.bench.model_cost import model_cost_of
 
     work = model_cost_of(both.folder)
     positions = len(both.here.prompt) + len(both.here.plain) / 2

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from edgeskip.bench.analysis.rows import baseline_of_targets
 from edgeskip.bench.schema import BenchCell, Strategy, Target
+from edgeskip.bench.targets import baseline_of_targets
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.whole_number import whole_numbers
 from edgeskip.runtime.engines.onnxruntime.providers import PROVIDERS
@@ -15,6 +15,8 @@ from edgeskip.runtime.engines.onnxruntime.providers import PROVIDERS
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 WEB_PROVIDERS = ("web", "web:gpu")
 """Providers of a browser here: WASM on the CPU, WebGPU."""
+PHONE_THREADS = 4
+"""Threads on a phone by default: its other cores are its slow ones."""
 WEB_STRATEGIES: tuple[Strategy, ...] = ("plain", "self-speculative")
 _GGUF_PROVIDERS = ("cpu", "cuda", "metal", "vulkan", "rocm", "sycl", "opencl", "cann", "musa")
 

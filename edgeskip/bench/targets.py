@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,15 @@ def files_of(path: Path) -> list[Path]:
     names = [] if manifest_ is None else [manifest_.partner, manifest_.draft, manifest_.decode, manifest_.draft_head]
     beside = [path.with_name(n) for n in names if n and n == Path(n).name]
     return [path, *(file for file in beside if file.is_file())]
+
+
+def baseline_of_targets(targets: Mapping[str, Target], name: str, baselines: Sequence[str]) -> Target | None:
+    """The first of the named baselines with the same engine, else the first; with none named, the engine's first."""
+    named = [one for one in baselines if one in targets] or list(targets)
+    if name not in targets or not named:
+        return None
+    engine = targets[name].engine
+    return targets[next((one for one in named if targets[one].engine == engine), named[0])]
 
 
 def _folder(folder: Path, name: str) -> Target:
@@ -110,7 +120,7 @@ def _size(path: Path) -> int:
 
 def _model_cost(path: Path) -> ModelCost | None:
     """None where the onnx package is not installed, or the model is of a kind that cannot be counted."""
-    from edgeskip.bench.analysis.model_cost import model_cost_of
+    from edgeskip.bench.model_cost import model_cost_of
 
     try:
         return model_cost_of(path)

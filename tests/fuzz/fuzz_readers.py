@@ -299,7 +299,7 @@ TARGETS = (
     "onnx",
     "edgeskip.bench.devices.web.artifact",
     "edgeskip.bench.targets",
-    "edgeskip.bench.analysis.model_cost",
+    "edgeskip.bench.model_cost",
 )
 EVALUATION = tuple(f"edgeskip.evaluation.{name}" for name in ("summary", "report", "tasks", "runner"))
 

@@ -291,7 +291,7 @@ def _inspect(folder: Path) -> None:
     import json
 
     from edgeskip.artifacts.gguf.inspection import inspect_gguf
-    from edgeskip.bench.analysis.model_cost import model_cost_of
+    from edgeskip.bench.model_cost import model_cost_of
     from edgeskip.cli.commands.inspect import inspect
     from edgeskip.core.errors import EdgeSkipError
 
@@ -373,7 +373,7 @@ COMMON = (
     "gguf",
     "rich.console",
     "rich.table",
-    "edgeskip.bench.analysis.model_cost",
+    "edgeskip.bench.model_cost",
 )
 RUNTIME = (
     "edgeskip.runtime.session", "edgeskip.runtime.loader", "edgeskip.runtime.engines.llamacpp.engine",

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edgeskip.bench.analysis.conditions import BUSY_CORES, SLOWER, slowdown_after
 from edgeskip.bench.analysis.rows import ACCEPTANCE, SERVING, MeasureRow, rows_of
 from edgeskip.bench.analysis.statistics import Ratio, unpaired_ratio
 from edgeskip.bench.runner.run_file import BenchRun
+from edgeskip.bench.runner.system_monitor import BUSY_CORES, SLOWER, slowdown_after
 from edgeskip.bench.schema import SystemConditions
 from edgeskip.core.errors import EdgeSkipError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +20,8 @@ from edgeskip.bench.schema import (
     RoundResult,
     Strategy,
     SyntheticResult,
-    Target,
 )
+from edgeskip.bench.targets import baseline_of_targets
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Label
 
@@ -90,15 +90,6 @@ def baseline_of(run: BenchRun, cell: BenchCell) -> BenchCell | None:
     """The cell whose ratio to itself is 1 for `cell`: same device, provider and threads, decoded plainly."""
     found = baseline_of_targets(run.targets, cell.target, run.header.settings.baselines)
     return None if found is None else cell.model_copy(update={"target": found.name, "strategy": "plain"})
-
-
-def baseline_of_targets(targets: Mapping[str, Target], name: str, baselines: Sequence[str]) -> Target | None:
-    """The first of the named baselines with the same engine, else the first; with none named, the engine's first."""
-    named = [one for one in baselines if one in targets] or list(targets)
-    if name not in targets or not named:
-        return None
-    engine = targets[name].engine
-    return targets[next((one for one in named if targets[one].engine == engine), named[0])]
 
 
 def _rows_of_cell(run: BenchRun, cell: BenchCell, samples: Sequence[RoundResult]) -> list[MeasureRow]:

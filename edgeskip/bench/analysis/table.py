@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 
 from edgeskip.bench.analysis.formatting import sanitize
-from edgeskip.bench.analysis.rows import MeasureRow
+from edgeskip.bench.analysis.rows import MeasureRow, rows_of
 from edgeskip.bench.analysis.statistics import Ratio
-from edgeskip.bench.runner.run_file import BenchRun
+from edgeskip.bench.runner.run_file import BenchRun, as_json
+from edgeskip.bench.runner.system_monitor import BUSY_CORES, SLOWER
 from edgeskip.bench.schema import RoundResult
 
-_BUSY = 0.1  # cores: others' work that is worth a warning
-_SLOWED = 0.10  # of the pulse
+FORMATS = ("md", "json", "jsonl", "csv")
 _COLUMNS = ("target", "label", "device", "provider", "threads", "strategy", "test")
+
+
+def format_run(run: BenchRun, form: str) -> str:
+    """Return the run as text: `md` (the table and the losses), `csv`, or `json` or `jsonl`, which `read_run` reads."""
+    match form:
+        case "json":
+            return json.dumps(as_json(run))
+        case "jsonl":
+            return "\n".join(record.model_dump_json() for record in run.lines)
+        case "csv":
+            return as_csv(run, rows_of(run)).rstrip("\n")
+        case _:
+            return "\n".join([as_markdown(run, rows_of(run)), "", *_losses(run)])
 
 
 def as_markdown(run: BenchRun, rows: Sequence[MeasureRow]) -> str:
@@ -92,6 +106,23 @@ def warnings_of(run: BenchRun) -> list[str]:
     return [sanitize(line, 2000) for line in found]
 
 
+def _losses(run: BenchRun) -> Iterator[str]:
+    """What each target loses, in words, under the table."""
+    for target in run.targets.values():
+        quality = target.quality
+        if quality is None:
+            if target.label != "dense":
+                yield f"{target.name}: {target.label}; its loss was not measured"
+            continue
+        line = f"{target.name}: {target.label}; perplexity {quality.perplexity:.2f} on {quality.text}"
+        if quality.kl_divergence is not None and quality.top1_agreement is not None:
+            line += (
+                f", KL from {quality.reference} {quality.kl_divergence:.4f} nats, top-1 agreement "
+                f"{quality.top1_agreement:.1%}"
+            )
+        yield line
+
+
 def _and_others(count: int) -> str:
     return f" and {count} more cell{'s' if count > 1 else ''}" if count else ""
 
@@ -99,9 +130,9 @@ def _and_others(count: int) -> str:
 def _doubts(sample: RoundResult) -> list[str]:
     seen = sample.conditions
     found = []
-    if seen.others_cores is not None and seen.others_cores > _BUSY:
+    if seen.others_cores is not None and seen.others_cores > BUSY_CORES:
         found.append(f"other programs kept {seen.others_cores:.1f} cores busy")
-    if len(seen.pulse) == 2 and min(seen.pulse) < (1 - _SLOWED) * max(seen.pulse):
+    if len(seen.pulse) == 2 and min(seen.pulse) < (1 - SLOWER) * max(seen.pulse):
         found.append(f"the processor's speed changed by {1 - min(seen.pulse) / max(seen.pulse):.0%} meanwhile")
     if seen.throttle_events:
         found.append(f"the kernel counted {seen.throttle_events} thermal throttlings")

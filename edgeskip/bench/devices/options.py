@@ -8,15 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeskip.bench.config import BenchConfig
-from edgeskip.bench.grid import WEB_PROVIDERS, WEB_STRATEGIES, Grid
+from edgeskip.bench.grid import PHONE_THREADS, WEB_PROVIDERS, WEB_STRATEGIES, Grid
+from edgeskip.bench.runner.launcher import Launcher
 from edgeskip.bench.runner.local import LocalLauncher
-from edgeskip.bench.runner.run import SILENCE_S, DeviceRun
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.threads import threads_or_default
 
-PHONE_THREADS = 4
-"""Unless asked for: a phone's other cores are its slow ones."""
 MAX_PHONE_THREADS = 64  # four for each core of the largest
+SILENCE_S = 1800.0
+"""Timeout without output from a worker that measures here, in seconds."""
+
+
+@dataclass(frozen=True)
+class DeviceRun:
+    """An open device and the grid to measure on it."""
+
+    launcher: Launcher
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,10 @@ class DeviceOptions:
     adb_serial: str | None = None
     llama_bench: Path | None = None
 
-    def check(self) -> None:
-        """EdgeSkipError for options that miss what they belong to."""
+    def check(self, config: BenchConfig) -> None:
+        """Raise EdgeSkipError for options without the option they belong to."""
+        if not set(config.grid.providers) & set(WEB_PROVIDERS) and (self.browser or self.throttle is not None):
+            raise EdgeSkipError("--browser and --throttle need --provider web or web:gpu")
         if self.adb and self.llama_bench is None:
             raise EdgeSkipError(
                 "--adb runs llama.cpp's llama-bench on the phone: name one for Android, --llama-bench FILE"

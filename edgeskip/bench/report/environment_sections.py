@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from edgeskip.bench.analysis.conditions import (
-    BUSY_CORES,
-    SLOWER,
-    DoubtfulRounds,
-    best_cpu_probe,
-    doubts_of,
-    slowdown_after,
-    slowdown_vs_best,
-)
 from edgeskip.bench.analysis.formatting import (
     NOT_MEASURED,
     format_number,
@@ -25,9 +17,49 @@ from edgeskip.bench.analysis.formatting import (
 from edgeskip.bench.report.latency import entry_heading
 from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry, RunPart
 from edgeskip.bench.report.sections import Column, Group, Section, Table, TableCell, drop_empty_columns
+from edgeskip.bench.runner.system_monitor import BUSY_CORES, SLOWER, slowdown_after, slowdown_vs_best
 from edgeskip.bench.schema import Device
 
 _MOST_FACTS = 80  # of one device
+
+
+@dataclass(frozen=True)
+class DoubtfulRounds:
+    """Why rounds of an entry are doubtful; `rounds` counted from 1."""
+
+    entry: ReportEntry
+    rounds: tuple[int, ...]
+    message: str
+
+
+def doubts_of(joined: MergedRuns) -> list[DoubtfulRounds]:
+    """Return all doubtful rounds, entries in their order, with the worst value of each kind."""
+    found: list[DoubtfulRounds] = []
+    for entry in joined.entries:
+        best = best_cpu_probe(joined, entry)
+        seen = [(sample.round + 1, sample.conditions) for sample in entry.samples]
+        busy = {n: c.others_cores or 0.0 for n, c in seen if (c.others_cores or 0.0) > BUSY_CORES}
+        slower = {n: lost for n, c in seen if (lost := slowdown_after(c)) > SLOWER}
+        slow = {n: lost for n, c in seen if n not in slower and (lost := slowdown_vs_best(c, best)) > SLOWER}
+        events = {n: c.throttle_events for n, c in seen if c.throttle_events}
+        probe = "a fixed piece of work ran up to {} slower"
+        for rounds, text, form in (
+            (busy, "other programs kept up to {} cores busy", format_number),
+            (slower, f"{probe} after the round than before it (throttling?)", format_percent),
+            (slow, f"{probe} than at best on this device (throttling?)", format_percent),
+            (events, "the kernel counted up to {} thermal throttling events", str),
+        ):
+            if rounds:
+                found.append(DoubtfulRounds(entry, tuple(sorted(rounds)), text.format(form(max(rounds.values())))))
+    return found
+
+
+def best_cpu_probe(joined: MergedRuns, entry: ReportEntry) -> float | None:
+    """Return the highest CPU probe of any round on the entry's device in its run; None if there is none."""
+    others = [other for other in joined.on(entry.device) if other.part is entry.part]
+    return max(
+        (probe for other in others for sample in other.samples for probe in sample.conditions.pulse), default=None
+    )
 
 
 def conditions_section(joined: MergedRuns) -> Section:
@@ -39,10 +71,7 @@ def conditions_section(joined: MergedRuns) -> Section:
     ]  # fmt: skip
     tables = []
     for device in joined.device_names:
-        rows = []
-        for entry in joined.on(device):
-            best = best_cpu_probe([other for other in joined.on(device) if other.part is entry.part])
-            rows.append(_conditions_row(entry, best))
+        rows = [_conditions_row(entry, best_cpu_probe(joined, entry)) for entry in joined.on(device)]
         shown, groups = drop_empty_columns(columns, [Group("", rows)], NOT_MEASURED)
         note = "" if len(shown) > 2 else "Nothing more is known of what the device did meanwhile."
         tables.append(Table(f"Conditions on {device}", shown, groups, note))

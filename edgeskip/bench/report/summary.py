@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgeskip.bench.analysis.conditions import doubts_of
 from edgeskip.bench.analysis.formatting import format_interval, format_number, pluralize
+from edgeskip.bench.report.environment_sections import doubts_of
 from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry
 from edgeskip.bench.report.quality import loss_of
 from edgeskip.bench.report.speed import DecodingSpeed, decoding_speeds, fastest

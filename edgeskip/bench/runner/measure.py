@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeskip.bench.runner.device_memory import DeviceMemory
 from edgeskip.bench.runner.energy import EnergyMeter
+from edgeskip.bench.runner.nvml import DeviceMemory
 from edgeskip.bench.runner.request import BenchPrompt, RoundRequest, SyntheticTest
 from edgeskip.bench.runner.system_monitor import SystemMonitor
 from edgeskip.bench.schema import (

@@ -6,13 +6,13 @@ Run it in a process whose BLAS has one thread, as `child --device` is: the threa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from edgeskip.bench.schema import Roofline
+from edgeskip.bench.schema import Device, Roofline
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.machine import this_machine
 
@@ -35,6 +35,26 @@ def measure_roofline(provider: str, threads: int) -> Roofline:
         bytes_per_s=bytes_per_s,
         flops_per_s=flops_per_s,
         how=f"bytes: {read}; operations: {multiplied}; the best within {_MEASURE_S:g} s each",
+    )
+
+
+def merge_rooflines(device: Device, again: Sequence[Roofline]) -> Device:
+    """The device with what it has and `again` together; bytes and operations each count by themselves."""
+    found = {(one.provider, one.threads): one for one in device.rooflines}
+    for one in again:
+        key = (one.provider, one.threads)
+        found[key] = _higher(found[key], one) if key in found else one
+    return device.model_copy(update={"rooflines": list(found.values())})
+
+
+def _higher(one: Roofline, other: Roofline) -> Roofline:
+    """Where the first could not be measured, `how` is the other's, which tells how it was."""
+    measured = one if one.bytes_per_s or one.flops_per_s else other
+    return measured.model_copy(
+        update={
+            "bytes_per_s": max(one.bytes_per_s or 0.0, other.bytes_per_s or 0.0) or None,
+            "flops_per_s": max(one.flops_per_s or 0.0, other.flops_per_s or 0.0) or None,
+        }
     )
 
 

@@ -53,13 +53,12 @@ class RunLog:
         self.run = BenchRun(header)
         self.path = path
         if path is not None:
-            if path.exists():
-                raise _exists_error(path)
+            refuse_log(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 path.touch(exist_ok=False)
             except FileExistsError:  # another bench made it meanwhile
-                raise _exists_error(path) from None
+                refuse_log(path)
             self._append(header)
 
     def add(self, line: Target | Device | RoundResult | RoundFailure) -> None:
@@ -75,8 +74,10 @@ class RunLog:
             os.fsync(file.fileno())
 
 
-def _exists_error(path: Path) -> EdgeSkipError:
-    return EdgeSkipError(f"{path} exists: choose another file, earlier results are not written over")
+def refuse_log(path: Path) -> None:
+    """Raise EdgeSkipError if `path` exists."""
+    if path.exists():
+        raise EdgeSkipError(f"{path} exists: choose another --log; earlier results are never overwritten")
 
 
 def read_run(path: Path) -> BenchRun:

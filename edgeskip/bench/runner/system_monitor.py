@@ -16,6 +16,10 @@ from edgeskip.bench.schema import SystemConditions
 _PROBE_S = 0.04
 _PROBE_BYTES = 1 << 18
 _ROOT = Path("/")
+BUSY_CORES = 0.1
+"""A round is doubtful if everything else kept more cores busy."""
+SLOWER = 0.10
+"""A round is doubtful if the CPU probe lost more than this share of its speed."""
 
 
 class SystemMonitor:
@@ -56,6 +60,17 @@ def cpu_probe() -> float:
         hashlib.sha256(data).digest()
         best = min(best, time.perf_counter() - started)
     return 1 / best
+
+
+def slowdown_after(conditions: SystemConditions) -> float:
+    """Share of its speed that the fixed piece of work lost from before the round to after it; 0 where not known."""
+    pulse = conditions.pulse
+    return max(0.0, 1 - pulse[-1] / pulse[0]) if len(pulse) > 1 and pulse[0] > 0 else 0.0
+
+
+def slowdown_vs_best(conditions: SystemConditions, best: float | None) -> float:
+    """Share of its best speed that the fixed piece of work lacked at its slowest in the round; 0 where not known."""
+    return max(0.0, 1 - min(conditions.pulse) / best) if conditions.pulse and best else 0.0
 
 
 def clock_mhz(root: Path = _ROOT) -> float | None:

@@ -126,20 +126,19 @@ def bench(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random tokens.")] = 0,
 ) -> None:
     """Measure speed, memory and loss: synthetic tests as llama-bench has them, and real prompts answered."""
-    from contextlib import ExitStack
+    import sys
 
+    from edgeskip.bench.analysis.table import FORMATS, format_run, warnings_of
+    from edgeskip.bench.benchmark import run_benchmark
     from edgeskip.bench.config import BenchArgs, BenchConfig, default_log
-    from edgeskip.bench.devices.options import DeviceOptions, open_devices
-    from edgeskip.bench.devices.web.serve_config import ServeOptions, serve_phones
-    from edgeskip.bench.grid import WEB_PROVIDERS
-    from edgeskip.bench.progress import FORMATS, display, print_run
+    from edgeskip.bench.devices.options import DeviceOptions
+    from edgeskip.bench.devices.web.serve_config import ServeOptions
     from edgeskip.bench.report.page import write_report
     from edgeskip.bench.report.plot_style import need_matplotlib
-    from edgeskip.bench.runner.run import measure_qualities, plan_jobs, run_jobs
-    from edgeskip.bench.runner.run_file import RunLog
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.core.files import refuse_file
-    from edgeskip.core.held_out import HELD_OUT_TEXT as TEXT
+    from edgeskip.core.held_out import HELD_OUT_TEXT
+    from edgeskip.core.progress import progress_display
 
     if output not in FORMATS:
         raise EdgeSkipError(f"-o {output} is unknown: choose from {', '.join(FORMATS)}")
@@ -164,16 +163,12 @@ def bench(
     )
     config = BenchConfig.from_args(args)
     path = log or default_log(config.header)
-    if path.exists():
-        raise EdgeSkipError(f"{path} exists: choose another --log, earlier results are not written over")
     if report is not None:
         need_matplotlib()
         refuse_file(report, overwrite=False, option="--report", replaceable=False)
     page_options = (host != "127.0.0.1", port, devices, certificate, key, plain_http)
     if not serve and any(page_options):
         raise EdgeSkipError("--host, --port, --devices, --certificate, --key and --plain-http need --serve")
-    if not set(config.grid.providers) & set(WEB_PROVIDERS) and (browser or throttle is not None):
-        raise EdgeSkipError("--browser and --throttle are for the providers web and web:gpu: add one to --provider")
     options = DeviceOptions(
         local=not no_local,
         browser=browser,
@@ -188,40 +183,29 @@ def bench(
         adb_serial=adb_serial,
         llama_bench=llama_bench,
     )
-    options.check()
     serve_options = ServeOptions(host, port, devices, certificate, key, plain_http, web_packages) if serve else None
-    if serve_options is not None:
-        serve_options.check(config)
-    interrupted, stopped = False, None
-    with ExitStack() as stack, display() as shown:
-        listener = shown.listener()
-        opened = open_devices(config, options, stack, listener.state)
-        if not opened and serve_options is None:
-            raise EdgeSkipError("--no-local leaves no device: name one, e.g. with --remote user@host, or --serve")
-        jobs = plan_jobs(config, opened, listener)
-        kept = RunLog(config.header, path)
-        for target in config.targets:
-            kept.add(target)
-        try:
-            if not no_quality:
-                measure_qualities(config, quality or TEXT, kept, listener)
-            run_jobs(config, jobs, kept, listener)
-            if serve_options is not None:
-                serve_phones(config, serve_options, kept, listener.note)
-        except KeyboardInterrupt:
-            interrupted = True
-        except EdgeSkipError as error:  # what was measured before is shown all the same
-            stopped = error
-    print_run(kept.run, output)
-    shown.note(f"every measurement is in {path}" + (": interrupted" if interrupted else ""))
-    if report is not None and kept.run.samples:
+    with progress_display(refresh=True) as shown:
+        result = run_benchmark(
+            config,
+            options,
+            serve=serve_options,
+            quality=None if no_quality else quality or HELD_OUT_TEXT,
+            log=path,
+            progress=lambda event: shown.update(event.stage, event.done, event.total, event.detail),
+            note=shown.note,
+        )
+    print(format_run(result.run, output), flush=True)
+    for line in warnings_of(result.run):
+        print(f"note: {line}", file=sys.stderr)
+    shown.note(f"every measurement is in {path}" + (": interrupted" if result.interrupted else ""))
+    if report is not None and result.run.samples:
         write_report([path], report, png_folder=None, overwrite=True)
         shown.note(f"the report is {report}")
-    if stopped is not None:
-        raise stopped
-    if interrupted:
+    if result.error is not None:
+        raise result.error
+    if result.interrupted:
         raise typer.Exit(130)
-    if kept.run.failures:
+    if result.run.failures:
         raise typer.Exit(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeskip.bench.analysis import model_cost as counted
+from edgeskip.bench import model_cost as counted
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Work:
 
 
 def work_of(path: Path, *, prompt_tokens: int, new_tokens: int) -> Work:
-    """Of an artifact folder or a GGUF file, by `edgeskip.bench.analysis.model_cost`.
+    """Of an artifact folder or a GGUF file, by `edgeskip.bench.model_cost`.
 
     Decode: at the mean position of the new tokens. Prefill: over the prompt's positions, causally, with the head on the
     last one only.

@@ -16,9 +16,9 @@ from edgeskip.bench.devices.web.handler import RejectedRecordError
 from edgeskip.bench.devices.web.packages import ONNXRUNTIME_WEB, web_packages
 from edgeskip.bench.devices.web.server import WebServer
 from edgeskip.bench.devices.web.throttle import Throttle, describe_throttle
-from edgeskip.bench.runner.ceilings import merge_rooflines
 from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.runner.roofline import merge_rooflines
 from edgeskip.bench.runner.system_monitor import SystemMonitor
 from edgeskip.bench.schema import Device, Roofline, RoundFailure, RoundResult
 from edgeskip.core.child_exit import how_it_ended

@@ -18,8 +18,8 @@ from edgeskip.bench.devices.web.certificates import Certificate, addresses, is_l
 from edgeskip.bench.devices.web.handler import RejectedRecordError
 from edgeskip.bench.devices.web.packages import web_packages
 from edgeskip.bench.devices.web.server import WebServer
-from edgeskip.bench.runner.ceilings import merge_rooflines
 from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.runner.roofline import merge_rooflines
 from edgeskip.bench.schema import Device, Roofline, RoundFailure, RoundResult
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 

@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgeskip.bench.config import BenchConfig
-from edgeskip.bench.devices.options import PHONE_THREADS
-from edgeskip.bench.grid import WEB_STRATEGIES, Grid, cells_of
+from edgeskip.bench.grid import PHONE_THREADS, WEB_STRATEGIES, Grid, cells_of
 from edgeskip.bench.runner.request import RoundRequest
 from edgeskip.bench.runner.run_file import RunLog
 from edgeskip.bench.runner.schedule import alternating_order

@@ -17,8 +17,8 @@ from made_runs import (
     made_target,
 )
 
-from edgeskip.bench.analysis.conditions import doubts_of
 from edgeskip.bench.report.breakdown import decode_parts, drafting_stats, first_token_parts
+from edgeskip.bench.report.environment_sections import doubts_of
 from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry, merge_runs
 from edgeskip.bench.report.quality import QualityLoss, loss_of
 from edgeskip.bench.report.speed import decode_measure, fastest

@@ -10,7 +10,7 @@ import pytest
 from harness.work_left import Work, prediction, work_of
 from onnx import TensorProto, helper, numpy_helper
 
-import edgeskip.bench.analysis.model_cost
+import edgeskip.bench.model_cost
 from edgeskip.artifacts.manifest import GraphRecord
 
 WIDTH, VOCABULARY, HEAD_DIM = 32, 100, 8
@@ -60,7 +60,7 @@ def manifest(monkeypatch: pytest.MonkeyPatch) -> None:
         context_length=64,
     )
     manifest = type("Manifest", (), {"graph": record})
-    monkeypatch.setattr(edgeskip.bench.analysis.model_cost, "read_manifest", lambda folder: manifest)
+    monkeypatch.setattr(edgeskip.bench.model_cost, "read_manifest", lambda folder: manifest)
 
 
 def test_work_of_a_graph(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from harness.work_left import prediction, work_of
 
-from edgeskip.bench.analysis.model_cost import attention_shapes
+from edgeskip.bench.model_cost import attention_shapes
 from edgeskip.core.errors import EdgeSkipError
 
 WIDTH, VOCABULARY, HEAD, HIDDEN = 32, 100, 8, 64
