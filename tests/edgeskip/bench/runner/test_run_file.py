@@ -68,7 +68,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
 
 def test_an_existing_file_is_never_written_over(tmp_path: Path) -> None:
     (tmp_path / "run.jsonl").write_text("mine")
-    with pytest.raises(EdgeSkipError, match="run.jsonl exists: choose another"):
+    with pytest.raises(EdgeSkipError, match=r"run\.jsonl exists: choose another"):
         RunLog(made_header(), tmp_path / "run.jsonl")
     assert (tmp_path / "run.jsonl").read_text() == "mine"
 
