@@ -37,7 +37,7 @@ class Block:
     def commands(self) -> list[list[str]]:
         """The `edgeskip` commands of a shell block, in words."""
         lines = self.text.replace("\\\n", " ").splitlines() if self.language == "sh" else []
-        return [shlex.split(line, comments=True) for line in lines if line.startswith("edgeskip ")]
+        return [shlex.split(re.sub(r"\s#.*", "", line)) for line in lines if line.startswith("edgeskip ")]
 
 
 def blocks_of(path: Path) -> list[Block]:

@@ -7,34 +7,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
-
-from edgeskip.cli.main import app
+from command_lines import parsed
 
 LINES = [
     line
     for line in (Path(__file__).parent / "old_commands.txt").read_text(encoding="utf-8").splitlines()
     if line and not line.startswith("#")
 ]
-
-
-def parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
-    """The path of the command that `words` name, and its parameters as the command line gives them.
-
-    Anything that the command line does not accept raises click's own exception.
-    """
-    command: Any = typer.main.get_command(app)
-    name, context, rest = "edgeskip", None, words
-    path = []
-    while True:
-        context = command.make_context(name, list(rest), parent=context)
-        path.append(name)
-        if not hasattr(command, "resolve_command"):
-            return " ".join(path), context.params
-        name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
 
 
 def test_the_file_has_every_command_of_that_readme() -> None:

@@ -161,9 +161,9 @@ def gguf_page() -> str:
 
 
 def bench_log_page() -> str:
-    from edgeskip.bench.schema import Line
+    from edgeskip.bench.schema import LogRecord
 
-    return schema_page(Line)
+    return schema_page(LogRecord)
 
 
 # ---- the file list
