@@ -2,11 +2,9 @@
 
     python tools/check_loads.py DIR…          each artifact in onnxruntime-genai; the fp32 ones in Optimum too
 
-With an artifact that drafts for itself onnxruntime-genai speculates, as the folder's config tells it to; the others
-decode plainly. It verifies several tokens at once, which in int4 rounds otherwise than one by one: there a difference
-is told and does not count.
-
-Environments are those of `tools/benchmarks/peer_runtimes.py` (made if missing). Exits 1 if tokens differ.
+With an artifact that drafts for itself onnxruntime-genai speculates, as the folder's config says; the others decode
+plainly. It verifies several tokens at once, which in int4 rounds otherwise than one by one: there a difference is
+reported and does not count. Environments are those of peer_runtimes.py (made if missing). Exits 1 if tokens differ.
 """
 
 from __future__ import annotations
@@ -18,37 +16,35 @@ from typing import Annotated
 import typer
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))  # what the checks share with them
-from harness.driver import Contestant, Worker
-from harness.environments import environment
-from peer_runtimes import default_work, our_contestant, prompt_ids
+from harness.command import Threads, Work, cache_folder, main, prompt_ids
+from harness.peers import environment
+from harness.runtimes import Contestant, our_contestant, run_afresh
 
 from edgeskip.artifacts.manifest import read_manifest
-from edgeskip.core.errors import EdgeSkipError
-
-TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "quality.txt"
+from edgeskip.core.held_out import HELD_OUT_TEXT
 
 
 def check_loads(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.")],
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 64,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate and compare.")] = 64,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 2,
-    work: Annotated[Path | None, typer.Option(help="Environments are kept here.  [default: the user's cache]")] = None,
+    threads: Threads = 2,
+    work: Work = None,
     genai_python: Annotated[Path | None, typer.Option(help="Python that has onnxruntime-genai.")] = None,
     optimum_python: Annotated[Path | None, typer.Option(help="Python that has optimum-onnx.")] = None,
 ) -> None:
     """Compare greedy tokens of artifacts between this runtime and others; a line each to stdout."""
-    work = (work or default_work()).resolve()
+    work = (work or cache_folder()).resolve()
     genai = genai_python or environment("genai", work)
     differ = 0
     for folder in artifacts:
         manifest, folder = read_manifest(folder), folder.resolve()
-        others = [Contestant("onnxruntime-genai", "peer", manifest.graph.precision, genai, "genai_worker.py", folder)]
+        others = [Contestant("onnxruntime-genai", genai, "genai_worker.py", folder)]
         if manifest.graph.precision == "fp32":
             optimum = optimum_python or environment("optimum", work)
-            others.append(Contestant("optimum-onnx", "peer", "fp32", optimum, "optimum_worker.py", folder))
-        ids = prompt_ids(folder, TEXT, prompt_tokens)
-        expected = generated(our_contestant(folder.name, folder), ids, new_tokens, threads, work)
+            others.append(Contestant("optimum-onnx", optimum, "optimum_worker.py", folder))
+        ids = prompt_ids(folder, HELD_OUT_TEXT, prompt_tokens)
+        expected = generated(our_contestant(folder), ids, new_tokens, threads, work)
         for other in others:
             tokens = generated(other, ids, new_tokens, threads, work)
             same = next((i for i, (a, b) in enumerate(zip(tokens, expected, strict=True)) if a != b), new_tokens)
@@ -62,18 +58,9 @@ def check_loads(
 
 def generated(contestant: Contestant, ids: list[int], new_tokens: int, threads: int, work: Path) -> tuple[int, ...]:
     """Greedy continuation of `ids` by one runtime, in a process of its own."""
-    worker = Worker.start(contestant, threads=threads, capacity=len(ids) + new_tokens, logs=work / "logs")
-    try:
-        return worker.run(ids, new_tokens).tokens
-    finally:
-        worker.stop()
+    logs = work / "logs"
+    return run_afresh(contestant, ids, new_tokens, threads=threads, logs=logs, warm_up_tokens=0).tokens
 
 
 if __name__ == "__main__":
-    try:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(check_loads)
-        app()
-    except EdgeSkipError as error:
-        print(f"check_loads: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main(check_loads)

@@ -2,27 +2,37 @@
 
     python tools/benchmarks/calibration_overlap.py --work FOLDER --json corpora.json
 
-Of the k sublayers most similar on one corpus, the share that is among the k most similar on another. Goes on where it
-was: profiles are kept in --work.
+Makes the table of docs/results/hit-rates.md: of the k sublayers most similar on one corpus, the share that is among the
+k most similar on another. Goes on where it was: profiles are kept in --work.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import numpy as np
 import typer
-from harness.product import edgeskip, model_folder
-from perplexity_table import DATA
+from harness.command import (
+    DATA,
+    DEFAULT_MODEL,
+    DataFolder,
+    JsonFile,
+    Model,
+    Work,
+    cache_folder,
+    check_names,
+    located,
+    main,
+    numbers,
+)  # fmt: skip
+from harness.product import calibrated, model_folder
+from harness.results import Results, Table
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.files import replace_file, sha256_of
+from edgeskip.core.files import sha256_of
 from edgeskip.evaluation.bootstrap import Values
 from edgeskip.profiles.schema import Profile, read_profile
 from edgeskip.training.examples import split_reference
@@ -34,7 +44,6 @@ CORPORA = (  # the first is AdaSkip's own
     "code=mbpp.jsonl#code",
     "news=longbench_multi_news.jsonl#context",
 )
-Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -47,46 +56,50 @@ class Text:
     sha256: str
 
 
-def corpora(
-    model: Annotated[str, typer.Option(help="Ready model's name, folder or GGUF file.")] = "smollm2-135m-instruct",
+def calibration_overlap(
+    model: Model = DEFAULT_MODEL,
     corpus: Annotated[
         list[str] | None, typer.Option(help=f"NAME=FILE[#FIELD], repeatable.  [default: {' '.join(CORPORA)}]")
     ] = None,
     calibrated_on: Annotated[str | None, typer.Option(help="The table's corpus.  [default: the first]")] = None,
     counts: Annotated[str, typer.Option(help="Numbers of sublayers, k, by comma.")] = "4,8,12,16",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to calibrate with, of each corpus.")] = 16384,
-    data: Annotated[Path, typer.Option(help="Folder of the corpora's files.")] = DATA,
-    work: Annotated[Path | None, typer.Option(help="Profiles are kept here.  [default: the user's cache]")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write every pair's hit rates there.")] = None,
+    data: DataFolder = DATA,
+    work: Work = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Hit rates between corpora: calibrated on one, tested on the others; a table to stdout."""
     texts = [text_named(reference, data) for reference in corpus or CORPORA]
     sizes = numbers("--counts", counts, int, 1)
     names = [text.name for text in texts]
-    if len(set(names)) < len(names) or len(names) < 2:
-        raise EdgeSkipError("--corpus: give two corpora or more, each a name of its own")
+    check_names(names)
+    if len(names) < 2:
+        raise EdgeSkipError("--corpus: give two corpora or more")
     base = calibrated_on or names[0]
     if base not in names:
         raise EdgeSkipError(f"--calibrated-on {base}: choose from {', '.join(names)}")
-    folder = model_folder(model, work or default_work()) / "corpora"
+    folder = model_folder(model, work or cache_folder("hit-rates")) / "corpora"
     profiles = {text.name: profile_of(model, text, tokens, folder) for text in texts}
     similar = {name: [one.prefill.similarity for one in profile.sublayers] for name, profile in profiles.items()}
     rates = matrix(similar, sizes)
-    if json_file:
-        about = {
-            text.name: {
-                **{"file": text.path.name, "field": text.field, "sha256": text.sha256},
-                "tokens": profiles[text.name].sublayers[0].prefill.tokens,
-                "similarity": {one.name: one.prefill.similarity for one in profiles[text.name].sublayers},
-            }
-            for text in texts
+    about = {
+        text.name: {
+            **{"file": text.path.name, "field": text.field, "sha256": text.sha256},
+            "tokens": profiles[text.name].sublayers[0].prefill.tokens,
+            "similarity": {one.name: one.prefill.similarity for one in profiles[text.name].sublayers},
         }
-        write_report(json_file, {"model": model, "corpora": about, "hit_rates": rates})
-    print(corpora_table(rates, base, len(similar[base])))
+        for text in texts
+    }
+    Results(
+        name="calibration_overlap",
+        setting={"model": model, "tokens_of_each_corpus": tokens},
+        tables=[table_of(rates, base, len(similar[base]))],
+        data={"corpora": about, "hit_rates": rates},
+    ).publish(json_file)
 
 
 def text_named(reference: str, data: Path) -> Text:
-    """`NAME=FILE` or `NAME=FILE#FIELD`, in the folder `data` where it is not a path of its own."""
+    """`NAME=FILE` or `NAME=FILE#FIELD`, in the folder `data` unless it is a path of its own."""
     name, mark, rest = reference.partition("=")
     if not mark or not name.replace("_", "").replace("-", "").isalnum():
         raise EdgeSkipError(f"--corpus {reference}: write NAME=FILE or NAME=FILE#FIELD")
@@ -97,25 +110,12 @@ def text_named(reference: str, data: Path) -> Text:
     return Text(name, path, fields[0] if fields else None, sha256_of(path))
 
 
-def numbers(option: str, text: str, kind: Callable[[str], Number], least: float) -> list[Number]:
-    """The numbers of a list by comma, each once, rising; EdgeSkipError for other text, and below `least`."""
-    try:
-        found = sorted({kind(part) for part in text.split(",")})
-    except ValueError:
-        raise EdgeSkipError(f"{option} {text!r}: give numbers, by comma") from None
-    if not all(number >= least for number in found):
-        raise EdgeSkipError(f"{option} {text}: give numbers of at least {least:g}")
-    return found
-
-
 def profile_of(model: str, text: Text, tokens: int, folder: Path) -> Profile:
     """The profile of `text`, calibrated unless `folder` has it; its file's name says what it depends on."""
     path = folder / "-".join(filter(None, (text.name, text.field, str(tokens), f"{text.sha256[:12]}.json")))
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         field = ("--field", text.field) if text.field else ()
-        corpus = ("--corpus", text.path, *field, "--tokens", str(tokens), "--decode-tokens", "0")
-        edgeskip("calibrate", model, "-o", path, "--overwrite", *corpus)
+        calibrated(model, path, corpus=(text.path, *field), tokens=tokens)
     return read_profile(path)
 
 
@@ -130,7 +130,7 @@ def hit_rate(one: Values, other: Values, count: int) -> float:
 
 
 def matrix(similar: Mapping[str, Values], counts: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
-    """k → calibrated on → tested on → hit rate. EdgeSkipError where k leaves nothing to choose from."""
+    """k → calibrated on → tested on → hit rate. EdgeSkipError if k leaves nothing to choose from."""
     most = min(len(one) for one in similar.values())
     if too_many := [count for count in counts if count >= most]:
         raise EdgeSkipError(f"--counts {too_many[0]}: the model has {most} sublayers, so give fewer")
@@ -140,39 +140,16 @@ def matrix(similar: Mapping[str, Values], counts: Sequence[int]) -> dict[str, di
     }
 
 
-def corpora_table(rates: Mapping[str, Mapping[str, Mapping[str, float]]], base: str, sublayers: int) -> str:
+def table_of(rates: Mapping[str, Mapping[str, Mapping[str, float]]], base: str, sublayers: int) -> Table:
     """A row for each k: the corpora tested, and what chance would hit."""
     others = [name for name in next(iter(rates.values())) if name != base]
-    lines = [f"| k, calibrated on {base} | {' | '.join(others)} | by chance |", "|---:" * (len(others) + 2) + "|"]
-    for count, of_count in rates.items():
-        cells = [f"{of_count[base][name]:.1%}" for name in others]
-        lines.append(f"| {count} | {' | '.join(cells)} | {int(count) / sublayers:.1%} |")
-    return "\n".join(lines)
-
-
-def located(file: Path, data: Path) -> Path:
-    for path in (file, data / file):
-        if path.is_file():
-            return path
-    raise EdgeSkipError(f"there is no file {file}, in {data} neither: name another or set EDGESKIP_DATA")
-
-
-def write_report(path: Path, report: dict[str, Any]) -> None:
-    report["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-    replace_file(path, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def default_work() -> Path:
-    from edgeskip.models.fetch import cache_folder
-
-    return cache_folder() / "hit-rates"
+    lines = [
+        [count, *(f"{of_count[base][name]:.1%}" for name in others), f"{int(count) / sublayers:.1%}"]
+        for count, of_count in rates.items()
+    ]
+    title = f"Share of the k most similar sublayers on {base} that another text finds"
+    return Table(title, [f"k, calibrated on {base}", *others, "by chance"], lines)
 
 
 if __name__ == "__main__":
-    try:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(corpora)
-        app()
-    except EdgeSkipError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main(calibration_overlap)

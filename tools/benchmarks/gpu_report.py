@@ -3,59 +3,48 @@
     bash tools/gpu_report.sh            makes an environment, then runs this; see there
     python tools/benchmarks/gpu_report.py    where edgeskip[export], onnxruntime-gpu and torch are installed already
 
-Leaves one JSON, `docs/results/gpu-DEVICE.json`: the device, versions, parity, `edgeskip bench`'s whole run, and the
-peers' rounds: transformers eager and compiled, and onnxruntime-genai-cuda over the same folder where it is installed.
+Leaves one JSON, `docs/results/gpu-DEVICE.json`: the device, versions, parity, the log of `edgeskip bench`, and the
+peers' rounds: transformers eager and compiled, and onnxruntime-genai-cuda over the same folder if it is installed.
 `--provider cpu` runs the same code without a GPU, to try it.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from harness.driver import Contestant, Run, Worker, race, tell
-from harness.machine import describe
-from harness.models import checkpoint_folder
+from harness.command import DEFAULT_MODEL, ROOT, Model, Work, cache_folder, main
+from harness.peers import checkpoint_folder
+from harness.processes import tell
 from harness.product import calibrated, exported, model_folder, planned
-from peer_runtimes import default_work
+from harness.results import Results, Spread, Table, versions_of
+from harness.runtimes import Contestant, Run, Worker, race
 
 from edgeskip.bench.runner.prompts import read_prompts
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.files import replace_file
 from edgeskip.core.held_out import HELD_OUT_TEXT as TEXT
 from edgeskip.core.machine import nvidia_gpus
-from edgeskip.core.metrics import log_softmax as log_probabilities
-from edgeskip.runtime.session import Session, load
+from edgeskip.core.metrics import LogitComparison, compare_logits
+from edgeskip.runtime.comparison import find_difference
+from edgeskip.runtime.session import load
 from edgeskip.runtime.speculation.policy import Speculation
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results"
+RESULTS = ROOT / "docs" / "results"
+VERSIONS = (
+    "edgeskip", "torch", "transformers", "onnxruntime", "onnxruntime-gpu", "onnxruntime-genai", "onnxruntime-genai-cuda",
+    "numpy",
+)  # fmt: skip
 SKIPPED, EXIT_LAYER = 8, 4
 PARITY_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far a provider's predictions are from the CPU's, in float32, over the same tokens."""
-
-    artifact: str
-    provider: str
-    tokens: int
-    max_abs_logit_difference: float
-    kl_divergence: float  # mean KL(CPU fp32 ‖ this) per token, nats
-    top1_agreement: float
 
 
 @dataclass(frozen=True)
@@ -70,9 +59,7 @@ class Lossless:
 
 
 def gpu_report(
-    model: Annotated[str, typer.Option(help="Ready model's name, Hugging Face folder or GGUF file.")] = (
-        "smollm2-135m-instruct"
-    ),
+    model: Model = DEFAULT_MODEL,
     provider: Annotated[str, typer.Option(help="cuda, or another to try this without.")] = "cuda",
     precision: Annotated[str, typer.Option(help="Of the artifacts.")] = "fp16",
     rounds: Annotated[int, typer.Option("-r", min=1)] = 5,
@@ -83,39 +70,54 @@ def gpu_report(
     calibration_tokens: Annotated[int, typer.Option(min=1)] = 16384,
     draft_tokens: Annotated[int, typer.Option(min=1, help="Tokens that the draft's head knows.")] = 8192,
     peers: Annotated[bool, typer.Option(help="Measure transformers and onnxruntime-genai too.")] = True,
-    work: Annotated[Path | None, typer.Option(help="Artifacts are kept here.", show_default="the user's cache")] = None,
+    work: Work = None,
     output: Annotated[Path | None, typer.Option("-o", show_default="docs/results/gpu-DEVICE.json")] = None,
 ) -> None:
     """Check, measure, and write one JSON."""
     gpus = nvidia_gpus()
     if provider == "cuda" and not gpus:
         raise EdgeSkipError("nvidia-smi finds no GPU here: run this on a machine with one, or try --provider cpu")
-    work = (work or default_work()).resolve()
+    work = (work or cache_folder()).resolve()
     device = gpus[0].split(",")[0] if gpus else provider
     output = output or RESULTS / f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
     reference, targets = artifacts_of(model, work, precision, calibration_tokens, draft_tokens)
+    variants = _variants(provider)
     tell("parity with the CPU in float32")
-    result: dict[str, Any] = {
-        "device": device,
-        "provider": provider,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe(),
-        "versions": _versions(),
-        "model": model,
-        "precision": precision,
-        "parity": [
-            asdict(parity_of(reference, path, variant)) for variant in _variants(provider) for path in targets.values()
-        ],
-        "same_tokens_replayed": same_tokens(targets["dense"], _variants(provider), num_prompts, new_tokens),
-        "lossless": asdict(lossless_on(targets["self-speculative"], provider, num_prompts, new_tokens)),
-    }
+    parity = {(path.name, one): parity_of(reference, path, one) for one in variants for path in targets.values()}
+    same = same_tokens(targets["dense"], variants, num_prompts, new_tokens)
+    lossless = lossless_on(targets["self-speculative"], provider, num_prompts, new_tokens)
     tell("edgeskip bench")
-    result["bench"] = bench(targets, provider, rounds, prompt_tokens, new_tokens, depth, num_prompts)
-    if peers:
-        result["peers"] = peers_of(model, work, targets["dense"], provider, rounds, prompt_tokens, new_tokens)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(output, (json.dumps(result, indent=1) + "\n").encode())
-    print(output)
+    log = bench(targets, variants, rounds, prompt_tokens, new_tokens, depth, num_prompts)
+    found = peers_of(model, work, targets["dense"], provider, rounds, prompt_tokens, new_tokens) if peers else {}
+    Results(
+        name="gpu_report",
+        setting={
+            "device": device, "provider": provider, "model": model, "precision": precision,
+            "same_tokens_replayed": "not compared" if same is None else same, "rounds": rounds,
+        },
+        tables=[
+            Table(
+                "Parity with the CPU in float32",
+                ["artifact", "provider", "largest logit difference", "KL, nats", "top-1"],
+                [
+                    [*names, f"{one.max_difference:.3g}", f"{one.kl_divergence:.3g}", f"{one.top1_agreement:.2%}"]
+                    for names, one in parity.items()
+                ],
+            ),
+            peers_table(found, prompt_tokens, new_tokens),
+        ],
+        data={
+            "parity": [
+                {"artifact": artifact, "provider": one, **found._asdict()} for (artifact, one), found in parity.items()
+            ],
+            "lossless": asdict(lossless),
+            "bench": log,
+            "peers": found,
+        },
+        notes=[f"{lossless.artifact}: {len(lossless.parts_at)} of {lossless.prompts} drafted answers differ from plain."],
+        versions=versions_of(VERSIONS),
+    ).publish(output)  # fmt: skip
+    tell(f"{output}")
 
 
 def artifacts_of(
@@ -139,22 +141,15 @@ def artifacts_of(
     }
 
 
-def parity_of(reference: Path, artifact: Path, provider: str) -> Parity:
-    """A skipped model's difference is its plan's and its precision's together."""
+def parity_of(reference: Path, artifact: Path, provider: str) -> LogitComparison:
+    """How far a provider's predictions are from the CPU's, in float32, over the same tokens. A skipped model's
+    difference is its plan's and its precision's together."""
     logits = []
     for path, where in ((reference, "cpu"), (artifact, provider)):
         with load(path, provider=where) as session:
             tokens = session.encode(TEXT.read_text(encoding="utf-8"), chat=False)[:PARITY_TOKENS]
             logits.append(session.logits(tokens))
-    ours, theirs = log_probabilities(logits[1]), log_probabilities(logits[0])
-    return Parity(
-        artifact=artifact.name,
-        provider=provider,
-        tokens=len(tokens),
-        max_abs_logit_difference=float(np.abs(logits[1] - logits[0]).max()),
-        kl_divergence=max(0.0, float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())),
-        top1_agreement=float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean()),
-    )
+    return compare_logits(logits[0], logits[1])
 
 
 def same_tokens(artifact: Path, providers: Sequence[str], num_prompts: int, new_tokens: int) -> bool | None:
@@ -175,103 +170,82 @@ def lossless_on(artifact: Path, provider: str, num_prompts: int, new_tokens: int
     """Drafts by the artifact's own head, three a round, so that every round verifies four rows."""
     prompts = read_prompts(None, num_prompts)
     parts_at, margins, count = [], [], 0
+    drafts = Speculation(drafter="model", num_speculations=3)
     with load(artifact, provider=provider) as session:
         for prompt in prompts:
-            plain = session.generate(prompt.text, max_tokens=new_tokens, strategy="plain").tokens
-            drafts = Speculation(drafter="model", num_speculations=3)
-            other = session.generate(prompt.text, max_tokens=new_tokens, speculation=drafts).tokens
+            ids = session.encode(prompt.text)
+            plain = session.generate(ids, max_tokens=new_tokens, strategy="plain").tokens
+            other = session.generate(ids, max_tokens=new_tokens, speculation=drafts).tokens
             count += len(plain)
-            if plain != other:
-                place = next((i for i, (a, b) in enumerate(zip(plain, other, strict=False)) if a != b), len(other))
-                parts_at.append(place)
-                margins.append(_margin(session, prompt.text, plain[:place]))
+            if found := find_difference(session, ids, plain, other):
+                parts_at.append(found.position)
+                margins.append(found.margin)
     return Lossless(artifact.name, len(prompts), count, parts_at, margins)
 
 
 def bench(
-    targets: dict[str, Path], provider: str, rounds: int, prompt: int, new: int, depth: int, num_prompts: int
-) -> dict[str, Any]:
-    """`edgeskip bench`'s run as JSON."""
+    targets: dict[str, Path],
+    variants: Sequence[str],
+    rounds: int,
+    prompt: int,
+    new: int,
+    depth: int,
+    num_prompts: int,
+) -> list[dict[str, Any]]:
+    """The lines of the log of `edgeskip bench`, which `edgeskip report` makes tables of."""
     with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.jsonl"
         command = [sys.executable, "-m", "edgeskip", "bench", *(f"{name}={path}" for name, path in targets.items())]
-        command += ["--provider", ",".join(_variants(provider)), "--strategy", "plain,self-speculative"]
-        command += ["--threads", "1", "-r", str(rounds), "-p", str(prompt), "-n", str(new)]
-        command += ["-d", f"0,{prompt},{depth}", "--num-prompts", str(num_prompts), "--max-tokens", str(new)]
-        command += ["-o", "json", "--log", f"{folder}/log.jsonl"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in (0, 1):  # 1: a cell failed, and the run says which
-        raise EdgeSkipError("edgeskip bench failed: its own words are above")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+        command += ["--provider", ",".join(variants), "--strategy", "plain,self-speculative", "--threads", "1"]
+        command += ["-r", str(rounds), "-p", str(prompt), "-n", str(new), "-d", f"0,{prompt},{depth}"]
+        command += ["--num-prompts", str(num_prompts), "--max-tokens", str(new), "--log", str(log)]
+        done = subprocess.run(command, stdout=sys.stderr, check=False)
+        if done.returncode not in (0, 1):  # 1: a cell failed, and the log says which
+            raise EdgeSkipError("edgeskip bench failed; see its output above")
+        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 def peers_of(
     model: str, work: Path, dense: Path, provider: str, rounds: int, prompt: int, new: int
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, dict[str, Any]]:
     """Rounds of each peer: random tokens, then greedily; each stays loaded, since compiling takes minutes."""
-    checkpoint = checkpoint_folder(model, work)
+    checkpoint, python = checkpoint_folder(model, work), Path(sys.executable)
     contestants = [
-        Contestant(name, "peer", "", Path(sys.executable), f"{worker}_worker.py", checkpoint)
-        for name, worker in (
-            ("transformers eager", "transformers_eager_gpu"),
-            ("transformers compiled", "transformers_compiled_gpu"),
-        )
+        Contestant(f"transformers {name}", python, "transformers_worker.py", checkpoint, options=options)
+        for name, options in (("eager", {"gpu": True}), ("compiled", {"gpu": True, "compiled": True}))
     ]
-    if any(_installed(package) for package in ("onnxruntime-genai-cuda", "onnxruntime-genai")):
-        os.environ["PROVIDER"] = "" if provider == "cpu" else provider
-        contestants.append(Contestant("onnxruntime-genai", "peer", "", Path(sys.executable), "genai_worker.py", dense))
+    if versions_of(("onnxruntime-genai-cuda", "onnxruntime-genai")):
+        options = {"provider": "" if provider == "cpu" else provider}
+        contestants.append(Contestant("onnxruntime-genai", python, "genai_worker.py", dense, options=options))
     with load(dense, provider="cpu") as session:
         ids: list[int] = np.random.default_rng(1).integers(0, session.engine.vocab_size, prompt).tolist()
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for contestant in contestants:  # one at a time: a GPU's memory may not hold all of them
-        with ExitStack() as stack:
+        try:
+            worker = Worker.start(contestant, threads=1, capacity=prompt + new, logs=work / "logs")
             try:
-                worker = Worker.start(contestant, threads=1, capacity=prompt + new, logs=work / "logs")
-                stack.callback(worker.stop)
                 runs = race([worker], ids, new, rounds=rounds)[contestant.name]
-            except EdgeSkipError as error:
-                found[contestant.name] = [{"error": str(error)}]
-                continue
-            found[contestant.name] = [{**_figures(run, prompt), "settings": worker.loaded["settings"]} for run in runs]
+            finally:
+                worker.stop()
+        except EdgeSkipError as error:
+            found[contestant.name] = {"error": str(error), "runs": []}
+        else:
+            found[contestant.name] = {"settings": worker.loaded["settings"], "runs": runs}
     return found
+
+
+def peers_table(found: dict[str, dict[str, Any]], prompt: int, new: int) -> Table:
+    lines = []
+    for name, one in found.items():
+        runs: list[Run] = one["runs"]
+        speeds = [[prompt / run.prefill_s for run in runs], [run.decode_tokens_per_s for run in runs]]
+        lines.append([name, *(Spread.of(values).text(1) if runs else one["error"] for values in speeds)])
+    return Table("Peers, tokens/s", ["", f"pp{prompt}", f"tg{new} @ d{prompt}"], lines)
 
 
 def _variants(provider: str) -> tuple[str, ...]:
     return (provider, "cuda:graphs") if provider == "cuda" else (provider,)
 
 
-def _figures(run: Run, prompt: int) -> dict[str, float]:
-    return {
-        f"pp{prompt}": prompt / run.prefill_s,
-        f"tg{len(run.token_s) + 1} @ d{prompt}": len(run.token_s) / sum(run.token_s),
-    }
-
-
-def _margin(session: Session, prompt: str, made: tuple[int, ...]) -> float:
-    """The top-2 margin of the logits after the prompt and `made`."""
-    tokens = np.concatenate([session.encode(prompt), np.asarray(made, np.int64)])
-    first, second = np.sort(session.logits(tokens)[-1])[-1:-3:-1]
-    return float(first - second)
-
-
-def _versions() -> dict[str, str]:
-    names = ("edgeskip", "torch", "transformers", "onnxruntime", "onnxruntime-gpu", "onnxruntime-genai-cuda", "numpy")
-    return {name: importlib.metadata.version(name) for name in names if _installed(name)}
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 if __name__ == "__main__":
-    try:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(gpu_report)
-        app()
-    except EdgeSkipError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main(gpu_report)

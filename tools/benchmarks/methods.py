@@ -1,40 +1,49 @@
-"""What skipping costs and gains, method by method: quality against *measured* speed-up, in one table and one figure.
+"""What skipping costs and gains, method by method: quality against *measured* speed-up, in tables and one figure.
 
-    python tools/benchmarks/methods.py                        everything the README shows; hours, goes on where it was
+    python tools/benchmarks/methods.py                  everything; hours, goes on where it was
     python tools/benchmarks/methods.py --rows 8 --speedups '' --tasks '' --methods adaskip,budget    a small part of it
-    python tools/benchmarks/methods.py --report-only          table and figure from what is measured already
+    python tools/benchmarks/methods.py --report-only    tables and figure from what is measured already
 
-Calibrates and searches on wikitext2_valid, tests on wikitext2_test and the tasks of `edgeskip eval`. AdaSkip and the
-other baselines skip what their rule says (scale compensation, as AdaSkip has it); ours is `plan --method budget` with
-the device profile of this machine: by number of sublayers, and by speed-up. Every artifact is exported, measured and
-deleted; speed in pairs of fresh processes, the dense artifact and this one, that generate in turns. All but dense are
-lossy-skip and are labelled so by the artifact itself.
-
-Both processes of a pair ask for huge pages (harness/huge_pages.py). What was measured in another way than this run
-(threads, rounds, search, text, machine's settings …) is measured again, and left out of the report.
+Makes the tables of docs/results/methods.md. Calibrates and searches on wikitext2_valid, tests on wikitext2_test and the
+tasks of `edgeskip eval`. AdaSkip and the other baselines skip what their rule says (scale compensation, as AdaSkip has
+it); ours is `plan --method budget` with the device profile of this machine: by number of sublayers, and by speed-up.
+Every artifact is exported, measured and deleted; speed in pairs of fresh processes, the dense artifact and this one,
+that generate in turns and ask for huge pages. All but dense are lossy-skip and are labelled so by the artifact itself.
+What was measured in another way than this run would (threads, rounds, search, text, machine's settings …) is measured
+again, and left out of the report.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from calibration_overlap import numbers
-from harness.driver import Run, Worker, race, tell
-from harness.huge_pages import with_huge_pages
-from harness.machine import describe
-from harness.product import edgeskip, exported, model_folder, planned
-from methods_report import as_markdown, check_figure, plot
-from peer_runtimes import default_work
-from perplexity_table import DATA, delete_artifact
-from predicted_times import contestant
+from harness.command import (
+    DATA,
+    DEFAULT_MODEL,
+    DataFolder,
+    JsonFile,
+    Model,
+    Rounds,
+    Threads,
+    Work,
+    cache_folder,
+    main,
+    numbers,
+    words,
+)  # fmt: skip
+from harness.methods_report import check_figure, plot, tables_of
+from harness.processes import tell
+from harness.product import delete_artifact, edgeskip, exported, model_folder, planned
+from harness.results import Results
+from harness.runtimes import Run, Worker, our_contestant, race
 
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.core.errors import EdgeSkipError
@@ -72,10 +81,8 @@ class Setting:
         return "." in self.wanted
 
 
-def frontier(
-    model: Annotated[str, typer.Option(help="Ready model's name, Hugging Face folder or GGUF file.")] = (
-        "smollm2-135m-instruct"
-    ),
+def methods(
+    model: Model = DEFAULT_MODEL,
     rows: Annotated[str, typer.Option(help="Numbers of sublayers to skip.")] = "4,8,12,16",
     speedups: Annotated[str, typer.Option(help="Decode speed-ups to ask of ours, and to compare all at.")] = (
         "1.10,1.20,1.30"
@@ -91,23 +98,26 @@ def frontier(
     ),
     limit: Annotated[int, typer.Option(min=1, help="Samples of each task.")] = 10,
     precision: Annotated[str, typer.Option(help="Of the exports.")] = "fp32",
-    rounds: Annotated[int, typer.Option(min=1, help=f"Pairs of processes, each {TURNS} turns.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
-    data: Annotated[Path, typer.Option(help="Folder of the texts.")] = DATA,
-    work: Annotated[Path | None, typer.Option(help="Profiles and results are kept here.")] = None,
+    rounds: Rounds = 3,
+    threads: Threads = 2,
+    data: DataFolder = DATA,
+    work: Work = None,
     report_only: Annotated[bool, typer.Option("--report-only", help="Measure nothing.")] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all results there.")] = None,
+    json_file: JsonFile = None,
     figure: Annotated[Path | None, typer.Option(help="Write the figure there (.png, .svg or .pdf).")] = None,
 ) -> None:
-    """Measure the methods at the same numbers of sublayers and the same speed-ups; a table to stdout."""
-    folder = model_folder(model, work or default_work()) / f"frontier-{precision}"
+    """Measure the methods at the same numbers of sublayers and the same speed-ups; tables to stdout.
+
+    A round is a pair of processes, each of which generates ten times.
+    """
+    folder = model_folder(model, work or cache_folder()) / f"frontier-{precision}"
     chosen = methods.split(",")
     if unknown := set(chosen) - {*BASELINES, OURS, AFFINE}:
         raise EdgeSkipError(f"--methods {sorted(unknown)[0]}: choose from {', '.join((*BASELINES, OURS, AFFINE))}")
     speeds = numbers("--speedups", speedups, float, 1) if speedups else []
     for option, text in (("--rows", rows), ("--more-rows", more_rows)):
         numbers(option, text or "1", int, 1)
-    named = _list(tasks)
+    named = words(tasks)
     tasks_named(named or ["perplexity"])
     if figure:
         check_figure(figure)
@@ -115,23 +125,29 @@ def frontier(
     failed = []
     if not report_only:
         bench.prepare()
-        for setting in settings_of(chosen, _list(rows), _list(more_rows), _list(speedups)):
+        for setting in settings_of(chosen, words(rows), words(more_rows), words(speedups)):
             try:
-                bench.measure(setting, named if setting.wanted in ("0", *_list(rows)) else [], limit)
+                bench.measure(setting, named if setting.wanted in ("0", *words(rows)) else [], limit)
             except EdgeSkipError as error:
                 failed.append(f"{setting.name} is left out: {error}")
                 tell(failed[-1])
     results = bench.results(limit)
     if not results:
         raise EdgeSkipError(f"nothing is measured yet in {folder}: leave --report-only out")
-    if json_file:
-        report = {"model": model, "precision": precision, "machine": describe(), "results": results}
-        replace_file(json_file, (json.dumps(report, indent=1) + "\n").encode())
     if figure:
         plot(results, figure, model)
-    print(as_markdown(results, _list(rows), speeds, (OURS, AFFINE)))
+    Results(
+        name="methods",
+        setting={
+            "model": model, "precision": precision, "prompt_tokens": PROMPT, "new_tokens": NEW, "threads": threads,
+            "pairs_of_processes": rounds, "turns_of_each": TURNS, "samples_of_each_task": limit,
+        },
+        tables=tables_of(results, words(rows), speeds, (OURS, AFFINE)),
+        data=results,
+        notes=failed,
+        others_cores=[result.get("others_cores") for result in results],
+    ).publish(json_file)  # fmt: skip
     if failed:
-        print("\n".join(failed), file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -156,7 +172,7 @@ class Bench:
         self._dense = folder / "dense"
 
     def prepare(self) -> None:
-        """Calibrates, exports the dense artifact, profiles this device and searches, each where it is not done yet."""
+        """Calibrates, exports the dense artifact, profiles this device and searches, each if it is not done yet."""
         self._folder.mkdir(parents=True, exist_ok=True)
         valid = self._data / "wikitext2_valid.txt"
         if not self._profile.exists():
@@ -243,7 +259,7 @@ class Bench:
         )
 
     def _made(self, method: str) -> dict[str, Any]:
-        """What a result rests on: where any of it is another, it is measured again."""
+        """What a result rests on: if any of it is another, it is measured again."""
         profile = read_profile(self._profile)
         front = profile.front if method in (OURS, AFFINE) else None
         return {
@@ -274,15 +290,15 @@ class Bench:
         os.sync()  # the export is still being written to disk otherwise
         turns, busy = [], []
         for number in range(self._rounds):
-            workers: list[Worker] = []
-            try:
-                for path in (self._dense, artifact) if number % 2 else (artifact, self._dense):
+            order = (self._dense, artifact) if number % 2 else (artifact, self._dense)
+            with ExitStack() as stack:
+                workers = []
+                for path in order:
                     capacity, logs = PROMPT + NEW, self._folder / "logs"
-                    workers.append(Worker.start(contestant(path), threads=self._threads, capacity=capacity, logs=logs))
+                    worker = Worker.start(our_contestant(path), threads=self._threads, capacity=capacity, logs=logs)
+                    stack.callback(worker.stop)
+                    workers.append(worker)
                 runs = race(workers, prompt, NEW, rounds=TURNS, pause_s=0.1, report=lambda line: None)
-            finally:
-                for worker in workers:
-                    worker.stop()
             pair = zip(runs[self._dense.name], runs[artifact.name], strict=True)
             turns += [{"dense": _seconds(dense), "own": _seconds(own)} for dense, own in pair]
             busy += [run.others_cores for one in runs.values() for run in one if run.others_cores is not None]
@@ -312,20 +328,9 @@ def _seconds(run: Run) -> tuple[float, float]:
     return run.prefill_s, float(np.quantile(run.token_s, QUARTILE))
 
 
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _write(path: Path, found: dict[str, Any]) -> None:
     replace_file(path, (json.dumps(found, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
-    with_huge_pages()
-    try:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(frontier)
-        app()
-    except EdgeSkipError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main(methods, huge_pages=True)

@@ -3,35 +3,30 @@
     python tools/benchmarks/online_gain.py STATIC ONLINE --task gov_report --limit 10 --output FOLDER
     python tools/benchmarks/online_gain.py DENSE STATIC ONLINE --task gov_report --limit 10 --output FOLDER
 
-Every artifact answers each prompt of a task of `edgeskip eval`, in turn and in a fresh process each time; those with
-gates online, the others plainly. Speed-ups are of tokens per second while decoding, the watched steps among them,
-paired by prompt with the first artifact. Goes on where it was with --output; a prompt that an artifact lacks is
-answered by all again, so that pairs stay pairs.
+Makes the first table of docs/results/online.md. Every artifact answers each prompt of a task of `edgeskip eval`, in turn
+and in a fresh process each time; those with gates online, the others plainly. Speed-ups are of tokens per second while
+decoding, the watched steps among them, paired by prompt with the first artifact. Goes on where it was with --output; a
+prompt that an artifact lacks is answered by all again, so that pairs stay pairs.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import multiprocessing
 import os
 import statistics
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from harness.driver import tell
-from harness.huge_pages import with_huge_pages
-from harness.machine import describe
+from harness.command import JsonFile, Threads, check_names, check_output, main
+from harness.processes import in_new_process, tell
+from harness.results import Results, Table
 
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.files import refuse_file, replace_file
 from edgeskip.evaluation.bootstrap import interval
 from edgeskip.evaluation.generate import answer
 from edgeskip.evaluation.log import RecordLog
@@ -60,20 +55,20 @@ def online_gain(
     limit: Annotated[int, typer.Option(min=1, help="Prompts.")] = 10,
     tokens: Annotated[int | None, typer.Option(min=2, help="Most tokens of an answer.  [default: the task's]")] = None,
     prompt_tokens: Annotated[int | None, typer.Option(min=2, help="Most of a prompt, cut in its middle.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    threads: Threads = 2,
     output: Annotated[Path | None, typer.Option(help="Folder of the records.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Compare online with plain decoding on a task; a table to stdout."""
     settings = EvalSettings(limit=limit, max_new_tokens=tokens, max_prompt_tokens=prompt_tokens, threads=threads)
-    if json_file:
-        refuse_file(json_file, overwrite=True)
-    results = answered(artifacts, task, data, settings, output)
-    gains = gains_of(results)
-    if json_file:
-        report: dict[str, Any] = {"settings": asdict(settings), "machine": describe()}
-        replace_file(json_file, (json.dumps(report | {"gains": [asdict(g) for g in gains]}, indent=1) + "\n").encode())
-    print(as_markdown(gains))
+    check_output(json_file)
+    gains = gains_of(answered(artifacts, task, data, settings, output))
+    Results(
+        name="online_gain",
+        setting={"task": task, "prompts": limit, "tokens": tokens, "prompt_tokens": prompt_tokens, "threads": threads},
+        tables=[table_of(gains)],
+        data=gains,
+    ).publish(json_file)
 
 
 def answered(
@@ -81,14 +76,13 @@ def answered(
 ) -> list[Result]:
     """Every artifact's records, prompt by prompt in an order that is rotated."""
     names = [artifact_name(path) for path in artifacts]
-    if len(set(names)) < len(names):
-        raise EdgeSkipError("two artifacts have one name: rename one, so that the table can tell them apart")
+    check_names(names)
     (work,) = prepare([task], data, settings)
     if not isinstance(work.task, Task):
         raise EdgeSkipError(f"--task {task} generates nothing: choose one that does, e.g. gov_report")
     online = replace(settings, strategy="online")
     each = [online if read_manifest(path).online else settings for path in artifacts]
-    about = {
+    about: dict[str, Any] = {
         **{"artifacts": [identity(path) for path in artifacts], "task": task, "protocol": work.task.protocol},
         **{"data": dict(work.data), "max_new_tokens": settings.max_new_tokens, "threads": settings.threads},
         **{"max_prompt_tokens": settings.max_prompt_tokens, "glibc_tunables": os.environ.get("GLIBC_TUNABLES")},
@@ -100,8 +94,7 @@ def answered(
         if any(sample.id not in log.records for log in logs):
             for turn in range(len(artifacts)):
                 at = (turn + number) % len(artifacts)
-                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-                    logs[at].add(process.submit(_answer, artifacts[at], task, sample, each[at]).result())
+                logs[at].add(in_new_process(_answer, artifacts[at], task, sample, each[at]))
         tell(f"{task}: {number + 1} of {len(work.samples)}")
     return [
         Result(work.task, name, tuple(log.records[sample.id] for sample in work.samples))
@@ -110,13 +103,13 @@ def answered(
 
 
 def gains_of(results: Sequence[Result]) -> list[Gain]:
-    """By the task's first metric. EdgeSkipError where an answer has a single token, which takes no decoding."""
+    """By the task's first metric. EdgeSkipError if every answer has a single token, which takes no decoding."""
     first, gains = results[0], []
     summaries = {summary.artifact: summary for summary in reversed(summarise(results))}
     for result in results:
         pairs = zip(result.records, first.records, strict=True)
         speeds = [(own.decode_tokens_per_s, other.decode_tokens_per_s) for own, other in pairs]
-        ratios = [own / other for own, other in speeds if own and other]
+        ratios = [math.log(own / other) for own, other in speeds if own and other]
         if not ratios:
             raise EdgeSkipError("no answer has more than one token: choose another task")
         gated = [record.gated for record in result.records if record.gated is not None]
@@ -124,40 +117,37 @@ def gains_of(results: Sequence[Result]) -> list[Gain]:
             Gain(
                 summary=summaries[result.artifact],
                 pairs=len(ratios),
-                speedup=math.exp(statistics.fmean(map(math.log, ratios))),
-                speedup_interval=interval([math.log(ratio) for ratio in ratios], of=np.exp),
+                speedup=math.exp(statistics.fmean(ratios)),
+                speedup_interval=interval(ratios, of=np.exp),
                 gated=(min(gated), statistics.median(gated), max(gated)) if gated else None,
             )
         )
     return gains
 
 
-def as_markdown(gains: Sequence[Gain]) -> str:
+def table_of(gains: Sequence[Gain]) -> Table:
     """A row for each artifact; differences and speed-ups are from the first."""
     one = gains[0].summary
-    lines = [
-        f"| {one.task}, {one.samples} prompts | label | {one.title} | less the first | FFNs left out | decode tokens/s "
-        "| speed-up |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = [f"{one.task}, {one.samples} prompts", "label", one.title, "less the first", "FFNs left out"]
+    lines = []
     for gain in gains:
         summary, less = gain.summary, gain.summary.difference
-        difference = f"{less.value:+.2f}{_span(less.interval, '+.2f')}" if less else "–"
-        gated = "{1:g} [{0}–{2}]".format(*gain.gated) if gain.gated else "–"
+        timed = f" ({gain.pairs} of them)" if gain.pairs < summary.samples else ""
         lines.append(
-            f"| {summary.artifact} | {summary.label} | {summary.value:.2f}{_span(summary.interval, '.2f')} "
-            f"| {difference} | {gated} | {summary.decode_tokens_per_s or 0:.1f} "
-            f"| {gain.speedup:.3f}×{_span(gain.speedup_interval, '.3f')}{_of(gain)} |"
+            [
+                summary.artifact,
+                summary.label,
+                f"{summary.value:.2f}{_span(summary.interval, '.2f')}",
+                f"{less.value:+.2f}{_span(less.interval, '+.2f')}" if less else "–",
+                "{1:g} [{0}–{2}]".format(*gain.gated) if gain.gated else "–",
+                f"{summary.decode_tokens_per_s or 0:.1f}",
+                f"{gain.speedup:.3f}×{_span(gain.speedup_interval, '.3f')}{timed}",
+            ]
         )
-    return "\n".join(lines)
-
-
-def _of(gain: Gain) -> str:
-    return f" ({gain.pairs} of them)" if gain.pairs < gain.summary.samples else ""
+    return Table(f"Online skipping on {one.task}", [*columns, "decode tokens/s", "speed-up"], lines)
 
 
 def _answer(artifact: Path, task: str, sample: EvalSample, settings: EvalSettings) -> Record:
-    """Runs in a process of its own: one that stays would keep the speed that its memory happens to give it."""
     from edgeskip.runtime.session import load
 
     named = TASKS[task]
@@ -171,11 +161,4 @@ def _span(interval: Interval | None, form: str) -> str:
 
 
 if __name__ == "__main__":
-    with_huge_pages()
-    try:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(online_gain)
-        app()
-    except EdgeSkipError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main(online_gain, huge_pages=True)

@@ -2,15 +2,15 @@
 
     python tools/benchmarks/online_hits.py ARTIFACT --data longbench_gov_report.jsonl --limit 10 --log online.jsonl
 
-Of the FFNs that a whole answer's similarities would leave out, the share that its first P decode steps find. Nothing is
-left out meanwhile: the answers are those of plain decoding. ARTIFACT is made with `edgeskip export --online`; FFNs that
-have no gate there are not counted. Goes on where it was: requests are kept in --log.
+Makes the second table of docs/results/online.md: of the FFNs that a whole answer's similarities would leave out, the
+share that its first P decode steps find. Nothing is left out meanwhile: the answers are those of plain decoding.
+ARTIFACT is made with `edgeskip export --online`; FFNs that have no gate there are not counted. Goes on where it was:
+requests are kept in --log.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from calibration_overlap import hit_rate, located, numbers, write_report
+from calibration_overlap import hit_rate
+from harness.command import DATA, JsonFile, located, main, numbers
+from harness.processes import tell
+from harness.results import Results, Table
 from numpy.typing import NDArray
-from perplexity_table import DATA
 
 from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
@@ -68,7 +70,7 @@ class Row:
     intervals: dict[str, tuple[float, float] | None]
 
 
-def online(
+def online_hits(
     artifact: Annotated[Path, typer.Argument(help="An artifact with gates: edgeskip export --online.")],
     data: Annotated[Path, typer.Option(help="File of a generating task of edgeskip eval.")] = Path(GOV_REPORT.files[0]),
     limit: Annotated[int, typer.Option(min=1, help="Requests, in eval's order.")] = 10,
@@ -80,7 +82,7 @@ def online(
     oracle: Annotated[str, typer.Option(help="Of all of an answer's steps: whole; of those after P: rest.")] = "whole",
     log: Annotated[Path, typer.Option(help="Requests go there, and are taken from there.")] = Path("online_hits.jsonl"),
     threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: the physical cores).")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows there.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Hit rates of an answer's first P steps against all of it; a table for each β to stdout."""
     if oracle not in ("whole", "rest"):
@@ -112,16 +114,25 @@ def online(
                     found[sample.id] = watch(session, task, sample, settings, steps)
                     file.write(json.dumps(asdict(found[sample.id])) + "\n")
                     file.flush()
-                print(f"\r{task.name}: {at} of {len(samples)}", end="", file=sys.stderr, flush=True)
-            print(file=sys.stderr)
+                tell(f"{task.name}: {at} of {len(samples)}")
     requests = [found[sample.id] for sample in samples]
     rows = rows_of(requests, steps, thresholds or [record.threshold], sizes, rest=oracle == "rest")
     if not rows:
         raise EdgeSkipError(f"no answer has more than {steps[0]} decode steps: give smaller --windows")
-    if json_file:
-        about = {"artifact": artifact.name, "limit": limit, "oracle": oracle, "setting": setting}
-        write_report(json_file, {**about, "rows": [asdict(row) for row in rows]})
-    print(online_tables(rows, requests, oracle))
+    lasted = [request.steps for request in requests]
+    Results(
+        name="online_hits",
+        setting={
+            "requests": len(requests), "least_steps": min(lasted), "most_steps": max(lasted), "oracle": oracle,
+            "prompt_tokens": prompt_tokens, "tokens": tokens, "log_settings": setting,
+        },
+        tables=tables_of(rows),
+        data=rows,
+        notes=[
+            "The first P steps against " + ("all of them" if oracle == "whole" else "those after") + "; a request "
+            "counts for a P that it outlasts."
+        ],
+    ).publish(json_file)  # fmt: skip
 
 
 def task_of(data: Path) -> tuple[Task, Path]:
@@ -242,24 +253,21 @@ def share_of(these: set[Any], those: set[Any]) -> float:
     return len(these & those) / len(these) if these else float(not those)
 
 
-def online_tables(rows: Sequence[Row], requests: Sequence[Request], oracle: str) -> str:
+def tables_of(rows: Sequence[Row]) -> list[Table]:
     """A table for each β."""
-    steps = [request.steps for request in requests]
-    lines = [
-        f"{len(requests)} requests of {min(steps)} to {max(steps)} decode steps; the first P steps against "
-        f"{'all of them' if oracle == 'whole' else 'those after'}; a request counts for a P that it outlasts"
-    ]
+    tables = []
     for beta in dict.fromkeys(row.beta for row in rows):
         some = [row for row in rows if row.beta == beta]
-        titles = [f"P, β {beta:g}", "requests", "FFNs ≥ β", "of the oracle", *some[0].shares]
-        lines += ["", f"| {' | '.join(titles)} |", "|---:" * len(titles) + "|"]
+        lines = []
         for row in some:
             cells = [str(row.window), str(row.requests), f"{row.found_ffns:.1f}", f"{row.true_ffns:.1f}"]
             for title, share in row.shares.items():
                 span = row.intervals[title]
                 cells.append(f"{share:.1%}" + (f" [{span[0]:.1%} – {span[1]:.1%}]" if span else ""))
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append(cells)
+        columns = [f"P, β {beta:g}", "requests", "FFNs ≥ β", "of the oracle", *some[0].shares]
+        tables.append(Table(f"Hit rates at β {beta:g}", columns, lines))
+    return tables
 
 
 def _means(similarity: NDArray[np.float32]) -> list[float]:
@@ -268,10 +276,4 @@ def _means(similarity: NDArray[np.float32]) -> list[float]:
 
 
 if __name__ == "__main__":
-    try:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(online)
-        app()
-    except EdgeSkipError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main(online_hits)

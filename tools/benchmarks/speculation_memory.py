@@ -2,36 +2,31 @@
 
     python tools/benchmarks/speculation_memory.py DENSE ARTIFACT … --json memory.json
 
-Every figure is of a process of its own: it loads, runs a prompt, decodes plainly, and where the artifact drafts it then
-speculates (which measures costs first). DENSE only decodes plainly. VmHWM counts a page of the weight file once for
-every time it is mapped, Pss once in all, so Pss is what the machine gives up; it is read every few milliseconds. Then a
-count of the files: bytes, operators by the model's block, weights that graphs share. Linux only.
+Makes a figure of docs/results/speculation.md. Every figure is of a process of its own: it loads, runs a prompt, decodes
+plainly, and if the artifact drafts it then speculates (which measures costs first). DENSE only decodes plainly. VmHWM
+counts a page of the weight file once for every time it is mapped, Pss once in all, so Pss is what the machine gives up;
+it is read every few milliseconds. Then a count of the files: bytes, operators by the model's block, weights that graphs
+share. Linux only.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from gguf_plans import check_names
-from harness.afresh import WORD, answer, ask_afresh
+from harness.command import LICENSE, JsonFile, PromptText, Rounds, Threads, check_names, main
 from harness.contents import Check, Contents, checks_of, contents_of
-from harness.figures import Spread, Target
-from harness.machine import describe
-from harness.report import cell, targets_table
-from peer_runtimes import LICENSE
+from harness.processes import ask_afresh, take_turns
+from harness.results import Results, Spread, Table, Target
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.files import replace_file
 
 BOUND = 1.15  # most that the peak may be, of the dense artifact's
 POLL_S = 0.01
@@ -51,6 +46,9 @@ class Turn:
     def peak_rss_bytes(self) -> int:
         return max(rss for rss, _ in self.stages.values())
 
+    def __str__(self) -> str:
+        return f"{self.peak_rss_bytes / MIB:.0f} MiB"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -66,63 +64,52 @@ class Row:
 def speculation_memory(
     dense: Annotated[Path, typer.Argument(help="The artifact that does not draft.")],
     artifacts: Annotated[list[Path], typer.Argument(help="Artifacts of the same model and precision that draft.")],
-    text: Annotated[Path, typer.Option(help="Text whose first tokens are the prompt.")] = LICENSE,
+    text: PromptText = LICENSE,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 512,
     new: Annotated[int, typer.Option(min=2, help="Tokens to generate, plainly and then by speculation.")] = 32,
     num_speculations: Annotated[int, typer.Option(min=1, help="Tokens drafted a round.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="Processes of each artifact, in turn.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything there.")] = None,
+    rounds: Rounds = 3,
+    threads: Threads = 2,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure peak memory against the dense artifact's and count what files hold; tables to stdout."""
-    paths = [dense, *artifacts]
-    check_names([path.name for path in paths])
-    for path in paths:
+    paths = {path.name: path for path in (dense, *artifacts)}
+    check_names([dense.name, *(path.name for path in artifacts)])
+    for path in paths.values():
         if not path.exists():
             raise EdgeSkipError(f"{path} does not exist")
     if not Path("/proc/self/smaps_rollup").exists():
-        raise EdgeSkipError("memory is read from /proc, which this system has not: run this on Linux")
-    turns: dict[Path, list[Turn]] = {path: [] for path in paths}
-    for number in range(1, rounds + 1):
-        for path in paths if number % 2 else reversed(paths):
-            print(f"round {number}  {path.name}", file=sys.stderr, flush=True)
-            request = {
-                "path": str(path.resolve()),
-                "text": str(text.resolve()),
-                "prompt": prompt,
-                "new": new,
-                "gamma": 0 if path == dense else num_speculations,
-                "threads": threads,
-            }
-            turns[path].append(turn_of(request))
-    rows = rows_of({path.name: some for path, some in turns.items()})
-    targets = targets_of(rows)
-    contents = {path.name: contents_of(path) for path in paths}
-    checks = {path.name: checks_of(path, contents[path.name]) for path in paths}
+        raise EdgeSkipError("memory is read from /proc, which this system does not have: run this on Linux")
+    request = {"text": str(text.resolve()), "prompt": prompt, "new": new, "threads": threads}
+    cells = {
+        name: partial(turn_of, request | {"path": str(path.resolve()), "gamma": num_speculations * (path != dense)})
+        for name, path in paths.items()
+    }
+    turns = take_turns(cells, rounds=rounds)
+    rows = rows_of(turns)
+    contents = {name: contents_of(path) for name, path in paths.items()}
+    checks = {name: checks_of(path, contents[name]) for name, path in paths.items()}
     for path in artifacts:
         checks[path.name] += like(contents[path.name], contents[dense.name])
-    setting = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "prompt_tokens": prompt,
-        "new_tokens": new,
-        "num_speculations": num_speculations,
-        "rounds": rounds,
-        "threads": threads,
-        "machine": describe(),
-    }
-    if json_file:
-        result = {
-            "setting": setting,
-            "rows": [asdict(row) for row in rows],
-            "turns": {path.name: [asdict(turn) for turn in some] for path, some in turns.items()},
-            "targets": [{**asdict(target), "met": target.met} for target in targets],
+    Results(
+        name="speculation_memory",
+        setting={
+            "prompt_tokens": prompt, "new_tokens": new, "num_speculations": num_speculations, "rounds": rounds,
+            "threads": threads,
+        },
+        tables=[
+            peaks_table(rows, {name: some[-1] for name, some in turns.items()}),
+            contents_table(contents),
+            checks_table(checks),
+        ],
+        targets=targets_of(rows),
+        data={
+            "rows": rows,
+            "turns": turns,
             "contents": {name: count_of(found) for name, found in contents.items()},
-            "checks": {name: [asdict(check) for check in found] for name, found in checks.items()},
-        }
-        replace_file(json_file, (json.dumps(result, indent=1) + "\n").encode())
-    last = {path.name: some[-1] for path, some in turns.items()}
-    tables = [as_markdown(rows, last, setting), targets_table(targets), contents_table(contents), checks_table(checks)]
-    print("\n\n".join("\n".join(table) for table in tables if table))
+            "checks": checks,
+        },
+    ).publish(json_file)  # fmt: skip
 
 
 def turn_of(request: dict[str, Any]) -> Turn:
@@ -172,7 +159,7 @@ def rss_peak_bytes() -> int:
 
 
 def pss_bytes(process: str = "self") -> int:
-    """Memory of a process, what it shares with others in proportion; 0 where it has ended."""
+    """Memory of a process, what it shares with others in proportion; 0 if it has ended."""
     try:
         return _kib(Path(f"/proc/{process}/smaps_rollup"), "Pss") * 1024
     except OSError:
@@ -199,8 +186,8 @@ def rows_of(turns: Mapping[str, Sequence[Turn]]) -> list[Row]:
             name,
             Spread.of(turn.peak_rss_bytes / MIB for turn in some),
             Spread.of(turn.peak_pss_bytes / MIB for turn in some),
-            Spread.of(a.peak_rss_bytes / b.peak_rss_bytes for a, b in zip(some, dense, strict=True)),
-            Spread.of(a.peak_pss_bytes / b.peak_pss_bytes for a, b in zip(some, dense, strict=True)),
+            Spread.of_ratios((turn.peak_rss_bytes for turn in some), (turn.peak_rss_bytes for turn in dense)),
+            Spread.of_ratios((turn.peak_pss_bytes for turn in some), (turn.peak_pss_bytes for turn in dense)),
         )
         for name, some in turns.items()
     ]
@@ -231,53 +218,39 @@ def like(contents: Contents, dense: Contents) -> list[Check]:
     return [Check("weights of model.onnx ÷ the dense artifact's", f"{ratio:.3f}", abs(ratio - 1) < 0.01)]
 
 
-def as_markdown(rows: Sequence[Row], turns: Mapping[str, Turn], setting: dict[str, Any]) -> list[str]:
-    """Peaks, and VmHWM after each stage of the last round."""
-    lines = [
-        f"prompt {setting['prompt_tokens']}, {setting['new_tokens']} tokens plainly and by drafts of "
-        f"{setting['num_speculations']}, {setting['threads']} threads, {setting['rounds']} processes each, MiB "
-        "[least – greatest]",
-        "",
-        "| | peak VmHWM | ÷ dense | peak Pss | ÷ dense | VmHWM after load, plain, speculative | files mapped |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def peaks_table(rows: Sequence[Row], turns: Mapping[str, Turn]) -> Table:
+    """Peaks, and VmHWM after each stage of the last round, MiB."""
+    columns = ["", "peak VmHWM", "÷ dense", "peak Pss", "÷ dense", "VmHWM after load, plain, speculative"]
+    lines = []
     for row in rows:
         turn = turns[row.name]
         stages = ", ".join(f"{rss / MIB:.0f}" for rss, _ in turn.stages.values())
-        spreads = (cell(row.rss_mib, 0), cell(row.rss_ratio, 3), cell(row.pss_mib, 0), cell(row.pss_ratio, 3))
-        lines.append(f"| {' | '.join([row.name, *spreads, stages, ', '.join(turn.mapped) or 'none'])} |")
-    return lines
+        peaks = (row.rss_mib.text(0), row.rss_ratio.text(3), row.pss_mib.text(0), row.pss_ratio.text(3))
+        lines.append([row.name, *peaks, stages, ", ".join(turn.mapped) or "none"])
+    return Table("Peak memory, MiB", [*columns, "files mapped"], lines)
 
 
-def contents_table(contents: Mapping[str, Contents]) -> list[str]:
+def contents_table(contents: Mapping[str, Contents]) -> Table:
     """A line per artifact and one per graph or GGUF file of it."""
-    lines = ["| | operators (GGUF: tensors) | of blocks | weights, MiB |", "|---|---:|---|---:|"]
+    lines = []
     for name, found in contents.items():
         total = sum(found.files.values()) / MIB
-        lines.append(f"| **{name}**, {len(found.files)} files, {total:.1f} MiB | | | {found.weight_bytes / MIB:.1f} |")
+        weights = f"{found.weight_bytes / MIB:.1f}"
+        lines.append([f"**{name}**, {len(found.files)} files, {total:.1f} MiB", "", "", weights])
         for part in found.parts:
             blocks = f"{min(part.blocks)} … {max(part.blocks)}" if part.blocks else ""
-            lines.append(f"| {part.file} | {part.operators} | {blocks} | {part.weight_bytes / MIB:.1f} |")
-    return lines
+            lines.append([part.file, str(part.operators), blocks, f"{part.weight_bytes / MIB:.1f}"])
+    return Table("Files", ["", "operators (GGUF: tensors)", "of blocks", "weights, MiB"], lines)
 
 
-def checks_table(checks: Mapping[str, Sequence[Check]]) -> list[str]:
+def checks_table(checks: Mapping[str, Sequence[Check]]) -> Table:
     lines = [
-        f"| {name}: {check.what} | {check.found} | {'yes' if check.holds else 'NO'} |"
+        [f"{name}: {check.what}", check.found, "yes" if check.holds else "NO"]
         for name, found in checks.items()
         for check in found
     ]
-    return ["| what files show | found | as it should be |", "|---|---|---|", *lines] if lines else []
+    return Table("What files show", ["what files show", "found", "as it should be"], lines)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == [WORD]:
-        answer(work)
-        sys.exit()
-    try:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(speculation_memory)
-        app()
-    except EdgeSkipError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main(speculation_memory, worker=work)

@@ -2,49 +2,43 @@
 
     python tools/benchmarks/speculation_vs_transformers.py --checkpoint MODEL --artifact DIR --exit-layer 8
 
-Every turn is a process of its own that loads, warms up and generates from all prompts: transformers' `generate` in
-float32 on the CPU with and without early exit, and each artifact with and without speculation. Sides alternate, and
-who is first changes by round; ratios are of decode tokens/s (of what follows the first delivery) and paired by round.
-Both sides are greedy, ignore end tokens and write the same number of tokens.
+Makes a figure of docs/results/speculation.md. Every turn is a process of its own that loads, warms up and generates from
+all prompts: transformers' `generate` in float32 on the CPU with and without early exit, and each artifact with and
+without speculation. Ratios are of decode tokens/s (of what follows the first delivery) and paired by round. Both sides
+are greedy, ignore end tokens and write the same number of tokens.
 
 transformers drafts through the model's own norm and head, so an artifact drafts the same tokens if it was exported with
 the plain head. It reads num_assistant_tokens and its schedule and threshold from the *model's* generation_config; as
 arguments of `generate` they are ignored (transformers 4.57 and 5.23, AssistedCandidateGenerator). Its draft has a KV
-cache of its own, and the whole model computes the first blocks again. Wants a quiet machine.
+cache of its own, and the whole model computes the first blocks again.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
-from gguf_plans import check_names
-from harness.afresh import WORD, answer, ask_afresh
-from harness.assisted import by_edgeskip, by_transformers
-from harness.figures import Spread, Target, agreement
-from harness.machine import cpu_time, describe
-from harness.models import checkpoint_folder
-from harness.report import cell, doubts, targets_table
-from peer_runtimes import default_work
-from speculation import prompt_ids, read_prompts
+from harness.command import JsonFile, Rounds, Threads, cache_folder, check_names, main
+from harness.peers import checkpoint_folder
+from harness.processes import ask_afresh, others_cores, take_turns
+from harness.prompts import Prompt, read_prompts
+from harness.results import Results, Spread, Table, Target, versions_of
+from harness.runtimes import agreement
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.files import replace_file
 
 BOUND = 3.0  # least that our speed may be, of transformers' with the same γ
 PEER = "transformers"
-PAUSE_S = 0.3
 WARM_UP = 8  # tokens
-PACKAGES = ("transformers", "torch", "onnxruntime")
+Generate = Callable[[list[int], int], dict[str, Any]]
+"""From a prompt's ids and the number of tokens to write: the `tokens` written, `steps` of them in `decode_s` seconds,
+and tokens `drafted` and `accepted`."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +70,9 @@ class Turn:
     def tokens_per_s(self) -> float:
         return self.steps / self.decode_s
 
+    def __str__(self) -> str:
+        return f"{self.tokens_per_s:.1f} tok/s"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -87,19 +84,19 @@ class Row:
     same: list[int]  # of each prompt: greedy tokens as transformers' plain ones before the first that is not
 
 
-def bench_assisted(
+def speculation_vs_transformers(
     checkpoint: Annotated[str, typer.Option(help="Hugging Face folder, or a model as `calibrate` takes it.")],
     artifact: Annotated[list[Path], typer.Option(help="Early-exit artifact of it, fp32; repeatable.")],
     exit_layer: Annotated[int, typer.Option(min=1, help="Blocks that draft.")],
-    num_speculations: Annotated[str, typer.Option(help="Tokens drafted a round, comma-separated.")] = "1,2,4,8",
+    num_speculations: Annotated[str, typer.Option(help="Tokens drafted a round, by comma.")] = "1,2,4,8",
     prompts: Annotated[int, typer.Option(min=1, help="Prompts, half of them code to continue.")] = 6,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate from each.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; medians are over them.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of everything.")] = 2,
+    rounds: Rounds = 3,
+    threads: Threads = 2,
     python: Annotated[
         Path | None, typer.Option(help="Interpreter with another transformers and with edgeskip.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything there.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Measure self-speculation against transformers' assistant_early_exit; a table to stdout, progress to stderr."""
     counts = num_speculations.split(",")
@@ -108,51 +105,34 @@ def bench_assisted(
     check_names([PEER, *(path.name for path in artifact)])
     chosen = read_prompts(prompts)
     ids = _ids(artifact, exit_layer, chosen, tokens)
-    folder = Path(checkpoint) if Path(checkpoint).is_dir() else checkpoint_folder(checkpoint, default_work())
+    folder = Path(checkpoint) if Path(checkpoint).is_dir() else checkpoint_folder(checkpoint, cache_folder())
     named = {PEER: folder, **{path.name: path for path in artifact}}
-    gammas = [0, *map(int, counts)]
-    sides = [Side(name, path.resolve(), gamma) for gamma in gammas for name, path in named.items()]
-    turns: dict[Side, list[Turn]] = {side: [] for side in sides}
-    begin = time.perf_counter()
-    for number in range(1, rounds + 1):
-        for side in sides if number % 2 else reversed(sides):
-            time.sleep(PAUSE_S)
-            request = {
-                "peer": side.peer,
-                "path": str(side.path),
-                "gamma": side.gamma,
-                "exit_layer": exit_layer,
-                "prompts": ids,
-                "tokens": tokens,
-                "threads": threads,
-            }
-            reply = ask_afresh(Path(__file__), request, threads=threads, python=python if side.peer else None)
-            turns[side].append(Turn(**reply))
-            speed = turns[side][-1].tokens_per_s
-            print(f"round {number}  {side.name} γ {side.gamma}: {speed:.1f} tok/s", file=sys.stderr, flush=True)
+    sides = [Side(name, path.resolve(), gamma) for gamma in [0, *map(int, counts)] for name, path in named.items()]
+
+    def turn(side: Side) -> Turn:
+        request = {"peer": side.peer, "path": str(side.path), "gamma": side.gamma, "exit_layer": exit_layer}
+        request |= {"prompts": ids, "tokens": tokens, "threads": threads}
+        return Turn(**ask_afresh(Path(__file__), request, threads=threads, python=python if side.peer else None))
+
+    cells = {f"{side.name} γ {side.gamma}": partial(turn, side) for side in sides}
+    turns = dict(zip(sides, take_turns(cells, rounds=rounds).values(), strict=True))
     rows = rows_of(turns)
-    targets = targets_of(rows)
-    setting = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - begin,
-        "checkpoint": checkpoint,
-        "exit_layer": exit_layer,
-        "prompts": [prompt.name for prompt in chosen],
-        "tokens": tokens,
-        "rounds": rounds,
-        "threads": threads,
-        "machine": describe(),
-        "versions": {name: found for some in turns.values() for name, found in some[0].versions.items()},
-    }
-    if json_file:
-        result = as_json(rows, turns, targets, setting)
-        replace_file(json_file, (json.dumps(result, indent=1, default=str) + "\n").encode())
-    doubtful = doubts(turn.others_cores for some in turns.values() for turn in some)
-    print("\n".join([*as_markdown(rows, setting), "", *targets_table(targets), *doubtful]))
+    Results(
+        name="speculation_vs_transformers",
+        setting={
+            "checkpoint": checkpoint, "exit_layer": exit_layer, "prompts": len(chosen), "tokens": tokens,
+            "rounds": rounds, "threads": threads, "prompt_names": [prompt.name for prompt in chosen],
+        },
+        tables=[table_of(rows, tokens)],
+        targets=targets_of(rows),
+        data=[{"row": row, "turns": turns[row.side]} for row in rows],
+        others_cores=[turn.others_cores for some in turns.values() for turn in some],
+        versions={name: found for some in turns.values() for name, found in some[0].versions.items()},
+    ).publish(json_file)  # fmt: skip
 
 
-def _ids(artifacts: Sequence[Path], exit_layer: int, prompts: Sequence[Any], tokens: int) -> list[list[int]]:
-    """Every prompt's ids. EdgeSkipError where an artifact has not this exit."""
+def _ids(artifacts: Sequence[Path], exit_layer: int, prompts: Sequence[Prompt], tokens: int) -> list[list[int]]:
+    """Every prompt's ids. EdgeSkipError if an artifact does not have this exit."""
     from edgeskip.runtime.session import load
 
     found: list[list[int]] = []
@@ -162,7 +142,7 @@ def _ids(artifacts: Sequence[Path], exit_layer: int, prompts: Sequence[Any], tok
             if exit_layer not in layers:
                 known = ", ".join(map(str, layers)) or "none"
                 raise EdgeSkipError(f"{path} has no exit after {exit_layer} blocks; its exits: {known}")
-            found = found or [prompt_ids(session, prompt, tokens).tolist() for prompt in prompts]
+            found = found or [prompt.ids(session, tokens).tolist() for prompt in prompts]
     return found
 
 
@@ -172,15 +152,94 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     generate = open_side(Path(request["path"]), request["exit_layer"], request["gamma"], request["threads"])
     prompts, tokens = request["prompts"], request["tokens"]
     generate(prompts[0], min(WARM_UP, tokens))
-    before, begin = cpu_time(os.getpid()), time.perf_counter()
-    runs = [generate(prompt, tokens) for prompt in prompts]
-    after, seconds = cpu_time(os.getpid()), time.perf_counter() - begin
+    with others_cores() as others:
+        runs = [generate(prompt, tokens) for prompt in prompts]
     total = {key: sum(run[key] for run in runs) for key in ("steps", "decode_s", "drafted", "accepted")}
+    packages = ("transformers", "torch") if request["peer"] else ("onnxruntime",)
     return total | {
         "texts": [run["tokens"] for run in runs],
-        "others_cores": after.others_since(before, seconds) if before and after else None,
-        "versions": {name: version(name) for name in PACKAGES if name in sys.modules},
+        "others_cores": others[0],
+        "versions": versions_of(packages),
     }
+
+
+def by_edgeskip(path: Path, exit_layer: int, gamma: int, threads: int) -> Generate:
+    """An early-exit artifact; `gamma` 0 = plain decoding."""
+    from edgeskip.runtime.session import load
+    from edgeskip.runtime.speculation.policy import Speculation
+
+    session = load(path, threads=threads)
+    session.end_tokens = frozenset()
+    policy = Speculation("model", max(gamma, 1), exit_layer=exit_layer)
+
+    def generate(prompt: list[int], tokens: int) -> dict[str, Any]:
+        strategy: Any = "speculative" if gamma else "plain"
+        generation = session.generate(prompt, max_tokens=tokens, strategy=strategy, speculation=policy)
+        counts = generation.stats.speculation
+        return {
+            "tokens": list(generation.tokens),
+            "steps": len(generation.tokens) - 1,
+            "decode_s": generation.stats.decode_s,
+            "drafted": counts.drafted if counts else 0,
+            "accepted": counts.accepted if counts else 0,
+        }
+
+    return generate
+
+
+def by_transformers(path: Path, exit_layer: int, gamma: int, threads: int) -> Generate:
+    """The checkpoint in float32 through `generate`; its early exit is the model's own norm and head."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+    model.eval()
+    config = model.generation_config
+    config.eos_token_id, config.pad_token_id = None, 0
+    config.num_assistant_tokens = max(gamma, 1)  # read from here alone
+    config.num_assistant_tokens_schedule = "constant"
+    config.assistant_confidence_threshold = 0.0
+    early_exit = {"assistant_early_exit": exit_layer} if gamma else {}
+
+    def generate(prompt: list[int], tokens: int) -> dict[str, Any]:
+        watch = Deliveries()
+        ids = torch.tensor([prompt])
+        settings = {"max_new_tokens": tokens, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+        with torch.inference_mode():
+            model.generate(ids, streamer=watch, **settings, **early_exit)
+        return watch.result(len(prompt), tokens, gamma)
+
+    return generate
+
+
+class Deliveries:
+    """A transformers streamer: which tokens came when. The first delivery is the prompt, each later one a round's."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.parts: list[list[int]] = []
+
+    def put(self, value: Any) -> None:
+        self.parts.append(np.asarray(value).reshape(-1).tolist())
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None: ...
+
+    def result(self, prompt: int, tokens: int, gamma: int) -> dict[str, Any]:
+        """`steps` and `decode_s` are of what came after the first round, which holds the prompt's run."""
+        parts = self.parts[1:]
+        counts = [len(part) for part in parts]
+        if len(self.parts[0]) != prompt or sum(counts) != tokens:
+            raise EdgeSkipError(f"transformers gave {sum(counts)} tokens, not {tokens}")
+        before = np.cumsum([0, *counts])[:-1]
+        return {
+            "tokens": [token for part in parts for token in part],
+            "steps": tokens - counts[0],
+            "decode_s": self.times[-1] - self.times[1],
+            "drafted": int(sum(min(gamma, tokens - int(done) - 1) for done in before)),
+            "accepted": sum(counts) - len(counts),
+        }
 
 
 def rows_of(turns: Mapping[Side, Sequence[Turn]]) -> list[Row]:
@@ -189,7 +248,7 @@ def rows_of(turns: Mapping[Side, Sequence[Turn]]) -> list[Row]:
     plain = {side.name: some for side, some in turns.items() if not side.gamma}
 
     def ratio(some: Sequence[Turn], others: Sequence[Turn]) -> Spread:
-        return Spread.of(a.tokens_per_s / b.tokens_per_s for a, b in zip(some, others, strict=True))
+        return Spread.of_ratios((one.tokens_per_s for one in some), (one.tokens_per_s for one in others))
 
     rows = []
     for side, some in turns.items():
@@ -210,49 +269,22 @@ def targets_of(rows: Sequence[Row]) -> list[Target]:
     ]
 
 
-def as_json(
-    rows: Sequence[Row], turns: Mapping[Side, Sequence[Turn]], targets: Sequence[Target], setting: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "setting": setting,
-        "rows": [{**asdict(row), "turns": [asdict(turn) for turn in turns[row.side]]} for row in rows],
-        "targets": [{**asdict(target), "met": target.met} for target in targets],
-    }
-
-
-def as_markdown(rows: Sequence[Row], setting: dict[str, Any]) -> list[str]:
-    machine, count = setting["machine"], len(setting["prompts"])
+def table_of(rows: Sequence[Row], tokens: int) -> Table:
+    columns = ["", "γ", "tok/s", "÷ transformers, same γ", "÷ own plain", "accepted", "texts as transformers' plain"]
     lines = [
-        f"exit layer {setting['exit_layer']}, {count} prompts, {setting['tokens']} tokens each, float32, "
-        f"{setting['threads']} threads, medians of {setting['rounds']} interleaved rounds [least – greatest]; "
-        f"{machine['processor']}, {machine['usable_cores']} cores; "
-        + ", ".join(f"{name} {version}" for name, version in setting["versions"].items()),
-        "",
-        "| | γ | tok/s | ÷ transformers, same γ | ÷ own plain | accepted | texts as transformers' plain |",
-        "|---|---:|---|---|---|---:|---:|",
-    ]
-    for row in rows:
-        cells = [
+        [
             row.side.name,
-            str(row.side.gamma) if row.side.gamma else "plain",
-            cell(row.tokens_per_s, 1),
-            cell(row.over_peer, 2) if row.over_peer else "",
-            cell(row.over_plain, 3),
+            str(row.side.gamma or "plain"),
+            row.tokens_per_s.text(1),
+            row.over_peer.text(2) if row.over_peer else "",
+            row.over_plain.text(3),
             "" if row.acceptance is None else f"{row.acceptance:.1%}",
-            f"{sum(same == setting['tokens'] for same in row.same)} of {count}",
+            f"{sum(same == tokens for same in row.same)} of {len(row.same)}",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        for row in rows
+    ]
+    return Table("Against transformers' assistant_early_exit", columns, lines)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == [WORD]:
-        answer(work)
-        sys.exit()
-    try:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(bench_assisted)
-        app()
-    except EdgeSkipError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main(speculation_vs_transformers, worker=work)

@@ -2,36 +2,31 @@
 
     python tools/benchmarks/split_cost.py FIRST.gguf WHOLE.gguf --json split.json
 
-FIRST is the first half (its second half lies beside it), WHOLE the same model in one file. Compared in one process,
-in turns, over several rounds, ratios paired by round: the prompt, one token and the verification of 2, 4 and 8 tokens
-behind it; a round of self-speculation (so many draft steps with the draft's own head, then one verification) against
-as many decode steps of the whole file, which is what it would replace if all were accepted; and the first half with
-and without the callback that reads its exit states.
+Makes a figure of docs/results/gguf.md. FIRST is the first half (its second half lies beside it), WHOLE the same model
+in one file. Compared in one process, in turns, over several rounds, ratios paired by round: the prompt, one token and
+the verification of 2, 4 and 8 tokens behind it; a round of self-speculation (so many draft steps with the draft's own
+head, then one verification) against as many decode steps of the whole file, which is what it would replace if all were
+accepted; and the first half with and without the callback that reads its exit states.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
-from harness.figures import Spread, Target
-from harness.machine import describe
-from harness.report import cell, targets_table
+from harness.command import LICENSE, JsonFile, PromptText, Rounds, Threads, main, prompt_ids
+from harness.processes import tell
+from harness.results import Results, Spread, Table, Target
 from numpy.typing import NDArray
-from peer_runtimes import LICENSE
 
 from edgeskip.artifacts.gguf.manifest import GgufManifest
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.files import replace_file
 
 if TYPE_CHECKING:
     from edgeskip.runtime.engines.interface import Engine
@@ -66,24 +61,20 @@ class Comparison:
 
     @property
     def ratio(self) -> Spread:
-        return Spread.of(a / b for a, b in zip(self.subject_s, self.baseline_s, strict=True))
+        return Spread.of_ratios(self.subject_s, self.baseline_s)
 
 
 def split_cost(
     first: Annotated[Path, typer.Argument(help="First half of a pair; the second lies beside it.")],
     whole: Annotated[Path, typer.Argument(help="The same model in one file.")],
-    text: Annotated[Path, typer.Option(help="Text whose first tokens are the prompt.")] = LICENSE,
+    text: PromptText = LICENSE,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 512,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds, after one that warms up.")] = 7,
+    rounds: Rounds = 7,
     repeats: Annotated[int, typer.Option(min=1, help="Times a turn, of everything but the prompt.")] = 8,
-    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything there.")] = None,
+    threads: Threads = 2,
+    json_file: JsonFile = None,
 ) -> None:
-    """Measure both halves of a split model against the whole; a table to stdout, progress to stderr.
-
-    In one process and in turns: the prompt, 1, 2, 4 and 8 tokens behind it, a round of drafting and verifying
-    against as many decode steps, and the first half with and without the callback that reads its exit states.
-    """
+    """Measure both halves of a split model against the whole; a table to stdout, progress to stderr."""
     import edgeskip
     from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
     from edgeskip.runtime.engines.llamacpp.split import LlamaCppSplitEngine
@@ -97,28 +88,23 @@ def split_cost(
             )
         if split.vocab_size != dense.vocab_size:
             raise EdgeSkipError(f"{first} and {whole} are not the same model")
-        ids = one.encode(text.read_text(encoding="utf-8"), chat=False)[: prompt + max(VERIFIED)]
-        if len(ids) < prompt + max(VERIFIED):
-            raise EdgeSkipError(f"{text} has only {len(ids)} tokens: give a longer --text or a smaller --prompt")
+        ids = np.array(prompt_ids(whole, text, prompt + max(VERIFIED)))
         plain = LlamaCppEngine(split.first, threads=threads)
         compared = comparisons(split, dense, plain, ids, prompt, repeats)
         measure(compared, rounds)
-    targets = [
-        Target(f"{c.name}: {c.against}", c.bound, c.ratio, at_least=False) for c in compared if c.bound is not None
-    ]
-    setting = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "exit_layer": manifest.exit_layer,
-        "prompt_tokens": prompt,
-        "threads": threads,
-        "rounds": rounds,
-        "repeats": repeats,
-        "machine": describe(),
-    }
-    if json_file:
-        result = {"setting": setting, "comparisons": [as_json(c) for c in compared]}
-        replace_file(json_file, (json.dumps(result, indent=1) + "\n").encode())
-    print(as_markdown(compared, targets, setting))
+    Results(
+        name="split_cost",
+        setting={
+            "exit_layer": manifest.exit_layer, "prompt_tokens": prompt, "threads": threads, "rounds": rounds,
+            "repeats": repeats,
+        },
+        tables=[table_of(compared)],
+        targets=targets_of(compared),
+        data=[
+            {"name": c.name, "against": c.against, "ratio": c.ratio, "subject_s": c.subject_s, "baseline_s": c.baseline_s}
+            for c in compared
+        ],
+    ).publish(json_file)  # fmt: skip
 
 
 def comparisons(
@@ -129,6 +115,7 @@ def comparisons(
     The prompt's cases come first: they leave every engine with the prompt that the others stand behind.
     """
     head, tail = ids[:prompt], ids[prompt:]
+    both, callback = "both halves / whole", "callback / none"
 
     def at_start(engine: Engine, run: Callable[[], object]) -> Case:
         return Case(engine, run, 0, 1)
@@ -136,58 +123,39 @@ def comparisons(
     def behind(engine: Engine, run: Callable[[], object]) -> Case:
         return Case(engine, run, prompt, repeats)
 
-    found = [
-        Comparison(
-            f"prompt of {prompt}",
-            "both halves / whole",
-            at_start(split, lambda: split.step(head)),
-            at_start(whole, lambda: whole.step(head)),
-            BOUND,
-        ),
-        Comparison(
-            f"prompt of {prompt}, first half",
-            "callback / none",
-            at_start(split, lambda: split.draft(head)),
-            at_start(plain, lambda: plain.step(head)),
-        ),
-    ]
-    for count in (1, *VERIFIED):
-        tokens = tail[:count]
-        found.append(
-            Comparison(
-                "1 token" if count == 1 else f"{count} tokens at once",
-                "both halves / whole",
-                behind(split, lambda tokens=tokens: split.step(tokens, logits=0)),
-                behind(whole, lambda tokens=tokens: whole.step(tokens, logits=0)),
-                BOUND,
-            )
-        )
-    for count in (1, *VERIFIED):
-        singles = [tail[i : i + 1] for i in range(count)]
-        found.append(
-            Comparison(
-                f"round of {count}: drafted, verified",
-                f"/ {count} decode step{'s' if count > 1 else ''} of whole",
-                behind(split, lambda singles=singles: ([split.draft(one) for one in singles], split.verify(ids[:0]))),
-                behind(whole, lambda singles=singles: [whole.step(one) for one in singles]),
-            )
-        )
+    def at_once(tokens: NDArray[np.int64]) -> Comparison:
+        name = "1 token" if len(tokens) == 1 else f"{len(tokens)} tokens at once"
+        subject = behind(split, lambda: split.step(tokens, logits=0))
+        return Comparison(name, both, subject, behind(whole, lambda: whole.step(tokens, logits=0)), BOUND)
+
+    def one_by_one(tokens: NDArray[np.int64]) -> Comparison:
+        count, singles = len(tokens), tokens.reshape(-1, 1)
+        against = f"/ {count} decode step{'s' if count > 1 else ''} of whole"
+        subject = behind(split, lambda: ([split.draft(one) for one in singles], split.verify(ids[:0])))
+        baseline = behind(whole, lambda: [whole.step(one) for one in singles])
+        return Comparison(f"round of {count}: drafted, verified", against, subject, baseline)
+
+    drafted = at_start(split, lambda: split.draft(head)), at_start(plain, lambda: plain.step(head))
     one = tail[:1]
-    found.append(
+    return [
         Comparison(
-            "1 token, first half",
-            "callback / none",
-            behind(split, lambda: split.draft(one)),
+            f"prompt of {prompt}", both, at_start(split, lambda: split.step(head)),
+            at_start(whole, lambda: whole.step(head)), BOUND,
+        ),
+        Comparison(f"prompt of {prompt}, first half", callback, *drafted),
+        *(at_once(tail[:count]) for count in (1, *VERIFIED)),
+        *(one_by_one(tail[:count]) for count in (1, *VERIFIED)),
+        Comparison(
+            "1 token, first half", callback, behind(split, lambda: split.draft(one)),
             behind(plain, lambda: plain.step(one)),
-        )
-    )
-    return found
+        ),
+    ]  # fmt: skip
 
 
 def measure(compared: Sequence[Comparison], rounds: int) -> None:
-    """Fills in the seconds of `rounds` rounds after one that warms up; who of a pair is first changes by round."""
+    """Fill in the seconds of `rounds` rounds after one that warms up; who of a pair is first changes by round."""
     for number in range(rounds + 1):
-        print(f"round {number}" if number else "warm-up", file=sys.stderr, flush=True)
+        tell(f"round {number}" if number else "warm-up")
         for comparison in compared:
             turns = [(comparison.subject, comparison.subject_s), (comparison.baseline, comparison.baseline_s)]
             for case, seconds in turns if number % 2 else reversed(turns):
@@ -208,39 +176,18 @@ def timed(case: Case) -> float:
     return statistics.median(times)
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "name": comparison.name,
-        "against": comparison.against,
-        "bound": comparison.bound,
-        "ratio": asdict(comparison.ratio),
-        "subject_s": comparison.subject_s,
-        "baseline_s": comparison.baseline_s,
-    }
+def targets_of(compared: Sequence[Comparison]) -> list[Target]:
+    bound = [(one, one.bound) for one in compared if one.bound is not None]
+    return [Target(f"{one.name}: {one.against}", most, one.ratio, at_least=False) for one, most in bound]
 
 
-def as_markdown(compared: Sequence[Comparison], targets: Sequence[Target], setting: dict[str, Any]) -> str:
-    """Every comparison, then the bounds."""
-    machine = setting["machine"]
-    lines = [
-        f"exit layer {setting['exit_layer']}, behind {setting['prompt_tokens']} tokens, {setting['threads']} "
-        f"threads, medians of {setting['rounds']} interleaved rounds [least – greatest]; {machine['processor']}, "
-        f"{machine['usable_cores']} cores",
-        "",
-        "| | compared | ms | with ms | ratio |",
-        "|---|---|---|---|---|",
-    ]
+def table_of(compared: Sequence[Comparison]) -> Table:
+    lines = []
     for one in compared:
-        milliseconds = (f"{1e3 * statistics.median(seconds):.2f}" for seconds in (one.subject_s, one.baseline_s))
-        lines.append(f"| {one.name} | {one.against} | {' | '.join(milliseconds)} | {cell(one.ratio, 3)} |")
-    return "\n".join([*lines, "", *targets_table(targets)])
+        milliseconds = [f"{1e3 * statistics.median(seconds):.2f}" for seconds in (one.subject_s, one.baseline_s)]
+        lines.append([one.name, one.against, *milliseconds, one.ratio.text(3)])
+    return Table("Both halves of a pair against the whole file", ["", "compared", "ms", "with ms", "ratio"], lines)
 
 
 if __name__ == "__main__":
-    try:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command()(split_cost)
-        app()
-    except EdgeSkipError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main(split_cost)

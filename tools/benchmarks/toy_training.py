@@ -3,28 +3,27 @@
     python tools/benchmarks/toy_training.py                     6 blocks, 1200 steps of each
     python tools/benchmarks/toy_training.py --steps 40          a glimpse
 
-Both start from the same random weights and see the same bytes of TEXT in the same order, through edgeskip.training's
-own objective and loop; its end is held out. Perplexity is per byte, of the exit at half the depth and of the last
-block, both through the model's one norm and head. Ends with exit code 1 where a target is missed.
+Makes a figure of docs/results/training.md. Both start from the same random weights and see the same bytes of TEXT in the
+same order, through edgeskip.training's own objective and loop; its end is held out. Perplexity is per byte, of the exit
+at half the depth and of the last block, both through the model's one norm and head. Exit code 1 if a bound is missed.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from harness.command import DATA, JsonFile, main
+from harness.processes import tell
+from harness.results import Results, Spread, Table, Target
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.files import replace_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from edgeskip.training.config import LayerSkipConfig
     from edgeskip.training.examples import Example
 
-DATA = Path(os.environ.get("EDGESKIP_DATA") or Path(__file__).parents[3] / "shared" / "data")
 BLOCKS, EXIT = 6, 3
 WINDOW = 128  # bytes of an example
 HELD_OUT = 64  # windows from the end of the text
@@ -50,13 +48,13 @@ class Result:
     seconds: float
 
 
-def train_toy(
+def toy_training(
     text: Annotated[Path, typer.Option(help="UTF-8 text, 200 kB at least.")] = DATA / "state_union_1945-2006.txt",
     steps: Annotated[int, typer.Option(help="Of 16 windows of 128 bytes.")] = 1200,
     hidden: Annotated[int, typer.Option(help="Width of the residual stream, a multiple of 32.")] = 64,
     p_max: Annotated[float, typer.Option(help="The recipe's layer dropout.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Train a toy with the recipe and without, and compare what its exit has learned."""
     from edgeskip.training.config import LayerSkipConfig
@@ -66,17 +64,18 @@ def train_toy(
         "without": LayerSkipConfig(p_max=0.0, e_scale=0.0),
         "with": LayerSkipConfig(p_max=p_max, e_scale=1.0, interval=2),
     }
-    results = [
-        trained(name, recipe, learned, held_out, steps=steps, hidden=hidden, seed=seed)
-        for name, recipe in recipes.items()
-    ]
-    print(as_markdown(results))
-    if json_file is not None:
-        figures = {"steps": steps, "hidden": hidden, "p_max": p_max, "seed": seed, "text": text.name}
-        figures |= {"results": [asdict(result) for result in results]}
-        replace_file(json_file, (json.dumps(figures, indent=2) + "\n").encode())
-    if missed := targets_missed(*results):
-        print(f"missed: {'; '.join(missed)}", file=sys.stderr)
+    without, recipe = (
+        trained(name, one, learned, held_out, steps=steps, hidden=hidden, seed=seed) for name, one in recipes.items()
+    )
+    results = Results(
+        name="toy_training",
+        setting={"steps": steps, "hidden": hidden, "p_max": p_max, "seed": seed, "text": text.name},
+        tables=[table_of(without, recipe)],
+        targets=targets_of(without, recipe),
+        data=[without, recipe],
+    )
+    results.publish(json_file)
+    if not results.met:
         raise typer.Exit(1)
 
 
@@ -115,7 +114,7 @@ def trained(
     def progress(report: Report) -> None:
         if report.step % 50 == 0:
             losses = "  ".join(f"{part} {loss:.2f}" for part, loss in report.losses.items())
-            print(f"{name} {report.step}/{steps}  {losses}", file=sys.stderr)
+            tell(f"{name} {report.step}/{steps}  {losses}")
 
     model = toy(hidden, seed)
     policy = OptimizerConfig(3e-3, 16, steps=steps, warmup=min(20, steps // 4), seed=seed, save_every=steps)
@@ -161,30 +160,24 @@ def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": labels}
 
 
-def targets_missed(without: Result, recipe: Result) -> list[str]:
-    """What the recipe should have done and did not."""
-    missed = []
-    if recipe.last_perplexity > LAST_WITHIN * without.last_perplexity:
-        missed.append(f"the last block's perplexity is more than {LAST_WITHIN - 1:.0%} higher with the recipe")
-    if recipe.exit_perplexity > EXIT_BELOW * without.exit_perplexity:
-        missed.append(f"the exit's perplexity is more than {EXIT_BELOW:.0%} of that without the recipe")
-    return missed
+def targets_of(without: Result, recipe: Result) -> list[Target]:
+    """What the recipe should do."""
+    exits = Spread.of([recipe.exit_perplexity / without.exit_perplexity])
+    last = Spread.of([recipe.last_perplexity / without.last_perplexity])
+    return [
+        Target("the exit's perplexity, with the recipe over without", EXIT_BELOW, exits, at_least=False),
+        Target("the last block's perplexity, with the recipe over without", LAST_WITHIN, last, at_least=False),
+    ]
 
 
-def as_markdown(results: Sequence[Result]) -> str:
-    """A row for each model, and one of ratios: with over without."""
-    without, recipe = results
-    rows = [f"| recipe | exit {EXIT} of {BLOCKS} | last block | s |", "|---|---|---|---|"]
-    rows += [f"| {r.name} | {r.exit_perplexity:.2f} | {r.last_perplexity:.2f} | {r.seconds:.0f} |" for r in results]
-    exits = recipe.exit_perplexity / without.exit_perplexity
-    last = recipe.last_perplexity / without.last_perplexity
-    rows.append(f"| with / without | {exits:.3f} | {last:.3f} | |")
-    return "\n".join(rows)
+def table_of(without: Result, recipe: Result) -> Table:
+    """A row for each model."""
+    rows = [
+        [one.name, f"{one.exit_perplexity:.2f}", f"{one.last_perplexity:.2f}", f"{one.seconds:.0f}"]
+        for one in (without, recipe)
+    ]
+    return Table("A toy with and without the recipe", ["recipe", f"exit {EXIT} of {BLOCKS}", "last block", "s"], rows)
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(train_toy)
-    except EdgeSkipError as error:
-        print(f"train_toy: error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main(toy_training)

@@ -1,1 +1,1 @@
-"""The parts of `tools/benchmarks/peer_runtimes.py`: environments, model files, workers, figures, report."""
+"""What the scripts that make figures share: options, worker processes, rounds in turns, tables and one form of JSON."""

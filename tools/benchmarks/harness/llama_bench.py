@@ -10,20 +10,20 @@ from typing import Any
 
 from edgeskip.core.child_exit import how_it_ended
 from edgeskip.core.errors import EdgeSkipError
-from harness.driver import Run
+from harness.runtimes import Run
 
 TIMEOUT_S = 1800
 
 
 def llama_bench(program: Path, file: Path, *, prompt_tokens: int, new_tokens: int, threads: int) -> Run:
-    """One repetition of each test, after llama-bench's own warm-up. It runs random tokens and tells no memory.
+    """One repetition of each test, after llama-bench's own warm-up. It runs random tokens and reports no memory.
 
     Decoding is measured at depth `prompt_tokens`, as our own runs decode behind their prompt; llama-bench's default
     is an empty context.
     """
     common = [str(program), "-m", str(file), "-r", "1", "-t", str(threads), "-o", "json"]
-    prefill = _answer([*common, "-p", str(prompt_tokens), "-n", "0"])
-    decode = _answer([*common, "-p", "0", "-n", str(new_tokens), "-d", str(prompt_tokens)])
+    prefill = json.loads(output_of([*common, "-p", str(prompt_tokens), "-n", "0"]))
+    decode = json.loads(output_of([*common, "-p", "0", "-n", str(new_tokens), "-d", str(prompt_tokens)]))
     return run_of(prefill, decode)
 
 
@@ -42,13 +42,13 @@ def run_of(prefill: Sequence[dict[str, Any]], decode: Sequence[dict[str, Any]]) 
     )
 
 
-def _answer(command: Sequence[str]) -> list[dict[str, Any]]:
+def output_of(command: Sequence[str]) -> str:
+    """What a program that measures prints to stdout; EdgeSkipError with its last line if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EdgeSkipError(f"{command[0]} cannot be run: {error}") from None
     if done.returncode:
-        words = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise EdgeSkipError(f"llama-bench {how_it_ended(done.returncode)} on {command[2]}: {words[-1]}")
-    rows: list[dict[str, Any]] = json.loads(done.stdout)
-    return rows
+        last = (done.stderr.strip().splitlines() or ["it printed no error"])[-1]
+        raise EdgeSkipError(f"{' '.join(command[:4])} {how_it_ended(done.returncode)}: {last}")
+    return done.stdout

@@ -8,9 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from edgeskip.runtime.speculation.policy import Speculation
-from harness.engine_calls import Call, together
-from harness.figures import Spread, Target
-from harness.report import cell
+from harness.results import Spread, Table, Target
+from harness.rounds import Call, summed_calls
 
 LOOP_BOUND = 1.05  # most that a round in the loop may take, of its drafts and its verification by themselves
 AUTO_BOUND = 0.97  # least that auto may reach, of plain decoding
@@ -26,7 +25,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Run:
-    """One generation. `steps` tokens in `decode_s` seconds; `loop_s` of these in rounds, which `bare_s` repeat."""
+    """One generation. `steps` tokens in `decode_s` seconds; `loop_s` of these in rounds, which `bare_s` repeat.
+
+    `same` as plain decoding's tokens in this round; else `position` is the first that differs, `margin` the one between
+    the two likeliest tokens there, in logits.
+    """
 
     setting: str
     round: int
@@ -39,16 +42,18 @@ class Run:
     bare_s: float | None = None
     category: str = ""
     calls: list[Call] = field(default_factory=list)  # of the engine, behind the prompt
-    same: bool | None = None  # as plain decoding's tokens in this round
+    same: bool | None = None
+    position: int | None = None
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
 class Round:
-    """Milliseconds of a mean round, by what the engine was called for. None where there was no such call."""
+    """Milliseconds of a mean round, by what the engine was called for. None if there was no such call."""
 
     draft_steps: float  # of the engine, a round
     draft_step_ms: float | None
-    drafter_ms: float  # a round, besides these: choosing, looking n-grams up
+    drafter_ms: float  # a round, beside these: choosing, looking n-grams up
     verify_ms: float | None
     verify_by_rows: dict[int, tuple[int, float]]  # rows → (how often, ms)
     plain_step_ms: float | None
@@ -62,8 +67,8 @@ class Row:
     setting: str
     tokens_per_s: Spread
     ratio: Spread
-    acceptance: float | None = None  # of the tokens drafted; None where none were
-    accepted_length: float | None = None  # tokens a round, besides the one that every round gives
+    acceptance: float | None = None  # of the tokens drafted; None if none were
+    accepted_length: float | None = None  # tokens a round, beside the one that every round gives
     shares: tuple[float, float, float, float] | None = None  # of decode time: draft, verify, plain steps, the rest
     loop: Spread | None = None  # loop_s / bare_s
     a_round: Round | None = None
@@ -76,7 +81,6 @@ class Result:
 
     artifact: str
     label: str
-    seconds: float
     others_cores: float | None
     rows: list[Row]
     categories: dict[str, list[Row]]
@@ -96,12 +100,11 @@ def rows_of(settings: Sequence[Setting], runs: Sequence[Run]) -> list[Row]:
     for setting in settings:
         own = [run for run in runs if run.setting == setting.name]
         speed = speeds(setting.name)
-        ratio = Spread.of(a / b for a, b in zip(speed, plain, strict=True))
         compared = [run.same for run in own if run.same is not None]
         rows.append(
             Row(
-                setting.name, Spread.of(speed), ratio, **counts_of(own), loop=loop_of(own, numbers),
-                a_round=round_of(own), identical=fmean(compared) if compared else None,
+                setting.name, Spread.of(speed), Spread.of_ratios(speed, plain), **counts_of(own),
+                loop=loop_of(own, numbers), a_round=round_of(own), identical=fmean(compared) if compared else None,
             )
         )  # fmt: skip
     return rows
@@ -141,13 +144,13 @@ def loop_of(runs: Sequence[Run], numbers: Sequence[int]) -> Spread | None:
 
 
 def round_of(runs: Sequence[Run]) -> Round | None:
-    """A mean round of one setting's runs; None where they were not speculative or made no round."""
+    """A mean round of one setting's runs; None if they were not speculative or made no round."""
     found = [run for run in runs if run.speculation is not None]
     stats = [run.speculation for run in found if run.speculation is not None]
     rounds = sum(one["rounds"] for one in stats)
     if not rounds:
         return None
-    calls = together([run.calls for run in found])
+    calls = summed_calls([run.calls for run in found])
     drafts = [call for call in calls if call.kind == "draft"]
     # An engine that does not draft verifies by a step over several tokens; a step over one is a plain one.
     verifying = [call for call in calls if call.kind == "verify" or (call.kind == "step" and call.rows > 1)]
@@ -178,73 +181,50 @@ def targets_of(result: Result) -> list[Target]:
             what = f"{result.artifact}, {row.setting}: a round in the loop over its drafts and verification alone"
             targets.append(Target(what, LOOP_BOUND, row.loop, at_least=False))
         if row.setting.endswith("auto"):
-            targets.append(
-                Target(f"{result.artifact}, {row.setting}: speed over plain decoding", AUTO_BOUND, row.ratio)
-            )
+            what = f"{result.artifact}, {row.setting}: speed over plain decoding"
+            targets.append(Target(what, AUTO_BOUND, row.ratio))
     return targets
 
 
-def as_markdown(results: Sequence[Result], setting: dict[str, Any]) -> list[str]:
-    """Tables of each artifact: all prompts, a mean round, and categories where there are several."""
-    machine = setting["machine"]
-    lines = [
-        f"{len(setting['prompts'])} prompts, up to {setting['tokens']} tokens, {setting['threads']} threads, medians "
-        f"of {setting['rounds']} interleaved rounds [least – greatest]; {machine['processor']}, "
-        f"{machine['usable_cores']} cores",
-    ]
-    for result in results:
-        lines += [
-            "",
-            f"| {result.artifact} ({result.label}) | tok/s | ÷ plain | accepted | a round | draft | verify "
-            "| plain steps | rest | loop ÷ bare | identical |",
-            "|---" * 11 + "|",
-        ]
-        for row in result.rows:
-            cells = [row.setting, cell(row.tokens_per_s, 1), cell(row.ratio, 3), _percent(row.acceptance)]
-            cells.append("" if row.accepted_length is None else f"{row.accepted_length:.2f}")
-            cells += [f"{share:.1%}" for share in row.shares] if row.shares else [""] * 4
-            cells += [cell(row.loop, 3) if row.loop else "", _percent(row.identical)]
-            lines.append(_line(cells))
-        lines += [*_rounds_table(result.rows), *_categories_table(result)]
-    return lines
+def tables_of(result: Result) -> list[Table]:
+    """All prompts, a mean round, and categories if there are several."""
+    heads = ["tok/s", "÷ plain", "accepted", "a round", "draft", "verify", "plain steps", "rest", "loop ÷ bare"]
+    lines = []
+    for row in result.rows:
+        cells = [row.setting, row.tokens_per_s.text(1), row.ratio.text(3), _percent(row.acceptance)]
+        cells.append("" if row.accepted_length is None else f"{row.accepted_length:.2f}")
+        cells += [f"{share:.1%}" for share in row.shares] if row.shares else [""] * 4
+        lines.append([*cells, row.loop.text(3) if row.loop else "", _percent(row.identical)])
+    name = f"{result.artifact} ({result.label})"
+    tables = [Table(name, [name, *heads, "identical"], lines), _rounds_table(name, result.rows)]
+    return [*tables, *([_categories_table(name, result)] if len(result.categories) > 1 else [])]
 
 
-def _rounds_table(rows: Sequence[Row]) -> list[str]:
-    made = [(row.setting, row.a_round) for row in rows if row.a_round]
-    if not made:
-        return []
-    lines = [
-        "",
-        "| a round, ms | draft steps | one of them | drafter besides | verify | by rows (how often) | plain step "
-        "| loop, a turn |",
-        "|---" * 8 + "|",
-    ]
-    for name, one in made:
-        rows_ms = ", ".join(f"{rows}: {ms:.1f} ({count})" for rows, (count, ms) in one.verify_by_rows.items())
-        cells = [name, f"{one.draft_steps:.2f}", _ms(one.draft_step_ms), f"{one.drafter_ms:.2f}", _ms(one.verify_ms)]
-        lines.append(_line([*cells, rows_ms, _ms(one.plain_step_ms), f"{one.loop_ms:.2f}"]))
-    return lines
+def _rounds_table(name: str, rows: Sequence[Row]) -> Table:
+    heads = ["draft steps", "one of them", "drafter beside", "verify", "by rows (how often)", "plain step"]
+    lines = []
+    for row in rows:
+        if one := row.a_round:
+            by_rows = ", ".join(f"{rows}: {ms:.1f} ({count})" for rows, (count, ms) in one.verify_by_rows.items())
+            cells = [f"{one.draft_steps:.2f}", _ms(one.draft_step_ms), f"{one.drafter_ms:.2f}", _ms(one.verify_ms)]
+            lines.append([row.setting, *cells, by_rows, _ms(one.plain_step_ms), f"{one.loop_ms:.2f}"])
+    return Table(f"{name}, a round", ["a round, ms", *heads, "loop, a turn"], lines)
 
 
-def _categories_table(result: Result) -> list[str]:
+def _categories_table(name: str, result: Result) -> Table:
     """Speed over plain decoding (share accepted), by category; then the mean of the categories and all prompts."""
-    if len(result.categories) < 2:
-        return []
-    names = [row.setting for row in result.rows[1:]]
-    lines = ["", _line(["÷ plain (accepted)", *names]), "|---" * (len(names) + 1) + "|"]
-    for category, rows in result.categories.items():
-        lines.append(_line([category, *(_ratio(row.ratio.median, row.acceptance) for row in rows[1:])]))
+    lines = [
+        [category, *(_ratio(row.ratio.median, row.acceptance) for row in rows[1:])]
+        for category, rows in result.categories.items()
+    ]
     means = []
     for at in range(1, len(result.rows)):
         some = [rows[at] for rows in result.categories.values()]
         accepted = [row.acceptance for row in some if row.acceptance is not None]
         means.append(_ratio(fmean(row.ratio.median for row in some), fmean(accepted) if accepted else None))
     everything = (_ratio(row.ratio.median, row.acceptance) for row in result.rows[1:])
-    return [*lines, _line(["mean of these", *means]), _line(["all prompts", *everything])]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    lines += [["mean of these", *means], ["all prompts", *everything]]
+    return Table(f"{name} by category", ["÷ plain (accepted)", *(row.setting for row in result.rows[1:])], lines)
 
 
 def _percent(share: float | None) -> str:

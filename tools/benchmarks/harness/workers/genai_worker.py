@@ -1,15 +1,14 @@
-"""Benchmark worker: onnxruntime-genai's Generator on a folder that it can load, on the CPU or what PROVIDER names."""
+"""Benchmark worker: onnxruntime-genai's Generator on a folder that it can load, on the CPU or another provider."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from protocol import Record, Start, Step, serve
 
 
-def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
+def load(record: Record, *, folder: str, threads: int, capacity: int, provider: str = "") -> Start:
     """`capacity`: most tokens of a sequence, prompt and new ones; the shared KV buffers are made for it."""
     import numpy as np
     import onnxruntime_genai as og
@@ -21,7 +20,7 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
     overlay = {"model": {"eos_token_id": configured["vocab_size"] - 1, **parts}}
     search = {"max_length": capacity, "do_sample": False, "past_present_share_buffer": True}
     config = og.Config(folder)
-    if provider := os.environ.get("PROVIDER"):
+    if provider:
         config.clear_providers()
         config.append_provider(provider)
     config.overlay(json.dumps(overlay))

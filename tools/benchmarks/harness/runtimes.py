@@ -1,42 +1,44 @@
-"""Starts one worker process per contestant and makes them run in turn, never two at once."""
+"""Runtimes that generate from the same prompt, a worker process each (workers/), and what their runs come to."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgeskip.core.errors import EdgeSkipError
-from harness.machine import cpu_time
+from harness.processes import cpu_time, take_turns, tell, worker_environment
+from harness.results import Spread
 
 WORKERS = Path(__file__).parent / "workers"
-Role = Literal["ours", "peer"]
-
-
-def tell(line: str) -> None:
-    """Progress, to stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One runtime with one model: what is measured and how it is started."""
+    """One runtime with one model: what is measured and how it is started. `options` are its worker's own."""
 
     name: str
-    role: Role
-    precision: str
     python: Path
     worker: str  # file name in harness/workers
     folder: Path
+    precision: str = ""
     note: str = ""  # how the model files were made
+    ours: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def our_contestant(path: Path, name: str = "", precision: str = "", note: str = "") -> Contestant:
+    """This runtime on an artifact folder or a GGUF file."""
+    python = Path(sys.executable)
+    return Contestant(name or path.name, python, "edgeskip_worker.py", path.resolve(), precision, note, ours=True)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,18 @@ class Run:
     others_cores: float | None = None  # cores the rest of the machine kept busy meanwhile
     notes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def decode_s(self) -> float:
+        return sum(self.token_s)
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """Of the tokens after the first."""
+        return len(self.token_s) / self.decode_s
+
+    def __str__(self) -> str:
+        return f"prefill {self.prefill_s:.2f} s, decode {self.decode_s:.2f} s"
+
 
 @dataclass
 class Worker:
@@ -62,16 +76,9 @@ class Worker:
 
     @classmethod
     def start(cls, contestant: Contestant, *, threads: int, capacity: int, logs: Path) -> Worker:
-        """Starts and loads; EdgeSkipError with the worker's own words where that fails."""
+        """Start and load; EdgeSkipError with the worker's error if that fails."""
         logs.mkdir(parents=True, exist_ok=True)
         log = logs / f"{contestant.name.replace('/', '-').replace(' ', '-')}.log"
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_VERBOSITY": "error",
-            "PYTHONUTF8": "1",
-        }
         with log.open("w", encoding="utf-8") as errors:
             process = subprocess.Popen(
                 [str(contestant.python), str(WORKERS / contestant.worker)],
@@ -80,20 +87,19 @@ class Worker:
                 stderr=errors,
                 text=True,
                 encoding="utf-8",
-                env=environment,
+                env=worker_environment(threads),
             )
         worker = cls(contestant, process, log)
         try:
-            worker.loaded = worker.ask(
-                {"op": "load", "folder": str(contestant.folder), "threads": threads, "capacity": capacity}
-            )
+            request = {"folder": str(contestant.folder), "threads": threads, "capacity": capacity}
+            worker.loaded = worker.ask({"op": "load", **request, **contestant.options})
         except BaseException:
             worker.stop()
             raise
         return worker
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Sends one request and waits for its reply."""
+        """Send one request and wait for its reply."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
@@ -110,7 +116,7 @@ class Worker:
         return reply
 
     def run(self, prompt: Sequence[int], new_tokens: int) -> Run:
-        """One generation; EdgeSkipError where it is not `new_tokens` long."""
+        """One generation; EdgeSkipError if it is not `new_tokens` long."""
         before, begin = cpu_time(self.process.pid), time.perf_counter()
         reply = self.ask({"op": "run", "prompt": list(prompt), "new_tokens": new_tokens})
         after, seconds = cpu_time(self.process.pid), time.perf_counter() - begin
@@ -126,7 +132,7 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """Ends the process: its input closes, and it is killed where that does not suffice."""
+        """End the process: close its input, and kill it if that does not suffice."""
         with contextlib.suppress(OSError):
             if self.process.stdin is not None:
                 self.process.stdin.close()
@@ -148,10 +154,7 @@ def race(
     pause_s: float = 0.3,
     report: Callable[[str], None] = tell,
 ) -> dict[str, list[Run]]:
-    """Runs of each contestant by name, one per round, in the order of rounds, from workers that stay loaded.
-
-    A round before the first warms up and is dropped.
-    """
+    """Runs of each contestant by name, one per round, from workers that stay loaded; a round before them warms up."""
     cells = {worker.contestant.name: partial(worker.run, prompt, new_tokens) for worker in workers}
     return take_turns(cells, rounds=rounds, warm_up=True, pause_s=pause_s, report=report)
 
@@ -159,39 +162,59 @@ def race(
 def run_afresh(
     contestant: Contestant, prompt: Sequence[int], new_tokens: int, *, threads: int, logs: Path, warm_up_tokens: int = 8
 ) -> Run:
-    """One generation by a worker of its own: loads, warms up with the same prompt, runs and ends."""
+    """One generation by a worker of its own: loads, warms up with the same prompt, runs and ends.
+
+    `warm_up_tokens` 0: without the run that warms up.
+    """
     worker = Worker.start(contestant, threads=threads, capacity=len(prompt) + new_tokens, logs=logs)
     try:
-        worker.run(prompt, min(warm_up_tokens, new_tokens))
+        if warm_up_tokens:
+            worker.run(prompt, min(warm_up_tokens, new_tokens))
         return worker.run(prompt, new_tokens)
     finally:
         worker.stop()
 
 
-def take_turns(
-    cells: Mapping[str, Callable[[], Run]],
-    *,
-    rounds: int,
-    warm_up: bool,
-    pause_s: float = 0.3,
-    report: Callable[[str], None] = tell,
-) -> dict[str, list[Run]]:
-    """Runs of each cell by name, one per round. `warm_up` adds a round before them whose runs are dropped.
+@dataclass(frozen=True)
+class Figures:
+    """What one contestant's runs come to; tokens/s over prompt and over the tokens after the first."""
 
-    In every round each cell runs once; the order is rotated from round to round, so that none always follows the
-    same one. `pause_s` lets the last one's spinning threads fall asleep.
-    """
-    runs: dict[str, list[Run]] = {name: [] for name in cells}
-    names = list(cells)
-    for number in range(0 if warm_up else 1, rounds + 1):
-        shift = number % len(names)
-        for name in [*names[shift:], *names[:shift]]:
-            time.sleep(pause_s)
-            run = cells[name]()
-            report(
-                f"{f'round {number}' if number else 'warm-up'}  {name}: prefill {run.prefill_s:.2f} s, "
-                f"decode {sum(run.token_s):.2f} s"
-            )
-            if number:
-                runs[name].append(run)
-    return runs
+    prefill_tokens_per_s: Spread
+    decode_tokens_per_s: Spread
+    peak_rss_bytes: int
+    others_cores: float | None  # median over rounds of the cores everything else kept busy
+    python_share: Spread | None  # of decode time, if the worker notes `runtime_s`
+
+
+def figures_of(runs: Sequence[Run], prompt_tokens: int) -> Figures:
+    """Figures of one contestant over its rounds; `prompt_tokens` is the prompt's length."""
+    others = [run.others_cores for run in runs if run.others_cores is not None]
+    shares = [1 - run.notes["runtime_s"] / run.decode_s for run in runs if "runtime_s" in run.notes]
+    return Figures(
+        prefill_tokens_per_s=Spread.of(prompt_tokens / run.prefill_s for run in runs),
+        decode_tokens_per_s=Spread.of(run.decode_tokens_per_s for run in runs),
+        peak_rss_bytes=max(run.peak_rss_bytes for run in runs),
+        others_cores=statistics.median(others) if others else None,
+        python_share=Spread.of(shares) if shares else None,
+    )
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """How many times as fast one contestant is as another, round by round: > 1 = faster."""
+
+    prefill: Spread
+    decode: Spread
+
+
+def ratios_of(ours: Sequence[Run], theirs: Sequence[Run]) -> Ratios:
+    """Their seconds over ours, paired by round."""
+    return Ratios(
+        prefill=Spread.of_ratios((run.prefill_s for run in theirs), (run.prefill_s for run in ours)),
+        decode=Spread.of_ratios((run.decode_s for run in theirs), (run.decode_s for run in ours)),
+    )
+
+
+def agreement(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """How many greedy tokens are the same before the first that is not."""
+    return next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), len(ours))

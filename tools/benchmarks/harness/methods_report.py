@@ -13,6 +13,7 @@ from typing import Any
 from edgeskip.cli.views.similarity_plot import FORMATS
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 from edgeskip.core.files import replace_file
+from harness.results import Table
 
 NAMES = {
     "budget": "EdgeSkip, budget (linear)",
@@ -23,7 +24,7 @@ NAMES = {
     "unified": "Unified",
     "least-similar": "LeastSkip (control)",
 }
-# Okabe and Ito's colours; markers tell the methods apart without them.
+# Okabe and Ito's colors; markers tell the methods apart without them.
 LOOK = {
     "budget": ("#D55E00", "o"), "budget-affine": ("#56B4E9", "P"), "adaskip": ("#0072B2", "s"),
     "early-exit": ("#009E73", "^"),
@@ -33,37 +34,37 @@ SHOWN_UP_TO = 1000.0  # of perplexity in the figure; beyond, a model says nothin
 Row = dict[str, Any]
 
 
-def as_markdown(results: Sequence[Row], rows: Sequence[str], speedups: Sequence[float], ours: Sequence[str]) -> str:
-    """Both tables; cells that were not measured are empty."""
+def tables_of(
+    results: Sequence[Row], rows: Sequence[str], speedups: Sequence[float], ours: Sequence[str]
+) -> list[Table]:
+    """By number of sublayers, and at equal speed-up; cells that were not measured are empty."""
     dense = next((row for row in results if row["method"] == "dense"), None)
     tasks = list(dict.fromkeys(task for row in results for task in row["tasks"]))
     methods = [name for name in NAMES if any(row["method"] == name for row in results)]
     heads = ["sublayers skipped", "method (lossy-skip)", "perplexity", "prefill", "decode", *tasks]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    if dense:
-        lines.append(_line("0", "dense", dense, tasks))
+    lines = [_cells("0", "dense", dense, tasks)] if dense else []
     for wanted in rows:
         for method in methods:
-            found = _find(results, method, wanted)
+            found = next((row for row in results if (row["method"], row["wanted"]) == (method, wanted)), None)
             if found:
-                lines.append(_line(wanted, NAMES[method], found, tasks))
-    if not speedups:
-        return "\n".join(lines)
+                lines.append(_cells(wanted, NAMES[method], found, tasks))
     others = [method for method in methods if method not in ours]
-    lines += ["", "| decode speed-up, measured | " + " | ".join(NAMES[name] for name in methods) + " | ours / best |"]
-    lines.append("|" + "---|" * (len(methods) + 2))
+    at_speed = []
     for speed in speedups:
-        found = {method: perplexity_at(results, method, speed) for method in methods}
-        best = min((value for method in others if (value := found[method])), default=None)
-        mine = found.get(ours[0])
-        share = f"{mine / best:.2f}" if mine and best else ""
-        cells = [_perplexity(value, 1) if (value := found[method]) else "–" for method in methods]
-        lines.append(f"| {speed:.2f}× | {' | '.join(cells)} | {share} |")
-    return "\n".join(lines)
+        values = {method: perplexity_at(results, method, speed) for method in methods}
+        best = min((value for method in others if (value := values[method])), default=None)
+        mine = values.get(ours[0])
+        cells = [_perplexity(value, 1) if (value := values[method]) else "–" for method in methods]
+        at_speed.append([f"{speed:.2f}×", *cells, f"{mine / best:.2f}" if mine and best else ""])
+    columns = ["decode speed-up, measured", *(NAMES[name] for name in methods), "ours / best"]
+    return [
+        Table("By number of sublayers", heads, lines),
+        Table("Perplexity at equal measured decode speed-up", columns, at_speed),
+    ]
 
 
 def perplexity_at(results: Sequence[Row], method: str, speed: float) -> float | None:
-    """Perplexity where the method decodes `speed` times as fast as dense: between its measured plans, the dense model
+    """Perplexity at the point where the method decodes `speed` times as fast as dense: between its measured plans, the dense model
     among them, log perplexity is linear in the speed-up. A plan that is slower and worse than another of the method
     counts for nothing. None where it never gets there.
     """
@@ -85,7 +86,7 @@ def perplexity_at(results: Sequence[Row], method: str, speed: float) -> float | 
 
 
 def check_figure(path: Path) -> None:
-    """EdgeSkipError where no figure could be written there; before long work."""
+    """EdgeSkipError if no figure could be written there; before long work."""
     if path.suffix.lower() not in FORMATS:
         raise EdgeSkipError(f"--figure {path}: a figure is one of {', '.join(FORMATS)}: name such a file")
     if find_spec("matplotlib") is None:
@@ -102,7 +103,7 @@ def plot(results: Sequence[Row], path: Path, title: str) -> None:
     figure = Figure(figsize=(8.4, 5.2), dpi=160, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
-    for method, (colour, marker) in LOOK.items():
+    for method, (color, marker) in LOOK.items():
         of_method = [row for row in results if row["method"] == method and row["perplexity"]["value"] <= SHOWN_UP_TO]
         of_method.sort(key=lambda row: row["decode"]["median"])
         if not of_method:
@@ -112,11 +113,11 @@ def plot(results: Sequence[Row], path: Path, title: str) -> None:
         errors = [[row["decode"]["median"] - row["decode"]["low"] for row in of_method],
                   [row["decode"]["high"] - row["decode"]["median"] for row in of_method]]  # fmt: skip
         panel.errorbar(
-            x, y, xerr=errors, color=colour, marker=marker, markersize=6, linewidth=1.4, elinewidth=0.7,
+            x, y, xerr=errors, color=color, marker=marker, markersize=6, linewidth=1.4, elinewidth=0.7,
             label=NAMES[method],
         )  # fmt: skip
         for row, a, b in zip(of_method, x, y, strict=True):
-            panel.annotate(str(len(row["skip"])), (a, b), (4, 5), textcoords="offset points", fontsize=7, color=colour)
+            panel.annotate(str(len(row["skip"])), (a, b), (4, 5), textcoords="offset points", fontsize=7, color=color)
     dense = next((row for row in results if row["method"] == "dense"), None)
     if dense:
         panel.axhline(dense["perplexity"]["value"], color="#222222", linewidth=1, linestyle=":", label="dense")
@@ -140,11 +141,7 @@ def _perplexity(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if value < SHOWN_UP_TO else f"{value:.0e}"
 
 
-def _find(results: Sequence[Row], method: str, wanted: str) -> Row | None:
-    return next((row for row in results if (row["method"], row["wanted"]) == (method, wanted)), None)
-
-
-def _line(wanted: str, name: str, row: Row, tasks: Sequence[str]) -> str:
+def _cells(wanted: str, name: str, row: Row, tasks: Sequence[str]) -> list[str]:
     decode = row["decode"]
     speed = f"{decode['median']:.2f}× [{decode['low']:.2f}–{decode['high']:.2f}]"
     cells = [wanted, name, _perplexity(row["perplexity"]["value"], 2), f"{row['prefill']['median']:.2f}×", speed]
@@ -153,4 +150,4 @@ def _line(wanted: str, name: str, row: Row, tasks: Sequence[str]) -> str:
         interval = found and found["interval"]
         text = f"{found['value']:.1f}" if found else ""
         cells.append(text + (f" [{interval[0]:.1f}–{interval[1]:.1f}]" if interval else ""))
-    return f"| {' | '.join(cells)} |"
+    return cells

@@ -1,9 +1,0 @@
-"""Benchmark worker: transformers on a GPU in fp16, compiled over a static cache."""
-
-from __future__ import annotations
-
-from protocol import serve
-from transformers_gpu import loader
-
-if __name__ == "__main__":
-    serve(loader(compiled=True), ("transformers", "torch", "numpy"))
