@@ -45,7 +45,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Row:
-    """One test of one target, tokens/s by round. `over_first`: seconds over the first target's; `predicted` likewise."""
+    """One test of one target, tokens/s by round. `over_first`: seconds over the first target's, also as `predicted`."""
 
     target: str
     test: str

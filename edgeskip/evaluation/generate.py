@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.task import EvalSample, EvalSettings, Record, Task
+from edgeskip.runtime.speculation.policy import Speculation
 
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Session
@@ -43,12 +44,15 @@ def answer(session: Session, task: Task, sample: EvalSample, settings: EvalSetti
         raise EdgeSkipError("--chat-option is for a chat template, which this artifact has not: leave it out")
     options: dict[str, Any] = {"chat_kwargs": settings.chat_kwargs} if chat and settings.chat_kwargs else {}
     whole = session.encode(sample.prompt, chat=chat, **options)
+    layer = settings.exit_layer
+    drafts: dict[str, Any] = {} if layer is None else {"speculation": Speculation(exit_layer=layer)}
     ids = cut_middle(whole, prompt_room(session.context_length, task, settings))
     generation = session.generate(
         ids,
         max_tokens=settings.max_new_tokens or task.max_new_tokens,
         stop=task.stop,
         strategy=settings.strategy,  # type: ignore[arg-type]  # checked there
+        **drafts,
     )
     stats = generation.stats
     return Record(

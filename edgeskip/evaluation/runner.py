@@ -253,6 +253,8 @@ def _settings_of(work: TaskRun, settings: EvalSettings, artifact: str, reference
     if not isinstance(work.task, Task):
         more = {"reference": reference} if work.task is DIVERGENCE else {}
         return common | {"window_tokens": settings.window_tokens} | more
+    if settings.exit_layer is not None:
+        common["exit_layer"] = settings.exit_layer
     return common | {
         "strategy": settings.strategy,
         "max_new_tokens": settings.max_new_tokens or work.task.max_new_tokens,

@@ -103,6 +103,7 @@ class EvalSettings:
 
     limit: int | None = 50
     strategy: str = "plain"
+    exit_layer: int | None = None  # which exit drafts; None = as `edgeskip run` chooses
     max_new_tokens: int | None = None
     max_prompt_tokens: int | None = None
     windows: int = 6

@@ -9,6 +9,7 @@ from typing import Any
 import check_bench
 import pytest
 import typer
+from harness.work_left import Work
 from tiny_graph import build_tiny_artifact
 
 from edgeskip.core.errors import EdgeSkipError
@@ -30,22 +31,35 @@ def run(monkeypatch: pytest.MonkeyPatch, ours: float, theirs: float, tmp_path: P
 def test_within_ten_per_cent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code, found = run(monkeypatch, 109.0, 100.0, tmp_path)
     assert code == 0
-    assert [(r["test"], r["within_goal"]) for r in found["rows"]] == [("pp8", True), ("tg4", True)]
-    assert found["rows"][0]["ratio"]["value"] == pytest.approx(1.09)
-    assert found["rows"][0]["edgeskip"] == [109.0] * 3
+    assert [(r["test"], r["within_goal"]) for r in found["data"]] == [("pp8", True), ("tg4", True)]
+    assert found["data"][0]["ratio"]["value"] == pytest.approx(1.09)
+    assert found["data"][0]["edgeskip"] == [109.0] * 3
 
 
 def test_further_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = run(monkeypatch, 89.0, 100.0, tmp_path)
     assert code == 1
-    assert not found["rows"][0]["within_goal"]
-    assert "pp8: edgeskip bench 89.0, peer 100.0 tokens/s, ratio 0.890" in capsys.readouterr().out
+    assert not found["data"][0]["within_goal"]
+    assert "| a.gguf | pp8 | 89.0 | 100.0 | 0.890 [0.890 – 0.890] | NO |" in capsys.readouterr().out
 
 
 def test_our_side_is_the_verb_itself(tmp_path: Path) -> None:
     figures = check_bench.our_figures(build_tiny_artifact(tmp_path / "tiny").folder, 16, 4, 1)
     assert list(figures) == ["pp16", "tg4", "tg4 @ d16"]
     assert all(value > 0 for value in figures.values())
+
+
+def test_files_after_the_first_are_compared_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: 0.9 of the first one's time per token, of which the larger ratio of its remaining work predicts 0.8."""
+    works = {"a.gguf": Work(100.0, 10.0, 50.0), "b.gguf": Work(80.0, 7.0, 30.0)}
+    monkeypatch.setattr(check_bench, "work_of", lambda path, **_: works[path.name])
+    found = {name: [{"tg4": 100.0}] * 2 for name in ("a.gguf edgeskip", "a.gguf peer", "b.gguf peer")}
+    found["b.gguf edgeskip"] = [{"tg4": 100 / 0.9}] * 2
+    first, second = check_bench.rows_of([Path("a.gguf"), Path("b.gguf")], found, 4, 4)
+    assert (first.over_first, first.predicted) == (None, None)
+    assert second.over_first is not None
+    assert (second.over_first.value, second.predicted) == (pytest.approx(0.9), 0.8)
+    assert check_bench.table_of([first, second]).rows[1][-2:] == ["0.900 [0.900 – 0.900]", "1.125"]
 
 
 def test_nothing_to_compare_with() -> None:

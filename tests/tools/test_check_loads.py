@@ -8,7 +8,7 @@ from typing import Any
 import check_loads
 import pytest
 import typer
-from harness.driver import Contestant
+from harness.runtimes import Contestant
 
 from edgeskip.artifacts.manifest import read_manifest
 

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from edgeskip.artifacts.gguf.manifest import GgufManifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.metrics import compare_logits
-from edgeskip.runtime.engines.prefill import prefill
 from edgeskip.runtime.decoding.handover import HandoverEngine
 from edgeskip.runtime.engines.interface import Engine
+from edgeskip.runtime.engines.prefill import prefill
 from edgeskip.runtime.session import load
 from edgeskip.runtime.sublayer_times import QUARTILE
 

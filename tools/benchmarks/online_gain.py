@@ -3,10 +3,10 @@
     python tools/benchmarks/online_gain.py STATIC ONLINE --task gov_report --limit 10 --output FOLDER
     python tools/benchmarks/online_gain.py DENSE STATIC ONLINE --task gov_report --limit 10 --output FOLDER
 
-Makes the first table of docs/results/online.md. Every artifact answers each prompt of a task of `edgeskip eval`, in turn
-and in a fresh process each time; those with gates online, the others plainly. Speed-ups are of tokens per second while
-decoding, the watched steps among them, paired by prompt with the first artifact. Goes on where it was with --output; a
-prompt that an artifact lacks is answered by all again, so that pairs stay pairs.
+Makes the first table of docs/results/online.md. Every artifact answers each prompt of a task of `edgeskip eval`, in
+turn and in a fresh process each time; those with gates online, the others plainly. Speed-ups are of tokens per second
+while decoding, the watched steps among them, paired by prompt with the first artifact. Goes on where it was with
+--output; a prompt that an artifact lacks is answered by all again, so that pairs stay pairs.
 """
 
 from __future__ import annotations

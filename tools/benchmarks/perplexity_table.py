@@ -193,9 +193,11 @@ def measured(
         check_label(session.label, skip, compensation, expected)
         value, tokens = perplexity(session.logits, batches)
         manifest = session.manifest
-        graph = manifest.graph if isinstance(manifest, Manifest) else None
-        precision = graph.precision if graph else manifest.precision if manifest else ""
-        numbers = (graph.quantisation or None) if graph else None
+        precision, numbers = "", None
+        if isinstance(manifest, Manifest):
+            precision, numbers = manifest.graph.precision, manifest.graph.quantisation or None
+        elif manifest:
+            precision = manifest.precision
         return Result(
             name, session.label, value, tokens, len(skip), compensation, precision, quantization=numbers
         )  # fmt: skip

@@ -6,11 +6,12 @@
     python tools/benchmarks/speculation.py ARTIFACT --drafter model,ngram --prompts 100 --rounds 1 --check
 
 Makes the tables of docs/results/speculation.md and early-exit.md. Prompts are half chat, half code of the data folder,
-or of `--data`, then with figures by category. Each artifact is loaded once; prompt by prompt every setting has its turn,
-in an order that is rotated, and ratios to plain decoding are paired by round. What a round takes, part by part, is noted
-at the engine while it generates. What the loop itself costs: right after a generation with a fixed number of drafted
-tokens its rounds are gone through again by calls of the engine alone (so many `draft`, one `verify`, `truncate`, behind
-the same number of tokens); the generation's time over theirs is what choosing, accepting and writing text add.
+or of `--data`, then with figures by category. Each artifact is loaded once; prompt by prompt every setting has its
+turn, in an order that is rotated, and ratios to plain decoding are paired by round. What a round takes, part by part,
+is noted at the engine while it generates. What the loop itself costs: right after a generation with a fixed number of
+drafted tokens its rounds are gone through again by calls of the engine alone (so many `draft`, one `verify`,
+`truncate`, behind the same number of tokens); the generation's time over theirs is what choosing, accepting and writing
+text add.
 
 A text that differs from plain decoding's is listed with the position and the margin between the two likeliest tokens
 there: batched verification and one-token steps round differently, so a near tie may fall either way. With --check a

@@ -2,8 +2,8 @@
 
     python tools/benchmarks/speculation_vs_transformers.py --checkpoint MODEL --artifact DIR --exit-layer 8
 
-Makes a figure of docs/results/speculation.md. Every turn is a process of its own that loads, warms up and generates from
-all prompts: transformers' `generate` in float32 on the CPU with and without early exit, and each artifact with and
+Makes a figure of docs/results/speculation.md. Every turn is a process of its own that loads, warms up and generates
+from all prompts: transformers' `generate` in float32 on the CPU with and without early exit, and each artifact with and
 without speculation. Ratios are of decode tokens/s (of what follows the first delivery) and paired by round. Both sides
 are greedy, ignore end tokens and write the same number of tokens.
 

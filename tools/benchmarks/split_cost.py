@@ -101,7 +101,10 @@ def split_cost(
         tables=[table_of(compared)],
         targets=targets_of(compared),
         data=[
-            {"name": c.name, "against": c.against, "ratio": c.ratio, "subject_s": c.subject_s, "baseline_s": c.baseline_s}
+            {
+                "name": c.name, "against": c.against, "ratio": c.ratio, "subject_s": c.subject_s,
+                "baseline_s": c.baseline_s,
+            }
             for c in compared
         ],
     ).publish(json_file)  # fmt: skip

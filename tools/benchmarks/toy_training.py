@@ -3,9 +3,10 @@
     python tools/benchmarks/toy_training.py                     6 blocks, 1200 steps of each
     python tools/benchmarks/toy_training.py --steps 40          a glimpse
 
-Makes a figure of docs/results/training.md. Both start from the same random weights and see the same bytes of TEXT in the
-same order, through edgeskip.training's own objective and loop; its end is held out. Perplexity is per byte, of the exit
-at half the depth and of the last block, both through the model's one norm and head. Exit code 1 if a bound is missed.
+Makes a figure of docs/results/training.md. Both start from the same random weights and see the same bytes of TEXT in
+the same order, through edgeskip.training's own objective and loop; its end is held out. Perplexity is per byte, of the
+exit at half the depth and of the last block, both through the model's one norm and head. Exit code 1 if a bound is
+missed.
 """
 
 from __future__ import annotations

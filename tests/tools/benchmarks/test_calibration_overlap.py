@@ -9,7 +9,8 @@ from typing import Any
 
 import calibration_overlap
 import pytest
-from calibration_overlap import hit_rate, matrix, numbers, text_named, top
+from calibration_overlap import hit_rate, matrix, text_named, top
+from harness.command import numbers
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
@@ -32,7 +33,7 @@ def test_corpora_from_profiles_kept(
         made.append(tuple(map(str, arguments)))
         random_profile(source, Path(arguments[3]), seed=len(made))
 
-    monkeypatch.setattr(calibration_overlap, "edgeskip", calibrate)
+    monkeypatch.setattr("harness.product.edgeskip", calibrate)
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "b.jsonl").write_text('{"code": "text"}')
     options: dict[str, Any] = {
@@ -41,17 +42,17 @@ def test_corpora_from_profiles_kept(
     }
     monkeypatch.setattr(calibration_overlap, "model_folder", lambda model, work: work / "models" / model)
     for _ in range(2):
-        calibration_overlap.corpora("tiny", **options)
+        calibration_overlap.calibration_overlap("tiny", **options)
     assert len(made) == 2
     assert [("--field", "code") in pairwise(call) for call in made] == [False, True]
     assert all(call[-4:] == ("--tokens", "64", "--decode-tokens", "0") for call in made)
-    found = json.loads((tmp_path / "out.json").read_text())
+    found = json.loads((tmp_path / "out.json").read_text())["data"]
     a, b = (found["corpora"][name]["similarity"] for name in "ab")
     assert list(a) == [f"{kind}.{block}" for block in range(4) for kind in ("attn", "ffn")]
     best = [sorted(one, key=one.__getitem__)[-2:] for one in (a, b)]
     rate = len(set(best[0]) & set(best[1])) / 2
     assert found["hit_rates"]["2"] == {"a": {"a": 1, "b": rate}, "b": {"a": rate, "b": 1}}
-    out = capsys.readouterr().out.splitlines()
+    out = capsys.readouterr().out.splitlines()[2:]
     assert out[0] == "| k, calibrated on b | a | by chance |"
     assert out[2] == f"| 2 | {rate:.1%} | 25.0% |"
 
@@ -63,12 +64,14 @@ def test_corpora_refuses(tmp_path: Path) -> None:
         (["../a=a.txt", "b=a.txt"], {}, "write NAME=FILE"),
         (["a=a.txt#x,y", "b=a.txt"], {}, "name one field"),
         (["a=none.txt", "b=a.txt"], {}, "there is no file none.txt"),
-        (["a=a.txt", "a=a.txt"], {}, "each a name of its own"),
+        (["a=a.txt", "a=a.txt"], {}, "two entries are called a"),
         (["a=a.txt"], {}, "two corpora or more"),
         (["a=a.txt", "b=a.txt"], {"calibrated_on": "c"}, "choose from a, b"),
     ):
         with pytest.raises(EdgeSkipError, match=message):
-            calibration_overlap.corpora("none", corpus=corpus, data=tmp_path, **{"calibrated_on": None, **more})
+            calibration_overlap.calibration_overlap(
+                "none", corpus=corpus, data=tmp_path, **{"calibrated_on": None, **more}
+            )
     with pytest.raises(EdgeSkipError, match="--counts 3: the model has 3 sublayers"):
         matrix({"a": [1, 2, 3], "b": [1, 2, 3]}, [2, 3])
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from methods import Bench, Setting, frontier, settings_of, speedup
-from methods_report import as_markdown, perplexity_at, plot
+from harness.methods_report import perplexity_at, plot, tables_of
+from methods import Bench, Setting, methods, settings_of, speedup
 
 from edgeskip.core.errors import EdgeSkipError
 
@@ -46,7 +46,8 @@ def test_a_plan_that_is_slower_and_worse_counts_for_nothing() -> None:
 
 
 def test_tables() -> None:
-    text = as_markdown(RESULTS, ["4", "8"], [1.1, 1.5], ("budget", "budget-affine"))
+    tables = tables_of(RESULTS, ["4", "8"], [1.1, 1.5], ("budget", "budget-affine"))
+    text = "\n".join(table.markdown() for table in tables)
     assert "| 4 | AdaSkip (scale) | 40.00 | 1.10× | 1.10× [1.09–1.12] | 30.0 [29.0–31.0] |" in text
     mine = perplexity_at(RESULTS, "budget", 1.1)
     assert mine is not None
@@ -145,5 +146,5 @@ def test_refuses_before_it_measures(
         **options,
     }
     with pytest.raises(EdgeSkipError, match=message):
-        frontier(**everything)
+        methods(**everything)
     assert list(tmp_path.iterdir()) == []

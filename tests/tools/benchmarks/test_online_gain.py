@@ -1,4 +1,4 @@
-"""tools/benchmarks/online_gain.py. Oracles: figures by hand; `edgeskip eval`'s own records; an uninterrupted run."""
+"""online_gain.py. Oracles: figures by hand; `edgeskip eval`'s own records; an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from online_gain import as_markdown, gains_of, online_gain
+from online_gain import gains_of, online_gain, table_of
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.longbench import GOV_REPORT
@@ -57,7 +57,7 @@ def test_gains_by_hand() -> None:
     difference = two.summary.difference
     assert difference is not None
     assert difference.value == pytest.approx(0.2 / 3 * GOV_REPORT.metrics[0].scale)
-    last = as_markdown([one, two]).splitlines()[-1]
+    last = table_of([one, two]).markdown().splitlines()[-1]
     assert last.startswith("| online | lossy-skip | 16.67 [")
     assert "| +6.67 [" in last
     assert "| 0 [0–3] |" in last
@@ -87,7 +87,7 @@ def test_records_are_those_of_eval_and_resume(
             id_: (line["prediction"], line["gated"]) for id_, line in lines.items()
         }
         gated = [one.gated for one in result.records if one.gated is not None]
-    gains = json.loads(figures.read_text())["gains"]
+    gains = json.loads(figures.read_text())["data"]
     assert gains[0]["gated"] is None
     assert gains[1]["gated"] == [min(gated), sorted(gated)[1], max(gated)]
     assert max(gated) > 0
@@ -97,7 +97,7 @@ def test_records_are_those_of_eval_and_resume(
 
 
 def test_refuses(artifacts: list[Path], data: Path, tmp_path: Path) -> None:
-    with pytest.raises(EdgeSkipError, match="two artifacts have one name"):
+    with pytest.raises(EdgeSkipError, match="two entries are called static"):
         online_gain([artifacts[0], artifacts[0]], data=data)
     with pytest.raises(EdgeSkipError, match="--task perplexity generates nothing"):
         online_gain(artifacts, task="perplexity", data=Path(__file__).parents[3] / "README.md")

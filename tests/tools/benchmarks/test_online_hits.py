@@ -34,7 +34,7 @@ def data(tmp_path: Path) -> Path:
 def run(artifact: Path, data: Path, log: Path, limit: int = 3, **options: Any) -> list[dict[str, Any]]:
     """The log's requests, as they are written."""
     settings: dict[str, Any] = {"prompt_tokens": PROMPT_TOKENS, "windows": "3,6,50", "counts": "1,4", **options}
-    online_hits.online(artifact, data, limit=limit, tokens=TOKENS, log=log, threads=1, oracle="whole", **settings)
+    online_hits.online_hits(artifact, data, limit=limit, tokens=TOKENS, log=log, threads=1, oracle="whole", **settings)
     return [json.loads(line) for line in log.read_text().splitlines()[1:]]
 
 
@@ -61,7 +61,7 @@ def test_online_logs_what_the_runtime_watches(
     assert list(one["first"]) == ["3", "6"]  # no answer outlasts 50
     assert one["first"]["3"] == list(gated.similarity.values())
     assert one["whole"] == list(watched.similarity.values())
-    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "rows.json").read_text())["data"]
     assert [(row["beta"], row["window"]) for row in rows] == [(0.8, 3), (0.8, 6)]
     assert rows[0]["found_ffns"] == len(gated.gated)
     tops = [f"top {k} of {len(record.ffns)}" for k in (1, 4) if k < len(record.ffns)]  # all of them say nothing
@@ -128,7 +128,8 @@ def test_rows_by_hand() -> None:
     assert long.shares == {"hit rate": 0.5, "precision": 1, "top 2 of 3": 1}
     # (10 × 0.9 − 2 × 0.9) / 8, (10 × 0.8 − 2 × 0.5) / 8, (10 × 0.6 − 2 × 0.8) / 8
     assert oracle_of(requests[0], 2, rest=True) == pytest.approx([0.9, 0.875, 0.55])
-    lines = online_hits.online_tables([short, long], requests, "whole").splitlines()
-    assert lines[2] == "| P, β 0.75 | requests | FFNs ≥ β | of the oracle | hit rate | precision | top 2 of 3 |"
-    assert lines[4] == "| 2 | 2 | 1.0 | 1.0 | 75.0% [50.0% – 100.0%] | 75.0% [50.0% – 100.0%] | 50.0% |"
-    assert lines[5] == "| 5 | 1 | 1.0 | 2.0 | 50.0% | 100.0% | 100.0% |"
+    (table,) = online_hits.tables_of([short, long])
+    lines = table.markdown().splitlines()
+    assert lines[0] == "| P, β 0.75 | requests | FFNs ≥ β | of the oracle | hit rate | precision | top 2 of 3 |"
+    assert lines[2] == "| 2 | 2 | 1.0 | 1.0 | 75.0% [50.0% – 100.0%] | 75.0% [50.0% – 100.0%] | 50.0% |"
+    assert lines[3] == "| 5 | 1 | 1.0 | 2.0 | 50.0% | 100.0% | 100.0% |"

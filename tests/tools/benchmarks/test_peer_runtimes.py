@@ -1,29 +1,21 @@
-"""The peer benchmark's table and JSON from fixed runs. Oracle: hand calculation."""
+"""The peer benchmark's tables from fixed runs. Oracle: hand calculation."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from harness.driver import Contestant, Run
-from harness.report import as_json, as_markdown, rows_of, targets_of
+from harness.results import Results
+from harness.runtimes import Contestant, Run
 from harness.work_left import Prediction
+from peer_runtimes import rows_of, tables_of, targets_of
 
 PROMPT = 4
-SETTING = {
-    "model": "tiny",
-    "prompt_tokens": PROMPT,
-    "new_tokens": 3,
-    "threads": 2,
-    "rounds": 1,
-    "machine": {"processor": "a CPU", "usable_cores": 2},
-}
 
 
 def contestant(name: str, worker: str, precision: str = "fp32") -> Contestant:
-    role = "ours" if worker == "edgeskip" else "peer"
-    return Contestant(name, role, precision, Path("python"), f"{worker}_worker.py", Path("folder"))
+    ours = worker == "edgeskip"
+    return Contestant(name, Path("python"), f"{worker}_worker.py", Path("folder"), precision, ours=ours)
 
 
 CONTESTANTS = [
@@ -74,22 +66,11 @@ def test_targets() -> None:
     assert targets["Python's share of decode in ours"].measured.median == pytest.approx(0.04)
 
 
-def test_markdown_has_a_table_for_each_precision_and_says_lossy() -> None:
-    text = as_markdown(ROWS, targets_of(ROWS), SETTING)
+def test_a_table_for_each_precision_says_lossy() -> None:
+    busy = [row.figures.others_cores for row in ROWS]
+    text = Results("x", {}, tables_of(ROWS, PROMPT, 3), targets_of(ROWS), others_cores=busy).markdown()
     assert "| genai | 3 [3 – 3] | 5.0 [5.0 – 5.0] | 1.50 [1.50 – 1.50] | 2.00 [2.00 – 2.00] | 2 MiB | 3 of 3 |" in text
     assert "| ours skipped (lossy-skip) | 5 [5 – 5] | 11.1 [11.1 – 11.1] | 0.80" in text
     assert text.count("| tg3 tok/s |") == 2
     assert "| prefill against genai | ≥ 2 | 1.500 [1.500 – 1.500] | NO |" in text
     assert "other processes kept 0.60 cores busy" in text
-
-
-def test_json_holds_everything() -> None:
-    loaded = {c.name: {"settings": {"threads": 2}, "versions": {"python": "3"}, "load_s": 1.0} for c in CONTESTANTS}
-    result = json.loads(json.dumps(as_json(ROWS, targets_of(ROWS), RUNS, loaded, SETTING)))
-    assert result["setting"] == SETTING
-    by_name = {entry["name"]: entry for entry in result["contestants"]}
-    assert by_name["ours skipped"]["label"] == "lossy-skip"
-    assert by_name["genai"]["ours_over_it"]["decode"] == {"median": 2.0, "low": 2.0, "high": 2.0}
-    assert by_name["genai"]["settings"] == {"threads": 2}
-    assert by_name["genai"]["runs"][0]["token_s"] == [0.2, 0.2]
-    assert {target["met"] for target in result["targets"]} == {True, False}

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from perplexity_table import (
     Result,
-    as_markdown,
     check_label,
     genai_logits,
     negative_log_likelihood,
     perplexity,
+    tables_of,
     windows_of,
 )
 from tokenizers import Tokenizer
@@ -107,7 +107,7 @@ def test_a_gguf_file_is_measured_like_a_folder(
     )
     assert opened == [file, file]
     assert f"| it | {FakeSession.label} |  | 3.000 |" in capsys.readouterr().out
-    (result,) = json.loads((words / "out.json").read_text())["results"]
+    (result,) = json.loads((words / "out.json").read_text())["data"]
     assert (result["tokens"], result["skipped"]) == (4, 1 if made else 0)
 
 
@@ -131,7 +131,7 @@ def test_rows_through_both_targets(
     monkeypatch.setattr(perplexity_table, "model_folder", lambda model, work: words)
     monkeypatch.setattr(perplexity_table, "planned", lambda *_, **__: Path("plan.json"))
     monkeypatch.setattr(perplexity_table, "exported", export)
-    monkeypatch.setattr(perplexity_table, "_measure_artifact", measure)
+    monkeypatch.setattr(perplexity_table, "measured", measure)
     monkeypatch.setattr(perplexity_table, "windows_of", lambda *_: [np.arange(4)])
     (words / "wikitext2_test.txt").write_text("a")
     perplexity_table.perplexity_table(
@@ -144,24 +144,24 @@ def test_rows_through_both_targets(
     assert len(asked) == 8
     assert not list(words.glob("*gguf*"))  # not kept
     assert not list(words.glob("*dense*"))
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().out.splitlines()[2:] == [
         "| sublayers skipped (lossy-skip), onnx | none | scale | affine |",
-        "|---|---|---|---|",
+        "| --- | --- | --- | --- |",
         "| 4 | 14.00 | 14.00 | 14.00 |",
         "",
         "| sublayers skipped (lossy-skip), gguf | none | scale | affine |",
-        "|---|---|---|---|",
+        "| --- | --- | --- | --- |",
         "| 4 | 14.50 | 14.50 | 14.50 |",
         "",
         "| gguf / onnx | none | scale | affine |",
-        "|---|---|---|---|",
+        "| --- | --- | --- | --- |",
         "| 4 | 1.0357 | 1.0357 | 1.0357 |",
         "",
         "| artifact | label | precision | perplexity |",
-        "|---|---|---|---|",
+        "| --- | --- | --- | --- |",
         "| onnx-fp32-dense | dense |  | 10.000 |",
         "| gguf-keep-dense | dense |  | 10.500 |",
-        "| dense, gguf / onnx | | | 1.0500 |",
+        "| dense, gguf / onnx |  |  | 1.0500 |",
     ]
 
 
@@ -231,14 +231,15 @@ def test_table() -> None:
         ),
     ]
     given = [Result("mine", "lossy-skip", 30.0, 10, 4, "affine", "int4")]
-    assert as_markdown(made, given).splitlines() == [
+    text = "\n\n".join(table.markdown() for table in tables_of(made, given) if table.rows)
+    assert text.splitlines() == [
         "| sublayers skipped (lossy-skip) | none | scale | affine |",
-        "|---|---|---|---|",
+        "| --- | --- | --- | --- |",
         "| 4 | 4.00 | 5.00 | 6.00 |",
         "| 8 | 8.00 |  | 10.00 |",
         "",
         "| artifact | label | precision | perplexity |",
-        "|---|---|---|---|",
+        "| --- | --- | --- | --- |",
         "| fp32-dense | dense | fp32 | 23.481 |",
         "| mine | lossy-skip | int4 | 30.000 |",
     ]
@@ -246,5 +247,5 @@ def test_table() -> None:
 
 @pytest.mark.parametrize("argument", ["folder", "=folder"])
 def test_an_artifact_needs_a_name(argument: str) -> None:
-    with pytest.raises(EdgeSkipError, match=r"write NAME=DIR or NAME=FILE\.gguf"):
+    with pytest.raises(EdgeSkipError, match="write NAME=PATH"):
         perplexity_table.perplexity_table(rows="", artifact=[argument])

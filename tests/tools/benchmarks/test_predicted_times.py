@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 import typer
-from predicted_times import Subject, as_json, as_markdown, predict_check, rows_of
+from predicted_times import Subject, predicted_times, rows_of, table_of
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Plan, Skip
 from edgeskip.core.sublayers import parse_sublayer
 from edgeskip.models.source import open_model
-
-SETTING = {"device_profile": "D", "prompt_tokens": 4, "context": 2, "rounds": 2, "created": "now", "others_cores": None}
 
 
 def test_ratios_are_paired_by_round() -> None:
@@ -33,11 +31,10 @@ def test_ratios_are_paired_by_round() -> None:
     assert (prompt.speedup.median, prompt.speedup_ratio, prompt.met) == (2.0, 1.0, True)
     assert (token.speedup.median, token.speedup_ratio, token.met) == (2.0, 1.1, False)
     assert (prompt.seconds_ratio, token.seconds_ratio) == (1.0, 0.6)
-    lines = as_markdown([prompt, token], SETTING).splitlines()
-    assert lines[-2] == "| skip | 1 | prefill | 750.00 | 750.00 | 1.000 | 2.000 [2.000 – 2.000] | 2.000 | 1.000 | ok |"
-    assert lines[-1].endswith("| 2.200 | 1.100 | NO |")
-    found = json.loads(json.dumps(as_json([prompt, token], SETTING)))
-    assert [row["predicted_over_measured_speedup"] for row in found["rows"]] == [1.0, 1.1]
+    first, second = table_of([prompt, token]).rows
+    assert list(first) == ["skip", "1", "prefill", "750.00", "750.00", "1.000", "2.000 [2.000 – 2.000]", "2.000",
+                           "1.000", "ok"]  # fmt: skip
+    assert list(second[-3:]) == ["2.200", "1.100", "NO"]
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +65,17 @@ def test_from_end_to_end(
     monkeypatch.setenv("EDGESKIP_CACHE", str(tmp_path))  # logs
     output = tmp_path / "check.json"
     with suppress(typer.Exit):
-        predict_check(folders, rounds=2, new=4, threads=1, json_file=output)
+        predicted_times(folders, rounds=2, new=4, threads=1, json_file=output)
     found = json.loads(output.read_text())
-    assert [(row["name"], row["skipped"], row["phase"]) for row in found["rows"]] == [
+    assert [(row["name"], row["skipped"], row["phase"]) for row in found["data"]] == [
         ("skip", 2, "prefill"),
         ("skip", 2, "decode"),
     ]
-    assert all(row["predicted_speedup"] > 1 for row in found["rows"])
+    assert all(row["predicted_speedup"] > 1 for row in found["data"])
     assert found["setting"]["prompt_tokens"] == 508
     assert capsys.readouterr().out.count("| skip | 2 |") == 2
 
 
 def test_the_first_must_be_dense(folders: list[Path]) -> None:
     with pytest.raises(EdgeSkipError, match="export the dense model"):
-        predict_check(folders[::-1], rounds=1, threads=1)
+        predicted_times(folders[::-1], rounds=1, threads=1)

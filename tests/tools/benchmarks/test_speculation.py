@@ -7,16 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import harness.bare_rounds
-import harness.engine_calls
+import harness.rounds
 import numpy as np
 import pytest
 import speculation
-from harness.bare_rounds import bare_seconds, rounds_of
-from harness.engine_calls import Call, noted
-from harness.prompts import prompts_from
+from harness.prompts import prompts_from, read_prompts
+from harness.rounds import Call, bare_seconds, rounds_of, timed_calls
 from harness.speculation_figures import Run, Setting, by_category, round_of, rows_of, targets_of
-from speculation import read_prompts, settings_of
+from speculation import settings_of
 
 import edgeskip
 from edgeskip.core.errors import EdgeSkipError
@@ -94,7 +92,7 @@ class NotingEngine:
 
 def test_the_same_rounds_by_the_engine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = NotingEngine()
-    monkeypatch.setattr(harness.bare_rounds, "time", engine)
+    monkeypatch.setattr(harness.rounds, "time", engine)
     assert bare_seconds(engine, np.arange(5), [(2, 1), (1, 1)], 20) == 23.0  # type: ignore[arg-type]
     assert engine.calls == [
         "step at 0", "draft at 5", "draft at 6", "verify 2 + 1 at 7", "draft at 7", "verify 1 + 1 at 8",
@@ -185,8 +183,8 @@ def test_categories_by_hand() -> None:
 
 def test_calls_behind_the_prompt_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     engine: Any = NotingEngine()
-    monkeypatch.setattr(harness.engine_calls, "time", engine)
-    with noted(engine, 5) as notes:
+    monkeypatch.setattr(harness.rounds, "time", engine)
+    with timed_calls(engine, 5) as times:
         engine.step(np.arange(3))
         engine.step(np.arange(2))  # the prompt's end
         engine.draft(np.arange(1))
@@ -194,7 +192,7 @@ def test_calls_behind_the_prompt_are_noted(monkeypatch: pytest.MonkeyPatch) -> N
         engine.verify(np.arange(1))
         engine.step(np.arange(1))
     engine.step(np.arange(1))
-    assert notes.calls == [Call("draft", 1, 2, 2.0), Call("step", 1, 1, 100.0), Call("verify", 3, 1, 10.0)]
+    assert times.calls == [Call("draft", 1, 2, 2.0), Call("step", 1, 1, 100.0), Call("verify", 3, 1, 10.0)]
 
 
 def test_prompts_of_files(tmp_path: Path) -> None:
@@ -233,7 +231,7 @@ def test_from_end_to_end(
         threads=1, json_file=target,
     )  # fmt: skip
     result = json.loads(target.read_text())
-    (artifact,) = result["artifacts"]
+    (artifact,) = result["data"]
     assert [row["setting"] for row in artifact["rows"]] == ["plain", "γ 2", "auto", "ngram γ 2", "ngram auto"]
     assert len(artifact["runs"]) == 5 * 2 * 2
     rounds = {row["setting"]: row["a_round"] for row in artifact["rows"]}
@@ -243,7 +241,7 @@ def test_from_end_to_end(
     assert all(one["same"] in (True, None) for one in artifact["runs"])  # the tiny model's margins are wide
     by_model = [one for one in artifact["runs"] if one["setting"] == "γ 2"]
     assert all(one["loop_s"] and one["bare_s"] for one in by_model if one["speculation"]["rounds"])
-    assert result["setting"]["prompts"] == ["spec_bench/0", "HumanEval/0"]
+    assert result["setting"]["prompt_names"] == ["spec_bench/0", "HumanEval/0"]
     assert len(result["targets"]) == 3
     assert "| γ 2 |" in capsys.readouterr().out
 
@@ -257,9 +255,24 @@ def test_by_category_from_end_to_end(tiny_early_exit: Path, tmp_path: Path, caps
         [tiny_early_exit], num_speculations="2", drafter="model", exit_layer="1", data=[str(data)], category="category",
         raw=True, prompts=1, tokens=8, rounds=1, threads=1, json_file=target,
     )  # fmt: skip
-    (artifact,) = json.loads(target.read_text())["artifacts"]
+    (artifact,) = json.loads(target.read_text())["data"]
     assert list(artifact["categories"]) == ["fox", "dog"]
     assert [row["setting"] for row in artifact["categories"]["dog"]] == ["plain", "model exit 1 γ 2"]
     out = capsys.readouterr().out
     assert "| mean of these |" in out
     assert "| ÷ plain (accepted) | model exit 1 γ 2 |" in out
+
+
+def test_texts_that_differ_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain runs have nothing to compare; a text that parts has the position and margin that the runtime finds."""
+    found = SimpleNamespace(position=1, margin=0.25)
+    monkeypatch.setattr(speculation, "find_difference", lambda session, ids, *texts: found)
+    counts = {"rounds": 1}
+    session, ids = SimpleNamespace(), np.arange(2)
+    drafted = run("γ 2", 1, 2, 0.1, speculation=counts)
+    outcomes = [
+        speculation.compared(session, one, ids, (1, 2), text)  # type: ignore[arg-type]
+        for one, text in ((run("plain", 1, 2, 0.1), (1, 2)), (drafted, (1, 2)), (drafted, (1, 3)))
+    ]
+    assert [one.same for one in outcomes] == [None, True, False]
+    assert [(one.position, one.margin) for one in outcomes] == [(None, None), (None, None), (1, 0.25)]

@@ -86,8 +86,8 @@ def test_from_end_to_end(
         dense, [tiny_early_exit], prompt=8, new=2, num_speculations=4, rounds=2, threads=1, json_file=target
     )
     name = tiny_early_exit.name
-    assert asked == [(name, 0), (name, 4), (name, 4), (name, 0)]
-    result = json.loads(target.read_text())
+    assert sorted(asked) == [(name, 0), (name, 0), (name, 4), (name, 4)]
+    result = json.loads(target.read_text())["data"]
     assert result["contents"][name]["files"]["verify.onnx"] == (tiny_early_exit / "verify.onnx").stat().st_size
     checks = {check["what"]: check["holds"] for check in result["checks"][name]}
     assert checks["operators in verify.onnx of blocks before 1"]

@@ -6,13 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-import harness.assisted
 import numpy as np
 import pytest
 import speculation_vs_transformers
 from drafting_artifacts import EXIT_LAYER
-from harness.assisted import Deliveries, by_edgeskip, by_transformers
-from speculation_vs_transformers import PEER, Side, Turn, as_markdown, rows_of, targets_of
+from speculation_vs_transformers import (
+    PEER,
+    Deliveries,
+    Side,
+    Turn,
+    by_edgeskip,
+    by_transformers,
+    rows_of,
+    table_of,
+    targets_of,
+)  # fmt: skip
 
 from edgeskip.core.errors import EdgeSkipError
 
@@ -30,7 +38,7 @@ class Clock:
 
 
 def test_what_deliveries_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness.assisted, "time", Clock())
+    monkeypatch.setattr(speculation_vs_transformers, "time", Clock())
     watch = Deliveries()
     watch.put(np.array([PROMPT]))
     for part in ([7, 8], [9], [10, 11, 12], [13]):
@@ -101,19 +109,19 @@ def test_figures_by_hand() -> None:
     assert [(t.what, t.met) for t in targets_of(list(rows.values()))] == [
         ("ee8, γ 4: speed over assistant_early_exit", True)
     ]
-    setting = {"exit_layer": 8, "tokens": 3, "threads": 2, "rounds": 2, "prompts": ["p"], "versions": {"torch": "2"}}
-    setting["machine"] = {"processor": "a CPU", "usable_cores": 2}
-    text = "\n".join(as_markdown(list(rows.values()), setting))
+    text = table_of(list(rows.values()), 3).markdown()
     assert "| ee8 | 4 | 25.0 [20.0 – 30.0] | 3.50 [3.00 – 4.00] | 0.625 [0.500 – 0.750] | 25.0% | 0 of 1 |" in text
 
 
 def test_an_exit_that_the_artifact_has_not(tiny_llama: Path, tiny_early_exit: Path, prompt_data: Path) -> None:
     with pytest.raises(EdgeSkipError, match="has no exit after 2 blocks; its exits: 1"):
-        speculation_vs_transformers.bench_assisted(str(tiny_llama), [tiny_early_exit], 2, prompts=1)
+        speculation_vs_transformers.speculation_vs_transformers(str(tiny_llama), [tiny_early_exit], 2, prompts=1)
     with pytest.raises(EdgeSkipError, match="auto: give numbers from 1"):
-        speculation_vs_transformers.bench_assisted(str(tiny_llama), [tiny_early_exit], EXIT_LAYER, "2,auto")
+        speculation_vs_transformers.speculation_vs_transformers(
+            str(tiny_llama), [tiny_early_exit], EXIT_LAYER, "2,auto"
+        )
     with pytest.raises(EdgeSkipError, match="two entries are called early-exit"):
-        speculation_vs_transformers.bench_assisted(str(tiny_llama), [tiny_early_exit] * 2, EXIT_LAYER)
+        speculation_vs_transformers.speculation_vs_transformers(str(tiny_llama), [tiny_early_exit] * 2, EXIT_LAYER)
 
 
 @pytest.mark.slow  # a process a side, each of which imports torch
@@ -121,13 +129,13 @@ def test_from_end_to_end(
     tiny_llama: Path, tiny_early_exit: Path, prompt_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "out.json"
-    speculation_vs_transformers.bench_assisted(
+    speculation_vs_transformers.speculation_vs_transformers(
         str(tiny_llama), [tiny_early_exit], EXIT_LAYER, num_speculations="2", prompts=2, tokens=8, rounds=1, threads=1,
         python=None, json_file=target,
     )  # fmt: skip
     result = json.loads(target.read_text())
-    assert [(row["side"]["name"], row["side"]["gamma"], row["same"]) for row in result["rows"]] == [
-        (name, gamma, [8, 8]) for gamma in (0, 2) for name in (PEER, tiny_early_exit.name)
-    ]
-    assert result["setting"]["versions"].keys() == {"transformers", "torch", "onnxruntime"}
+    assert [
+        (one["row"]["side"]["name"], one["row"]["side"]["gamma"], one["row"]["same"]) for one in result["data"]
+    ] == [(name, gamma, [8, 8]) for gamma in (0, 2) for name in (PEER, tiny_early_exit.name)]
+    assert all(f"{name} " in result["tables"][0]["versions"] for name in ("transformers", "torch", "onnxruntime"))
     assert "| 2 of 2 |" in capsys.readouterr().out

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import split_cost
-from harness.figures import Target
 from numpy.typing import NDArray
-from split_cost import Case, Comparison, as_json, as_markdown, comparisons, measure, timed
+from split_cost import Case, Comparison, comparisons, measure, table_of, targets_of, timed
 from split_gguf import split_gguf
 
 from edgeskip.artifacts.gguf.manifest import GgufManifest
@@ -129,19 +128,11 @@ def test_who_is_first_changes_by_round(clock: Clock) -> None:
     assert "".join(order) == "ba" + "ab" + "ba"  # the first two warm up
 
 
-def test_table_and_json() -> None:
+def test_the_table_and_the_bound() -> None:
     one = Comparison("1 token", "both halves / whole", None, None, 1.1, [0.011, 0.010], [0.010, 0.010])  # type: ignore
-    setting = {
-        "exit_layer": 8,
-        "prompt_tokens": 512,
-        "threads": 2,
-        "rounds": 2,
-        "machine": {"processor": "a CPU", "usable_cores": 2},
-    }
-    text = as_markdown([one], [Target("1 token: both halves / whole", 1.1, one.ratio, at_least=False)], setting)
-    assert "| 1 token | both halves / whole | 10.50 | 10.00 | 1.050 [1.000 – 1.100] |" in text
-    assert text.endswith("| 1 token: both halves / whole | ≤ 1.1 | 1.050 [1.000 – 1.100] | yes |")
-    assert json.loads(json.dumps(as_json(one)))["ratio"] == pytest.approx({"median": 1.05, "low": 1.0, "high": 1.1})
+    assert table_of([one]).rows == [["1 token", "both halves / whole", "10.50", "10.00", "1.050 [1.000 – 1.100]"]]
+    (target,) = targets_of([one])
+    assert (target.what, target.bound, target.met) == ("1 token: both halves / whole", 1.1, True)
 
 
 @pytest.mark.slow  # writes the whole vocabulary twice
@@ -152,8 +143,8 @@ def test_a_real_pair_from_end_to_end(smollm2_gguf: Path, tmp_path: Path, capsys:
     split_cost.split_cost(first, smollm2_gguf, **options, json_file=tmp_path / "out.json")
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["setting"]["exit_layer"] == 3  # the model's own count, as the file says
-    assert len(result["comparisons"]) == 11
-    assert all(one["ratio"]["median"] > 0 for one in result["comparisons"])
+    assert len(result["data"]) == 11
+    assert all(one["ratio"]["median"] > 0 for one in result["data"])
     assert "| 8 tokens at once | both halves / whole |" in capsys.readouterr().out
     with pytest.raises(EdgeSkipError, match="is no first half of a pair"):
         split_cost.split_cost(smollm2_gguf, smollm2_gguf, **options)

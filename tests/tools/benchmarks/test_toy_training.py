@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_training import DATA, HELD_OUT, WINDOW, Result, as_markdown, collate, targets_missed, windows_of
+from harness.command import DATA
+from toy_training import HELD_OUT, WINDOW, Result, collate, table_of, targets_of, windows_of
 
 from edgeskip.core.errors import EdgeSkipError
 
@@ -36,16 +37,14 @@ def test_texts_that_do_not_do(tmp_path: Path) -> None:
 
 def test_the_table_and_the_targets() -> None:
     without, recipe = Result("without", 40.0, 5.0, 61.4), Result("with", 8.0, 5.2, 70.6)
-    assert as_markdown([without, recipe]).splitlines()[2:] == [
-        "| without | 40.00 | 5.00 | 61 |",
-        "| with | 8.00 | 5.20 | 71 |",
-        "| with / without | 0.200 | 1.040 | |",
-    ]
-    assert targets_missed(without, recipe) == []
-    (last,) = targets_missed(without, Result("with", 8.0, 5.3, 0))
-    assert "last block" in last
-    (exit_,) = targets_missed(without, Result("with", 21.0, 5.0, 0))
-    assert "exit" in exit_
+    assert table_of(without, recipe).rows == [["without", "40.00", "5.00", "61"], ["with", "8.00", "5.20", "71"]]
+    assert [target.measured.median for target in targets_of(without, recipe)] == pytest.approx([0.2, 1.04])
+    for one, met in (
+        (recipe, [True, True]),
+        (Result("", 8.0, 5.3, 0), [True, False]),
+        (Result("", 21.0, 5, 0), [False, True]),
+    ):
+        assert [target.met for target in targets_of(without, one)] == met
 
 
 @pytest.mark.slow
@@ -57,6 +56,6 @@ def test_the_recipe_teaches_the_exit(tmp_path: Path) -> None:
     command = [sys.executable, str(tool), "--hidden", "64", "--steps", "200"]
     done = subprocess.run([*command, "--json", str(tmp_path / "f.json")], capture_output=True, text=True, timeout=500)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    without, recipe = json.loads((tmp_path / "f.json").read_text())["results"]
+    without, recipe = json.loads((tmp_path / "f.json").read_text())["data"]
     assert recipe["exit_perplexity"] < 0.9 * without["exit_perplexity"]
     assert recipe["last_perplexity"] < 1.05 * without["last_perplexity"]

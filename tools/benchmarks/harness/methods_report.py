@@ -64,8 +64,8 @@ def tables_of(
 
 
 def perplexity_at(results: Sequence[Row], method: str, speed: float) -> float | None:
-    """Perplexity at the point where the method decodes `speed` times as fast as dense: between its measured plans, the dense model
-    among them, log perplexity is linear in the speed-up. A plan that is slower and worse than another of the method
+    """Perplexity of the method at `speed` times dense's decoding speed: between its measured plans, dense among
+    them, log perplexity is linear in the speed-up. A plan that is slower and worse than another of the method
     counts for nothing. None where it never gets there.
     """
     points = sorted(

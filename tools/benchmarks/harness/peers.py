@@ -44,7 +44,7 @@ def environment(name: str, work: Path) -> Path:
     for command in ([str(python), str(INSTALL_TORCH)], pip):
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
             raise EdgeSkipError(
-                f"cannot make the environment of {name}: {' '.join(command)} failed; fix the error above and run again, "
+                f"cannot make the environment of {name}: {' '.join(command)} failed; fix that error and run again, "
                 f"pass an interpreter that has the packages with --{name}-python, or leave it out with --peers"
             )
     stamp.write_text(wanted)

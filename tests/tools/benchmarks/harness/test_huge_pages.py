@@ -1,4 +1,4 @@
-"""tools/benchmarks/harness/huge_pages.py. Oracle: what a process that asked says of itself."""
+"""Large pages asked for. Oracle: what a process that asked says of itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 TOOLS = Path(__file__).parents[4] / "tools" / "benchmarks"
 PROGRAM = """
 import os, sys
-from harness.huge_pages import with_huge_pages
+from harness.processes import with_huge_pages
 with_huge_pages()
 print(os.environ["GLIBC_TUNABLES"], sys.argv[1:])
 """

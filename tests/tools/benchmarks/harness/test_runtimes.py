@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import harness.driver
+import harness.processes
 import protocol
 import pytest
-from harness.driver import Contestant, Run, Worker, race
-from harness.machine import CpuTime
+from harness.llama_bench import run_of
+from harness.processes import CpuTime, take_turns
+from harness.runtimes import Contestant, Run, Worker, race, run_afresh
 
 from edgeskip.core.errors import EdgeSkipError
 
@@ -21,7 +22,7 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 
 
 def contestant(name: str = "fake", manner: str = "well") -> Contestant:
-    return Contestant(name, "peer", "fp32", Path(sys.executable), str(FAKE), Path("/models") / manner)
+    return Contestant(name, Path(sys.executable), str(FAKE), Path("/models") / manner)
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ class Recorded:
 
 def test_race_takes_turns_rotates_and_drops_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(harness.driver.time, "sleep", pauses.append)
+    monkeypatch.setattr(harness.processes.time, "sleep", pauses.append)
     order: list[str] = []
     workers: list[Any] = [Recorded(name, order) for name in "abc"]
     runs = race(workers, [1], 2, rounds=2, report=lambda line: None)
@@ -130,3 +131,42 @@ def test_others_cores_are_what_the_worker_did_not_use() -> None:
     before, after = CpuTime(machine_s=100.0, process_s=10.0), CpuTime(machine_s=107.0, process_s=14.0)
     assert after.others_since(before, seconds=2.0) == 1.5
     assert before.others_since(after, seconds=2.0) == 0.0
+
+
+def test_every_turn_is_measured_where_cells_warm_up_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness.processes.time, "sleep", lambda seconds: None)
+    order: list[str] = []
+
+    def turn(name: str) -> Any:
+        return lambda: (order.append(name), len(order))[1]
+
+    runs = take_turns({name: turn(name) for name in "abc"}, rounds=2, report=lambda line: None)
+    assert "".join(order) == "bca" + "cab"
+    assert runs["b"] == [1, 6]
+
+
+def test_a_process_of_its_own_warms_up_and_ends(tmp_path: Path) -> None:
+    """fake_worker's tokens count up from the prompt's sum; its notes count the steps of the last run alone."""
+    contestant = Contestant("fake", Path(sys.executable), str(FAKE), Path("/models/well"))
+    result = run_afresh(contestant, [1, 2], 12, threads=1, logs=tmp_path)
+    assert result.tokens == tuple(range(4, 16))
+    assert result.notes == {"steps": 12}
+    failing = Contestant("fake", Path(sys.executable), str(FAKE), Path("/models/failing"))
+    with pytest.raises(EdgeSkipError, match="RuntimeError: no memory"):
+        run_afresh(failing, [1, 2], 12, threads=1, logs=tmp_path)
+
+
+def answer(n_prompt: int, n_gen: int, avg_ns: int) -> list[dict[str, Any]]:
+    return [{"n_prompt": n_prompt, "n_gen": n_gen, "avg_ns": avg_ns, "build_commit": "abc", "type_k": "f16"}]
+
+
+def test_llama_benchs_rows_become_a_run() -> None:
+    result = run_of(answer(512, 0, 2_000_000_000), answer(0, 4, 1_000_000_000))
+    assert result.prefill_s == 2.0
+    assert result.token_s == (0.25,) * 4
+    assert result.decode_tokens_per_s == 4.0
+
+
+def test_other_rows_than_asked_for_are_refused() -> None:
+    with pytest.raises(EdgeSkipError, match="other tests"):
+        run_of(answer(512, 0, 1), answer(512, 0, 1))

@@ -1,4 +1,4 @@
-"""tools/benchmarks/harness/afresh.py. Oracle: small scripts that answer, fail or die."""
+"""Processes that measure. Oracle: small scripts that answer, fail or die."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness.afresh import ask_afresh
+from harness.processes import ask_afresh
 
 from edgeskip.core.errors import EdgeSkipError
 
@@ -15,7 +15,7 @@ SCRIPT = f"""
 import os, sys
 sys.path.insert(0, {str(TOOLS)!r})
 from edgeskip.core.errors import EdgeSkipError
-from harness.afresh import answer
+from harness.processes import answer
 def work(request):
     print("a library's banner")
     os.write(1, b"another, past Python\\n")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import harness.environments
+import harness.peers
 import pytest
-from harness.environments import REQUIREMENTS, environment
+from harness.peers import REQUIREMENTS, environment
 
 from edgeskip.core.errors import EdgeSkipError
 
@@ -26,9 +26,9 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         (folder / "bin").mkdir(parents=True)
         (folder / "bin" / "python").touch()
 
-    monkeypatch.setattr(harness.environments.subprocess, "run", run)
-    monkeypatch.setattr(harness.environments.venv, "create", create)
-    monkeypatch.setattr(harness.environments.sys, "platform", "linux")
+    monkeypatch.setattr(harness.peers.subprocess, "run", run)
+    monkeypatch.setattr(harness.peers.venv, "create", create)
+    monkeypatch.setattr(harness.peers.sys, "platform", "linux")
     return ran
 
 
@@ -47,7 +47,7 @@ def test_a_made_environment_is_kept_until_the_pins_change(
     environment("optimum", tmp_path)
     environment("optimum", tmp_path)
     assert len(commands) == 2
-    monkeypatch.setitem(harness.environments.REQUIREMENTS, "optimum", ("optimum-onnx==9",))
+    monkeypatch.setitem(harness.peers.REQUIREMENTS, "optimum", ("optimum-onnx==9",))
     environment("optimum", tmp_path)
     assert commands[-1][-1] == "optimum-onnx==9"
 
