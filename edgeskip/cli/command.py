@@ -13,9 +13,23 @@ from typer.core import TyperCommand, TyperGroup
 
 from edgeskip.cli import messages
 from edgeskip.cli.options import HARDWARE, MODEL, OUTPUT, SAMPLING, SPECULATION, Quiet, Verbose
+from edgeskip.core.errors import EdgeSkipError
 
+_VALUE_ERRORS = {  # what typer and pydantic say, and what we say
+    r"^Value error, ": "",
+    r"^Input should be a valid integer.*": "the value is not a whole number",
+    r"^Input should be a valid number.*": "the value is not a number",
+    r"^Input should be ": "the value must be ",
+    r" is not one of (.*[^.])\.?$": r" is unknown; choose from \1",
+}
 _VALUE = re.compile(r"<(?:list\[)?([^<>\]]+)\]?>$")
 _VALUE_NAMES = {"int": "N", "int range": "N", "float": "X", "float range": "X", "str": "TEXT", "path": "PATH"}
+
+
+def _plainly(message: str) -> str:
+    for pattern, words in _VALUE_ERRORS.items():
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def _value_name(match: re.Match[str]) -> str:
@@ -32,6 +46,20 @@ _ORDER = ("Arguments", MODEL, "Options", SAMPLING, SPECULATION, HARDWARE)
 
 class Command(TyperCommand):
     """A command whose help lists its options in groups, in plain text: importing rich would take longer."""
+
+    def make_context(self, *args: Any, **values: Any) -> Any:
+        """Parse the words; a value that an option cannot have is an error of one line, as any other.
+
+        Raises:
+            EdgeSkipError: If an option or argument has such a value.
+        """
+        try:
+            return super().make_context(*args, **values)
+        except typer.BadParameter as error:
+            option = next((opt for opt in getattr(error.param, "opts", ()) if opt.startswith("--")), None)
+            if not error.message or option is None:  # an argument that is missing: the usage line says more
+                raise
+            raise EdgeSkipError(f"{option}: {_plainly(error.message)}") from None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return what follows the command in the usage line: `[OPTIONS] PROFILE`, an ellipsis for several."""

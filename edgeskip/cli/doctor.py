@@ -1,4 +1,4 @@
-"""The facts `edgeskip doctor` shows: versions, ONNX Runtime's providers, the machine, what is missing and its cure."""
+"""The facts `edgeskip doctor` shows: versions, providers, the machine, what is missing and how to fix it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RELATED = ("onnxruntime-genai", "optimum-onnx")  # not ours, but worth a line w
 
 @dataclass(frozen=True)
 class Finding:
-    """Something missing or wrong, and the command that mends it; `blocking` where the base install cannot work."""
+    """Something missing or wrong, and the command that fixes it; `blocking` if the base install cannot work."""
 
     problem: str
     command: str
@@ -31,9 +31,9 @@ class Diagnosis:
     versions: dict[str, str | None]  # package → version, None = not installed
     providers: tuple[str, ...]  # ONNX Runtime execution providers this build offers
     machine: Machine
-    llamacpp: str  # what its self-test says
+    llamacpp: str  # the result of its self-test
     cache: str
-    fetched: dict[str, tuple[str, ...]]  # ready model → its weights in the cache: GGUF file, hub folder
+    fetched: dict[str, tuple[str, ...]]  # model name → its weights in the cache: GGUF file, hub folder
     findings: tuple[Finding, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Looks around without importing anything heavier than onnxruntime."""
+    """Collect the facts without importing anything heavier than onnxruntime."""
     machine = this_machine()
     declared = requirements()
     builds = onnxruntime_builds()
@@ -63,7 +63,7 @@ def _providers() -> tuple[tuple[str, ...], str | None]:
         import onnxruntime
 
         return tuple(onnxruntime.get_available_providers()), None
-    except Exception as error:  # a broken install fails in many ways; all are for the user to see
+    except Exception as error:  # a broken install fails in many ways, and the user should see each
         return (), " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -75,7 +75,7 @@ def _find_onnxruntime(
         both = " and ".join(builds)
         return [
             Finding(
-                f"{both} are both installed and overwrite each other's files: keep one",
+                f"{both} are both installed and overwrite each other's files; keep one",
                 f"pip uninstall -y {' '.join(builds)} && pip install {keep}",
                 blocking=True,
             )
@@ -86,7 +86,7 @@ def _find_onnxruntime(
     if machine.gpus and "CUDAExecutionProvider" not in providers:
         return [
             Finding(
-                "there is an NVIDIA GPU, but this ONNX Runtime has no CUDA provider",
+                "this machine has an NVIDIA GPU, but this ONNX Runtime has no CUDA provider",
                 "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
                 blocking=False,
             )
@@ -105,9 +105,9 @@ def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], mac
             for requirement in declared
             if requirement.extra == extra
             and not requirement.satisfied
-            and not (requirement.package == "onnxruntime" and builds)  # another build stands in for it
+            and not (requirement.package == "onnxruntime" and builds)  # another build replaces it
         ]
-        if not missing or (extra == "presets" and presets_folder() is not None):  # a checkout has them in itself
+        if not missing or (extra == "presets" and presets_folder() is not None):  # a checkout contains them
             continue
         names = ", ".join(
             f"{r.package} ({r.installed}, needs {r.specifier})" if r.installed else r.package for r in missing
@@ -125,7 +125,7 @@ def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], mac
             "export": "calibrate and export need",
             "plot": "inspect --plot needs",
             "eval": "eval needs",
-            "presets": "--profile NAME of a preset needs",
+            "presets": "presets need",
             "llamacpp": "run FILE.gguf needs",
         }[extra]
         findings.append(Finding(f"{purpose} {names}", command, blocking=False))
@@ -133,7 +133,7 @@ def _find_missing(declared: tuple[Requirement, ...], builds: dict[str, str], mac
 
 
 def _find_crashes() -> list[Finding]:
-    """The installed providers that end the process which opens them, or give wrong numbers."""
+    """Return the installed providers that crash the process that opens them, or compute wrong numbers."""
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.runtime.engines.onnxruntime.providers import PROVIDERS, self_test_provider
 
@@ -148,7 +148,7 @@ def _find_crashes() -> list[Finding]:
 
 
 def _llamacpp() -> tuple[str, list[Finding]]:
-    """What the self-test of llama.cpp says, done now if it never was or failed before, and a finding if it fails."""
+    """Return the result of llama.cpp's self-test, run now if it never passed, and a finding if it fails."""
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.runtime.engines.llamacpp.self_test import describe, library_files, rebuild, self_test
 
@@ -165,14 +165,14 @@ def _llamacpp() -> tuple[str, list[Finding]]:
 
 
 def _find_leftovers() -> list[Finding]:
-    """What killed processes left in the current folder."""
+    """Return what killed processes left in the current folder."""
     from edgeskip.core.leftovers import leftovers_in
 
     return [
         Finding(
             f"an interrupted process left {leftover.folder.name} ({leftover.size / 1e6:.0f} MB) here"
-            + (f", the {leftover.target.name} that it was to replace" if leftover.is_old else ""),
-            f"make {leftover.target.name} again, which clears it, or remove the folder",
+            + (f", the old {leftover.target.name}" if leftover.is_old else ""),
+            f"make {leftover.target.name} again, which removes it, or remove the folder",
             blocking=False,
         )
         for leftover in leftovers_in(Path())
@@ -180,7 +180,7 @@ def _find_leftovers() -> list[Finding]:
 
 
 def _plain_torch_is_cuda(machine: Machine) -> bool:
-    """On Linux a plain `pip install torch` brings gigabytes of CUDA libraries, of no use without an NVIDIA GPU."""
+    """Return whether a plain `pip install torch` brings gigabytes of CUDA libraries that no GPU here can use."""
     return sys.platform == "linux" and not machine.gpus
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.named_path import named_path
 
 # The headings of the groups in a command's help, in the order in which they are printed.
@@ -65,7 +66,20 @@ def _complete_path(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
     ]
 
 
-def output(help: str, metavar: str = "PATH") -> Any:
+def one_profile(argument: str | None, option: str | None) -> str:
+    """Return the profile that is named by position or by `--profile`.
+
+    Raises:
+        EdgeSkipError: If it is named by neither or by both.
+    """
+    if argument is not None and option is not None:
+        raise EdgeSkipError(f"the profile is given twice, {argument:.60} and --profile {option:.60}; give it once")
+    if argument is None and option is None:
+        raise EdgeSkipError("no profile is given; name one, e.g. llama.json, or a preset (edgeskip fetch --list)")
+    return str(option if argument is None else argument)
+
+
+def output_option(help: str, metavar: str = "PATH") -> Any:
     """Return `--output`/`-o`, which is always a path. `help`: what is written there."""
     return typer.Option("--output", "-o", help=help, metavar=metavar, rich_help_panel=OUTPUT)
 
@@ -75,6 +89,16 @@ ProfileArg = Annotated[
     typer.Argument(
         metavar="PROFILE", help="Profile (llama.json), or the name of a preset.", autocompletion=complete_profile
     ),
+]
+OptionalProfileArg = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PROFILE", help="Profile (llama.json), or the name of a preset.", autocompletion=complete_profile
+    ),
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="PROFILE", help="Same as PROFILE above.", autocompletion=complete_profile),
 ]
 ModelArg = Annotated[
     str,

@@ -21,7 +21,7 @@ def parse_names(text: str, option: str, choices: Sequence[str] | None = None) ->
     """
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise EdgeSkipError(f"{option} {text!r:.80} has an empty entry; separate the names by single commas")
+        raise EdgeSkipError(f"{option} {text:.60} has an empty entry; separate the names by single commas")
     if choices is not None:
         names = [name.lower() for name in names]
         if unknown := [name for name in names if name not in choices]:
@@ -42,9 +42,10 @@ def parse_numbers(text: str, option: str, *, least: int = 0, example: str = "4,8
         EdgeSkipError: If an entry is not a whole number of 1 … 18 digits, or less than `least`.
     """
     numbers = [whole_number(word.strip()) for word in text.split(",")]
-    if None in numbers:
-        raise EdgeSkipError(f"{option} {text!r:.80} is not a list of whole numbers; write for example {example}")
-    found = [number for number in numbers if number is not None]
-    if min(found) < least:
-        raise EdgeSkipError(f"{option} {text!r:.80}: every number must be at least {least}")
+    found = [number for number in numbers if number is not None and number >= least]
+    if len(found) < len(numbers):
+        bound = f" of at least {least}" if least else ""
+        raise EdgeSkipError(
+            f"{option} {text:.60} is not a list of whole numbers{bound}; write for example {option} {example}"
+        )
     return tuple(dict.fromkeys(found))

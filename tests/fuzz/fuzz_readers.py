@@ -257,7 +257,7 @@ def _sweep_log(folder: Path) -> None:
 def _read_sweep(folder: Path) -> None:
     from rich.console import Console
 
-    from edgeskip.cli.views.sweep import table, write_csv, write_heat_map
+    from edgeskip.cli.views.sweep import points_table, write_csv, write_heat_map
     from edgeskip.sweep.run import SweepGrid, SweepLog, best_of
 
     grid = SweepGrid((4, 8), (None, 64), (1, 2))
@@ -268,7 +268,7 @@ def _read_sweep(folder: Path) -> None:
         return
     write_csv(cells, folder / "sweep.csv")
     write_heat_map(cells, folder / "sweep.png", "x")
-    Console().print(table(cells))
+    Console().print(points_table(cells))
     assert best_of(cells).acceptance >= 0
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import edgeskip
-from edgeskip.cli.views.generation import coloured, speculation_facts, summary, verdict
+from edgeskip.cli.views.generation import colored, speculation_facts, summary, verdict
 from edgeskip.runtime.speculation.policy import Speculation
 from edgeskip.runtime.stream import Piece
 
@@ -60,19 +60,19 @@ def test_compare_runs_both(tiny_artifact):
 
 def test_drawn_texts_are_not_compared_token_by_token(tiny_artifact):
     options = ["--compare", "--drafter", "ngram", "--temperature", "1", "--seed", "1"]
-    assert "drawn texts" in run(tiny_artifact.folder, *LOOP, *options).stdout
+    assert "sampled texts" in run(tiny_artifact.folder, *LOOP, *options).stdout
     assert json.loads(run(tiny_artifact.folder, *LOOP, *options, "--json").stdout)["identical"] is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num-speculations", "9" * 5000], "9 is no number: give 1 … 16 or auto"),
-        (["--num-speculations", "٣"], "--num-speculations ٣ is no number: give 1 … 16 or auto"),
-        (["--num-speculations", "many"], "--num-speculations many is no number: give 1 … 16 or auto"),
+        (["--num-speculations", "9" * 5000], "9 is not a number"),
+        (["--num-speculations", "٣"], "--num-speculations ٣ is not a number"),
+        (["--num-speculations", "many"], "--num-speculations many is not a number"),
         (["--num-speculations", "17"], "--num-speculations must be 1 … 16 or auto, not 17"),
-        (["--drafter", "magic"], "drafter magic is unknown: choose one of model, ngram, mixed"),
-        (["--strategy", "fast"], "strategy fast is unknown: choose one of plain, speculative, draft-only"),
+        (["--drafter", "magic"], "--drafter: 'magic' is unknown; choose from 'model', 'ngram', 'mixed'"),
+        (["--strategy", "fast"], "--strategy: 'fast' is unknown; choose from 'plain', 'speculative', 'draft-only'"),
         (["--strategy", "speculative", "--drafter", "model"], "this artifact has no draft of its own"),
         (["--strategy", "draft-only"], "draft-only needs a draft, which this artifact has not"),
         (["--draft-confidence", "2"], "confidence must be from 0 to 1, not 2.0"),
@@ -98,8 +98,8 @@ def test_what_does_not_fit_is_one_line(tiny_artifact, arguments, message):
     assert answer.stdout == ""
 
 
-def test_drafted_pieces_are_coloured():
-    text = coloured([Piece("ab", drafted=False), Piece("cd", drafted=True)])
+def test_drafted_pieces_are_colored():
+    text = colored([Piece("ab", drafted=False), Piece("cd", drafted=True)])
     assert text.plain == "abcd"
     assert [(span.start, span.end, span.style) for span in text.spans] == [(2, 4, "green")]
 

@@ -131,7 +131,7 @@ def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(EdgeSkipError, match="add --overwrite"):
         profile_device(folder, output, rounds=1)
     for contexts in ("x", "-1", ""):
-        with pytest.raises(EdgeSkipError, match="is no list of lengths"):
+        with pytest.raises(EdgeSkipError, match="is not a list of whole numbers"):
             profile_device(folder, output, contexts=contexts, overwrite=True)
     with pytest.raises(EdgeSkipError, match=r"does not end in \.json"):
         profile_device(folder, tmp_path / "phone")

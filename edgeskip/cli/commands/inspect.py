@@ -2,280 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.text import Text
+from edgeskip.cli import messages
+from edgeskip.cli.options import OUTPUT, Json, complete_artifact, complete_profile
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.terminal import print_json
 
-    from edgeskip.artifacts.gguf.inspection import GgufReport
-    from edgeskip.artifacts.manifest import OnlineRecord, PlanSummary, VerificationRecord
-    from edgeskip.cli.views.inspection import ArtifactReport, ProfileReport
-    from edgeskip.core.plan_cost import PlanCost
-    from edgeskip.core.terminal import Console
-    from edgeskip.profiles.schema import ModelRecord
+
+def _complete(incomplete: str) -> list[str]:
+    return list(dict.fromkeys(complete_profile(incomplete) + complete_artifact(incomplete)))
 
 
 def inspect(
     path: Annotated[
         str,
-        typer.Argument(help="A profile (llama.json), the name of one that ships, an artifact folder or a .gguf file."),
+        typer.Argument(
+            metavar="PROFILE|ARTIFACT",
+            help="Profile (llama.json), name of a preset, artifact folder or .gguf file.",
+            autocompletion=_complete,
+        ),
     ],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the profile's similarity per layer to this file (.png, .svg or .pdf).")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw the profile's similarity per layer into a .png, .svg or .pdf file.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     verify: Annotated[bool, typer.Option(help="Compare the sha256 of each file of an artifact.")] = True,
+    json: Json = False,
 ) -> None:
-    """Show what a profile, an artifact or a GGUF file holds."""
-    import sys
+    """Show what a profile or an artifact contains.
 
-    from edgeskip.cli.views.inspection import ArtifactReport, ProfileReport, inspect_path
-    from edgeskip.core.errors import EdgeSkipError
-    from edgeskip.core.terminal import Console
+    Exits 2 if a file is damaged or missing. With --json: {"kind": "profile", "artifact" or "gguf", "path", "label",
+    "problem", …} with all fields of the profile or the manifest.
+    """
+    from edgeskip.cli.views.inspection import ProfileReport, inspect_path
 
     report = inspect_path(path, verify=verify)
     if plot is not None:
         if not isinstance(report, ProfileReport):
             raise EdgeSkipError(
-                f"{path} holds no similarities: plot the profile it was exported from, "
-                f"edgeskip inspect PROFILE --plot {plot}"
+                f"{path} is not a profile, so --plot has no similarities to draw; run  "
+                f"edgeskip inspect PROFILE --plot {plot}  on the profile it was exported from"
             )
         from edgeskip.cli.views.similarity_plot import plot_similarity
 
         plot_similarity(report.profile, plot)
-        print(f"edgeskip: wrote {plot}", file=sys.stderr)
+        messages.status(f"edgeskip: wrote {plot}")
     if json:
-        import json as json_module
-
-        print(json_module.dumps(report.as_json(), indent=2))
-    elif isinstance(report, ProfileReport):
-        _print_profile(Console(highlight=False, markup=False), report)
-    elif isinstance(report, ArtifactReport):
-        _print_artifact(Console(highlight=False, markup=False), report)
+        print_json(report.as_json(), indent=2)
     else:
-        _print_gguf(Console(highlight=False, markup=False), report)
+        from edgeskip.cli.views.inspect_tables import show_report
+
+        show_report(report)
     if report.problem is not None:
         raise EdgeSkipError(report.problem)
-
-
-def _print_profile(console: Console, report: ProfileReport) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from edgeskip.cli.views.draft_facts import exit_facts
-    from edgeskip.cli.views.pareto import front_line
-    from edgeskip.core.plan_cost import cost_facts
-    from edgeskip.core.sublayers import KINDS, Sublayer
-    from edgeskip.models.location import found_at
-
-    profile, plan = report.profile, report.profile.plan
-    skipped = set(plan.skip) if plan else set()
-    calibration = profile.calibration
-    found = found_at(profile, report.path)
-    if found is None and profile.model_location is not None:
-        found = Path(profile.model_location.absolute + ": not there")
-    facts = {
-        "profile": str(report.path),
-        "model": f"{profile.model.name} ({profile.model.family}, {profile.model.num_blocks} blocks, "
-        f"hidden size {profile.model.hidden_size})",
-        "source": profile.model.source + ("" if found is None else f" ({found})"),
-        "fingerprint": profile.model.fingerprint[:16],
-        "calibrated": f"{calibration.created}, context {calibration.context} tokens, seed {calibration.seed}, "
-        f"{calibration.dtype}",
-        "corpus": ", ".join(f"{file.name} (sha256 {file.sha256[:8]})" for file in calibration.corpus),
-        "plan": f"{plan.method}, compensation {plan.compensation}: lossy-skip, {len(plan.skip)} of "
-        f"{len(profile.sublayers)} sublayers: {', '.join(plan.skip)}"
-        if plan and plan.skip
-        else "dense (none skipped)",
-    }
-    if (lora := report.lora) is not None:
-        ranks = ", ".join(map(str, lora.ranks))
-        facts["LoRA"] = f"{lora.file}, rank {ranks} on {lora.num_layers} linear layers, {_size(lora.size_bytes)}"
-    if plan and plan.skip:
-        facts |= cost_facts(report.cost) or {"plan against dense": "not measured: plan again, or see the export"}
-    if plan and plan.beta is not None:
-        facts["threshold β"] = f"{plan.beta:.4f}"
-    if plan and plan.decode_skip:
-        facts["while decoding"] = f"{', '.join(plan.decode_skip)} besides, after P = {plan.window} tokens"
-    if profile.front is not None:
-        facts["front"] = front_line(profile.front)
-    facts |= exit_facts(profile)
-    _print_facts(console, facts)
-
-    table = Table(box=box.SIMPLE_HEAD, min_width=60, caption="IO similarity; scale = mean ‖after‖/‖before‖, prefill")
-    table.add_column("layer", justify="right")
-    for kind in KINDS:
-        for heading in (f"{kind} prefill", "decode", "scale"):
-            table.add_column(heading, justify="right")
-        table.add_column("")
-    for block in range(profile.model.num_blocks):
-        cells: list[str | Text] = []
-        for kind in KINDS:
-            sublayer = Sublayer(block, kind)
-            of_kind = profile.statistics(sublayer)
-            cells.append(f"{of_kind.prefill.similarity:.4f}")
-            cells.append(f"{of_kind.decode.similarity:.4f}" if of_kind.decode else "-")
-            cells.append(f"{of_kind.prefill.scale:.3f}")
-            cells.append(Text("skip" if str(sublayer) in skipped else "", style="bold red"))
-        table.add_row(str(block), *cells)
-    console.print(table)
-
-
-def _print_artifact(console: Console, report: ArtifactReport) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from edgeskip.cli.views.draft_facts import draft_facts
-
-    manifest = report.manifest
-    graph, plan, check = manifest.graph, manifest.plan, manifest.verification
-    quantisation = ", ".join(f"{key} {value}" for key, value in graph.quantisation.items())
-    facts: dict[str, str | Text] = {
-        "artifact": str(report.path),
-        "label": Text(manifest.label, style="bold"),
-        "model": f"{manifest.model.name} ({manifest.model.family}, {plan.num_blocks} blocks)",
-        "source": _source(manifest.model),
-        "precision": graph.precision + (f" ({quantisation})" if quantisation else "") + f", KV cache {graph.kv_dtype}",
-        "skipped": _skipped(plan),
-        "compensation": plan.compensation if plan.skip else "none",
-        **draft_facts(manifest.draft),
-        **_online(manifest.online),
-        "context": f"{graph.context_length} tokens",
-        "size": _size(report.size_bytes),
-        **_cost(manifest.cost, bool(plan.skip), drafts=manifest.draft is not None),
-        "verified": _verified(check),
-        "created": _created(manifest.created, manifest.versions),
-    }
-    _print_facts(console, facts)
-
-    table = Table(box=box.SIMPLE_HEAD, min_width=60)
-    table.add_column("file")
-    table.add_column("size", justify="right")
-    table.add_column("sha256")
-    for file in report.files:
-        style = "bold red" if file.state in {"damaged", "missing"} else ""
-        table.add_row(file.name, _size(file.size_bytes), file.state, style=style)
-    console.print(table)
-
-
-def _print_gguf(console: Console, report: GgufReport) -> None:
-    from rich.text import Text
-
-    from edgeskip.cli.views.draft_facts import HEADS
-
-    manifest = report.manifest
-    types = ", ".join(f"{count} {name}" for name, count in report.tensor_types.items())
-    facts: dict[str, str | Text] = {"GGUF": str(report.path)}
-    if manifest is None:
-        facts["label"] = Text("none: not made by EdgeSkip", style="bold")
-        facts["model"] = report.name or "unnamed"
-    else:
-        facts["label"] = Text(manifest.label, style="bold")
-        facts["model"] = f"{manifest.model.name} ({manifest.model.family}, {manifest.plan.num_blocks} blocks)"
-        facts["source"] = _source(manifest.model)
-        if manifest.part != "whole":
-            facts["part"] = f"{manifest.part} of a pair, exit layer {manifest.exit_layer}"
-            facts["partner"] = f"{_file(manifest.partner, report.partner_found)}; together {manifest.pair_label}"
-        if manifest.draft is not None:
-            facts["draft"] = f"{_file(manifest.draft, report.draft_found)}; for the same output, faster"
-        if manifest.decode is not None:
-            facts["decode"] = f"{_file(manifest.decode, report.decode_found)} takes over after {manifest.window} tokens"
-        if manifest.head is not None:
-            agreed = "" if manifest.agreement is None else f", agrees with the full model on {manifest.agreement:.1%}"
-            facts["draft head"] = ("the model's own" if manifest.head == "plain" else HEADS[manifest.head]) + agreed
-        if manifest.draft_head is not None:
-            facts["draft head"] += f"; {_file(manifest.draft_head, report.draft_head_found)}"
-    facts["architecture"] = f"{report.architecture or 'unknown'}, {_or_unknown(report.num_blocks)} blocks in the file"
-    facts["precision"] = (
-        f"{manifest.precision if manifest else report.file_type or 'unknown'} ({types or 'no tensors'})"
-    )
-    facts["context"] = f"{_or_unknown(report.context_length)} tokens"
-    if manifest is not None:
-        facts["skipped"] = _skipped(manifest.plan)
-        facts["compensation"] = manifest.plan.compensation if manifest.plan.skip else "none"
-    facts["tokenizer"] = f"{report.tokenizer_model or 'none'}, pre-tokenizer {report.tokenizer_pre or 'unnamed'}, "
-    facts["tokenizer"] += f"{report.num_tokens} tokens, chat template {'yes' if report.chat_template else 'no'}"
-    facts["licence"] = report.license or "not stated"
-    facts["size"] = _size(report.size_bytes)
-    if manifest is not None:
-        facts |= _cost(manifest.cost, bool(manifest.plan.skip))
-        pair = "both halves together: " if manifest.partner and manifest.verification else ""
-        facts["verified"] = pair + _verified(manifest.verification)
-        if manifest.draft_verification is not None:
-            facts["draft verified"] = _verified(manifest.draft_verification)
-        facts["made from"] = ", ".join(f"{name} {digest[:16]}" for name, digest in manifest.inputs.items()) or "-"
-        facts["created"] = _created(manifest.created, manifest.versions)
-    _print_facts(console, facts)
-
-
-def _file(name: str | None, found: bool | None) -> str:
-    return f"{name} ({'beside it' if found else 'NOT beside it'})"
-
-
-def _source(model: ModelRecord) -> str:
-    return f"{model.source}{' with a LoRA' if model.adapter else ''} (fingerprint {model.fingerprint[:16]})"
-
-
-def _skipped(plan: PlanSummary) -> str:
-    if not plan.skip:
-        return "none"
-    return f"{len(plan.skip)} of {2 * plan.num_blocks} sublayers ({plan.method}): {', '.join(plan.skip)}"
-
-
-def _online(record: OnlineRecord | None) -> dict[str, str]:
-    if record is None:
-        return {}
-    over = f"similarity ≥ {record.threshold:.4f} over the first {record.window} tokens"
-    return {"online": f"{len(record.ffns)} FFNs can be skipped while it runs: those of {over}"}
-
-
-def _cost(cost: PlanCost | None, lossy: bool, *, drafts: bool = False) -> dict[str, str]:
-    """What the artifact loses against the dense model and gains; if its plan skips, also that it was not measured."""
-    from edgeskip.core.plan_cost import cost_facts
-
-    facts = cost_facts(cost)
-    if lossy and "against dense" not in facts:
-        facts = {"against dense": "not measured: exported with --no-check, or by an older EdgeSkip", **facts}
-    elif drafts and not facts:
-        facts = {"against dense": "verified text is the dense model's own; draft-only text was not measured"}
-    return facts
-
-
-def _verified(check: VerificationRecord | None) -> str:
-    if check is None:
-        return "no: exported with the check switched off"
-    widened = "" if check.widened_kl_divergence is None else f" ({check.widened_kl_divergence:.2e} widened)"
-    return (
-        f"{'passed' if check.passed else 'FAILED'} ({check.bound}) against {check.reference}, "
-        f"{check.tokens} tokens: max |Δlogit| {check.max_abs_logit_difference:.2e}, "
-        f"KL {check.kl_divergence:.2e} nats{widened}, top-1 agreement {check.top1_agreement:.1%}"
-    )
-
-
-def _created(created: str, versions: Mapping[str, str]) -> str:
-    return ", ".join([created, *(f"{name} {version}" for name, version in versions.items())])
-
-
-def _or_unknown(number: int | None) -> str:
-    return "unknown" if number is None else str(number)
-
-
-def _print_facts(console: Console, facts: Mapping[str, str | Text]) -> None:
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in facts.items():
-        grid.add_row(name, value)
-    console.print(grid)
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 100_000 else f"{size_bytes / 1e3:,.1f} kB"

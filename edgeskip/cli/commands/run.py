@@ -1,4 +1,4 @@
-"""`edgeskip run`: answers a prompt with an artifact; the text to stdout as it comes, what it cost to stderr."""
+"""`edgeskip run`: answers a prompt with an artifact, the text on stdout as it comes, what it cost on stderr."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgeskip.core.named_path import named_path
+from edgeskip.cli import messages
+from edgeskip.cli.options import SAMPLING, SPECULATION, ArtifactArg, ChatOptions, Json, Provider, Threads
+from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.terminal import print_json, write_exactly, write_sequence
-
-_GREEN, _DEFAULT = "\x1b[32m", "\x1b[39m"  # rich would wrap the text
 
 if TYPE_CHECKING:
     from edgeskip.runtime.sampling import Sampling
@@ -21,86 +21,146 @@ if TYPE_CHECKING:
     from edgeskip.runtime.speculation.policy import Speculation
     from edgeskip.runtime.stream import Piece, TextStream
 
+# As in edgeskip.runtime, which is not imported before a command runs.
+Strategy = Literal["plain", "speculative", "draft-only", "online"]
+Drafter = Literal["model", "ngram", "mixed"]
+_GREEN, _DEFAULT = "\x1b[32m", "\x1b[39m"  # rich would wrap the text
+
 
 def run(
-    artifact: Annotated[
-        Path,
-        typer.Argument(parser=named_path, help="An exported artifact folder, or a .gguf file.", metavar="DIR|FILE"),
-    ],
-    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt; - reads it from stdin.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from this text file.")] = None,
-    system: Annotated[str | None, typer.Option(help="System message, put before the prompt.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 256,
-    temperature: Annotated[
-        float, typer.Option(help="0 = greedy: the likeliest token each time, whatever the model's own default is.")
-    ] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Draw from the k likeliest tokens; 0 = all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens that together have this probability.")] = 1,
-    min_p: Annotated[float, typer.Option(help="Draw from tokens at least this share as likely as the likeliest.")] = 0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens already seen get less likely.")] = 1,
-    seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
-    ] = None,
-    chat_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Tell the chat template, as enable_thinking=false; VALUE is JSON or text; repeatable.",
-        ),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads to compute with.", show_default="physical cores")] = None,
-    provider: Annotated[
-        str, typer.Option(help="Processor to run on: cpu, cuda, … An error where it cannot be used.")
-    ] = "cpu",
-    strategy: Annotated[
+    artifact: ArtifactArg,
+    prompt: Annotated[
         str | None,
+        typer.Option("--prompt", "-p", metavar="TEXT", help="Prompt; - reads it from stdin.", rich_help_panel=SAMPLING),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="FILE", help="Text file with the prompt.", rich_help_panel=SAMPLING),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System message before the prompt.", rich_help_panel=SAMPLING)
+    ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Continue the text as it is, without the chat template.", rich_help_panel=SAMPLING),
+    ] = False,
+    chat_option: ChatOptions = None,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Maximum number of new tokens.", rich_help_panel=SAMPLING)
+    ] = 256,
+    temperature: Annotated[
+        float,
         typer.Option(
-            help="plain; speculative: the same text, drafted and verified; draft-only: the draft's own text, lossy; "
-            "online: leaves out the FFNs that do little for this answer, lossy.",
-            show_default="speculative or online where the artifact can or an option below asks for it, else plain",
+            metavar="X",
+            help="0 = greedy: always the likeliest token, whatever the model's own default is.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = 0.0,
+    top_k: Annotated[
+        int, typer.Option(metavar="N", help="Sample from the N likeliest tokens; 0 = all.", rich_help_panel=SAMPLING)
+    ] = 0,
+    top_p: Annotated[
+        float,
+        typer.Option(
+            metavar="X", help="Sample from the fewest tokens with this total probability.", rich_help_panel=SAMPLING
+        ),
+    ] = 1,
+    min_p: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            help="Sample from tokens at least this share as likely as the likeliest.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = 0,
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(metavar="X", help="Above 1: tokens that occurred become less likely.", rich_help_panel=SAMPLING),
+    ] = 1,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Make sampling reproducible.", rich_help_panel=SAMPLING)
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Stop before this text; repeatable.", rich_help_panel=SAMPLING),
+    ] = None,
+    strategy: Annotated[
+        Strategy | None,
+        typer.Option(
+            help="speculative: the same text, drafted and verified. draft-only: the draft's own text, lossy. online: "
+            "skip the FFNs that do little for this answer, lossy.",
+            show_default="speculative or online if the artifact can or an option below asks for it, else plain",
+            rich_help_panel=SPECULATION,
         ),
     ] = None,
     drafter: Annotated[
-        str | None,
+        Drafter | None,
         typer.Option(
-            help="model: the artifact's draft; ngram: what the text said before, which any artifact can; mixed: both.",
-            show_default="model where there is one; with --num-speculations auto both",
+            help="model: the artifact's draft. ngram: what the text said before, with any artifact. mixed: both.",
+            show_default="model if there is one; with --num-speculations auto both",
+            rich_help_panel=SPECULATION,
         ),
     ] = None,
     num_speculations: Annotated[
-        str, typer.Option(help="Tokens drafted a round, 1 … 16; auto: as many as pay here, none where none do.")
+        str,
+        typer.Option(
+            metavar="N",
+            help="Tokens to draft per round, 1 … 16; auto: as many as pay off, none if none do.",
+            rich_help_panel=SPECULATION,
+        ),
     ] = "auto",
     draft_confidence: Annotated[
         float,
         typer.Option(
-            help="Stop drafting where the draft's likeliest token has less probability. draft-only: ask a deeper exit, "
-            "then the whole model."
+            metavar="X",
+            help="Stop drafting if the draft's likeliest token is less probable than this. draft-only: ask a deeper "
+            "exit, then the whole model.",
+            rich_help_panel=SPECULATION,
         ),
     ] = 0.0,
     exit_layer: Annotated[
-        int | None, typer.Option(help="Draft after this many blocks, where the artifact has several exits.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Draft after N blocks, if the artifact has several exits.", rich_help_panel=SPECULATION
+        ),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(help="online: tokens P that are watched first.", show_default="as exported")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="online: number of tokens P to watch first.",
+            show_default="as exported",
+            rich_help_panel=SPECULATION,
+        ),
     ] = None,
     beta: Annotated[
         float | None,
         typer.Option(
-            help="online: skip FFNs of at least this similarity, β. Lower than exported it reaches only FFNs with a "
-            "gate: those calibrated near the export's β.",
+            metavar="X",
+            help="online: skip FFNs of at least this similarity β. A β below the exported one only affects FFNs that "
+            "were exported with a gate.",
             show_default="as exported",
+            rich_help_panel=SPECULATION,
         ),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Run plain decoding too and show both, drafted tokens in colour.")
+        bool,
+        typer.Option(
+            "--compare",
+            help="Run plain decoding too, and show both with drafted tokens in color.",
+            rich_help_panel=SPECULATION,
+        ),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the text.")] = False,
+    threads: Threads = None,
+    provider: Provider = "cpu",
+    json: Json = False,
 ) -> None:
-    """Generate text with an exported artifact."""
+    """Generate text with an exported artifact.
+
+    The text goes to stdout, what it cost to stderr. With --json: {"text", "tokens", "label", "strategy",
+    "finish_reason", "stats", "cost", …}; with --compare {"plain", "speculative", "identical", …}.
+    """
     from edgeskip.cli.chat_options import parse_chat_options
-    from edgeskip.core.errors import EdgeSkipError
     from edgeskip.runtime.arguments import check_text
     from edgeskip.runtime.online import Online
     from edgeskip.runtime.sampling import Sampling
@@ -110,13 +170,13 @@ def run(
     for option, texts in (("--system", [] if system is None else [system]), ("--stop", stop or [])):
         for one in texts:
             check_text(one, option)
-    chat_kwargs = parse_chat_options(chat_option or [])
-    if raw and chat_kwargs:
-        raise EdgeSkipError("--chat-option is for the chat template, which --raw leaves out: give one of the two")
+    chat_kwargs = parse_chat_options(chat_option, raw=raw)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     speculation = _speculation(drafter, num_speculations, draft_confidence, exit_layer)
     text = _read_prompt(prompt, file)
+    messages.detail(f"loading {artifact}")
     with load(artifact, provider=provider, threads=threads) as session:
+        messages.detail(f"loaded: {session.label}, {session.provider}")
         start = partial(
             session.stream,
             text,
@@ -132,23 +192,21 @@ def run(
         if compare:
             interrupted = _compare(session, start, strategy, sampling, as_json=json)
         else:
-            interrupted = _generate(session, start(strategy=strategy), as_json=json)  # type: ignore[arg-type]  # checked there
+            interrupted = _generate(session, start(strategy=strategy), as_json=json)
     if interrupted:
         raise typer.Exit(130)
 
 
 def _refuse_unused(
-    strategy: str | None,
-    drafter: str | None,
+    strategy: Strategy | None,
+    drafter: Drafter | None,
     num_speculations: str,
     confidence: float,
     exit_layer: int | None,
     window: int | None,
     beta: float | None,
 ) -> None:
-    """EdgeSkipError where an option is given that the strategy does not look at."""
-    from edgeskip.core.errors import EdgeSkipError
-
+    """Raise EdgeSkipError if an option is given that the strategy ignores."""
     rounds = {"--drafter": drafter is not None, "--num-speculations": num_speculations != "auto"}
     drafts = {"--draft-confidence": confidence != 0, "--exit-layer": exit_layer is not None}
     gates = {"--window": window is not None, "--beta": beta is not None}
@@ -159,27 +217,30 @@ def _refuse_unused(
     given = unused.get(strategy or "", rounds | drafts if strategy == "online" else {})
     for option in (option for option, is_given in given.items() if is_given):
         other = f"--strategy {named}" if named is not None else next(name for name, given in gates.items() if given)
-        raise EdgeSkipError(f"{option} has no effect with {other}: leave one of the two out")
+        raise EdgeSkipError(f"{option} has no effect with {other}; drop one of them")
 
 
-def _speculation(drafter: str | None, num_speculations: str, confidence: float, exit_layer: int | None) -> Speculation:
-    from edgeskip.core.errors import EdgeSkipError
+def _speculation(
+    drafter: Drafter | None, num_speculations: str, confidence: float, exit_layer: int | None
+) -> Speculation:
     from edgeskip.core.whole_number import whole_number
     from edgeskip.runtime.speculation.policy import Speculation
 
-    number = "auto" if num_speculations == "auto" else whole_number(num_speculations)
+    if num_speculations == "auto":
+        return Speculation(drafter, "auto", confidence, exit_layer)
+    number = whole_number(num_speculations)
     if number is None:
-        raise EdgeSkipError(f"--num-speculations {num_speculations:.60} is no number: give 1 … 16 or auto")
-    return Speculation(drafter, number, confidence, exit_layer)  # type: ignore[arg-type]  # checked there
+        raise EdgeSkipError(f"--num-speculations {num_speculations:.60} is not a number; give 1 … 16 or auto")
+    return Speculation(drafter, number, confidence, exit_layer)
 
 
 def _generate(session: Session, stream: TextStream, *, as_json: bool) -> bool:
-    """One generation; True where Ctrl-C ended it."""
+    """Generate once and return whether Ctrl-C ended it."""
     interrupted = _print_stream(stream, silent=as_json)
     if as_json:
         cost = session.cost.model_dump(mode="json") if session.cost else None
         print_json(stream.generation.as_dict() | {"cost": cost})
-    else:
+    elif messages.verbosity() is not messages.Verbosity.QUIET:
         from edgeskip.cli.views.generation import print_error_line, summary
 
         print_error_line(summary(stream.generation, session.plan, session.cost))
@@ -189,27 +250,26 @@ def _generate(session: Session, stream: TextStream, *, as_json: bool) -> bool:
 def _compare(
     session: Session,
     start: Callable[..., TextStream],
-    strategy: str | None,
+    strategy: Strategy | None,
     sampling: Sampling,
     *,
     as_json: bool,
 ) -> bool:
-    """Both ways of decoding, one after the other; True where Ctrl-C ended it, and then nothing is compared."""
-    from edgeskip.core.errors import EdgeSkipError
-    from edgeskip.core.progress import progress_display
-    from edgeskip.core.terminal import Console
+    """Decode plainly and the other way and print both; return True, without comparing, if Ctrl-C ended it."""
+    from edgeskip.cli.progress import progress_bar
+    from edgeskip.core.progress import ProgressEvent
     from edgeskip.runtime.comparison import DecodingComparison, find_difference
 
     if strategy == "plain":
-        raise EdgeSkipError("--compare runs plain decoding anyway: give the other --strategy, or none")
+        raise EdgeSkipError("--compare runs plain decoding anyway; give the other --strategy, or none")
     chosen = strategy or ("online" if session.online else "speculative")
-    start(strategy=chosen).close()  # measures what drafting costs, and refuses what the artifact cannot do, before
+    start(strategy=chosen).close()  # measures the cost of drafting first, or raises if the artifact cannot do it
     pieces: dict[str, list[Piece]] = {}
     streams: dict[str, TextStream] = {}
     try:
-        with progress_display() as shown:
+        with progress_bar() as bar:
             for name in ("plain", chosen):
-                shown.update(f"{name} decoding", 0, None)
+                bar(ProgressEvent(f"{name} decoding"))
                 streams[name] = start(strategy=name)
                 pieces[name] = list(streams[name])
     except KeyboardInterrupt:
@@ -225,6 +285,7 @@ def _compare(
         print_json(comparison.as_dict())
     else:
         from edgeskip.cli.views.generation import side_by_side
+        from edgeskip.core.terminal import Console
 
         Console(highlight=False, markup=False).print(side_by_side(comparison, pieces["plain"], pieces[chosen]))
     return False
@@ -233,12 +294,11 @@ def _compare(
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
     import sys
 
-    from edgeskip.core.errors import EdgeSkipError
     from edgeskip.core.text_files import decode_text, read_bounded, read_text_file, unix_lines
     from edgeskip.runtime.arguments import check_text
 
     if (prompt is None) == (file is None):
-        raise EdgeSkipError("give the prompt either with -p TEXT (-p - reads stdin) or with -f FILE")
+        raise EdgeSkipError("there is no prompt, or two; give either -p TEXT (-p - reads stdin) or -f FILE")
     if file is not None:
         return read_text_file(file)
     if prompt == "-":
@@ -247,15 +307,15 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
 
 
 def _print_stream(stream: TextStream, *, silent: bool) -> bool:
-    """Prints the text as it comes, accepted draft tokens in colour on a terminal; True where Ctrl-C ended it."""
+    """Print the text as it comes, drafted tokens in color on a terminal; return whether Ctrl-C ended it."""
     import sys
 
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     try:
         for piece in stream:
             if silent:
                 continue
-            green = colour and piece.drafted
+            green = color and piece.drafted
             if green:
                 write_sequence(_GREEN)
             write_exactly(piece)

@@ -1,4 +1,4 @@
-"""What a profile and an artifact say of drafting, in words, for `edgeskip inspect`."""
+"""What a profile and an artifact say about drafting, as facts for `edgeskip inspect`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADS: dict[ExitHead, str] = {
 
 
 def draft_facts(draft: DraftRecord | None) -> dict[str, str]:
-    """Of an artifact; {} where it has no draft of its own."""
+    """Return an artifact's draft; {} if it has none."""
     if draft is None:
         return {}
     if draft.kind == "skip-plan":
@@ -33,7 +33,7 @@ def draft_facts(draft: DraftRecord | None) -> dict[str, str]:
 
 
 def exit_facts(profile: Profile) -> dict[str, str]:
-    """Of a profile; {} where no exit was calibrated and no sweep run."""
+    """Return a profile's exits and best draft; {} if no exit was calibrated and no sweep was run."""
     facts = {}
     if profile.exits:
         facts["exits"] = "; ".join(map(_exit, profile.exits))

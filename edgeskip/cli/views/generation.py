@@ -1,13 +1,15 @@
-"""How a generation is shown to a person: its summary line, its drafted tokens in colour, two of them side by side."""
+"""How `edgeskip run` shows a generation: its summary line, drafted tokens in color, two of them side by side."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from edgeskip.cli.views.tables import table
 from edgeskip.core.plan_cost import short_cost
 from edgeskip.core.terminal import Console
 from edgeskip.runtime.comparison import NEAR_TIE
@@ -20,16 +22,16 @@ if TYPE_CHECKING:
     from edgeskip.runtime.stream import Piece
 
 DRAFTED = "green"
-_FAR = "more than rounding explains in fp32; quantised kernels differ more between one row and several"
+_FAR = "more than rounding explains in fp32; quantized kernels differ more between one row and several"
 
 
-def coloured(pieces: list[Piece]) -> Text:
-    """The text with what a draft wrote in colour."""
+def colored(pieces: list[Piece]) -> Text:
+    """Return the text with drafted tokens in color."""
     return Text.assemble(*((str(piece), DRAFTED if piece.drafted else "") for piece in pieces))
 
 
 def summary(generation: Generation, plan: PlanSummary | None, cost: PlanCost | None = None) -> Text:
-    """One line: label and what the artifact loses, strategy, speed, end; with speculation its acceptance and gain."""
+    """Return one line: label, loss, strategy, speed and end; with speculation also its acceptance and gain."""
     stats = generation.stats
     lossy = generation.label in ("lossy-skip", "draft-only")
     skipped = f" ({len(plan.skip)} of {2 * plan.num_blocks} sublayers skipped)" if plan and plan.skip else ""
@@ -48,7 +50,7 @@ def summary(generation: Generation, plan: PlanSummary | None, cost: PlanCost | N
 
 
 def cost_clause(generation: Generation, plan: PlanSummary | None, cost: PlanCost | None) -> str | None:
-    """What this text loses against the dense model's; None if nothing is to be said."""
+    """Return what this text loses against the dense model's; None if it loses nothing."""
     skips, known = bool(plan and plan.skip), short_cost(cost)
     if generation.label == "draft-only":
         return "what it loses against the dense model was not measured"
@@ -64,7 +66,7 @@ def cost_clause(generation: Generation, plan: PlanSummary | None, cost: PlanCost
 
 
 def speculation_facts(stats: SpeculationStats) -> str:
-    """What speculation did, in words."""
+    """Return what speculation did."""
     if not stats.rounds:
         return f"nothing drafted, {stats.plain_steps} plain step{'' if stats.plain_steps == 1 else 's'}"
     drafters = ", ".join(name for name, (_, drafted, _) in stats.drafts.items() if drafted) or "no draft"
@@ -75,7 +77,7 @@ def speculation_facts(stats: SpeculationStats) -> str:
 
 
 def online_facts(stats: OnlineStats) -> str:
-    """What online skipping did, in words."""
+    """Return what online skipping did."""
     if stats.threshold is None:
         skipped = f", {len(stats.gated)} FFNs skipped in the {stats.gated_steps} after them" if stats.gated else ""
         return f"{stats.watched_steps} of {stats.window} steps with every FFN{skipped}"
@@ -89,15 +91,13 @@ def online_facts(stats: OnlineStats) -> str:
 
 
 def side_by_side(comparison: DecodingComparison, plain: list[Piece], other: list[Piece]) -> Group:
-    """Both texts beside each other, drafted tokens in colour, and a table of what each cost."""
+    """Return both texts side by side, drafted tokens in color, and a table of what each cost."""
     name: str = comparison.other.strategy
-    texts = Table(expand=True, show_lines=False, pad_edge=False)
+    texts = Table(box=box.SIMPLE_HEAD, expand=True, show_lines=False, pad_edge=False)
     for column in ("plain", name):
         texts.add_column(column, ratio=1, overflow="fold")
-    texts.add_row(coloured(plain), coloured(other))
-    figures = Table(pad_edge=False)
-    for column in ("", "plain", name):
-        figures.add_column(column, justify="left" if not column else "right")
+    texts.add_row(colored(plain), colored(other))
+    figures = table("", ">plain", f">{name}")
     first, second = comparison.plain.stats, comparison.other.stats
     rows = [
         ("label", comparison.plain.label, comparison.other.label),
@@ -119,25 +119,25 @@ def side_by_side(comparison: DecodingComparison, plain: list[Piece], other: list
 
 
 def verdict(comparison: DecodingComparison) -> str:
-    """Whether the two texts are the same, and if not, how near the tie was."""
+    """Return whether the two texts are the same, and if not, how near the tie was."""
     if comparison.other.strategy == "draft-only":
-        return "the draft's own text, not verified: it is not what the whole model writes"
+        return "the draft's own text, not verified: the whole model writes another"
     if comparison.other.strategy == "online":
-        return "without the FFNs that were skipped online: it is not what the whole model writes"
+        return "with FFNs skipped online: the whole model may write another"
     if not comparison.greedy:
-        return "drawn texts: they follow the same distribution and need not be the same"
+        return "sampled texts: they follow the same distribution but may differ"
     difference = comparison.difference
     if difference is None:
         return f"identical: {len(comparison.plain.tokens)} of {len(comparison.plain.tokens)} tokens"
     near = "rounding decides" if difference.margin < NEAR_TIE else _FAR
     return (
-        f"the texts part at token {difference.position}, where the two likeliest tokens are "
+        f"the texts differ from token {difference.position}, where the two likeliest tokens are "
         f"{difference.margin:.2g} apart ({near})"
     )
 
 
 def print_error_line(text: Text) -> None:
-    """To stderr, in one line however long."""
+    """Print on stderr, in one line however long."""
     Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""What `edgeskip inspect` was given, and the facts it shows of it, as plain data; printing them is the verb's."""
+"""What `edgeskip inspect` was given and the facts about it, as plain data; `inspect_tables` prints them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ArtifactFile:
 
 @dataclass(frozen=True)
 class LoraSummary:
-    """The LoRA beside a profile; `ranks` are those that occur, ascending."""
+    """The LoRA beside a profile; `ranks`: those that occur, ascending."""
 
     file: str
     size_bytes: int
@@ -99,10 +99,15 @@ class ArtifactReport:
 
 
 def inspect_path(reference: str, *, verify: bool = True) -> ProfileReport | ArtifactReport | GgufReport:
-    """What `reference` is: an artifact folder, a .gguf file, a profile's path, or the name of one that ships.
+    """Return the facts about an artifact folder, a .gguf file, a profile or a preset.
 
-    `verify` reads every file of an artifact to compare its sha256. EdgeSkipError where `reference` is none of these,
-    is damaged or its JSON is not valid; an artifact's files that are damaged or missing are reported, not raised.
+    Args:
+        reference: Its path, or the preset's name.
+        verify: Read every file of an artifact to compare its sha256.
+
+    Raises:
+        EdgeSkipError: If `reference` is none of these, is damaged, or its JSON is not valid. Files of an artifact that
+            are damaged or missing are reported instead.
     """
     path = named_path(reference)
     if path.is_dir():
@@ -142,7 +147,7 @@ def _inspect_artifact(folder: Path, *, verify: bool) -> ArtifactReport:
     for name, digest in manifest.files.items():
         if Path(name).name != name:
             raise EdgeSkipError(
-                f"{folder / MANIFEST_NAME} names {name!r}, outside its folder: do not use this artifact"
+                f"{folder / MANIFEST_NAME} names {name!r}, outside its folder; do not use this artifact"
             )
         file = folder / name
         if not file.is_file():
@@ -158,5 +163,5 @@ def _inspect_artifact(folder: Path, *, verify: bool) -> ArtifactReport:
         if file.name not in manifest.files and file.name != MANIFEST_NAME
     ]
     bad = [f"{file.name} ({file.state})" for file in files if file.state in {"damaged", "missing"}]
-    problem = f"{folder} is not what was exported: {', '.join(bad)}: export or copy it again" if bad else None
+    problem = f"{folder} is not what was exported ({', '.join(bad)}); export or copy it again" if bad else None
     return ArtifactReport(folder, manifest, tuple(files), problem)

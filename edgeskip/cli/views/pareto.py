@@ -1,4 +1,4 @@
-"""How a search's front is shown: a table, a figure of quality against predicted decode speed."""
+"""How a Pareto front is shown: a table, a figure of quality against predicted decode speed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.cli.views.similarity_plot import FORMATS
+from edgeskip.cli.views.tables import table
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 from edgeskip.core.files import replace_file
 from edgeskip.planning.search.pareto import KL_DIGITS, SPEEDUP_DIGITS
@@ -23,12 +24,9 @@ _ATTENTION, _CHOSEN, _INK, _GRID = "#0072B2", "#D55E00", "#222222", "#DDDDDD"
 
 
 def front_table(front: FrontRecord, chosen: int) -> Table:
-    """A row for each point; the chosen one is bold."""
-    from rich.table import Table
-
-    table = Table(pad_edge=False, title=f"lossy-skip plans; times predicted: {front.device}")
-    for heading in ("point", "attn", "ffn", "KL", "perplexity", "top-1", "prefill", "decode"):
-        table.add_column(heading, justify="right")
+    """Return a row for each point; the chosen one is bold."""
+    columns = ("point", "attn", "ffn", "KL", "perplexity", "top-1", "prefill", "decode")
+    rows = table(*(f">{name}" for name in columns), title=f"lossy-skip plans; times predicted: {front.device}")
     for number, point in enumerate(front.points):
         attention = sum(name.startswith("attn.") for name in point.skip)
         row = [
@@ -36,12 +34,12 @@ def front_table(front: FrontRecord, chosen: int) -> Table:
             f"{point.perplexity_ratio - 1:+.1%} ± {point.perplexity_error:.1%}", f"{point.top1_agreement:.1%}",
             f"{point.prefill_speedup:.{SPEEDUP_DIGITS}f}×", f"{point.decode_speedup:.{SPEEDUP_DIGITS}f}×",
         ]  # fmt: skip
-        table.add_row(*row, style="bold" if number == chosen else None)
-    return table
+        rows.add_row(*row, style="bold" if number == chosen else None)
+    return rows
 
 
 def front_line(front: FrontRecord) -> str:
-    """What a front spans, in words."""
+    """Return what a front spans."""
     speeds = [point.decode_speedup for point in front.points]
     counts = [len(point.skip) for point in front.points]
     return (
@@ -52,11 +50,11 @@ def front_line(front: FrontRecord) -> str:
 
 
 def quality_line(fitted: FittedPlan) -> str:
-    """What a fitted plan costs, in words."""
+    """Return what a fitted plan costs."""
     quality, dense = fitted.quality, fitted.dense
     ratio, error = quality.over(dense)
     return (
-        f"on {fitted.tokens} tokens, in windows of {fitted.window}, that the fit did not see: "
+        f"on {fitted.tokens} tokens, in windows of {fitted.window}, that the fit did not use: "
         f"KL {quality.kl:.4f} nats per token, top-1 "
         f"{quality.top1:.1%}, perplexity {quality.perplexity:.2f} ({ratio - 1:+.1%} ± {error:.1%}, "
         f"dense {dense.perplexity:.2f})"
@@ -64,29 +62,29 @@ def quality_line(fitted: FittedPlan) -> str:
 
 
 def decode_line(found: DecodeSet | None) -> str:
-    """What decoding may leave out besides, in words."""
+    """Return what decoding can also skip."""
     if found is None:
-        return "no decode set: the model ended its continuations before they could be measured"
+        return "no decode set: the model's continuations ended before they could be measured"
     if not found.skip:
         return f"no decode set: KL on its own continuations is {found.kl_plan:.4f} already, nothing more fits"
     rates = ", ".join(f"{rate:.0%} after {window}" for window, rate in found.hit_rates.items())
     return (
-        f"decoding may leave out {', '.join(map(str, sorted(found.skip)))} besides: KL on its own continuations "
+        f"decoding can also skip {', '.join(map(str, sorted(found.skip)))}: KL on its own continuations "
         f"{found.kl_plan:.4f} → {found.kl:.4f}; β = {found.threshold:.4f}, P = {found.window} (right about what to "
-        f"leave out: {rates})"
+        f"skip: {rates})"
     )
 
 
 def check_figure(path: Path) -> None:
-    """EdgeSkipError where no figure can be written to `path`; call it before the work, not after."""
+    """Raise EdgeSkipError if no figure can be written to `path`; call it before the work, not after."""
     if path.suffix.lower() not in FORMATS:
-        raise EdgeSkipError(f"--plot {path}: a figure is one of {', '.join(FORMATS)}: name such a file")
+        raise EdgeSkipError(f"--plot {path}: the format is unknown; choose {', '.join(FORMATS)}")
     if find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "plot")
 
 
 def plot_front(profile: Profile, path: Path) -> None:
-    """Writes the figure to `path`; its suffix (.png, .svg or .pdf) chooses the format."""
+    """Write the figure to `path`; its suffix (.png, .svg or .pdf) chooses the format."""
     check_figure(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,6 +1,6 @@
-"""Draws a profile's IO similarities: attention and FFN per layer, prefill beside decode, skipped sublayers marked.
+"""A figure of a profile's IO similarities: attention and FFN per layer, prefill and decode, skipped sublayers marked.
 
-The picture AdaSkip draws of its observations. Needs matplotlib (the `plot` extra).
+As AdaSkip plots its observations. Needs matplotlib (the `plot` extra).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from edgeskip.core.sublayers import KINDS, Kind, Sublayer
 from edgeskip.profiles.schema import Phase, PhaseStatistics, Profile
 
 FORMATS = (".png", ".svg", ".pdf")
-# Okabe and Ito's blue and vermilion: told apart under every common colour blindness; the markers' shapes and the
-# line styles tell the two apart without colour.
+# Okabe and Ito's blue and vermilion, distinguishable under every common color blindness; markers and line styles
+# distinguish the two without color.
 _LOOK: dict[Kind, tuple[str, str, str, str]] = {
     "attn": ("attention", "#0072B2", "o", "-"),
     "ffn": ("FFN", "#D55E00", "s", "--"),
@@ -29,9 +29,9 @@ _INK, _GRID = "#222222", "#DDDDDD"
 
 
 def plot_similarity(profile: Profile, path: Path) -> None:
-    """Writes the figure to `path`; its suffix (.png, .svg or .pdf) chooses the format."""
+    """Write the figure to `path`; its suffix (.png, .svg or .pdf) chooses the format."""
     if path.suffix.lower() not in FORMATS:
-        raise EdgeSkipError(f"--plot {path}: a figure is one of {', '.join(FORMATS)}: name such a file")
+        raise EdgeSkipError(f"--plot {path}: the format is unknown; choose {', '.join(FORMATS)}")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -59,7 +59,7 @@ def plot_similarity(profile: Profile, path: Path) -> None:
 
 
 def describe(profile: Profile) -> str:
-    """The figure in words, for those who cannot see it; a PNG carries it as its Description."""
+    """Return the figure in words, for those who cannot see it; a PNG carries it as its Description."""
     parts = [f"IO similarity per layer of {profile.model.name}, {profile.model.num_blocks} layers."]
     for kind in KINDS:
         of_kind = [statistics for statistics in profile.sublayers if statistics.name.startswith(kind)]
@@ -80,7 +80,7 @@ def _draw_phase(panel: Any, profile: Profile, phase: Phase) -> None:
     tokens = 0
     marked: list[tuple[int, float]] = []
     for kind in KINDS:
-        label, colour, marker, line = _LOOK[kind]
+        label, color, marker, line = _LOOK[kind]
         values: list[float] = []
         for block in blocks:
             sublayer = Sublayer(block, kind)
@@ -92,7 +92,7 @@ def _draw_phase(panel: Any, profile: Profile, phase: Phase) -> None:
             if str(sublayer) in skipped:
                 marked.append((block, statistics.similarity))
         if values:
-            panel.plot(blocks, values, line, marker=marker, color=colour, markersize=5, linewidth=1.4, label=label)
+            panel.plot(blocks, values, line, marker=marker, color=color, markersize=5, linewidth=1.4, label=label)
     if marked:
         panel.plot(
             *zip(*marked, strict=True),
@@ -113,7 +113,7 @@ def _draw_phase(panel: Any, profile: Profile, phase: Phase) -> None:
 
 
 def _widen_towards_one(panels: Any, statistics: list[PhaseStatistics | None]) -> None:
-    """Spaces the y axis by −log(1 − similarity): most sublayers lie between 0.95 and 1, the first far below."""
+    """Space the y axis by −log(1 − similarity): most sublayers lie between 0.95 and 1, the first far below."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     def spread(similarity: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""How a sweep is shown: a table for people, CSV for programs, a heat map."""
+"""How a sweep is shown: a table, a CSV file, a heat map."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from edgeskip.cli.views.tables import table
 from edgeskip.core.errors import MissingExtraError
 from edgeskip.core.files import replace_file
 from edgeskip.sweep.run import SweepPoint, best_of
@@ -21,14 +22,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def table(cells: Sequence[SweepPoint]) -> Table:
-    """A row per exit layer and vocabulary, a column per γ: speed-up over plain decoding, and acceptance."""
+def points_table(cells: Sequence[SweepPoint]) -> Table:
+    """Return a row for each exit layer and vocabulary, a column for each γ: speedup over plain decoding, acceptance."""
     gammas = sorted({cell.num_speculations for cell in cells})
-    result = Table(pad_edge=False, title="tokens/s over plain decoding (accepted of drafted)")
-    result.add_column("exit layer", justify="right")
-    result.add_column("draft vocabulary", justify="right")
-    for gamma in gammas:
-        result.add_column(f"γ = {gamma}", justify="right")
+    columns = (">exit layer", ">draft vocabulary", *(f">γ = {gamma}" for gamma in gammas))
+    result = table(*columns, title="tokens/s over plain decoding (accepted of drafted)")
     best = best_of(cells)
     for layer, vocabulary in dict.fromkeys((cell.exit_layer, cell.draft_vocab) for cell in cells):
         row: list[str | Text] = [str(layer), _name(vocabulary)]
@@ -40,17 +38,22 @@ def table(cells: Sequence[SweepPoint]) -> Table:
     return result
 
 
+def as_row(cell: SweepPoint) -> dict[str, Any]:
+    """Return the columns of one setting."""
+    return {column: getattr(cell, column) for column in COLUMNS}
+
+
 def write_csv(cells: Sequence[SweepPoint], path: Path) -> None:
-    """One line per cell; an empty draft_vocab is the whole vocabulary."""
+    """Write a line for each setting; an empty draft_vocab is the whole vocabulary."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    writer.writerows([getattr(cell, column) for column in COLUMNS] for cell in cells)
+    writer.writerows(as_row(cell).values() for cell in cells)
     replace_file(path, text.getvalue().encode())
 
 
 def write_heat_map(cells: Sequence[SweepPoint], path: Path, title: str) -> None:
-    """A PNG: exit layer by γ, a panel for each vocabulary, coloured by speed-up; 1.0 is white."""
+    """Write a PNG: exit layer by γ, a panel for each vocabulary, colored by speedup; 1.0 is white."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.colors import TwoSlopeNorm

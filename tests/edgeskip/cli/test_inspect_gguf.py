@@ -85,7 +85,7 @@ def test_a_file_of_ours_as_text(cli: Cli, gguf_path: Callable[..., Path]) -> Non
         "skipped 2 of 8 sublayers (explicit): attn.1, ffn.2",
         "compensation scale",
         "tokenizer gpt2, pre-tokenizer smollm, 320 tokens, chat template yes",
-        "licence apache-2.0",
+        "license apache-2.0",
         f"size {path.stat().st_size / 1e6:,.1f} MB",
         "passed (KL at most 0.1 nats)",
         "KL 1.00e-02 nats (2.00e-04 widened), top-1 agreement 95.0%",
@@ -122,7 +122,7 @@ def test_a_file_of_ours_as_json(cli: Cli, gguf_path: Callable[..., Path]) -> Non
         "decode_found": None,
         **made.model_dump(mode="json"),
     }
-    assert "exported with the check switched off" in " ".join(cli("inspect", path).out.split())
+    assert "--no-check" in " ".join(cli("inspect", path).out.split())
 
 
 def test_a_half_names_its_partner_and_whether_it_is_there(
@@ -133,7 +133,7 @@ def test_a_half_names_its_partner_and_whether_it_is_there(
     assert "label draft-only" in text
     assert "part first of a pair, exit layer 2" in text
     assert "verified both halves together: passed" in text
-    assert "partner tiny-rest.gguf (NOT beside it); together lossy-skip" in text
+    assert "partner tiny-rest.gguf (MISSING beside it); together lossy-skip" in text
     (tmp_path / "tiny-rest.gguf").write_bytes(b"")
     assert "tiny-rest.gguf (beside it)" in " ".join(cli("inspect", path).out.split())
     assert json.loads(cli("inspect", path, "--json").out)["partner_found"] is True
@@ -148,7 +148,7 @@ def test_a_half_says_how_it_drafts(cli: Cli, gguf_path: Callable[..., Path], tmp
     half = {"label": "draft-only", "part": "first", "exit_layer": 2, "partner": "r.gguf", "draft_verification": failed}
     path = gguf_path(manifest(**half, **drafts))
     text = " ".join(cli("inspect", path).out.split())
-    assert "draft head calibrated map, agrees with the full model on 34.0%; tiny-head.safetensors (NOT" in text
+    assert "draft head calibrated map, agrees with the full model on 34.0%; tiny-head.safetensors (MISSING" in text
     assert "verified both halves together: passed" in text
     assert "draft verified FAILED (KL" in text
     (tmp_path / "tiny-head.safetensors").write_bytes(b"")
@@ -160,7 +160,7 @@ def test_a_half_says_how_it_drafts(cli: Cli, gguf_path: Callable[..., Path], tmp
 def test_a_model_names_its_draft(cli: Cli, gguf_path: Callable[..., Path], tmp_path: Path) -> None:
     """By hand."""
     path = gguf_path(manifest(label="dense", draft="tiny-adaskip2.gguf"))
-    assert "draft tiny-adaskip2.gguf (NOT beside it); for" in " ".join(cli("inspect", path).out.split())
+    assert "draft tiny-adaskip2.gguf (MISSING beside it); for" in " ".join(cli("inspect", path).out.split())
     (tmp_path / "tiny-adaskip2.gguf").write_bytes(b"")
     assert "draft tiny-adaskip2.gguf (beside it); for" in " ".join(cli("inspect", path).out.split())
 
@@ -185,7 +185,7 @@ def test_a_file_of_others(cli: Cli, gguf_path: Callable[..., Path]) -> None:
 
 def test_damaged_missing_and_half_a_manifest(cli: Cli, gguf_path: Callable[..., Path], tmp_path: Path) -> None:
     path = gguf_path(manifest())
-    assert "holds no similarities" in cli("inspect", path, "--plot", tmp_path / "a.png").complaint()
+    assert "not a profile" in cli("inspect", path, "--plot", tmp_path / "a.png").complaint()
     content = path.read_bytes()
     for damaged, message in (
         (content[: len(content) // 2], "truncated"),

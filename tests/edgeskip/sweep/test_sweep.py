@@ -12,7 +12,7 @@ import pytest
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
-from edgeskip.cli.views.sweep import COLUMNS, table, write_csv, write_heat_map
+from edgeskip.cli.views.sweep import COLUMNS, points_table, write_csv, write_heat_map
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.models.source import open_model
@@ -78,13 +78,13 @@ def test_a_sweep_from_a_profile_to_the_profile(profile, prompts, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "no calibrated exits: give --exit-layers, or run edgeskip calibrate --exits"),
-        (["--exit-layers", "9" * 5000], "is no list of numbers"),
-        (["--exit-layers", "x"], "--exit-layers x is no list of numbers"),
+        ([], "no calibrated exits"),
+        (["--exit-layers", "9" * 5000], "is not a list of whole numbers"),
+        (["--exit-layers", "x"], "--exit-layers x is not a list of whole numbers"),
         (["--exit-layers", "9"], "--exit-layers 9 is not possible"),
-        (["--exit-layers", "1", "--num-speculations", "0"], "--num-speculations 0 is no list of numbers"),
-        (["--exit-layers", "1", "--draft-vocab", "many"], "--draft-vocab many is no list of numbers"),
-        (["--exit-layers", "1", "--target", "onnx,gguf"], "a sweep is for one --target"),
+        (["--exit-layers", "1", "--num-speculations", "0"], "--num-speculations 0 is not a list of whole numbers"),
+        (["--exit-layers", "1", "--draft-vocab", "many"], "--draft-vocab many is not a list of whole numbers"),
+        (["--exit-layers", "1", "--target", "onnx,gguf"], "--target"),
         (["--exit-layers", "1", "--limit", "0"], "--limit must be at least 1"),
         (["--exit-layers", "1", "--num-speculations", "2,17"], "--num-speculations must be 1 … 16 or auto, not 17"),
         (["--exit-layers", "1,9", "--draft-vocab", "all"], "--exit-layers 9 is not possible"),
@@ -164,7 +164,7 @@ def test_table_csv_and_heat_map(tmp_path):
     from rich.console import Console
 
     console = Console(width=100, record=True, file=(tmp_path / "table.txt").open("w"))
-    console.print(table(CELLS))
+    console.print(points_table(CELLS))
     text = console.export_text()
     for words in ("1.50× (50%)", "0.20× (0%)", "γ = 2", "all"):
         assert words in text
