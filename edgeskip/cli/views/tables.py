@@ -28,7 +28,7 @@ def table(*columns: str, title: str | None = None, caption: str | None = None, m
 
     made = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, title=title, caption=caption, title_justify="left", caption_justify="left",
-        min_width=min_width,
+        min_width=max(min_width or 0, len(title or "")) or None,
     )  # fmt: skip
     for heading in columns:
         name = heading.removeprefix(">")
