@@ -20,7 +20,7 @@ if command -v npm >/dev/null; then \
   [ $(NODE_BIN)/.installed -nt tools/node/package-lock.json ] \
     || { npm ci --prefix tools/node --ignore-scripts --no-audit --no-fund --silent && touch $(NODE_BIN)/.installed; } || exit 1; \
   echo "== $(firstword $(1))"; $(NODE_BIN)/$(1); \
-else echo "$(firstword $(1)) skipped: install Node.js (npm) to check the benchmark page's JavaScript" >&2; fi
+else echo "$(firstword $(1)) skipped: it needs Node.js (npm)" >&2; fi
 endef
 SCHEMA := $(BIN)/check-jsonschema -qq --builtin-schema
 
@@ -87,6 +87,7 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	@echo "== mypy"
 	@$(BIN)/python -m mypy -p edgeskip
+	@$(call with_node,pyright --warnings)
 
 test: lint types pytest
 

@@ -21,7 +21,7 @@ from edgeskip.runtime.arguments import plain_data
 from edgeskip.runtime.templates.limits import TemplateLimitError, TemplateLimits, TemplateMeter
 from edgeskip.runtime.templates.sandbox import LimitedEnvironment
 
-Message = Mapping[str, Any]  # {"role": "user", "content": "…"}
+Message = Mapping[str, object]  # {"role": "user", "content": "…"}
 TEMPLATE_NAME = "chat_template.jinja"
 LIMITS = TemplateLimits()
 _TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -65,7 +65,7 @@ class ChatTemplate:
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
-        chat_kwargs: Mapping[str, Any] | None = None,
+        chat_kwargs: Mapping[str, object] | None = None,
     ) -> str:
         """The prompt for `messages`, special tokens included: encode it without adding any.
 
@@ -116,7 +116,7 @@ class ChatTemplate:
             except RecursionError as error:
                 raise TemplateLimitError(f"{self._origin}the chat template is nested too deep") from error
 
-    def _checked_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _checked_options(self, options: Mapping[str, object]) -> dict[str, object]:
         if not isinstance(options, Mapping):
             raise EdgeSkipError(f"chat_kwargs must be a dict of names and values, not {type(options).__name__}")
         for name in options:
@@ -140,7 +140,7 @@ class NamedTemplates(ChatTemplate):
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
-        chat_kwargs: Mapping[str, Any] | None = None,
+        chat_kwargs: Mapping[str, object] | None = None,
     ) -> str:
         """Raise EdgeSkipError: there is no template for a plain conversation."""
         raise EdgeSkipError(

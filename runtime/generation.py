@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from edgeskip.core.plan import Label
 from edgeskip.runtime.engines.interface import EngineName
@@ -83,7 +83,7 @@ class Generation:
     stats: GenerationStats
     drafted: tuple[bool, ...] = ()  # of each token: whether it came from a draft (that was accepted, or not verified)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return dataclasses.asdict(self) | {"tokens": list(self.tokens), "drafted": list(self.drafted)}
 

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +125,7 @@ class Session:
         *,
         chat: bool | None = None,
         system: str | None = None,
-        chat_kwargs: Mapping[str, Any] | None = None,
+        chat_kwargs: Mapping[str, object] | None = None,
         enable_thinking: bool | None = None,
     ) -> NDArray[np.int64]:
         """Return the token ids int64 [n] of a prompt; arguments and errors are those of `stream`."""
@@ -165,7 +164,7 @@ class Session:
         *,
         chat: bool | None = None,
         system: str | None = None,
-        chat_kwargs: Mapping[str, Any] | None = None,
+        chat_kwargs: Mapping[str, object] | None = None,
         enable_thinking: bool | None = None,
         sampling: Sampling = GREEDY,
         max_tokens: int | None = None,
@@ -198,7 +197,7 @@ class Session:
         *,
         chat: bool | None = None,
         system: str | None = None,
-        chat_kwargs: Mapping[str, Any] | None = None,
+        chat_kwargs: Mapping[str, object] | None = None,
         enable_thinking: bool | None = None,
         sampling: Sampling = GREEDY,
         max_tokens: int | None = None,

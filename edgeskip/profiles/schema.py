@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
@@ -204,7 +204,7 @@ class FrontRecord(_Record):
     perplexity: float = Field(gt=0, description="The dense model's on them")
     device: str = Field(description="What the times are of: a device profile's name, or the weights' bytes alone")
     context: int = Field(ge=0, le=MAX_CONTEXT, description="Tokens in the KV cache that decode times are of")
-    settings: dict[str, Any] = Field(description="What its losses depend on; fitting a point again needs the same")
+    settings: dict[str, object] = Field(description="What its losses depend on; fitting a point again needs the same")
     created: str = Field(description="UTC time, ISO 8601")
 
 

@@ -32,7 +32,7 @@ def settled_options(
     A front measured on more tokens answers for fewer. EdgeSkipError for more tokens than it has, or another window,
     seed or compensation.
     """
-    settings = front.settings
+    settings: Mapping[str, Any] = front.settings
     if tokens is not None and tokens > settings.get("fit_tokens", 0):
         raise EdgeSkipError(
             f"the profile's front was searched with --tokens {settings.get('fit_tokens')}, fewer than {tokens}: leave "
@@ -58,7 +58,8 @@ def within(front: FrontRecord, *, max_skips: int | None, search_kl: float | None
 
     EdgeSkipError for a limit beyond the one that the front's search had.
     """
-    points, limits = front.points, front.settings
+    points = front.points
+    limits: Mapping[str, Any] = front.settings
     deepest, farthest = max(len(point.skip) for point in points), max(point.kl for point in points)
     # A front of an older version does not say where its search would have ended.
     most = limits.get("max_skips", deepest)

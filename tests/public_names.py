@@ -1,0 +1,54 @@
+"""Uses the public names of edgeskip, for pyright in strict mode (`make types`); never run.
+
+`assert_type` fails if a type is Any.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import edgeskip
+from edgeskip import Generation, Online, Sampling, Session, Speculation
+
+
+def generate(artifact: Path) -> Generation:
+    sampling = Sampling(temperature=0.7, top_p=0.9, seed=1)
+    with edgeskip.load(artifact, threads=2) as session:
+        assert_type(session, Session)
+        assert_type(session.context_length, int)
+        assert_type(session.provider, str)
+        print(session.engine, session.default_strategy, session.drafts)
+        ids = session.encode("Hello", chat=True, system="Be brief.")
+        assert_type(ids, NDArray[np.int64])
+        assert_type(session.logits(ids), NDArray[np.float32])
+        stream = session.stream([{"role": "user", "content": "Hello"}], sampling=sampling, stop=["\n"])
+        for piece in stream:
+            assert_type(piece.drafted, bool)
+            assert_type(piece.upper(), str)
+        assert_type(stream.generation, Generation)
+        session.generate("Hello", strategy="online", online=Online(window=4, threshold=0.9))
+        return session.generate(
+            "Hello", max_tokens=32, strategy="speculative", speculation=Speculation(num_speculations=4)
+        )
+
+
+def policies() -> None:
+    assert_type(Sampling().greedy, bool)
+    assert_type(Speculation(drafter="ngram").auto, bool)
+    assert_type(Speculation(num_speculations=2).limit, int)
+    session = Session("artifact", provider="cpu")
+    session.close()
+
+
+def report(generation: Generation) -> Sequence[str]:
+    assert_type(generation.tokens, tuple[int, ...])
+    assert_type(generation.stats.ttft_s, float)
+    speculation = generation.stats.speculation
+    accepted = 0 if speculation is None else speculation.accepted
+    assert_type(accepted, int)
+    for value in generation.as_dict().values():
+        print(value)
+    return [generation.text, generation.finish_reason, generation.strategy, edgeskip.__version__]
