@@ -19,10 +19,19 @@ from edgeskip.calibration.distributed import Shard, joined
 from edgeskip.calibration.exits import HELD_OUT, ExitProbe, roles_of
 from edgeskip.calibration.measure import measure_decode, measure_prefill
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.progress import Progress, ProgressEvent, silent
 from edgeskip.core.sublayers import sublayers_of
 from edgeskip.core.version import __version__
 from edgeskip.models.location import location_for
-from edgeskip.profiles.schema import CalibrationRecord, ExitStatistics, Phase, Profile, SublayerStatistics, model_at
+from edgeskip.profiles.schema import (
+    CalibrationRecord,
+    ExitStatistics,
+    Phase,
+    Profile,
+    SideFiles,
+    SublayerStatistics,
+    model_at,
+)
 from edgeskip.profiles.vectors import Vectors, pack_vectors
 
 if TYPE_CHECKING:
@@ -39,9 +48,6 @@ if TYPE_CHECKING:
 PROMPT_TOKENS = 128  # length of the prompts cut from a corpus, at most
 CONTINUATION = 64  # tokens measured after each of them, at most
 
-# Called with (phase or "exits", tokens done, tokens in all), by one process on behalf of all.
-Progress = Callable[[str, int, int], None]
-
 
 def calibrate(
     source: ModelSource,
@@ -50,16 +56,18 @@ def calibrate(
     path: Path,
     *,
     name: str | None = None,
-    progress: Progress = lambda phase, done, total: None,
-) -> tuple[Profile, bytes] | None:
-    """Measure `source` over `corpus`: the profile for `path`, without a plan, and the bytes of its vectors file
-    (those of its LoRA, if any, are `source.stored_lora`).
+    progress: Progress = silent,
+) -> Profile:
+    """Measure `source` over `corpus`: return a profile without a plan, not saved, carrying its vectors. `path` is where
+    it is going to be.
 
     Runs the torch model once over the corpus' windows (prefill) and over its own greedy continuations of prompts
     (decode); exits are fitted to the prefill passes over most windows and measured on the others. Under torchrun the
-    processes share the work and only rank 0 gets the result, the others None. Writes nothing. EdgeSkipError for a
-    corpus shorter than a window (two with exits), a context or an exit layer that the model does not have, a device
-    that is not there and statistics that overflow.
+    processes share the work, and each gets the result. Writes nothing.
+
+    Raises:
+        EdgeSkipError: if the corpus is shorter than a window (two with exits), the model does not have the context or
+            an exit layer, the device cannot be used, or statistics overflow.
     """
     from edgeskip.models.torch_reference.load import load_torch_model
 
@@ -70,12 +78,10 @@ def calibrate(
 
         model = load_torch_model(source, dtype=getattr(torch, settings.dtype), device=str(device))
         sums = run.continued(model, shard) if corpus.continued else run.read(model, shard)
-        if shard.rank > 0:
-            return None
     sublayers, vectors = _statistics({phase: sums[phase].arrays() for phase in sums})
     vectors = replace(vectors, exit_maps=run.exit_maps, token_counts=run.token_counts())
-    vectors_record, packed = pack_vectors(vectors, path)
     record = model_at(source.record(), path)
+    vectors_record, packed = pack_vectors(vectors, path)
     profile = Profile(
         model=record if name is None else record.model_copy(update={"name": name}),
         model_location=location_for(source, path),
@@ -84,7 +90,7 @@ def calibrate(
         vectors=vectors_record,
         exits=run.exits,
     )
-    return profile, packed
+    return profile.with_files(SideFiles(path.absolute(), False, packed, source.stored_lora))
 
 
 class _Run:
@@ -187,7 +193,7 @@ class _Run:
         def advance(tokens: int) -> None:
             nonlocal done
             done = min(done + tokens * shard.size, total)
-            self._progress(phase, done, total)
+            self._progress(ProgressEvent(phase, done, total, "tokens"))
 
         advance(0)
         return advance

@@ -37,7 +37,7 @@ class Corpus:
     continued: bool = False
 
 
-def corpus_named(names: Sequence[str], field: str | None = None) -> Corpus:
+def corpus_named(names: Sequence[str | Path], field: str | None = None) -> Corpus:
     """Return the corpus of the command line: files, SELF, or nothing for the default that ships with EdgeSkip."""
     if SELF in names:
         if len(names) > 1:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.notes import note
 from edgeskip.core.sublayers import parse_sublayer
 from edgeskip.planning.search.kept_front import check_settings, settled_options, within
 from edgeskip.planning.search.pareto import Budget, pick
@@ -42,7 +42,7 @@ class PlanningRequest:
     decode_set: bool
     device: str | None
     seed: int | None
-    log: Path
+    log: Path | None
 
     def policy(self, max_positions: int) -> SearchPolicy:
         """For a model of so many positions.
@@ -148,7 +148,7 @@ def _source(profile: Profile, path: Path, request: PlanningRequest) -> ModelSour
     source = source_of(profile, path, request.model)
     check_weights(source, profile)
     if (problem := head_size_problem(source.decoder)) is not None:
-        print(f"edgeskip: note: {problem}: export the plan with  --target gguf", file=sys.stderr)
+        note(f"{problem}; export the plan with  --target gguf")
     return source
 
 

@@ -331,6 +331,9 @@ class Profile(_Record):
             raise EdgeSkipError("the profile has lost the files beside it: read it with Profile.load")
         return self._files
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Profile) and self.__dict__ == other.__dict__  # the hashes of the files are part of it
+
     def __repr__(self) -> str:
         skipped = len(self.plan.skip) if self.plan else 0
         plan = f"{self.plan.method} skips {skipped}" if self.plan and skipped else "dense"

@@ -20,7 +20,7 @@ from edgeskip.calibration.corpus import Corpus, corpus_named, prompts_from, read
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.planning.planner import choose
-from edgeskip.profiles.schema import Profile, read_profile, write_profile
+from edgeskip.profiles.schema import Profile, read_profile, read_vectors_file, write_profile
 from edgeskip.profiles.vectors import read_vectors
 
 SETTINGS = CalibrationConfig(tokens=384, context=128, decode_tokens=192)
@@ -34,9 +34,8 @@ def source(tiny_llama: Path) -> ModelSource:
 def run(
     source: ModelSource, settings: CalibrationConfig = SETTINGS, corpus: Corpus | None = None
 ) -> tuple[Profile, bytes]:
-    result = calibrate(source, corpus or corpus_named([]), settings, Path("m.json"))
-    assert result is not None
-    return result
+    profile = calibrate(source, corpus or corpus_named([]), settings, Path("m.json"))
+    return profile, read_vectors_file(profile, Path("m.json"))
 
 
 def command(*arguments: object, processes: int = 1) -> list[str]:

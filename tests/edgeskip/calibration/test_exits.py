@@ -19,7 +19,7 @@ from edgeskip.calibration.corpus import Corpus, corpus_named, cut, ids_of
 from edgeskip.calibration.exits import CHOOSE, FIT, HELD_OUT, HELD_OUT_TOKENS, LAMBDAS, ridge, roles_of
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.source import open_model
-from edgeskip.profiles.schema import Profile, write_profile
+from edgeskip.profiles.schema import Profile
 from edgeskip.profiles.vectors import Vectors, read_vectors
 
 Array = NDArray[np.float64]
@@ -29,10 +29,8 @@ SETTINGS = CalibrationConfig(tokens=1280, context=128, decode_tokens=0, exits=(1
 
 def run(folder: Path, into: Path, settings: CalibrationConfig, corpus: Corpus | None = None) -> tuple[Profile, Vectors]:
     path = into / "m.json"
-    result = calibrate(open_model(str(folder)), corpus or corpus_named([]), settings, path)
-    assert result is not None
-    write_profile(result[0], path, result[1])
-    return result[0], read_vectors(result[0], path)
+    profile = calibrate(open_model(str(folder)), corpus or corpus_named([]), settings, path).save(path)
+    return profile, read_vectors(profile, path)
 
 
 def least_squares(z: Array, h: Array, strength: float, prior: Array) -> Array:

@@ -1,0 +1,1 @@
+"""What `edgeskip` offers to Python programs, one module a function; the commands of the command line call the same."""
