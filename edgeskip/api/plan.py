@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.locks import claim
-from edgeskip.core.plan import COMPENSATIONS
+from edgeskip.core.plan import COMPENSATIONS, PLAN_METHODS
 from edgeskip.core.progress import Progress, ProgressEvent, silent
 from edgeskip.profiles.output import refuse_output
-from edgeskip.profiles.presets import ready_profiles
 from edgeskip.profiles.schema import Profile, read_adapter
 
 if TYPE_CHECKING:
-    from edgeskip.core.plan import Compensation, Plan
+    from edgeskip.core.plan import Compensation, Plan, PlanMethod
     from edgeskip.planning.budget import PlanningRequest
     from edgeskip.planning.measure_cost import MeasuredCost
     from edgeskip.planning.search.decode_set import DecodeSet
     from edgeskip.planning.search.search import FittedPlan
-    from edgeskip.profiles.schema import Method
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def plan(
     skip_sublayers: int | None = None,
     alpha: float | None = None,
     skip: str | Sequence[str] | None = None,
-    method: Method = "adaskip",
+    method: PlanMethod = "adaskip",
     compensation: Compensation | None = None,
     fit: bool = False,
     max_kl: float | None = None,
@@ -149,7 +146,7 @@ class PlanOptions:
     skip_sublayers: int | None = None
     alpha: float | None = None
     skip: Sequence[str] | None = None
-    method: Method = "adaskip"
+    method: PlanMethod = "adaskip"
     compensation: Compensation | None = None
     fit: bool = False
     max_kl: float | None = None
@@ -173,23 +170,21 @@ class PlanOptions:
     measure_cost: bool = True
 
     def __post_init__(self) -> None:
-        from edgeskip.planning.planner import METHODS
-
-        if self.method not in METHODS:
-            raise EdgeSkipError(f"--method {self.method} is unknown; choose from {', '.join(METHODS)}")
+        if self.method not in PLAN_METHODS:
+            raise EdgeSkipError(f"--method {self.method} is unknown; choose from {', '.join(PLAN_METHODS)}")
         if self.kind not in COMPENSATIONS:
             raise EdgeSkipError(f"--compensation {self.kind} is unknown; choose from {', '.join(COMPENSATIONS)}")
         of_budget = ("max_kl", "max_ppl_increase", "min_speedup", "point", "max_skips", "objective", "search_kl")
         of_fits = ("corpus", "field", "tokens", "window_tokens", "device")
         if not self.searches:
             switches = {"search": self.search or None, "no_decode_set": None if self.decode_set else True}
-            self._refuse(of_budget, "--method budget", switches)
+            self._refuse(of_budget, "without --method budget; add it or leave this out", switches)
         else:
             self._refuse(
-                ("alpha", "skip"), "a method other than budget, which chooses itself", {"fit": self.fit or None}
+                ("alpha", "skip"), "with --method budget, which chooses; leave it out", {"fit": self.fit or None}
             )
         if not self.searches and not self.fits:
-            self._refuse(of_fits, "--method budget or --fit")
+            self._refuse(of_fits, "without --method budget or --fit; add one or leave this out")
 
     @property
     def searches(self) -> bool:
@@ -218,13 +213,11 @@ class PlanOptions:
             device=self.device, seed=self.seed, log=log,
         )  # fmt: skip
 
-    def _refuse(self, names: Sequence[str], needed: str, more: Mapping[str, object] | None = None) -> None:
+    def _refuse(self, names: Sequence[str], why: str, more: Mapping[str, object] | None = None) -> None:
         given = {name: getattr(self, name) for name in names} | dict(more or {})
         for name, value in given.items():
             if value is not None and value != ():
-                raise EdgeSkipError(
-                    f"--{name.replace('_', '-')} has no effect without {needed}; add it or leave this out"
-                )
+                raise EdgeSkipError(f"--{name.replace('_', '-')} has no effect {why}")
 
 
 def plan_with_details(
@@ -236,10 +229,12 @@ def plan_with_details(
     progress: Progress = silent,
 ) -> PlanResult:
     """Do what `plan` does, and return what is known about the plan as well."""
+    from edgeskip.profiles.presets import ready_profiles
+
     read = Profile.load(profile) if isinstance(profile, str | Path) else profile
     if output is None:
         return _planned(read, options, read.working_path(), None, progress)
-    if output.resolve() in ready_profiles().values():
+    if any(output.resolve() == preset.resolve() for preset in ready_profiles().values()):
         raise EdgeSkipError(
             f"{output.stem} ships with EdgeSkip and is not changed; write a profile of your own with -o"
         )

@@ -12,10 +12,10 @@ _LOGGER.addHandler(logging.NullHandler())
 
 
 def note(line: str) -> None:
-    """Log something the user should know: a warning."""
-    _LOGGER.warning(line)
+    """Log something the user should know, at the level INFO."""
+    _LOGGER.info(line)
 
 
 def detail(line: str) -> None:
-    """Log something that only someone who looks closely wants to know."""
-    _LOGGER.info(line)
+    """Log something that only someone who looks closely wants to know, at the level DEBUG."""
+    _LOGGER.debug(line)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+PlanMethod = Literal["adaskip", "budget", "early-exit", "skipdecode", "unified", "least-similar", "random"]
+"""How a user may have sublayers chosen."""
+PLAN_METHODS: tuple[PlanMethod, ...] = get_args(PlanMethod)
 Compensation = Literal["none", "scale", "affine", "linear"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
 # What follows from a profile's statistics; the others are fitted to a plan as a whole.

@@ -1,273 +1,245 @@
-"""`edgeskip plan`: chooses the sublayers to skip and writes the plan into the profile."""
+"""`edgeskip plan`: the options of `edgeskip.plan`, its progress and its result."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from edgeskip.cli.options import HARDWARE, Field, Json, Model, Overwrite, ProfileArg, output
+from edgeskip.core.plan import Compensation, PlanMethod
+
 if TYPE_CHECKING:
+    from edgeskip.api.plan import PlanResult
     from edgeskip.core.plan import Plan
     from edgeskip.profiles.schema import Profile
 
+BUDGET, FITTING = "With --method budget", "With --method budget or --fit"
+
 
 def plan(
-    profile: Annotated[str, typer.Argument(help="A profile (llama.json), or the name of one that ships.")],
-    alpha: Annotated[
-        float | None, typer.Option(help="Acceleration ratio α: skips 2m sublayers, m = M − M/α, M blocks.")
+    profile: ProfileArg,
+    skip_sublayers: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of sublayers to skip; 0 = dense.")
     ] = None,
-    skip_sublayers: Annotated[int | None, typer.Option(help="Number of sublayers to skip; 0 = dense.")] = None,
-    skip: Annotated[str | None, typer.Option(help="Sublayers to skip, by name: attn.25,ffn.3")] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Acceleration ratio α: skip 2m sublayers, m = M − M/α, of M blocks."),
+    ] = None,
+    skip: Annotated[
+        str | None, typer.Option(metavar="NAME,…", help="Sublayers to skip, by name, e.g. attn.25,ffn.3.")
+    ] = None,
     method: Annotated[
-        str,
+        PlanMethod,
         typer.Option(
-            help="adaskip; budget: searches for what loses least; or to compare with: early-exit, skipdecode, "
-            "unified, least-similar, random."
+            help="How sublayers are chosen: by similarity (adaskip), by a search for the plans that lose least "
+            "(budget), or in one of the ways to compare with."
         ),
     ] = "adaskip",
     compensation: Annotated[
-        str | None,
+        Compensation | None,
         typer.Option(
-            help="What replaces a skipped sublayer: none, scale (x·s), affine (x·s + b), linear (x + T·u + b, u the "
-            "update before it; fitted to the plan).  [default: affine; budget: linear]"
+            help="What replaces a skipped sublayer: nothing, x·s (scale), x·s + b (affine), or x + T·u + b with u the "
+            "update before it (linear; fitted to the plan).",
+            show_default="affine; linear with --method budget",
         ),
     ] = None,
     fit: Annotated[
         bool, typer.Option("--fit", help="Fit the compensation to this plan, on the stream that its skips leave.")
     ] = False,
     max_kl: Annotated[
-        float | None, typer.Option(help="budget: the fastest plan with KL(dense ‖ skipped) up to this, nats per token.")
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Take the fastest plan with KL(dense ‖ skipped) up to X nats per token.",
+            rich_help_panel=BUDGET,
+        ),
     ] = None,
     max_ppl_increase: Annotated[
         str | None,
         typer.Option(
-            help="budget: the fastest plan with a perplexity higher by up to this, a standard error to spare: 10%."
+            metavar="X%",
+            help="Take the fastest plan with a perplexity higher by up to X %, a standard error to spare.",
+            rich_help_panel=BUDGET,
         ),
     ] = None,
     min_speedup: Annotated[
-        float | None, typer.Option(help="budget: the plan that loses least and decodes this many times as fast.")
-    ] = None,
-    point: Annotated[int | None, typer.Option(help="budget: this point of the front, from 1.")] = None,
-    device_profile: Annotated[
-        Path | None,
+        float | None,
         typer.Option(
-            help="What sublayers cost where it is to run (edgeskip profile-device): the speed-up is predicted from it."
+            metavar="X",
+            help="Take the plan that loses least and decodes X times as fast.",
+            rich_help_panel=BUDGET,
         ),
     ] = None,
-    context: Annotated[
+    point: Annotated[
         int | None,
-        typer.Option(help="--device-profile: tokens in the KV cache that the times are of.", show_default="512"),
+        typer.Option(metavar="N", help="Take point N of the Pareto front, counted from 1.", rich_help_panel=BUDGET),
+    ] = None,
+    objective: Annotated[
+        Literal["kl", "perplexity"] | None,
+        typer.Option(help="What the search keeps low.", show_default="kl", rich_help_panel=BUDGET),
+    ] = None,
+    max_skips: Annotated[
+        int | None, typer.Option(metavar="N", help="Most sublayers that the search skips.", rich_help_panel=BUDGET)
+    ] = None,
+    search_kl: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="KL at which the search ends, nats per token.",
+            show_default="1",
+            rich_help_panel=BUDGET,
+        ),
+    ] = None,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="Search again although the profile has a front.", rich_help_panel=BUDGET),
+    ] = False,
+    decode_set: Annotated[
+        bool,
+        typer.Option(help="Also choose FFNs that decoding may leave out, with P and β.", rich_help_panel=BUDGET),
+    ] = True,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Draw the front into a .png, .svg or .pdf file.", rich_help_panel=BUDGET),
     ] = None,
     corpus: Annotated[
         list[str] | None,
-        typer.Option(help="budget, --fit: text or .jsonl file, repeatable.  [default: text that ships with EdgeSkip]"),
+        typer.Option(
+            metavar="FILE",
+            help="Text or .jsonl file; repeatable.",
+            show_default="a text that ships with EdgeSkip",
+            rich_help_panel=FITTING,
+        ),
     ] = None,
-    field: Annotated[str | None, typer.Option(help="Field of .jsonl records that holds the text.")] = None,
+    field: Field = None,
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="budget, --fit: tokens to fit to; 3/4 as many are measured on.",
-            show_default="8192; of the shipped text 3072",
+            metavar="N",
+            help="Tokens to fit to; the result is measured on 3/4 as many others.",
+            show_default="8192; 3072 of the text that ships",
+            rich_help_panel=FITTING,
         ),
     ] = None,
     window_tokens: Annotated[
         int | None,
         typer.Option(
-            help="budget, --fit: tokens per window; more for long prompts.",
-            show_default="1024; of the shipped text 256",
+            metavar="N",
+            help="Tokens per window; more for long prompts.",
+            show_default="1024; 256 for the text that ships",
+            rich_help_panel=FITTING,
         ),
     ] = None,
-    objective: Annotated[
-        str | None, typer.Option(help="budget: what the search keeps low, kl or perplexity.", show_default="kl")
+    device: Annotated[
+        str | None, typer.Option(help="PyTorch device.", show_default="cpu", rich_help_panel=FITTING)
     ] = None,
-    max_skips: Annotated[int | None, typer.Option(help="budget: sublayers that the search skips at most.")] = None,
-    search_kl: Annotated[
-        float | None, typer.Option(help="budget: KL at which the search ends, nats per token.", show_default="1")
-    ] = None,
-    search: Annotated[
-        bool, typer.Option("--search", help="budget: search anew though the profile has a front.")
-    ] = False,
-    decode_set: Annotated[
-        bool, typer.Option(help="budget: choose FFNs besides that decoding may leave out, with P and β.")
-    ] = True,
-    plot: Annotated[Path | None, typer.Option(help="budget: draw the front into a .png, .svg or .pdf.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model, where it is not where the profile says.")] = None,
-    device: Annotated[str | None, typer.Option(help="budget, --fit: PyTorch device.", show_default="cpu")] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the method random; budget, --fit: draws the windows.", show_default="0")
+        int | None,
+        typer.Option(
+            metavar="N", help="Seed of the method random, and for drawing the windows to fit to.", show_default="0"
+        ),
     ] = None,
+    device_profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="What sublayers cost on the device (from edgeskip profile-device); predicts the speed-up.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Tokens in the KV cache that the times of --device-profile are for.",
+            show_default="512",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None,
+    model: Model = None,
     cost: Annotated[
         bool,
         typer.Option(
-            help="Measure what the plan costs against the dense model on text that ships, if torch and the model are "
-            "here."
+            help="Measure what the plan loses against the dense model, on a text that ships, if torch and the model "
+            "are here."
         ),
     ] = True,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the profile there instead of replacing it.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing profile at -o.")] = False,
+    output: Annotated[Path | None, output("Profile to write.  [default: PROFILE itself]")] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
-    """Choose the sublayers to skip, by a number, a ratio, names or a budget, and write that into the profile.
+    """Choose the sublayers to skip: by number, ratio, names or a budget.
 
-    --method budget searches for a front of plans, which the profile keeps; a search that was cut short goes on.
+    The plan is written into the profile. --method budget searches for a Pareto front of plans, which the profile
+    keeps; a search that was interrupted goes on.
     """
-    from dataclasses import replace
-
-    from edgeskip.cli.views.pareto import check_figure
+    from edgeskip.api.plan import PlanOptions, plan_with_details
+    from edgeskip.cli.progress import progress_bar
+    from edgeskip.cli.views.json_output import print_json
+    from edgeskip.cli.views.pareto import check_figure, plot_front
     from edgeskip.core.errors import EdgeSkipError
-    from edgeskip.core.locks import hold
-    from edgeskip.core.plan import COMPENSATIONS
-    from edgeskip.core.progress import progress_display
-    from edgeskip.planning.budget import PlanningRequest, device_costs, plan_by_budget, plan_fitted
-    from edgeskip.planning.measure_cost import measure_cost
-    from edgeskip.planning.planner import METHODS, choose, resolve
-    from edgeskip.planning.search.pareto import Budget, parse_share
-    from edgeskip.profiles.output import refuse_output
-    from edgeskip.profiles.presets import ready_profiles
-    from edgeskip.profiles.schema import (
-        locate_profile,
-        model_at,
-        read_adapter,
-        read_profile,
-        write_profile,
-    )
-    from edgeskip.profiles.vectors import pack_vectors, read_vectors
+    from edgeskip.planning.search.pareto import parse_share
+    from edgeskip.profiles.schema import Profile, locate_profile
 
-    if method not in METHODS:
-        raise EdgeSkipError(f"--method {method} is unknown: choose one of {', '.join(METHODS)}")
-    searching = method == "budget"
-    kind = compensation or ("linear" if searching else "affine")
-    if kind not in COMPENSATIONS:
-        raise EdgeSkipError(f"--compensation {kind} is unknown: choose one of {', '.join(COMPENSATIONS)}")
-    fitting = fit or kind == "linear"
-    _refuse_idle(
-        searching,
-        fitting,
-        budget={
-            "--max-kl": max_kl, "--max-ppl-increase": max_ppl_increase, "--min-speedup": min_speedup,
-            "--point": point, "--max-skips": max_skips, "--plot": plot,
-            "--objective": objective, "--search-kl": search_kl, "--search": search or None,
-            "--no-decode-set": None if decode_set else True,
-        },
-        fits={
-            "--corpus": corpus, "--field": field, "--tokens": tokens, "--window-tokens": window_tokens,
-            "--device": device,
-        },
-        named={"--alpha": alpha, "--skip": skip, "--fit": fit or None},
+    options = PlanOptions(
+        skip_sublayers=skip_sublayers, alpha=alpha,
+        skip=None if skip is None else tuple(name for name in skip.split(",") if name.strip()),
+        method=method, compensation=compensation, fit=fit, max_kl=max_kl,
+        max_ppl_increase=None if max_ppl_increase is None else parse_share(max_ppl_increase),
+        min_speedup=min_speedup, point=point, objective=objective, max_skips=max_skips, search_kl=search_kl,
+        search=search, decode_set=decode_set, corpus=tuple(corpus or ()), field=field, tokens=tokens,
+        window_tokens=window_tokens, device_profile=device_profile, context=context, model=model, device=device,
+        seed=seed, measure_cost=cost,
     )  # fmt: skip
     if plot is not None:
+        if method != "budget":
+            raise EdgeSkipError("--plot has no effect without --method budget; add it or leave this out")
         check_figure(plot)
     path = locate_profile(profile)
-    elsewhere = output is not None and output.resolve() != path.resolve()
-    if not elsewhere and path in ready_profiles().values():
-        raise EdgeSkipError(f"{profile} ships with EdgeSkip and is not changed: write a profile of your own with -o")
-    if output is not None and elsewhere:
-        refuse_output(output, overwrite=overwrite)
     target = output or path
-    hold(target)
-    if output is not None and elsewhere:
-        refuse_output(output, overwrite=overwrite)  # whoever had claimed it may have made it
-    read = read_profile(path)
-    healed_from = read.plan.healed_from if read.plan else None
-    vectors = read_vectors(read, path)
-    request = PlanningRequest(
-        corpus=tuple(corpus or ()), field=field, model=model, compensation=compensation if searching else kind,
-        objective=objective,
-        tokens=tokens, window_tokens=window_tokens,
-        max_skips=max_skips, search_kl=search_kl, search=search, device_profile=device_profile, context=context,
-        decode_set=decode_set, device=device, seed=seed, log=target.with_suffix(""),
-    )  # fmt: skip
-    device_times = device_costs(read, request)
-    decode = None
-    if searching:
-        budget = Budget(
-            max_kl, None if max_ppl_increase is None else parse_share(max_ppl_increase), min_speedup, skip_sublayers,
-            point,
-        )  # fmt: skip
-        with progress_display() as shown:
-            read, fitted, decode = plan_by_budget(read, path, budget, request, shown.update)
-    else:
-        record = choose(
-            read,
-            method=method,
-            compensation="affine" if fitting else kind,
-            alpha=alpha,
-            skip_sublayers=skip_sublayers,
-            skip=None if skip is None else [name for name in skip.split(",") if name.strip()],
-            seed=seed or 0,
+    same = target.resolve() == path.resolve()
+    with progress_bar() as bar:
+        result = plan_with_details(
+            Profile.load(path), options, output=target, overwrite=overwrite or same, progress=bar
         )
-        fitted = None
-        if fitting and record.skip:
-            with progress_display() as shown:
-                record, fitted = plan_fitted(read, path, record, request, shown.update)
-        read = read.model_copy(update={"plan": record})
-    vectors = replace(
-        vectors, plan_bias=fitted.biases if fitted else None, plan_map=fitted.maps if fitted else None
-    )  # fmt: skip
-    vectors_record, packed = pack_vectors(vectors, target)
-    moved = {"vectors": vectors_record, "model": model_at(read.model, target)}
-    planned = read.model_copy(update=moved).moved(path, target)
-    resolved = resolve(planned, vectors)
-    found = None
-    if resolved.skips:
-        with progress_display() as shown:
-            shown.update("cost against the dense model", 0, None)
-            found = measure_cost(read, path, resolved, model=model, device=device_times, measure=cost)
-        assert planned.plan is not None
-        with_cost = planned.plan.model_copy(update={"cost": found.kept, "healed_from": healed_from})
-        planned = planned.model_copy(update={"plan": with_cost})
-    adapter = read_adapter(read, path) if elsewhere else None
-    write_profile(planned, target, packed, adapter, overwrite=overwrite or not elsewhere)
-    if searching:
-        _show_front(planned, plot)
-    _show(planned, resolved, target)
-    for line in found.lines if found else ():
+    if plot is not None:
+        plot_front(result.profile, plot)
+    if json:
+        print_json({"profile": target, "plan": result.profile.plan, "front": result.profile.front})
+    else:
+        _show(result, target, plot, decode_set=decode_set)
+
+
+def _show(result: PlanResult, path: Path, plot: Path | None, *, decode_set: bool) -> None:
+    from edgeskip.cli.views.pareto import decode_line, quality_line
+
+    searched = result.profile.plan is not None and result.profile.plan.method == "budget"
+    if searched:
+        _show_front(result.profile)
+    if plot is not None:
+        _print(f"{plot}: the front")
+    _show_plan(result.profile, result.plan, path)
+    for line in result.cost.lines if result.cost else ():
         _print(line)
-    if fitted is not None:
-        from edgeskip.cli.views.pareto import decode_line, quality_line
-
-        _print(quality_line(fitted))
-        if searching and decode_set:
-            _print(decode_line(decode))
+    if result.fitted is not None:
+        _print(quality_line(result.fitted))
+        if searched and decode_set:
+            _print(decode_line(result.decode))
 
 
-def _refuse_idle(
-    searching: bool,
-    fitting: bool,
-    *,
-    budget: dict[str, object],
-    fits: dict[str, object],
-    named: dict[str, object],
-) -> None:
-    """EdgeSkipError for an option that would do nothing."""
-    from edgeskip.core.errors import EdgeSkipError
-
-    for options, wanted, says in (
-        (budget, searching, "--method budget"),
-        (fits, searching or fitting, "--method budget or --fit"),
-        (named, not searching, "another method: budget chooses the sublayers itself"),
-    ):
-        for name, value in options.items():
-            if value is not None and not wanted:
-                raise EdgeSkipError(f"{name} is of {says}: add that, or leave it out")
-
-
-def _show_front(profile: Profile, plot: Path | None) -> None:
-    from edgeskip.cli.views.pareto import front_table, plot_front
+def _show_front(profile: Profile) -> None:
+    from edgeskip.cli.views.pareto import front_table
     from edgeskip.core.terminal import Console
 
     assert profile.front is not None
     assert profile.plan is not None
     chosen = next(n for n, found in enumerate(profile.front.points) if found.skip == profile.plan.skip)
     Console(highlight=False).print(front_table(profile.front, chosen))
-    if plot is not None:
-        plot_front(profile, plot)
-        _print(f"{plot}: the front")
 
 
-def _show(profile: Profile, plan: Plan, path: Path) -> None:
+def _show_plan(profile: Profile, plan: Plan, path: Path) -> None:
     from rich.table import Table
 
     from edgeskip.core.terminal import Console

@@ -29,7 +29,7 @@ SETTINGS = CalibrationConfig(tokens=1280, context=128, decode_tokens=0, exits=(1
 
 def run(folder: Path, into: Path, settings: CalibrationConfig, corpus: Corpus | None = None) -> tuple[Profile, Vectors]:
     path = into / "m.json"
-    profile = calibrate(open_model(str(folder)), corpus or corpus_named([]), settings, path).save(path)
+    profile = calibrate(open_model(str(folder)), corpus or corpus_named([]), settings, path).save(path, overwrite=True)
     return profile, read_vectors(profile, path)
 
 
