@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from edgeskip.cli.options import HARDWARE, MODEL, Field, Json, ModelArg, Overwrite, output
+from edgeskip.core.terminal import print_json
 
 
 def calibrate(
@@ -63,7 +64,7 @@ def calibrate(
     from edgeskip.api.calibrate import calibrate, default_path, is_first_process
     from edgeskip.calibration.config import parse_exits
     from edgeskip.cli.progress import progress_bar
-    from edgeskip.cli.views.json_output import print_json
+    from edgeskip.cli.views.plain import plain
     from edgeskip.models.source import open_model
 
     layers = parse_exits(exits) if exits is not None else ()
@@ -77,6 +78,6 @@ def calibrate(
     if not is_first_process():
         return
     if json:
-        print_json({"profile": path, "model": profile.model, "calibration": profile.calibration})
+        print_json(plain({"profile": path, "model": profile.model, "calibration": profile.calibration}))
     else:
         print(path)

@@ -9,6 +9,7 @@ import typer
 
 from edgeskip.cli.options import HARDWARE, Field, Json, Model, Overwrite, ProfileArg, output
 from edgeskip.core.plan import Compensation, PlanMethod
+from edgeskip.core.terminal import print_json
 
 if TYPE_CHECKING:
     from edgeskip.api.plan import PlanResult
@@ -177,8 +178,8 @@ def plan(
     """
     from edgeskip.api.plan import PlanOptions, plan_with_details
     from edgeskip.cli.progress import progress_bar
-    from edgeskip.cli.views.json_output import print_json
     from edgeskip.cli.views.pareto import check_figure, plot_front
+    from edgeskip.cli.views.plain import plain
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.planning.search.pareto import parse_share
     from edgeskip.profiles.schema import Profile, locate_profile
@@ -207,7 +208,7 @@ def plan(
     if plot is not None:
         plot_front(result.profile, plot)
     if json:
-        print_json({"profile": target, "plan": result.profile.plan, "front": result.profile.front})
+        print_json(plain({"profile": target, "plan": result.profile.plan, "front": result.profile.front}))
     else:
         _show(result, target, plot, decode_set=decode_set)
 

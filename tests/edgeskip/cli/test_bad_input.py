@@ -145,8 +145,6 @@ def test_a_corpus_of_damaged_json_lines(cli: Cli, model: Path, out: Path) -> Non
         (["--skip", "attn.0,ffn.0,attn.1,ffn.1,attn.2,ffn.2,attn.3,ffn.3"], "keep at least one"),
         (["--skip-sublayers", "2", "--alpha", "1.2"], "exactly one"),
         ([], "exactly one"),
-        (["--skip-sublayers", "2", "--compensation", "magic"], "magic"),
-        (["--skip-sublayers", "2", "--method", "guess"], "guess"),
     ],
 )
 def test_plans_that_cannot_be(cli: Cli, profile_path: Path, options: list[str], told: str) -> None:
@@ -154,6 +152,16 @@ def test_plans_that_cannot_be(cli: Cli, profile_path: Path, options: list[str], 
     assert told in cli("plan", profile_path, *options).complaint()
     assert profile_path.read_bytes() == before
     assert sorted(path.name for path in profile_path.parent.iterdir()) == ["tiny.json", "tiny.safetensors"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--compensation", "magic"), ("--method", "guess")])
+def test_choices_that_do_not_exist(cli: Cli, profile_path: Path, option: str, value: str) -> None:
+    before = profile_path.read_bytes()
+    outcome = cli("plan", profile_path, "--skip-sublayers", "2", option, value)
+    assert outcome.code == 2
+    assert option in outcome.err
+    assert value in outcome.err
+    assert profile_path.read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"format": "edgeskip-profile", "version": 99}', b"\xff\xff"])

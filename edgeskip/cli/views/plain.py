@@ -1,4 +1,4 @@
-"""`--json`: one object on standard output, and nothing else there."""
+"""Results as `--json` prints them: paths, records and dataclasses become plain values."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import BaseModel
 
 
-def print_json(found: Mapping[str, Any]) -> None:
-    """Print `found`; paths, records and dataclasses in it become plain values, None stays null."""
-    print(json.dumps(found, default=_plain, ensure_ascii=False, indent=1))
+def plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `found` as JSON can hold it; None stays null."""
+    values: dict[str, Any] = json.loads(json.dumps(found, default=_plain, ensure_ascii=False))
+    return values
 
 
 def _plain(value: object) -> Any:
