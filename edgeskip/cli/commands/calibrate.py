@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from edgeskip.cli.options import HARDWARE, MODEL, Field, Json, ModelArg, Overwrite, output
+from edgeskip.cli.options import HARDWARE, MODEL, Field, Json, ModelArg, Overwrite, output_option
 from edgeskip.core.terminal import print_json
 
 
@@ -24,7 +24,7 @@ def calibrate(
     ] = None,
     field: Field = None,
     output: Annotated[
-        Path | None, output("Profile to write; its vectors, and a LoRA, go beside it.  [default: MODEL.json]")
+        Path | None, output_option("Profile to write; its vectors, and a LoRA, go beside it.  [default: MODEL.json]")
     ] = None,
     overwrite: Overwrite = False,
     name: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgeskip.cli.options import HARDWARE, Field, Json, Model, Overwrite, ProfileArg, output
+from edgeskip.cli.options import HARDWARE, Field, Json, Model, Overwrite, ProfileArg, output_option
 from edgeskip.core.plan import Compensation, PlanMethod
 from edgeskip.core.terminal import print_json
 
@@ -167,7 +167,7 @@ def plan(
             "are here."
         ),
     ] = True,
-    output: Annotated[Path | None, output("Profile to write.  [default: PROFILE itself]")] = None,
+    output: Annotated[Path | None, output_option("Profile to write.  [default: PROFILE itself]")] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
