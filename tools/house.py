@@ -35,6 +35,7 @@ class House:
     """What was measured of one tree. `upward` is None if the tree declares no layers."""
 
     rooms: Mapping[str, tuple[int, int]]  # room → files, lines
+    python: Mapping[str, tuple[int, int]]  # the same of Python alone
     largest: tuple[str, int]  # path and lines of the longest Python module of the package
     long_modules: int
     loose_modules: int  # in the package root
@@ -77,7 +78,8 @@ def measure(tree: Mapping[str, str]) -> House:
     readme = tree.get("README.md", "")
     size = (len(readme.encode()), _lines(readme), max(map(len, readme.splitlines()), default=0))
     return House(
-        rooms=_count_rooms(tree, modules, root),
+        rooms=_count_rooms(tree, root, CODE),
+        python=_count_rooms(tree, root, frozenset({".py"})),
         largest=largest,
         long_modules=sum(length > LONG_MODULE for length in lengths.values()),
         loose_modules=len(loose),
@@ -228,6 +230,7 @@ _FACTS: Sequence[tuple[str, Callable[[House], str]]] = (
     (f"modules over {LONG_MODULE} lines", lambda house: str(house.long_modules)),
     ("modules in the package root", lambda house: str(house.loose_modules)),
     ("bench + tools, lines", lambda house: f"{_bench_and_tools(house.rooms):,}"),
+    ("of which Python", lambda house: f"{_bench_and_tools(house.python):,}"),
     ("README", lambda house: f"{house.readme[0]:,} bytes, {house.readme[1]:,} lines"),
     ("longest README line", lambda house: f"{house.readme[2]:,} characters"),
     ("imports upward", lambda house: "no layers declared" if house.upward is None else str(len(house.upward))),
@@ -240,12 +243,12 @@ def _bench_and_tools(rooms: Mapping[str, tuple[int, int]]) -> int:
     return sum(lines for room, (_, lines) in rooms.items() if room in {"edgeskip/bench", "tools", "tools/benchmarks"})
 
 
-def _count_rooms(tree: Mapping[str, str], modules: Mapping[str, str], root: str) -> dict[str, tuple[int, int]]:
+def _count_rooms(tree: Mapping[str, str], root: str, suffixes: frozenset[str]) -> dict[str, tuple[int, int]]:
     files: Counter[str] = Counter()
     lines: Counter[str] = Counter()
     for path, text in tree.items():
         parts = PurePosixPath(path).parts
-        counted = CODE | ({".md"} if parts[0] == "docs" else set()) | ({".ipynb"} if parts[0] == "examples" else set())
+        counted = suffixes | {"docs": {".md"}, "examples": {".ipynb"}}.get(parts[0], set())
         if len(parts) == 1 or parts[0].startswith(".") or PurePosixPath(path).suffix not in counted:
             continue
         room = parts[0]
