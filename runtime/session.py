@@ -27,8 +27,9 @@ from edgeskip.runtime.arguments import (
     token_ids,
 )
 from edgeskip.runtime.chat import Message
+from edgeskip.runtime.decoding.autoregressive import PlainDecoding
 from edgeskip.runtime.decoding.handover import HandoverEngine, handover_decoding
-from edgeskip.runtime.decoding.interface import Decoding, PlainDecoding
+from edgeskip.runtime.decoding.interface import Decoding
 from edgeskip.runtime.decoding.online import online_decoding, open_gates
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine, OnlineEngine
 from edgeskip.runtime.engines.prefill import PREFILL_CHUNK, check_prompt
@@ -38,7 +39,7 @@ from edgeskip.runtime.online import Online
 from edgeskip.runtime.prompts import encode_messages, encode_text
 from edgeskip.runtime.sampling import Sampling, TokenSampler
 from edgeskip.runtime.speculation.policy import Speculation
-from edgeskip.runtime.speculation.speculator import DraftInfo, Speculator
+from edgeskip.runtime.speculation.speculator import DraftInfo, Speculator, drafts_of
 from edgeskip.runtime.stream import TextStream
 
 Prompt = str | Sequence[Message] | Sequence[int] | NDArray[np.int64]
@@ -367,16 +368,3 @@ class Session:
         self._stream = None
         if self.online is not None and isinstance(self._engine, OnlineEngine):
             open_gates(self._engine)
-
-
-def drafts_of(manifest: Manifest | GgufManifest | None) -> tuple[DraftInfo, ...]:
-    """The drafts that an artifact's manifest lists, the cheapest first; () where it has none."""
-    if isinstance(manifest, GgufManifest):
-        name = "skip-plan" if manifest.exit_layer is None else f"early-exit {manifest.exit_layer}"
-        return (DraftInfo(name, manifest.exit_layer, manifest.agreement),)
-    draft = None if manifest is None else manifest.draft
-    if draft is None:
-        return ()
-    if draft.kind == "skip-plan":
-        return (DraftInfo("skip-plan", None, draft.agreement),)
-    return tuple(DraftInfo(f"early-exit {exit_.layer}", exit_.layer, exit_.agreement) for exit_ in draft.exits)

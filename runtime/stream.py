@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Label
-from edgeskip.runtime.decoding.autoregressive import History
-from edgeskip.runtime.decoding.interface import Decoding
+from edgeskip.runtime.decoding.interface import DecodeRequest, Decoding, History
 from edgeskip.runtime.detokenizer import StopStrings, TextDecoder, Tokenizer
 from edgeskip.runtime.engines.interface import Engine
 from edgeskip.runtime.generation import FinishReason, Generation, GenerationStats, peak_rss_bytes
@@ -185,11 +184,7 @@ class TextStream(Iterator[Piece]):
         logits = self._decoding.prefill(prompt)
         self._prefill_s = time.perf_counter() - begin
         self._finish_reason = yield from self._decoding.decode(
-            logits,
-            self._history,
-            self._sampler,
-            max_tokens=self._max_tokens,
-            end_tokens=self._end_tokens,
+            DecodeRequest(logits, self._history, self._sampler, self._max_tokens, self._end_tokens)
         )
 
     def _first_token_known(self) -> None:

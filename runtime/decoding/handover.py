@@ -1,5 +1,7 @@
-"""The loop of a decode plan: the first tokens of an answer by one model, the rest by one that skips more, which takes
-over the KV cache. What is skipped was chosen by calibration, not by request."""
+"""The loop of a decode plan: one model writes the first tokens of an answer, then one that skips more takes over.
+
+The second model takes over the first one's KV cache. Calibration chose what it skips, not the request.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,19 @@ from numpy.typing import NDArray
 
 from edgeskip.artifacts.gguf.manifest import GgufManifest
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.decoding.autoregressive import History, decode
+from edgeskip.runtime.decoding.autoregressive import decode
+from edgeskip.runtime.decoding.interface import DecodeRequest, Decoding
 from edgeskip.runtime.engines.interface import Engine
-from edgeskip.runtime.engines.prefill import prefill
-from edgeskip.runtime.generation import FinishReason, OnlineStats, SpeculationStats, Strategy
+from edgeskip.runtime.generation import FinishReason, OnlineStats
 from edgeskip.runtime.online import Online
-from edgeskip.runtime.sampling import TokenSampler
 
 
 @runtime_checkable
 class HandoverEngine(Engine, Protocol):
-    """An engine of two models with interchangeable KV caches. It begins with the first, and so it does again after
-    `truncate(0)`."""
+    """An engine of two models with interchangeable KV caches.
+
+    It begins with the first model, and returns to it after `truncate(0)`.
+    """
 
     @property
     def handed_over(self) -> bool:
@@ -30,44 +33,40 @@ class HandoverEngine(Engine, Protocol):
 
     @property
     def handover_s(self) -> float:
-        """Seconds the last handover took, without opening the second model; 0 before any."""
+        """Seconds that the last handover took, without opening the second model; 0 before any."""
 
     def prepare(self) -> None:
-        """Opens the second model now, so that `hand_over` need not."""
+        """Open the second model now, so that `hand_over` does not have to."""
 
     def hand_over(self) -> None:
-        """The second model goes on from the next step, after all the sequence so far."""
+        """Continue with the second model from the next step on, after the whole sequence so far."""
 
 
-class HandoverDecoding:
-    """One generation: `window` decode steps by the first model, then the second. `skipped` are the FFNs that the
-    second leaves out, by name."""
+class HandoverDecoding(Decoding):
+    """One generation: the first model runs `window` decode steps, then the second takes over.
+
+    Args:
+        engine: The two models.
+        window: Decode steps by the first one.
+        skipped: Names of the FFNs that the second one leaves out.
+    """
+
+    strategy = "online"
 
     def __init__(self, engine: HandoverEngine, window: int, skipped: tuple[str, ...]) -> None:
-        self._engine = engine
+        super().__init__(engine)
+        self._models = engine
         self._window = window
         self._skipped = skipped
         self._steps = [0, 0]  # by the first model, by the second
 
-    @property
-    def strategy(self) -> Strategy:
-        return "online"
-
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        self._engine.prepare()  # a file to open, no part of the answer's own time between two tokens
-        return prefill(self._engine, tokens)
+        self._models.prepare()  # opens a file, which must not delay a token within the answer
+        return super().prefill(tokens)
 
-    def decode(
-        self,
-        logits: NDArray[np.float32],
-        history: History,
-        sampler: TokenSampler,
-        *,
-        max_tokens: int | None,
-        end_tokens: frozenset[int],
-    ) -> Generator[int, None, FinishReason]:
-        engine, begin = self._engine, self._engine.length
-        tokens = decode(engine, logits, history, sampler, max_tokens=max_tokens, end_tokens=end_tokens)
+    def decode(self, request: DecodeRequest) -> Generator[int, None, FinishReason]:
+        engine, begin = self._models, self._models.length
+        tokens = decode(engine, request)
         while True:
             try:
                 token = next(tokens)
@@ -80,11 +79,8 @@ class HandoverDecoding:
             if self._steps[0] == self._window:
                 engine.hand_over()
 
-    def speculation(self, decode_s: float, decode_tokens_per_s: float) -> SpeculationStats | None:
-        return None
-
     def online(self) -> OnlineStats:
-        """Nothing is measured of the request, so there is neither a threshold nor a similarity."""
+        """Return the steps of each model; nothing is measured, so there is neither threshold nor similarity."""
         return OnlineStats(
             window=self._window,
             threshold=None,
@@ -101,15 +97,19 @@ class HandoverDecoding:
 
 
 def handover_decoding(engine: Engine, policy: Online, manifest: GgufManifest) -> HandoverDecoding:
-    """For one generation with the file that `manifest` names. EdgeSkipError where the file is not there, or `policy`
-    asks for what it cannot do."""
+    """Return the decoding of one generation with the second file that `manifest` names.
+
+    Raises:
+        EdgeSkipError: If the file has no decode plan, the second file is missing, or `policy` asks for a threshold or
+            for watching, which need gates.
+    """
     if manifest.decode is None:
         raise EdgeSkipError("this file has no decode plan: export one with  edgeskip export --target gguf --online")
     if not isinstance(engine, HandoverEngine):
-        raise EdgeSkipError(f"{manifest.decode} takes over while decoding and is not there: put it beside the file")
+        raise EdgeSkipError(f"{manifest.decode}, which takes over while decoding, is missing: put it beside the file")
     if policy.threshold is not None:
-        raise EdgeSkipError("a GGUF file skips the FFNs that its export named, by no threshold: leave β out")
+        raise EdgeSkipError("a GGUF file skips the FFNs that its export chose, not by a threshold: leave out β")
     window = policy.window or manifest.window or 1
     if not policy.gate:
-        raise EdgeSkipError("a GGUF file measures no FFN while it runs: use strategy plain, or an ONNX artifact")
+        raise EdgeSkipError("a GGUF file cannot measure FFNs while it runs: use strategy plain, or an ONNX artifact")
     return HandoverDecoding(engine, window, manifest.decode_skipped)

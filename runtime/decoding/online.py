@@ -1,4 +1,4 @@
-"""The loop of online skipping: the first decode steps are watched, the rest run without the FFNs that did little."""
+"""The loop of online skipping: watch the first decode steps, then leave out the FFNs that did little."""
 
 from __future__ import annotations
 
@@ -9,56 +9,52 @@ from numpy.typing import NDArray
 
 from edgeskip.artifacts.manifest import OnlineRecord
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.decoding.autoregressive import History, decode
+from edgeskip.runtime.decoding.autoregressive import decode
+from edgeskip.runtime.decoding.interface import DecodeRequest, Decoding
 from edgeskip.runtime.engines.interface import Engine, OnlineEngine
-from edgeskip.runtime.engines.prefill import prefill
-from edgeskip.runtime.generation import FinishReason, OnlineStats, SpeculationStats, Strategy
+from edgeskip.runtime.generation import FinishReason, OnlineStats
 from edgeskip.runtime.online import Online
-from edgeskip.runtime.sampling import TokenSampler
 
 Measured = NDArray[np.float32]
 
 
-class OnlineDecoding:
-    """One generation. The gates are open before it, and again after it, however it ends."""
+class OnlineDecoding(Decoding):
+    """One generation. All gates are open before it, and again after it, however it ends.
+
+    Args:
+        engine: Runs the model; its FFNs have gates.
+        policy: What the user chose.
+        record: What the artifact's manifest says, for what `policy` leaves open.
+    """
+
+    strategy = "online"
 
     def __init__(self, engine: OnlineEngine, policy: Online, record: OnlineRecord) -> None:
-        self._engine = engine
+        super().__init__(engine)
+        self._gated_engine = engine
         self._window = policy.window or record.window
         self._threshold = record.threshold if policy.threshold is None else policy.threshold
         self._gates = policy.gate
-        self._length = 0  # tokens the engine had run when it was last looked at
+        self._length = 0  # of the sequence at the last call of `_observe_step`
         self._similarity: list[Measured] = []
         self._ratio: list[Measured] = []
         self._gated: NDArray[np.bool_] = np.zeros(len(engine.ffns), np.bool_)
         self._gated_steps = 0
 
     @property
-    def strategy(self) -> Strategy:
-        return "online"
-
-    @property
     def measured(self) -> tuple[Measured, Measured]:
-        """Similarity and norm ratio of every watched step so far, each [steps, G] in the order of the engine's FFNs."""
-        shape = (-1, len(self._engine.ffns))
+        """Similarity and norm ratio of every watched step, each float32 [steps, G], FFNs in the engine's order."""
+        shape = (-1, len(self._gated_engine.ffns))
         similarity, ratio = (np.array(rows, np.float32).reshape(shape) for rows in (self._similarity, self._ratio))
         return similarity, ratio
 
     def prefill(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        self._open()
-        return prefill(self._engine, tokens)
+        self._open_all_gates()
+        return super().prefill(tokens)
 
-    def decode(
-        self,
-        logits: NDArray[np.float32],
-        history: History,
-        sampler: TokenSampler,
-        *,
-        max_tokens: int | None,
-        end_tokens: frozenset[int],
-    ) -> Generator[int, None, FinishReason]:
-        engine, self._length = self._engine, self._engine.length
-        tokens = decode(engine, logits, history, sampler, max_tokens=max_tokens, end_tokens=end_tokens)
+    def decode(self, request: DecodeRequest) -> Generator[int, None, FinishReason]:
+        engine, self._length = self._gated_engine, self._gated_engine.length
+        tokens = decode(engine, request)
         engine.watch(True)
         try:
             while True:
@@ -68,17 +64,14 @@ class OnlineDecoding:
                     reason: FinishReason = end.value
                     return reason
                 finally:
-                    self._look()
+                    self._observe_step()
                 yield token
         finally:
-            self._open()
-
-    def speculation(self, decode_s: float, decode_tokens_per_s: float) -> SpeculationStats | None:
-        return None
+            self._open_all_gates()
 
     def online(self) -> OnlineStats:
         similarity, ratio = self._means()
-        names = self._engine.ffns
+        names = self._gated_engine.ffns
         return OnlineStats(
             window=self._window,
             threshold=self._threshold,
@@ -89,9 +82,9 @@ class OnlineDecoding:
             scale=dict(zip(names, ratio.tolist(), strict=False)),
         )
 
-    def _look(self) -> None:
-        """Takes down what the step since the last look measured, if there was one; closes the gates after P steps."""
-        engine = self._engine
+    def _observe_step(self) -> None:
+        """Record what the last step measured, if one has run since the last call; close the gates after P steps."""
+        engine = self._gated_engine
         if engine.length == self._length:  # the prompt gave the first token
             return
         self._length = engine.length
@@ -109,13 +102,13 @@ class OnlineDecoding:
             engine.gate(self._gated, scale.astype(np.float32))
 
     def _means(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Similarity and norm ratio [G] over the watched steps; [0] where there were none."""
+        """Return mean similarity and norm ratio [G] over the watched steps; [0] each if there were none."""
         if not self._similarity:
             return np.empty(0), np.empty(0)
         return np.mean(self._similarity, axis=0, dtype=np.float64), np.mean(self._ratio, axis=0, dtype=np.float64)
 
-    def _open(self) -> None:
-        open_gates(self._engine)
+    def _open_all_gates(self) -> None:
+        open_gates(self._gated_engine)
 
 
 def open_gates(engine: OnlineEngine) -> None:
@@ -126,7 +119,11 @@ def open_gates(engine: OnlineEngine) -> None:
 
 
 def online_decoding(engine: Engine, policy: Online, record: OnlineRecord | None) -> OnlineDecoding:
-    """For one generation. EdgeSkipError where the artifact has no gates."""
+    """Return the decoding of one generation.
+
+    Raises:
+        EdgeSkipError: If the artifact has no gates.
+    """
     if record is None or not isinstance(engine, OnlineEngine):
         raise EdgeSkipError("this artifact has no FFNs to skip online: export one with  edgeskip export --online")
     return OnlineDecoding(engine, policy, record)

@@ -12,45 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.engines.interface import Engine, EngineName
-from edgeskip.runtime.engines.kv_cache import check_step, check_truncation
+from edgeskip.runtime.engines.base import DraftingEngineBase
+from edgeskip.runtime.engines.interface import Engine
+from edgeskip.runtime.engines.kv_cache import check_truncation
 
 _SMALLEST = 1024  # tokens of history to begin with
 
 
-class PairEngine:
+class PairEngine(DraftingEngineBase):
     """A `DraftingEngine` of `whole`, drafted for by the engine that `open_draft` opens at the first `draft`.
 
     EdgeSkipError then where the two have other vocabularies or the draft's context is the shorter one.
     """
 
     def __init__(self, whole: Engine, open_draft: Callable[[], Engine]) -> None:
+        super().__init__(
+            name=whole.name,
+            provider=whole.provider,
+            threads=whole.threads,
+            vocab_size=whole.vocab_size,
+            context_length=whole.context_length,
+        )
         self.whole = whole
         self._open_draft = open_draft
         self._draft: Engine | None = None
         self._reserved = 0
         self._history = np.zeros(_SMALLEST, np.int64)  # the tokens themselves: the draft may have to be given them
         self._length = 0
-
-    @property
-    def name(self) -> EngineName:
-        return self.whole.name
-
-    @property
-    def provider(self) -> str:
-        return self.whole.provider
-
-    @property
-    def threads(self) -> int:
-        return self.whole.threads
-
-    @property
-    def vocab_size(self) -> int:
-        return self.whole.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        return self.whole.context_length
 
     @property
     def length(self) -> int:
@@ -60,14 +48,6 @@ class PairEngine:
     @property
     def run_s(self) -> float:
         return self.whole.run_s + (self._draft.run_s if self._draft else 0.0)
-
-    @property
-    def drafts(self) -> int:
-        return 1
-
-    @property
-    def draft_tokens(self) -> NDArray[np.int64] | None:
-        return None
 
     @property
     def drafted(self) -> int:
@@ -81,11 +61,11 @@ class PairEngine:
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
         """The whole model's; what was drafted and not verified is verified along."""
-        kept = self._check(tokens, logits)
+        kept = self._check_step(tokens, logits)
         return self._run_whole(tokens, kept)
 
     def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
-        self._check(tokens, 1)
+        self._check_step(tokens, 1)
         if self._draft is None:
             self._draft = self._opened()
         self._forget_beyond(self._length)
@@ -95,11 +75,7 @@ class PairEngine:
         return logits
 
     def verify(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        if len(tokens):
-            self._check(tokens, 1)
-        count = self.drafted + len(tokens)
-        if not count:
-            raise ValueError("nothing to verify: neither tokens nor a draft")
+        count = self._check_verification(tokens)
         return self._run_whole(tokens, count)
 
     def truncate(self, length: int) -> None:
@@ -111,12 +87,6 @@ class PairEngine:
         self.whole.close()
         if self._draft is not None:
             self._draft.close()
-
-    def _check(self, tokens: NDArray[np.int64], logits: int) -> int:
-        kept, _ = check_step(
-            tokens, logits, length=self._length, vocab_size=self.vocab_size, context_length=self.context_length
-        )
-        return kept
 
     def _run_whole(self, tokens: NDArray[np.int64], kept: int) -> NDArray[np.float32]:
         self._forget_beyond(self._length)

@@ -1,9 +1,9 @@
-"""The acceptance rule: how many drafted tokens stand, and which token follows them.
+"""The acceptance rule: how many drafted tokens are kept, and which token follows them.
 
 Greedy: the longest prefix that the whole model would have written. Sampling: accept d with probability
 min(1, p(d)/q(d)), else draw from the residual norm(max(0, p − q)) (Leviathan et al., arXiv 2211.17192 §2.3; Chen et
-al., arXiv 2302.01318, algorithm 2). p and q are the distributions that sampling really draws from: penalised, tempered
-and truncated. So what comes out follows p, whatever q is.
+al., arXiv 2302.01318, algorithm 2). p and q are the distributions that sampling really draws from: penalized, with
+temperature, and truncated. So the output follows p, whatever q is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgeskip.runtime.speculation.drafters import Proposal
 
 @dataclass(frozen=True)
 class AcceptanceResult:
-    """The first `accepted` drafted tokens stand; `token` comes after them."""
+    """Keep the first `accepted` drafted tokens; `token` follows them."""
 
     accepted: int
     token: int
@@ -28,7 +28,15 @@ class AcceptanceResult:
 def accept(
     logits: NDArray[np.float32], history: NDArray[np.int64], proposal: Proposal, sampler: TokenSampler
 ) -> AcceptanceResult:
-    """`logits` [k + 1, vocab_size] of the whole model: row i follows `history` and the first i of k drafted tokens."""
+    """Decide which drafted tokens to keep.
+
+    Args:
+        logits: float32 [k + 1, vocab_size] of the whole model; row i follows `history` and the first i of k drafted
+            tokens.
+        history: Token ids int64 [n] before the proposal.
+        proposal: The k drafted tokens.
+        sampler: Chooses tokens, greedily or at random.
+    """
     count = len(proposal)
     if len(logits) != count + 1:
         raise ValueError(f"{count} drafted tokens need {count + 1} rows of logits, not {len(logits)}")
@@ -49,7 +57,7 @@ def _greedy(
     q: NDArray[np.float64] | None,
     sampler: TokenSampler,
 ) -> int | None:
-    """None where `drafted` is what the model writes, else what it does write."""
+    """Return None if `drafted` is the model's own choice, else that choice."""
     token = sampler.pick(logits, text)
     return None if token == drafted else token
 
@@ -61,7 +69,7 @@ def _sampled(
     q: NDArray[np.float64] | None,
     sampler: TokenSampler,
 ) -> int | None:
-    """None where `drafted` is accepted, else a token of the residual distribution."""
+    """Return None if `drafted` is accepted, else a token drawn from the residual distribution."""
     p = sampler.distribution(logits, text)
     chance = 1.0 if q is None else float(q[drafted])
     if sampler.random() * chance < p[drafted]:

@@ -1,5 +1,7 @@
-"""When drafting stops within a round. All rules look at the distribution alone, never at the token drawn from it:
-dropping a token for what it is would bend the output's distribution.
+"""Rules for when drafting stops within a round.
+
+All rules look at the distribution alone, never at the token drawn from it: dropping a token because of what it is would
+change the output's distribution.
 """
 
 from __future__ import annotations
@@ -11,20 +13,20 @@ from edgeskip.runtime.speculation.acceptance_estimator import AcceptanceEstimato
 
 
 class DraftLength(Protocol):
-    """Asked once for every token before it is drawn. One object serves one round."""
+    """Decides how many tokens one round drafts; asked once for every token before it is drawn."""
 
     needs_confidence: bool
 
     def keep(self, confidence: float, confidence_bin: int) -> bool:
-        """Whether to propose a token whose distribution has `confidence` as its highest probability."""
+        """Return whether to propose a token whose distribution has `confidence` as its highest probability."""
 
     def wants_more(self) -> bool:
-        """Whether to draft one more after those kept."""
+        """Return whether to draft one more token after those kept."""
 
 
 @dataclass
 class FixedDraftLength:
-    """γ tokens, fewer where the confidence falls below a threshold."""
+    """γ tokens, fewer if the confidence falls below a threshold."""
 
     limit: int
     confidence: float = 0.0
@@ -45,12 +47,15 @@ class FixedDraftLength:
 
 @dataclass
 class AdaptiveDraftLength:
-    """As many tokens as pay: one more costs `row_s` to verify (and `draft_s` to draft) and saves `plain_s` if it and
-    all before it are accepted. A `trial` keeps its first token, where that is sure enough for the user, whatever is
-    expected of it: what is never tried never gets another chance."""
+    """As many tokens as pay for themselves.
+
+    One more token costs `row_s` to verify and `draft_s` to draft, and saves `plain_s` if it and all before it are
+    accepted. A `trial` keeps its first token, if that passes the user's threshold, whatever is expected of it: a
+    drafter that is never tried never gets another chance.
+    """
 
     limit: int
-    reliability: AcceptanceEstimator
+    acceptance: AcceptanceEstimator
     plain_s: float
     draft_s: float
     row_s: float
@@ -61,7 +66,7 @@ class AdaptiveDraftLength:
     needs_confidence: bool = True
 
     def keep(self, confidence: float, confidence_bin: int) -> bool:
-        chance = self.survival * self.reliability.rate(confidence_bin)
+        chance = self.survival * self.acceptance.rate(confidence_bin)
         tried = self.trial and self.kept == 0
         if confidence < self.confidence or (not tried and chance * self.plain_s <= self.row_s):
             return False
@@ -72,5 +77,5 @@ class AdaptiveDraftLength:
     def wants_more(self) -> bool:
         if self.kept == 0:
             return self.limit > 0
-        gain = self.survival * self.reliability.mean() * self.plain_s
+        gain = self.survival * self.acceptance.mean() * self.plain_s
         return self.kept < self.limit and gain > self.draft_s + self.row_s

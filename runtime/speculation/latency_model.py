@@ -1,4 +1,4 @@
-"""What drafting and verifying cost on this device: measured once a session, on the engine itself."""
+"""What drafting and verifying cost on this device: measured once per session, on the engine itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine
 
 CONTEXT = 32  # tokens in the cache while measuring
-ROWS = (1, 2, 4, 8)  # tokens verified at once; in between and beyond the curve is taken as straight
+ROWS = (1, 2, 4, 8)  # tokens verified at once; between these and beyond, the curve is linear
 REPEATS = 3
 BUDGET_S = 1.0  # a large model is measured with fewer repeats
 _TOKEN = 0  # any: no kernel here works longer on one token than on another
@@ -21,18 +21,19 @@ _TOKEN = 0  # any: no kernel here works longer on one token than on another
 
 @dataclass(frozen=True)
 class LatencyCurve:
-    """Seconds by number of tokens, straight between the measured points."""
+    """Seconds by number of tokens, linear between the measured points."""
 
     tokens: tuple[int, ...]
     seconds: tuple[float, ...]
 
     def at(self, tokens: int) -> float:
+        """Return the seconds of a step of `tokens` tokens."""
         if tokens <= self.tokens[-1] or len(self.tokens) == 1:
             return float(np.interp(tokens, self.tokens, self.seconds))
         return self.seconds[-1] + (tokens - self.tokens[-1]) * self.slope(tokens)
 
     def slope(self, tokens: int) -> float:
-        """Seconds that one token more costs, at `tokens`; never negative."""
+        """Return the seconds that one more token costs at `tokens`; never negative."""
         if len(self.tokens) == 1:
             return 0.0
         right = min(max(1, int(np.searchsorted(self.tokens, tokens))), len(self.tokens) - 1)
@@ -42,21 +43,32 @@ class LatencyCurve:
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Seconds of everything a round is made of, at a short context."""
+    """Seconds of every part of a round, at a short context.
 
-    step: LatencyCurve  # the whole model over n tokens nobody drafted; of one = a plain decode step
-    draft: tuple[float, ...] = ()  # one draft step, by exit
-    verify: LatencyCurve | None = None  # after k drafted tokens, the last of which has not run: k + 1 rows
+    Attributes:
+        step: The whole model over n tokens that were not drafted; of one token = a plain decode step.
+        draft: One draft step, by exit.
+        verify: The verification of n rows, that is of n − 1 drafted tokens; None if the engine does not draft.
+    """
+
+    step: LatencyCurve
+    draft: tuple[float, ...] = ()
+    verify: LatencyCurve | None = None
 
     @property
     def plain(self) -> float:
+        """Seconds of a plain decode step."""
         return self.step.seconds[0]
 
 
 def measure_latencies(engine: Engine, drafting: DraftingEngine | None) -> LatencyModel:
-    """Runs the engine on a few tokens of no meaning and empties it again; about 60 plain steps' time, 1 s at most.
+    """Run the engine on a few arbitrary tokens, and leave it empty; takes about 60 plain steps, at most 1 s.
 
-    Every figure is the least of several rounds in which all are measured in turn: what else runs only ever adds.
+    Every figure is the minimum of several rounds in which all are measured in turn, because other load only adds time.
+
+    Args:
+        engine: Verifies.
+        drafting: The same engine if it drafts, else None.
     """
     context = min(CONTEXT, engine.context_length // 2)
     rows = [n for n in ROWS if context + n + 1 <= engine.context_length] or [1]

@@ -1,4 +1,4 @@
-"""What speculation did in one generation: counted while it runs, frozen when asked for."""
+"""Counts of what speculation does in one generation, while it runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgeskip.runtime.generation import SpeculationStats
 
 @dataclass
 class SpeculationRecorder:
-    """Counts while a generation runs."""
+    """Counts of rounds, tokens and seconds."""
 
     plain_steps: int = 0
     plain_s: float = 0.0
@@ -19,13 +19,13 @@ class SpeculationRecorder:
     accepted_at: list[int] = field(default_factory=list)
     drafts: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
-    def plain(self, seconds: float) -> None:
-        """A plain decode step."""
+    def record_plain_step(self, seconds: float) -> None:
+        """Count a plain decode step."""
         self.plain_steps += 1
         self.plain_s += seconds
 
-    def round(self, drafter: str, drafted: int, accepted: int, draft_s: float, verify_s: float) -> None:
-        """A round; `drafted` may be 0 where the draft ran and proposed nothing."""
+    def record_round(self, drafter: str, drafted: int, accepted: int, draft_s: float, verify_s: float) -> None:
+        """Count a round; `drafted` may be 0 if the draft ran and proposed nothing."""
         self.draft_s += draft_s
         self.verify_s += verify_s
         while len(self.offered_at) < drafted:
@@ -38,7 +38,7 @@ class SpeculationRecorder:
         self.drafts[drafter] = (rounds + 1, all_drafted + drafted, all_accepted + accepted)
 
     def stats(self, decode_s: float, decode_tokens_per_s: float, plain_tokens_per_s: float) -> SpeculationStats:
-        """What there is so far."""
+        """Return the statistics so far, for a generation that decoded for `decode_s` seconds."""
         rounds = sum(found[0] for found in self.drafts.values())
         drafted, accepted = sum(self.offered_at), sum(self.accepted_at)
         return SpeculationStats(

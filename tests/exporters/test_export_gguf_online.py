@@ -25,8 +25,8 @@ from edgeskip.planning.decode_plan import decode_plan
 from edgeskip.planning.planner import resolve
 from edgeskip.profiles.schema import PlanRecord, Profile
 from edgeskip.profiles.vectors import Vectors
-from edgeskip.runtime.decoding.autoregressive import History
 from edgeskip.runtime.decoding.handover import HandoverDecoding, HandoverEngine
+from edgeskip.runtime.decoding.interface import DecodeRequest, History
 from edgeskip.runtime.engines.llamacpp.engine import LlamaCppEngine
 from edgeskip.runtime.engines.llamacpp.handover import LlamaCppHandoverEngine
 from edgeskip.runtime.engines.llamacpp.model import LlamaModel
@@ -182,7 +182,7 @@ def test_the_files_and_what_they_say(source: ModelSource, tmp_path: Path) -> Non
         assert file.manifest.draft is None
     with load(second.path, threads=1) as session:  # a model of its own
         assert (session.default_strategy, session.label) == ("plain", "lossy-skip")
-    with load(first.path, threads=1) as session, pytest.raises(EdgeSkipError, match="by no threshold"):
+    with load(first.path, threads=1) as session, pytest.raises(EdgeSkipError, match="threshold"):
         session.stream(PROMPT, strategy="online", online=Online(threshold=0.9))
 
 
@@ -242,7 +242,7 @@ def test_a_generation_that_is_given_up_leaves_the_engine_usable(source: ModelSou
         decoding = HandoverDecoding(engine, 2, ("ffn.2",))
         history, sampler = History(PROMPT), TokenSampler(Sampling())
         engine.truncate(0)
-        tokens = decoding.decode(decoding.prefill(PROMPT), history, sampler, max_tokens=None, end_tokens=frozenset())
+        tokens = decoding.decode(DecodeRequest(decoding.prefill(PROMPT), history, sampler))
         for _ in range(5):
             next(tokens)
         tokens.close()

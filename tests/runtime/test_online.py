@@ -173,7 +173,7 @@ def test_means_are_of_the_window(folder: Path) -> None:
     """Oracle: the rows that watching alone records, averaged here."""
     engine = edgeskip.load(folder, threads=1).engine
     record = read_manifest(folder).online
-    from edgeskip.runtime.decoding.autoregressive import History
+    from edgeskip.runtime.decoding.interface import DecodeRequest, History
     from edgeskip.runtime.sampling import TokenSampler
 
     prompt = np.array(PROMPT, np.int64)
@@ -182,7 +182,7 @@ def test_means_are_of_the_window(folder: Path) -> None:
         decoding = online_decoding(engine, policy, record)
         engine.truncate(0)
         logits = decoding.prefill(prompt)
-        list(decoding.decode(logits, History(prompt), TokenSampler(Sampling()), max_tokens=12, end_tokens=frozenset()))
+        list(decoding.decode(DecodeRequest(logits, History(prompt), TokenSampler(Sampling()), 12)))
         found.append(decoding)
     similarity, ratio = found[0].measured
     assert similarity.shape == ratio.shape == (11, 4)

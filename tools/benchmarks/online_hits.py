@@ -176,7 +176,7 @@ def read_log(path: Path, setting: dict[str, Any]) -> list[Request]:
 
 def watch(session: Session, task: Task, sample: EvalSample, settings: EvalSettings, windows: Sequence[int]) -> Request:
     """The greedy answer with every FFN running, watched to its end; the prompt is `edgeskip eval`'s."""
-    from edgeskip.runtime.decoding.autoregressive import History
+    from edgeskip.runtime.decoding.interface import DecodeRequest, History
     from edgeskip.runtime.decoding.online import online_decoding
     from edgeskip.runtime.online import Online
     from edgeskip.runtime.sampling import Sampling, TokenSampler
@@ -189,7 +189,7 @@ def watch(session: Session, task: Task, sample: EvalSample, settings: EvalSettin
     engine.reserve(len(ids) + most)
     logits = decoding.prefill(ids)
     sampler = TokenSampler(Sampling())
-    written = decoding.decode(logits, History(ids), sampler, max_tokens=most, end_tokens=session.end_tokens)
+    written = decoding.decode(DecodeRequest(logits, History(ids), sampler, most, session.end_tokens))
     for _ in written:
         pass
     similarity, _ = decoding.measured

@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.runtime.engines.interface import EngineName
-from edgeskip.runtime.engines.kv_cache import check_step
+from edgeskip.runtime.engines.base import EngineBase
 from edgeskip.runtime.engines.llamacpp.context import LlamaContext
 from edgeskip.runtime.engines.llamacpp.model import LlamaModel
 from edgeskip.runtime.engines.threads import threads_or_default
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(EngineBase):
     """An `Engine` over one GGUF file, or over a model that is open already (whose provider then counts).
 
     EdgeSkipError where llama-cpp-python is missing, too old or built without `provider`, or cannot load the file.
@@ -22,30 +21,17 @@ class LlamaCppEngine:
     """
 
     def __init__(self, file: Path | LlamaModel, *, provider: str = "cpu", threads: int | None = None) -> None:
-        self._threads = threads_or_default(threads)
-        self.model = LlamaModel(file, provider) if isinstance(file, Path) else file
-        self._context = LlamaContext(self.model, self._threads)
-        self._logits = np.empty((1, self.model.vocab_size), np.float32)  # of one position
-
-    @property
-    def name(self) -> EngineName:
-        return "llama.cpp"
-
-    @property
-    def provider(self) -> str:
-        return self.model.provider
-
-    @property
-    def threads(self) -> int:
-        return self._threads
-
-    @property
-    def vocab_size(self) -> int:
-        return self.model.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        return self.model.context_length
+        model = LlamaModel(file, provider) if isinstance(file, Path) else file
+        super().__init__(
+            name="llama.cpp",
+            provider=model.provider,
+            threads=threads_or_default(threads),
+            vocab_size=model.vocab_size,
+            context_length=model.context_length,
+        )
+        self.model = model
+        self._context = LlamaContext(model, self.threads)
+        self._logits = np.empty((1, self.vocab_size), np.float32)  # of one position
 
     @property
     def length(self) -> int:
@@ -59,15 +45,8 @@ class LlamaCppEngine:
         self._context.reserve(tokens)
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        model = self.model
-        kept, _ = check_step(
-            tokens,
-            logits,
-            length=self._context.length,
-            vocab_size=model.vocab_size,
-            context_length=model.context_length,
-        )
-        result = self._logits if kept == 1 else np.empty((kept, model.vocab_size), np.float32)
+        kept = self._check_step(tokens, logits)
+        result = self._logits if kept == 1 else np.empty((kept, self.vocab_size), np.float32)
         self._context.append_tokens(tokens, result)
         return result
 

@@ -14,49 +14,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.engines.interface import EngineName
-from edgeskip.runtime.engines.kv_cache import check_step
+from edgeskip.runtime.engines.base import EngineBase
 from edgeskip.runtime.engines.llamacpp.context import LlamaContext
 from edgeskip.runtime.engines.llamacpp.model import LlamaModel
 from edgeskip.runtime.engines.threads import threads_or_default
 
 
-class LlamaCppHandoverEngine:
+class LlamaCppHandoverEngine(EngineBase):
     """A `HandoverEngine` over `first`, and over what `open_second` opens when it is first needed.
 
     EdgeSkipError, then, where the two do not belong together.
     """
 
     def __init__(self, first: LlamaModel, open_second: Callable[[], LlamaModel], *, threads: int | None = None) -> None:
-        self._threads = threads_or_default(threads)
+        super().__init__(
+            name="llama.cpp",
+            provider=first.provider,
+            threads=threads_or_default(threads),
+            vocab_size=first.vocab_size,
+            context_length=first.context_length,
+        )
         self.first = first
         self._open_second = open_second
         self._second: LlamaModel | None = None
-        self._contexts = [LlamaContext(first, self._threads)]
+        self._contexts = [LlamaContext(first, self.threads)]
         self._current = 0
         self._reserved = 0
         self._logits = np.empty((1, first.vocab_size), np.float32)  # of one position
         self._handover_s = 0.0
-
-    @property
-    def name(self) -> EngineName:
-        return "llama.cpp"
-
-    @property
-    def provider(self) -> str:
-        return self.first.provider
-
-    @property
-    def threads(self) -> int:
-        return self._threads
-
-    @property
-    def vocab_size(self) -> int:
-        return self.first.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        return self.first.context_length
 
     @property
     def length(self) -> int:
@@ -80,9 +65,7 @@ class LlamaCppHandoverEngine:
             context.reserve(tokens)
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        kept, _ = check_step(
-            tokens, logits, length=self.length, vocab_size=self.vocab_size, context_length=self.context_length
-        )
+        kept = self._check_step(tokens, logits)
         result = self._logits if kept == 1 else np.empty((kept, self.vocab_size), np.float32)
         self._context.append_tokens(tokens, result)
         return result
@@ -99,7 +82,7 @@ class LlamaCppHandoverEngine:
                 second.close()
                 raise EdgeSkipError(f"{second.path} cannot take over from {self.first.path}: export both again")
             self._second = second
-            self._contexts.append(LlamaContext(second, self._threads))
+            self._contexts.append(LlamaContext(second, self.threads))
             if self._reserved:  # making a KV cache takes longer than filling it
                 self._contexts[1].reserve(self._reserved)
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.engines.interface import EngineName
-from edgeskip.runtime.engines.kv_cache import check_step, check_truncation
+from edgeskip.runtime.engines.base import DraftingEngineBase
+from edgeskip.runtime.engines.kv_cache import check_truncation
 from edgeskip.runtime.engines.llamacpp.context import BATCH, LlamaContext
 from edgeskip.runtime.engines.llamacpp.exit_states import ExitStateReader
 from edgeskip.runtime.engines.llamacpp.model import LlamaModel
@@ -24,7 +24,7 @@ from edgeskip.runtime.engines.llamacpp.trimmed_head import TrimmedHead
 from edgeskip.runtime.engines.threads import threads_or_default
 
 
-class LlamaCppSplitEngine:
+class LlamaCppSplitEngine(DraftingEngineBase):
     """A `DraftingEngine` over both halves: `draft` runs the first, `verify` the rest over what was drafted.
 
     `head` drafts in place of the first file's own. `own_block`: the first file's last block is the draft's own, and
@@ -42,55 +42,34 @@ class LlamaCppSplitEngine:
         provider: str = "cpu",
         threads: int | None = None,
     ) -> None:
-        self._threads = threads_or_default(threads)
         self.first = LlamaModel(first, provider) if isinstance(first, Path) else first
         self.rest = LlamaModel(rest, provider) if isinstance(rest, Path) else rest
+        super().__init__(
+            name="llama.cpp",
+            provider=self.first.provider,
+            threads=threads_or_default(threads),
+            vocab_size=self.first.vocab_size,
+            context_length=min(self.first.context_length, self.rest.context_length),
+        )
         _check_halves(self.first, self.rest)
         if head is not None:
-            head.check(self.first.hidden_size, self.first.vocab_size)
+            head.check(self.first.hidden_size, self.vocab_size)
+            self.draft_tokens = head.tokens
         self._head = head
         self._head_s = 0.0
         self._own_block = own_block
         self._trained = np.empty(self.first.hidden_size, np.float32)  # the state after that block
         self._reader = ExitStateReader(self.first.num_blocks - 1, self.first.hidden_size)
-        self._first = LlamaContext(self.first, self._threads, callback=self._reader.callback)
-        self._rest = LlamaContext(self.rest, self._threads)
+        self._first = LlamaContext(self.first, self.threads, callback=self._reader.callback)
+        self._rest = LlamaContext(self.rest, self.threads)
         # Row i: the exit state of the i-th token that the rest has not seen.
         self._states = np.empty((BATCH, self.first.hidden_size), np.float32)
         self._logits = np.empty((1, self.vocab_size), np.float32)  # of one position
 
     @property
-    def name(self) -> EngineName:
-        return "llama.cpp"
-
-    @property
-    def provider(self) -> str:
-        return self.first.provider
-
-    @property
-    def threads(self) -> int:
-        return self._threads
-
-    @property
-    def vocab_size(self) -> int:
-        return self.first.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        return min(self.first.context_length, self.rest.context_length)
-
-    @property
     def length(self) -> int:
         """Tokens in the KV cache of the first half, those only drafted included."""
         return self._first.length
-
-    @property
-    def drafts(self) -> int:
-        return 1
-
-    @property
-    def draft_tokens(self) -> NDArray[np.int64] | None:
-        return None if self._head is None else self._head.tokens
 
     @property
     def drafted(self) -> int:
@@ -107,12 +86,12 @@ class LlamaCppSplitEngine:
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
         """As the whole model would, without the draft's head; what was drafted and not verified is verified along."""
-        kept = self._check(tokens, logits)
+        kept = self._check_step(tokens, logits)
         self._run_first(tokens, None)
         return self._run_rest(kept)
 
     def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
-        self._check(tokens, 1)
+        self._check_step(tokens, 1)
         if self._head is None:
             self._run_first(tokens, self._logits)
             return self._logits
@@ -128,12 +107,10 @@ class LlamaCppSplitEngine:
         return logits
 
     def verify(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        count = self._check_verification(tokens)
         if len(tokens):
-            self._check(tokens, 1)
             self._run_first(tokens, None)
-        if not self.drafted:
-            raise ValueError("nothing to verify: neither tokens nor a draft")
-        return self._run_rest(self.drafted)
+        return self._run_rest(count)
 
     def truncate(self, length: int) -> None:
         check_truncation(length, self.length)
@@ -145,12 +122,6 @@ class LlamaCppSplitEngine:
             half.close()
         if self._head is not None:
             self._head.close()
-
-    def _check(self, tokens: NDArray[np.int64], logits: int) -> int:
-        kept, _ = check_step(
-            tokens, logits, length=self.length, vocab_size=self.vocab_size, context_length=self.context_length
-        )
-        return kept
 
     def _run_rest(self, kept: int) -> NDArray[np.float32]:
         """Runs the rest over everything it has not seen; the whole model's logits of the last `kept` of it."""

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.artifacts.manifest import Manifest
-from edgeskip.runtime.engines.kv_cache import check_step
 from edgeskip.runtime.engines.onnxruntime.base import OnnxRuntimeBase
 from edgeskip.runtime.engines.onnxruntime.graph import GraphRunner
 from edgeskip.runtime.engines.onnxruntime.session import open_session, session_config, shape_of
@@ -35,10 +34,10 @@ class OnnxRuntimeEngine(OnnxRuntimeBase):
         threads: int | None = None,
         frugal: bool = False,
     ) -> None:
-        settings = session_config(provider, threads, frugal=frugal)
-        super().__init__(manifest.graph, settings)
+        config = session_config(provider, threads, frugal=frugal)
+        super().__init__(manifest.graph, config)
         shape = shape_of(manifest.graph, switches=self._switches)
-        self._runner = GraphRunner(open_session(folder, manifest, shape, settings), shape, settings.provider)
+        self._runner = GraphRunner(open_session(folder, manifest, shape, config), shape, config.provider)
 
     @property
     def length(self) -> int:
@@ -55,14 +54,7 @@ class OnnxRuntimeEngine(OnnxRuntimeBase):
         self._runner.reserve(tokens)
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        kept, _ = check_step(
-            tokens,
-            logits,
-            length=self._runner.length,
-            vocab_size=self.vocab_size,
-            context_length=self.context_length,
-        )
-        return self._runner.append_tokens(tokens, kept)
+        return self._runner.append_tokens(tokens, self._check_step(tokens, logits))
 
     def truncate(self, length: int) -> None:
         self._runner.truncate(length)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from edgeskip.artifacts.manifest import Manifest
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.engines.kv_cache import check_step, check_truncation
+from edgeskip.runtime.engines.base import DraftingEngineBase
+from edgeskip.runtime.engines.kv_cache import check_truncation
 from edgeskip.runtime.engines.onnxruntime.base import OnnxRuntimeBase
 from edgeskip.runtime.engines.onnxruntime.graph import GraphRunner
 from edgeskip.runtime.engines.onnxruntime.session import open_session, session_config, shape_of
@@ -22,7 +23,7 @@ from edgeskip.runtime.engines.onnxruntime.session import open_session, session_c
 SWITCH = "skip"
 
 
-class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
+class OnnxRuntimeGatedEngine(OnnxRuntimeBase, DraftingEngineBase):
     """A `DraftingEngine` over a skip-plan artifact.
 
     Where a `verify` or `step` raises, by Ctrl-C for instance, what was drafted is forgotten.
@@ -40,10 +41,10 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
     ) -> None:
         if manifest.draft is None or manifest.draft.kind != "skip-plan":
             raise EdgeSkipError(f"{folder} has no skip-plan draft: export it with  edgeskip export --draft skip-plan")
-        settings = session_config(provider, threads, frugal=frugal)
-        super().__init__(manifest.graph, settings)
+        config = session_config(provider, threads, frugal=frugal)
+        super().__init__(manifest.graph, config)
         shape = shape_of(manifest.graph, switches=frozenset({SWITCH, "logits_to_keep"}))
-        self._runner = GraphRunner(open_session(folder, manifest, shape, settings), shape, settings.provider)
+        self._runner = GraphRunner(open_session(folder, manifest, shape, config), shape, config.provider)
         self._skip = np.zeros(1, np.bool_)  # what the graph reads
         self._runner.override(SWITCH, self._skip)
         self._verified = 0  # tokens at the start of the sequence that the whole model has run
@@ -62,14 +63,6 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
         return [self._runner]
 
     @property
-    def drafts(self) -> int:
-        return 1
-
-    @property
-    def draft_tokens(self) -> NDArray[np.int64] | None:
-        return None
-
-    @property
     def drafted(self) -> int:
         return self._runner.length - self._verified
 
@@ -78,22 +71,18 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
         """The whole model's; what was drafted and not verified is verified along."""
-        return self._run_whole(tokens, self._check(tokens, logits))
+        return self._run_whole(tokens, self._check_step(tokens, logits))
 
     def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
         if which != 0:
             raise ValueError(f"there is no draft {which}: the artifact has 1")
-        self._check(tokens, 1)
+        self._check_step(tokens, 1)
         self._tokens[self.length : self.length + len(tokens)] = tokens
         self._skip[0] = True
         return self._runner.append_tokens(tokens, 1)
 
     def verify(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        if len(tokens):
-            self._check(tokens, 1)
-        count = self.drafted + len(tokens)
-        if not count:
-            raise ValueError("nothing to verify: neither tokens nor a draft")
+        count = self._check_verification(tokens)
         return self._run_whole(tokens, count)
 
     def truncate(self, length: int) -> None:
@@ -103,12 +92,6 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase):
 
     def close(self) -> None:
         self._runner.close()
-
-    def _check(self, tokens: NDArray[np.int64], logits: int) -> int:
-        kept, _ = check_step(
-            tokens, logits, length=self.length, vocab_size=self.vocab_size, context_length=self.context_length
-        )
-        return kept
 
     def _run_whole(self, tokens: NDArray[np.int64], kept: int) -> NDArray[np.float32]:
         """Runs the whole model over the drafted tokens and `tokens`; its logits of the last `kept` of them."""

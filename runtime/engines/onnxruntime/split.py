@@ -18,14 +18,15 @@ from edgeskip.artifacts.files import check_file
 from edgeskip.artifacts.manifest import DraftRecord, Manifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.npy_file import read_token_ids
-from edgeskip.runtime.engines.kv_cache import check_step, check_truncation
+from edgeskip.runtime.engines.base import DraftingEngineBase
+from edgeskip.runtime.engines.kv_cache import check_truncation
 from edgeskip.runtime.engines.onnxruntime.base import OnnxRuntimeBase
 from edgeskip.runtime.engines.onnxruntime.exit_state_buffer import ExitStateBuffer, ExitStateRows
 from edgeskip.runtime.engines.onnxruntime.graph import GraphRunner
 from edgeskip.runtime.engines.onnxruntime.session import GraphShape, open_session, session_config, shape_of
 
 
-class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
+class OnnxRuntimeSplitEngine(OnnxRuntimeBase, DraftingEngineBase):
     """A `DraftingEngine` over an early-exit artifact; `which` of `draft` counts its exits, the shallowest first.
 
     `length` counts what the first graph has run. A call that raises, by Ctrl-C for instance, leaves it as it was.
@@ -48,21 +49,21 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
         caches = sum(e.num_kv_layers - (e.head == "block") for e in record.exits) + record.verify_kv_layers
         if caches != manifest.graph.num_kv_layers:
             raise EdgeSkipError(f"{folder}: the graphs that draft and verify are not the whole model: export again")
-        settings = session_config(provider, threads, frugal=frugal)
-        super().__init__(manifest.graph, settings)
-        self._tokens = _read_vocabulary(folder, manifest, record)
+        config = session_config(provider, threads, frugal=frugal)
+        super().__init__(manifest.graph, config)
+        self.draft_tokens = _read_vocabulary(folder, manifest, record)
         # Each session has worker threads of its own: those of the graph before must not keep its cores busy.
-        settings = replace(settings, stop_spinning=settings.threads > 1)
-        columns = manifest.graph.vocab_size if self._tokens is None else len(self._tokens)
+        config = replace(config, stop_spinning=config.threads > 1)
+        columns = manifest.graph.vocab_size if self.draft_tokens is None else len(self.draft_tokens)
         self._graphs = [
-            GraphRunner(open_session(folder, manifest, shape, settings), shape, settings.provider)
+            GraphRunner(open_session(folder, manifest, shape, config), shape, config.provider)
             for shape in _shapes(manifest, record, columns)
         ]
         # Between graph i and i + 1; row r is the position at the later one's length + r.
         self._states = [
-            ExitStateBuffer(manifest.model.hidden_size, manifest.graph.kv_dtype, settings.provider)
-            for _ in record.exits
+            ExitStateBuffer(manifest.model.hidden_size, manifest.graph.kv_dtype, config.provider) for _ in record.exits
         ]
+        self.drafts = len(self._states)
 
     @property
     def length(self) -> int:
@@ -76,14 +77,6 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
         return self._graphs
 
     @property
-    def drafts(self) -> int:
-        return len(self._states)
-
-    @property
-    def draft_tokens(self) -> NDArray[np.int64] | None:
-        return self._tokens
-
-    @property
     def drafted(self) -> int:
         return self._graphs[0].length - self._graphs[-1].length
 
@@ -93,24 +86,20 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
         """The whole model's; what was drafted and not verified is verified along. No draft head is computed."""
-        kept = self._check(tokens, logits)
+        kept = self._check_step(tokens, logits)
         return self._run(tokens, len(self._graphs) - 1, kept)
 
     def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
         if not 0 <= which < self.drafts:
             raise ValueError(f"there is no draft {which}: the artifact has {self.drafts}")
         if len(tokens):
-            self._check(tokens, 1)
+            self._check_step(tokens, 1)
         elif self._graphs[which].length == self.length:
             raise ValueError(f"draft {which} has run every token already: give more")
         return self._run(tokens, which, 1)
 
     def verify(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        if len(tokens):
-            self._check(tokens, 1)
-        count = self.drafted + len(tokens)
-        if not count:
-            raise ValueError("nothing to verify: neither tokens nor a draft")
+        count = self._check_verification(tokens)
         return self._run(tokens, len(self._graphs) - 1, count)
 
     def truncate(self, length: int) -> None:
@@ -121,12 +110,6 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase):
     def close(self) -> None:
         for graph in self._graphs:
             graph.close()
-
-    def _check(self, tokens: NDArray[np.int64], logits: int) -> int:
-        kept, _ = check_step(
-            tokens, logits, length=self.length, vocab_size=self.vocab_size, context_length=self.context_length
-        )
-        return kept
 
     def _run(self, tokens: NDArray[np.int64], last: int, kept: int) -> NDArray[np.float32]:
         """Appends `tokens` and takes graphs 0 … last to the end of the sequence; logits [kept, …] of the last one."""

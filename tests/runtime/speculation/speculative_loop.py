@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from fake_engine import FakeEngine
 
-from edgeskip.runtime.decoding.autoregressive import History, decode
+from edgeskip.runtime.decoding.autoregressive import decode
+from edgeskip.runtime.decoding.interface import DecodeRequest, History
 from edgeskip.runtime.engines.interface import DraftingEngine
 from edgeskip.runtime.engines.prefill import prefill
 from edgeskip.runtime.sampling import Sampling, TokenSampler
+from edgeskip.runtime.speculation.loop import SpeculativeDecoding
 from edgeskip.runtime.speculation.policy import Speculation
-from edgeskip.runtime.speculation.speculator import DraftInfo, SpeculativeDecoding, Speculator
+from edgeskip.runtime.speculation.speculator import DraftInfo, Speculator
 
 GREEDY = Sampling()
 
@@ -36,7 +38,7 @@ def plain(
     history = History(np.array(prompt, np.int64))
     logits = prefill(engine, history.tokens)
     run = Run([], "", history)
-    steps = decode(engine, logits, history, TokenSampler(sampling), max_tokens=max_tokens, end_tokens=ends)
+    steps = decode(engine, DecodeRequest(logits, history, TokenSampler(sampling), max_tokens, ends))
     run.reason = yield_all(steps, run, engine)
     return run
 
@@ -58,7 +60,7 @@ def speculative(
     history = History(np.array(prompt, np.int64))
     logits = decoding.prefill(history.tokens)
     run = Run([], "", history, decoding)
-    steps = decoding.decode(logits, history, sampler, max_tokens=max_tokens, end_tokens=ends)
+    steps = decoding.decode(DecodeRequest(logits, history, sampler, max_tokens, ends))
     run.reason = yield_all(steps, run, engine, stop_after)
     return run
 

@@ -25,7 +25,7 @@ def clock(monkeypatch) -> FakeClock:
 def _speedup(clock: FakeClock, fake: FakeEngine, policy: Speculation, texts: int = 6, speculator=None) -> float:
     """Time of the plain loop over that of the speculative one, prefills and the first measurement left out."""
     speculator = speculator or speculator_for(fake)
-    speculator.costs()
+    speculator.latencies()
     seconds = {"plain": 0.0, "speculative": 0.0}
     for text in range(texts):
         for kind in seconds:
@@ -97,7 +97,7 @@ def test_a_plain_step_that_was_measured_in_a_busy_moment_is_corrected(clock):
     clock.draft_s = 0.008
     fake = FakeEngine(agreement=0.6, context_length=400, vocab_size=40, sharpness=8.0, clock=clock)
     speculator = speculator_for(fake)
-    speculator.costs()
+    speculator.latencies()
     rows = LatencyCurve((1, 2, 4, 8), (0.020, 0.012, 0.016, 0.024))
     speculator._costs = LatencyModel(rows, (0.008,), rows)
     assert _speedup(clock, fake, Speculation("model"), speculator=speculator, texts=2) > 0.97

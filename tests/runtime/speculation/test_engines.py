@@ -14,7 +14,8 @@ from tiny_models import tiny_checkpoint
 from edgeskip.core.plan import Plan, Skip
 from edgeskip.core.sublayers import parse_sublayer
 from edgeskip.models.source import open_model
-from edgeskip.runtime.decoding.autoregressive import History, decode
+from edgeskip.runtime.decoding.autoregressive import decode
+from edgeskip.runtime.decoding.interface import DecodeRequest, History
 from edgeskip.runtime.engines.onnxruntime.gated import OnnxRuntimeGatedEngine
 from edgeskip.runtime.engines.onnxruntime.split import OnnxRuntimeSplitEngine
 from edgeskip.runtime.sampling import Sampling, TokenSampler, distribution
@@ -66,7 +67,7 @@ def engine(request):
 def _texts(engine, policy: Speculation, sampling: Sampling, draws: int, length: int = 3) -> np.ndarray:
     """How often each text of `length` tokens came after PROMPT."""
     speculator = Speculator(engine, engine, (DraftInfo("draft", 2),))
-    speculator.costs()
+    speculator.latencies()
     engine.truncate(0)
     logits = engine.step(PROMPT)[0].copy()
     sampler = TokenSampler(sampling)
@@ -74,7 +75,7 @@ def _texts(engine, policy: Speculation, sampling: Sampling, draws: int, length: 
     for _ in range(draws):
         engine.truncate(len(PROMPT))
         decoding = speculator.decoding(policy, sampler)
-        text = decoding.decode(logits, History(PROMPT), sampler, max_tokens=length, end_tokens=NO_END)
+        text = decoding.decode(DecodeRequest(logits, History(PROMPT), sampler, length))
         counts[tuple(text)] += 1
     return counts
 
@@ -126,9 +127,9 @@ def test_greedy_is_plain_greedy(engine, policy):
         engine.truncate(0)
         logits, history = engine.step(PROMPT)[0].copy(), History(PROMPT)
         if loop == "plain":
-            steps = decode(engine, logits, history, sampler, max_tokens=60, end_tokens=NO_END)
+            steps = decode(engine, DecodeRequest(logits, history, sampler, 60))
         else:
-            steps = decoding.decode(logits, history, sampler, max_tokens=60, end_tokens=NO_END)
+            steps = decoding.decode(DecodeRequest(logits, history, sampler, 60))
         texts.append(list(steps))
         assert engine.length == len(PROMPT) + 59
     assert texts[0] == texts[1]

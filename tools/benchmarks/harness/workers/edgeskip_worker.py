@@ -17,7 +17,8 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
     """
     import numpy as np
 
-    from edgeskip.runtime.decoding.autoregressive import History, decode
+    from edgeskip.runtime.decoding.autoregressive import decode
+    from edgeskip.runtime.decoding.interface import DecodeRequest, History
     from edgeskip.runtime.engines.prefill import prefill
     from edgeskip.runtime.sampling import Sampling, TokenSampler
 
@@ -32,9 +33,7 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
         def generate() -> Iterator[int]:
             logits = prefill(engine, ids)
             inside = engine.run_s
-            tokens = decode(
-                engine, logits, History(ids), TokenSampler(Sampling()), max_tokens=None, end_tokens=frozenset()
-            )
+            tokens = decode(engine, DecodeRequest(logits, History(ids), TokenSampler(Sampling())))
             for token in tokens:
                 record.notes["runtime_s"] = engine.run_s - inside
                 yield token
