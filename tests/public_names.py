@@ -1,6 +1,6 @@
-"""Uses the public names of edgeskip, for pyright in strict mode (`make types`); never run.
+"""Uses every public name of edgeskip, for pyright in strict mode (`make types`); never run.
 
-`assert_type` fails if a type is Any.
+`tests/edgeskip/test_public_names.py` checks that no name is missing. `assert_type` fails if a type is Any.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edgeskip
-from edgeskip import Generation, Online, Sampling, Session, Speculation
+from edgeskip import (
+    EdgeSkipError,
+    Generation,
+    Online,
+    Profile,
+    Progress,
+    ProgressEvent,
+    Sampling,
+    Session,
+    Speculation,
+)
+from edgeskip.core.sublayers import Sublayer
+
+
+def show(event: ProgressEvent) -> None:
+    assert_type(event.total, float | None)
+    print(f"{event.stage}: {event.fraction:.0%} {event.detail}")
+
+
+def make_profile(model: Path) -> Profile:
+    progress: Progress = show
+    measured = edgeskip.calibrate(model, corpus=["a.txt", Path("b.jsonl")], tokens=4096, exits=[2], progress=progress)
+    assert_type(measured, Profile)
+    for entry in measured.sublayers:
+        assert_type(entry.name, str)
+        assert_type(measured.statistics(Sublayer(3, "ffn")).name, str)
+    try:
+        planned = edgeskip.plan(measured, method="budget", max_kl=0.1, output="llama.json", progress=progress)
+    except EdgeSkipError as error:
+        print(error)
+        planned = edgeskip.plan(measured, skip_sublayers=4, compensation="affine")
+    assert_type(planned.save("llama.json", overwrite=True), Profile)
+    assert_type(planned.path, Path | None)
+    return Profile.load("llama.json")
 
 
 def generate(artifact: Path) -> Generation:
