@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from edgeskip.artifacts.target_names import told_apart
 from edgeskip.bench.grid import WEB_PROVIDERS, Grid, check_baselines, check_distinct_names, parse_grid, parse_lengths
@@ -43,6 +44,7 @@ class BenchArgs:
     allow_fallback: bool
     pythons: Sequence[str]
     seed: int
+    chat_options: Mapping[str, Any] = field(default_factory=dict)  # variables of the chat template
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class BenchConfig:
             max_tokens=args.max_tokens,
             seed=args.seed,
             baselines=list(args.baselines),
+            chat_options=dict(args.chat_options),
         )
         return cls(
             targets=targets,
@@ -95,6 +98,7 @@ class BenchConfig:
                 max_tokens=args.max_tokens,
                 seed=args.seed,
                 allow_fallback=args.allow_fallback,
+                chat_options=dict(args.chat_options),
             ),
             header=RunHeader(
                 version=__version__,

@@ -71,6 +71,9 @@ class RunSettings(_Record):
         description="Targets that ratios are to: the first of the row's engine, else the first; [] = the first of each "
         "engine",
     )
+    chat_options: dict[str, Any] = Field(
+        default_factory=dict, description="Variables of the chat template, by name; {} = its own defaults"
+    )
 
 
 class RunHeader(_Record):

@@ -113,11 +113,7 @@ class Group(TyperGroup):
 
 def with_verbosity(function: Callable[..., None]) -> Callable[..., None]:
     """Return the command with `--quiet` and `--verbose`, which mean the same in all of them."""
-    hints = get_type_hints(function, include_extras=True)
-    parameters = [
-        parameter.replace(annotation=hints[parameter.name])
-        for parameter in inspect.signature(function).parameters.values()
-    ]
+    parameters = _typed_parameters(function)
     for name, kind in (("quiet", Quiet), ("verbose", Verbose)):
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind))
 
@@ -127,9 +123,47 @@ def with_verbosity(function: Callable[..., None]) -> Callable[..., None]:
         messages.begin(level)
         function(**values)
 
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    _set_parameters(command, parameters)
     return command
+
+
+def takes_options_of(base: Callable[..., None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator for a command that takes the arguments and options of `base` besides its own.
+
+    The command gets those of `base` in its `**` parameter.
+    """
+
+    def extend(function: Callable[..., None]) -> Callable[..., None]:
+        parameters = [
+            parameter
+            for one in (base, function)
+            for parameter in _typed_parameters(one)
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+
+        @wraps(function)
+        def command(**values: Any) -> None:
+            function(**values)
+
+        _set_parameters(command, parameters)
+        return command
+
+    return extend
+
+
+def _typed_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
+    """Return the parameters with their annotations evaluated."""
+    hints = get_type_hints(function, include_extras=True)
+    return [
+        parameter.replace(annotation=hints[parameter.name])
+        for parameter in inspect.signature(function).parameters.values()
+    ]
+
+
+def _set_parameters(function: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
+    """Let typer see these parameters."""
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
 
 
 def register(

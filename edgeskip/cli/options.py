@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from edgeskip.cli import messages
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.named_path import named_path
 
@@ -82,6 +84,20 @@ def one_profile(argument: str | None, option: str | None) -> str:
 def output_option(help: str, metavar: str = "PATH") -> Any:
     """Return `--output`/`-o`, which is always a path. `help`: what is written there."""
     return typer.Option("--output", "-o", help=help, metavar=metavar, rich_help_panel=OUTPUT)
+
+
+def split_old_format(output: str | None, form: str, formats: Sequence[str]) -> tuple[Path | None, str]:
+    """Return the path and the form that are meant: `-o md` once chose the form.
+
+    Args:
+        output: What follows `-o`.
+        form: What follows `--format`, or its default.
+        formats: What `--format` takes.
+    """
+    if output in formats:
+        messages.note(f"`-o {output}` is now spelled `--format {output}`; -o names a file")
+        return None, str(output)
+    return None if output is None else named_path(output), form
 
 
 ProfileArg = Annotated[

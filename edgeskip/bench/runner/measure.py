@@ -17,7 +17,6 @@ from edgeskip.bench.runner.nvml import DeviceMemory
 from edgeskip.bench.runner.request import BenchPrompt, RoundRequest, SyntheticTest
 from edgeskip.bench.runner.system_monitor import SystemMonitor
 from edgeskip.bench.schema import (
-    BenchCell,
     ExecutionInfo,
     PromptResult,
     RoundResult,
@@ -59,7 +58,7 @@ def measure_round(request: RoundRequest, progress: Callable[[str], None]) -> Rou
         progress("measuring")  # who shows it is done before the watch below has looked
         watch = SystemMonitor()
         meter = EnergyMeter(cell.provider)
-        answers = [_answer_prompt(session, prompt, cell, request.max_tokens) for prompt in request.prompts]
+        answers = [_answer_prompt(session, prompt, request) for prompt in request.prompts]
         energy = meter.energy() if answers else None
         # After the answers, which cells of every strategy have: tests, or warming up for them, would leave them another
         # machine and other buffers.
@@ -164,11 +163,17 @@ def _run_test(engine: Engine, test: SyntheticTest, seed: int) -> SyntheticResult
     return SyntheticResult(test=test.test, tokens=test.tokens, depth=test.depth, seconds=seconds)
 
 
-def _answer_prompt(session: Session, prompt: BenchPrompt, cell: BenchCell, max_tokens: int) -> PromptResult:
+def _answer_prompt(session: Session, prompt: BenchPrompt, request: RoundRequest) -> PromptResult:
     """Greedy; with the chat template where the model has one."""
-    strategy, speculation = _DECODED_BY[cell.strategy]
+    strategy, speculation = _DECODED_BY[request.cell.strategy]
     begin = time.perf_counter()
-    stream = session.stream(prompt.text, max_tokens=max_tokens, strategy=strategy, speculation=speculation)
+    stream = session.stream(
+        prompt.text,
+        chat_kwargs=request.chat_options,
+        max_tokens=request.max_tokens,
+        strategy=strategy,
+        speculation=speculation,
+    )
     prepared = time.perf_counter() - begin
     for _ in stream:
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,3 +49,4 @@ class RoundRequest(BaseModel):
     max_tokens: int
     seed: int = 0
     allow_fallback: bool = False
+    chat_options: dict[str, Any] = {}

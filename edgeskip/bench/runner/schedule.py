@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from edgeskip.bench.runner.launcher import Launcher
 from edgeskip.bench.runner.request import BenchPrompt, RoundRequest, SyntheticTest
@@ -33,6 +33,7 @@ class RoundSpec:
     max_tokens: int
     seed: int
     allow_fallback: bool = False
+    chat_options: dict[str, Any] = field(default_factory=dict)
 
     def request(self, cell: BenchCell, path: str, round: int) -> RoundRequest:
         """One round of `cell`, its artifact at `path` where it runs."""
@@ -45,6 +46,7 @@ class RoundSpec:
             max_tokens=self.max_tokens,
             seed=self.seed,
             allow_fallback=self.allow_fallback,
+            chat_options=self.chat_options,
         )
 
     def measures(self, cell: BenchCell) -> bool:

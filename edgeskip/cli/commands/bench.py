@@ -1,206 +1,385 @@
-"""`edgeskip bench`: measures artifacts on every processor asked for, here and on other devices, as one table."""
+"""`edgeskip bench run` and `serve`: measure artifacts on every processor and device asked for, as one table."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeskip.cli import messages
-from edgeskip.cli.command import Group, register
+from edgeskip.cli.command import Group, register, takes_options_of
 from edgeskip.cli.commands.compare import compare
 from edgeskip.cli.commands.report import report as write_page
+from edgeskip.cli.options import (
+    HARDWARE,
+    OUTPUT,
+    ChatOptions,
+    Format,
+    Json,
+    complete_artifact,
+    output_option,
+    split_old_format,
+)
+from edgeskip.cli.progress import progress_bar
+from edgeskip.core.errors import EdgeSkipError
+
+if TYPE_CHECKING:
+    from edgeskip.bench.benchmark import BenchResult
+    from edgeskip.bench.devices.web.serve_config import ServeOptions
+
+TESTS, PROMPTS, QUALITY = "Synthetic tests", "Real prompts", "Quality"
+PHONES, BROWSERS, REMOTE, PAGE = "Android phone", "Browser here", "Other machines, over ssh", "Page for other devices"
 
 
-def bench(
+def run(
     targets: Annotated[
-        list[str], typer.Argument(help="Artifact folders and .gguf files; NAME=PATH names one.", metavar="TARGET")
+        list[str],
+        typer.Argument(
+            metavar="TARGET",
+            help="Artifact folders and .gguf files; NAME=PATH gives one a name.",
+            autocompletion=complete_artifact,
+        ),
     ],
     prompt_tokens: Annotated[
-        str, typer.Option("--n-prompt", "-p", help="Tokens of the random prompts; 0 = none.", metavar="N,…")
+        str,
+        typer.Option(
+            "--n-prompt", "-p", metavar="N,…", help="Tokens of random prompts; 0 = none.", rich_help_panel=TESTS
+        ),
     ] = "512",
     new_tokens: Annotated[
-        str, typer.Option("--n-gen", "-n", help="Tokens decoded one by one; 0 = none.", metavar="N,…")
+        str,
+        typer.Option(
+            "--n-gen", "-n", metavar="N,…", help="Tokens to decode one by one; 0 = none.", rich_help_panel=TESTS
+        ),
     ] = "128",
     depths: Annotated[
-        str, typer.Option("--n-depth", "-d", help="Tokens in the KV cache before either.", metavar="N,…")
+        str,
+        typer.Option(
+            "--n-depth", "-d", metavar="N,…", help="Tokens in the KV cache before either.", rich_help_panel=TESTS
+        ),
     ] = "0",
-    rounds: Annotated[
-        int, typer.Option("--repetitions", "-r", min=1, help="Rounds; in each, every cell runs in a fresh process.")
-    ] = 5,
-    threads: Annotated[
-        str | None, typer.Option("--threads", "-t", help="Threads.", metavar="N,…", show_default="physical cores")
-    ] = None,
-    provider: Annotated[
-        str,
-        typer.Option(
-            help="Processors: cpu, cuda, openvino, … as `run` takes them; web, web:gpu: in a browser here.",
-            metavar="NAME,…",
-        ),
-    ] = "cpu",
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="plain, self-speculative (the artifact's own draft), speculative (that and n-grams), online.",
-            metavar="NAME,…",
-        ),
-    ] = "plain",
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the random tokens.", rich_help_panel=TESTS)
+    ] = 0,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Real prompts: JSONL with `prompt` or `turns`, or one a line.", show_default="six that ship"),
+        typer.Option(
+            metavar="FILE",
+            help="Prompts: .jsonl with `prompt` or `turns`, or one per line.",
+            show_default="six that ship",
+            rich_help_panel=PROMPTS,
+        ),
     ] = None,
     num_prompts: Annotated[
         int | None,
         typer.Option(
-            min=0, help="So many of them; 0 = no serve_options figures.", show_default="three that ship, all of yours"
+            metavar="N",
+            min=0,
+            help="Number of prompts; 0 = no serving figures.",
+            show_default="three that ship, all of yours",
+            rich_help_panel=PROMPTS,
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Most tokens of an answer.")] = 128,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", min=2, help="Maximum tokens of an answer.", rich_help_panel=PROMPTS)
+    ] = 128,
+    chat_option: ChatOptions = None,
+    strategy: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help="plain, self-speculative (the artifact's own draft), speculative (draft and n-grams), online.",
+        ),
+    ] = "plain",
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--repetitions", "-r", metavar="N", min=1, help="Rounds; every cell runs in a fresh process in each."
+        ),
+    ] = 5,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="Target that ratios are to; repeat for one per engine.", show_default="each engine's first"),
+        typer.Option(
+            metavar="TARGET",
+            help="Target that ratios refer to; repeat for one per engine.",
+            show_default="each engine's first",
+        ),
     ] = None,
     quality: Annotated[
-        Path | None, typer.Option(help="Text to measure each target's loss on.", show_default="one that ships")
-    ] = None,
-    no_quality: Annotated[bool, typer.Option("--no-quality", help="Leave the loss unmeasured.")] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="Print as md, json, jsonl or csv.")] = "md",
-    log: Annotated[
         Path | None,
-        typer.Option(help="JSONL file that every measurement goes to.", show_default="edgeskip-bench-TIME.jsonl"),
+        typer.Option(
+            metavar="FILE",
+            help="Text to measure each target's loss on.",
+            show_default="one that ships",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write the page of `edgeskip report` too, here.")] = None,
+    no_quality: Annotated[
+        bool, typer.Option("--no-quality", help="Do not measure the loss.", rich_help_panel=MODEL)
+    ] = False,
+    threads: Annotated[
+        str | None,
+        typer.Option(
+            "--threads",
+            "-t",
+            metavar="N,…",
+            help="Numbers of threads.",
+            show_default="physical cores",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None,
+    provider: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help="Processors: cpu, cuda, openvino, …; web, web:gpu: in a browser on this machine.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = "cpu",
     allow_fallback: Annotated[
-        bool, typer.Option("--allow-fallback", help="Run on the CPU where a provider cannot; the rows say so.")
+        bool,
+        typer.Option(
+            "--allow-fallback",
+            help="Run on the CPU if a provider cannot be used; the rows say so.",
+            rich_help_panel=HARDWARE,
+        ),
     ] = False,
     python: Annotated[
         list[str] | None,
-        typer.Option(help="Interpreter for a provider whose onnxruntime is another build.", metavar="PROVIDER=PATH"),
+        typer.Option(
+            metavar="PROVIDER=PATH",
+            help="Interpreter for a provider that needs another build of onnxruntime.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None,
+    no_local: Annotated[
+        bool, typer.Option("--no-local", help="Do not measure on this machine.", rich_help_panel=HARDWARE)
+    ] = False,
+    browser: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Browser for the providers web and web:gpu.",
+            show_default="the one found",
+            rich_help_panel=BROWSERS,
+        ),
+    ] = None,
+    throttle: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Slow the browser down X times, like a phone; the rows say so.", rich_help_panel=BROWSERS
+        ),
+    ] = None,
+    web_packages: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="npm archives of the page.",
+            show_default="downloaded with npm",
+            rich_help_panel=BROWSERS,
+        ),
     ] = None,
     remote: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure there too, over ssh: a board or server with Python; repeatable.", metavar="USER@HOST"
+            metavar="USER@HOST",
+            help="Measure there too: a board or server with Python; repeatable.",
+            rich_help_panel=REMOTE,
         ),
     ] = None,
     remote_python: Annotated[
         str | None,
-        typer.Option(help="Interpreter there that has what EdgeSkip needs.", show_default="an environment made there"),
+        typer.Option(
+            metavar="PATH",
+            help="Interpreter there that has what EdgeSkip needs.",
+            show_default="an environment made there",
+            rich_help_panel=REMOTE,
+        ),
     ] = None,
     remote_cache: Annotated[
-        str | None, typer.Option(help="Folder there for artifacts.", show_default="~/.cache/edgeskip/bench")
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder there for artifacts.",
+            show_default="~/.cache/edgeskip/bench",
+            rich_help_panel=REMOTE,
+        ),
     ] = None,
-    identity: Annotated[Path | None, typer.Option(help="Private key for ssh.")] = None,
-    ssh_option: Annotated[list[str] | None, typer.Option(help="As ssh's -o; repeatable.", metavar="KEY=VALUE")] = None,
-    adb: Annotated[bool, typer.Option("--adb", help="Measure GGUF files on an Android phone too.")] = False,
-    adb_serial: Annotated[str | None, typer.Option(help="Which phone, as `adb devices` names it.")] = None,
-    llama_bench: Annotated[
-        Path | None, typer.Option(help="llama.cpp's llama-bench, built for Android, to run there.")
+    identity: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Private key for ssh.", rich_help_panel=REMOTE)
     ] = None,
-    browser: Annotated[
-        str | None, typer.Option(help="Browser for the providers web and web:gpu.", show_default="the one found")
+    ssh_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Same as ssh's -o; repeatable.", rich_help_panel=REMOTE),
     ] = None,
-    throttle: Annotated[
-        float | None, typer.Option(help="That browser so many times slower, as in a phone; rows say so.")
-    ] = None,
-    web_packages: Annotated[
-        Path | None, typer.Option(help="Folder with the page's npm archives.", show_default="npm brings them")
-    ] = None,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="Then serve a page that measures whatever phone opens it.")
+    adb: Annotated[
+        bool, typer.Option("--adb", help="Measure GGUF files on an Android phone too.", rich_help_panel=PHONES)
     ] = False,
-    host: Annotated[str, typer.Option(help="Address to serve on; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 = any that is free.")] = 0,
+    adb_serial: Annotated[
+        str | None, typer.Option(metavar="SERIAL", help="Phone, as `adb devices` lists it.", rich_help_panel=PHONES)
+    ] = None,
+    llama_bench: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="llama.cpp's llama-bench, built for Android.", rich_help_panel=PHONES),
+    ] = None,
+    output: Annotated[
+        str | None,
+        output_option(
+            "JSONL file for every measurement; must not exist.  [default: edgeskip-bench-TIME.jsonl]", "FILE"
+        ),
+    ] = None,
+    log: Annotated[Path | None, typer.Option("--log", hidden=True)] = None,  # what -o was called
+    format: Format = "md",
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the page of `edgeskip bench report` too.", rich_help_panel=OUTPUT),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure speed, memory and quality of artifacts.
+
+    Runs llama-bench's synthetic tests and answers real prompts. Exits 1 if a cell failed. With --json (as with
+    --format json): {"header", "targets", "devices", "samples", "failures", …}, which `bench report` and `compare` read.
+    """
+    _measure(**locals())
+
+
+def serve(
+    *,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address; 0.0.0.0 opens it to the network.", rich_help_panel=PAGE)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 = any free one.", rich_help_panel=PAGE)
+    ] = 0,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Serve until so many devices are done.", show_default="until Ctrl-C")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Stop after so many devices are done.",
+            show_default="until Ctrl-C",
+            rich_help_panel=PAGE,
+        ),
     ] = None,
     certificate: Annotated[
-        Path | None, typer.Option(help="Your own for https, PEM.", show_default="a self-signed one")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Your own certificate for https, PEM.",
+            show_default="a self-signed one",
+            rich_help_panel=PAGE,
+        ),
     ] = None,
-    key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its private key, PEM.", rich_help_panel=PAGE)
+    ] = None,
     plain_http: Annotated[
-        bool, typer.Option("--plain-http", help="No https: browsers give the page one thread and no WebGPU.")
+        bool,
+        typer.Option(
+            "--plain-http", help="No https; browsers then give the page one thread and no WebGPU.", rich_help_panel=PAGE
+        ),
     ] = False,
-    no_local: Annotated[bool, typer.Option("--no-local", help="Measure on the other devices only.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random tokens.")] = 0,
+    **measuring: Any,
 ) -> None:
-    """Measure speed, memory and loss: synthetic tests as llama-bench has them, and real prompts answered."""
-    import sys
+    """Measure here, then on every phone or browser that opens a page.
 
+    Prints the page's address and a QR code. Takes the options of `edgeskip bench run`, and prints what it prints.
+    """
+    from edgeskip.bench.devices.web.serve_config import ServeOptions
+
+    packages = measuring["web_packages"]
+    _measure(**measuring, page=ServeOptions(host, port, devices, certificate, key, plain_http, packages))
+
+
+def _measure(
+    *,
+    format: str,
+    output: str | None,
+    log: Path | None,
+    report: Path | None,
+    json: bool,
+    quality: Path | None,
+    no_quality: bool,
+    page: ServeOptions | None = None,
+    **options: Any,
+) -> None:
     from edgeskip.bench.analysis.table import FORMATS, format_run, warnings_of
     from edgeskip.bench.benchmark import run_benchmark
-    from edgeskip.bench.config import BenchArgs, BenchConfig, default_log
-    from edgeskip.bench.devices.options import DeviceOptions
-    from edgeskip.bench.devices.web.serve_config import ServeOptions
+    from edgeskip.bench.config import BenchConfig, default_log
     from edgeskip.bench.report.page import write_report
     from edgeskip.bench.report.plot_style import need_matplotlib
-    from edgeskip.core.errors import EdgeSkipError
     from edgeskip.core.files import refuse_file
     from edgeskip.core.held_out import HELD_OUT_TEXT
-    from edgeskip.core.progress import progress_display
 
-    if output not in FORMATS:
-        raise EdgeSkipError(f"-o {output} is unknown: choose from {', '.join(FORMATS)}")
+    path, form = split_old_format(output, format, FORMATS)
+    if log is not None and path is not None:
+        raise EdgeSkipError("--log is another name of --output; give one of them")
     if no_quality and quality is not None:
-        raise EdgeSkipError("--quality and --no-quality contradict each other: leave one out")
-    args = BenchArgs(
-        targets=targets,
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
-        depths=depths,
-        threads=threads,
-        provider=provider,
-        strategy=strategy,
-        prompts=prompts,
-        num_prompts=num_prompts,
-        max_tokens=max_tokens,
-        rounds=rounds,
-        baselines=baseline or [],
-        allow_fallback=allow_fallback,
-        pythons=python or [],
-        seed=seed,
-    )
+        raise EdgeSkipError("--quality and --no-quality contradict each other; drop one of them")
+    args, devices = _options(**options)
     config = BenchConfig.from_args(args)
-    path = log or default_log(config.header)
+    record = log or path or default_log(config.header)
     if report is not None:
         need_matplotlib()
         refuse_file(report, overwrite=False, option="--report", replaceable=False)
-    page_options = (host != "127.0.0.1", port, devices, certificate, key, plain_http)
-    if not serve and any(page_options):
-        raise EdgeSkipError("--host, --port, --devices, --certificate, --key and --plain-http need --serve")
-    options = DeviceOptions(
-        local=not no_local,
-        browser=browser,
-        throttle=throttle,
-        web_packages=web_packages,
-        remotes=tuple(remote or ()),
-        remote_python=remote_python,
-        remote_cache=remote_cache,
-        identity=identity,
-        ssh_options=tuple(ssh_option or ()),
-        adb=adb,
-        adb_serial=adb_serial,
-        llama_bench=llama_bench,
-    )
-    serve_options = ServeOptions(host, port, devices, certificate, key, plain_http, web_packages) if serve else None
-    with progress_display(refresh=True) as shown:
+    with progress_bar(refresh=True) as bar:
         result = run_benchmark(
             config,
-            options,
-            serve=serve_options,
+            devices,
+            serve=page,
             quality=None if no_quality else quality or HELD_OUT_TEXT,
-            log=path,
-            progress=lambda event: shown.update(event.stage, event.done, event.total, event.detail),
-            note=shown.note,
+            log=record,
+            progress=bar,
+            note=messages.status,
         )
-    print(format_run(result.run, output), flush=True)
+    print(format_run(result.run, "json" if json else form), flush=True)
     for line in warnings_of(result.run):
-        print(f"note: {line}", file=sys.stderr)
-    shown.note(f"every measurement is in {path}" + (": interrupted" if result.interrupted else ""))
+        messages.status(f"note: {line}")
+    messages.status(f"every measurement is in {record}" + (": interrupted" if result.interrupted else ""))
     if report is not None and result.run.samples:
-        write_report([path], report, png_folder=None, overwrite=True)
-        shown.note(f"the report is {report}")
+        write_report([record], report, png_folder=None, overwrite=True)
+        messages.status(f"the report is {report}")
+    _exit(result)
+
+
+def _options(
+    *,
+    targets: list[str],
+    baseline: list[str] | None,
+    python: list[str] | None,
+    chat_option: list[str] | None,
+    no_local: bool,
+    remote: list[str] | None,
+    ssh_option: list[str] | None,
+    **options: Any,
+) -> tuple[Any, Any]:
+    """Return what to measure and on which devices."""
+    from dataclasses import fields
+
+    from edgeskip.bench.config import BenchArgs
+    from edgeskip.bench.devices.options import DeviceOptions
+    from edgeskip.cli.chat_options import parse_chat_options
+
+    elsewhere = {field.name for field in fields(DeviceOptions)} & options.keys()
+    devices = DeviceOptions(
+        local=not no_local,
+        remotes=tuple(remote or ()),
+        ssh_options=tuple(ssh_option or ()),
+        **{name: options.pop(name) for name in elsewhere},
+    )
+    args = BenchArgs(
+        targets=targets,
+        baselines=baseline or [],
+        pythons=python or [],
+        chat_options=parse_chat_options(chat_option),
+        **options,
+    )
+    return args, devices
+
+
+def _exit(result: BenchResult) -> None:
     if result.error is not None:
         raise result.error
     if result.interrupted:
@@ -210,17 +389,22 @@ def bench(
 
 
 class BenchGroup(Group):
-    """`edgeskip bench run`, …; also the old `edgeskip bench TARGET…`, which runs at once."""
+    """`edgeskip bench run`, …; also the old `edgeskip bench TARGET…`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put `run` before the words of the old spelling."""
+        """Put the command before the words of the old spelling."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            messages.note_later("`edgeskip bench TARGET…` is now spelled `edgeskip bench run TARGET…`")
-            args = ["run", *args]
+            if "--serve" in args:
+                messages.note_later("`edgeskip bench --serve TARGET…` is now spelled `edgeskip bench serve TARGET…`")
+                args = ["serve", *(word for word in args if word != "--serve")]
+            else:
+                messages.note_later("`edgeskip bench TARGET…` is now spelled `edgeskip bench run TARGET…`")
+                args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=BenchGroup, help="Measure artifacts, here and on other devices.", no_args_is_help=True)
-register(app, bench, "run")
+app = typer.Typer(cls=BenchGroup, help="Measure speed, memory and quality, and report them.", no_args_is_help=True)
+register(app, run)
+register(app, takes_options_of(run)(serve))
 register(app, write_page, "report")
 register(app, compare, "compare")

@@ -1,4 +1,4 @@
-"""`edgeskip report`: one self-contained page on what was benched."""
+"""`edgeskip bench report`: one self-contained page about benchmark runs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,38 @@ from typing import Annotated
 
 import typer
 
+from edgeskip.cli.options import OUTPUT, Json, Overwrite, output_option
 from edgeskip.core.named_path import named_path
+from edgeskip.core.terminal import print_json
 
 
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(parser=named_path, help="Files that edgeskip bench wrote; several are laid side by side."),
+        typer.Argument(
+            parser=named_path, metavar="RUN", help="Files that `edgeskip bench run` wrote; several appear side by side."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write, as report.html.")],
-    png: Annotated[Path | None, typer.Option(help="Folder for the figures as PNGs too, e.g. for a README.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    output: Annotated[Path, output_option("Page to write, e.g. report.html.", "FILE")],
+    png: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Write the figures as PNGs too, e.g. for a README.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
-    """Write one HTML page on benchmark runs: tables, figures, conditions; it needs no network and no other file."""
+    """Write an HTML page about benchmark runs.
+
+    Tables, figures and conditions in one file that needs no network. With --json: {"written": [path]}.
+    """
     from edgeskip.bench.report.page import write_report
-    from edgeskip.core.terminal import Console
+    from edgeskip.cli.views.tables import show_line
 
     written = write_report(runs, output, png_folder=png, overwrite=overwrite)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if json:
+        print_json({"written": [str(path) for path in written]})
+        return
     for path in written:
-        console.print(f"written: {path}")
+        show_line(f"written: {path}")

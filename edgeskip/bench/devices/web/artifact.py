@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,12 +109,14 @@ class WebArtifact:
 
     def with_ids(self, request: RoundRequest) -> RoundRequest:
         """The request with its prompts as token ids, so that the page needs no chat template."""
-        prompts = [prompt.model_copy(update={"ids": self.encode(prompt)}) for prompt in request.prompts]
+        prompts = [
+            prompt.model_copy(update={"ids": self.encode(prompt, request.chat_options)}) for prompt in request.prompts
+        ]
         return request.model_copy(update={"prompts": prompts})
 
-    def encode(self, prompt: BenchPrompt) -> list[int]:
+    def encode(self, prompt: BenchPrompt, chat_options: Mapping[str, Any] | None = None) -> list[int]:
         """One user message where the model has a chat template, else the text itself."""
-        return encode_text(self._tokenizer, self._chat_template, prompt.text)
+        return encode_text(self._tokenizer, self._chat_template, prompt.text, chat_kwargs=chat_options)
 
     def _derive(self) -> tuple[list[WebGraph], list[WebFile], int]:
         graphs: list[WebGraph] = []
