@@ -14,6 +14,7 @@ from edgeskip.cli.commands.report import report as write_page
 from edgeskip.cli.options import (
     HARDWARE,
     OUTPUT,
+    SAMPLING,
     ChatOptions,
     Format,
     Json,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from edgeskip.bench.benchmark import BenchResult
     from edgeskip.bench.devices.web.serve_config import ServeOptions
 
-TESTS, PROMPTS, QUALITY = "Synthetic tests", "Real prompts", "Quality"
+TESTS, PROMPTS, QUALITY = "Synthetic tests", SAMPLING, "Quality"
 PHONES, BROWSERS, REMOTE, PAGE = "Android phone", "Browser here", "Other machines, over ssh", "Page for other devices"
 
 
@@ -112,11 +113,11 @@ def run(
             metavar="FILE",
             help="Text to measure each target's loss on.",
             show_default="one that ships",
-            rich_help_panel=MODEL,
+            rich_help_panel=QUALITY,
         ),
     ] = None,
     no_quality: Annotated[
-        bool, typer.Option("--no-quality", help="Do not measure the loss.", rich_help_panel=MODEL)
+        bool, typer.Option("--no-quality", help="Do not measure the loss.", rich_help_panel=QUALITY)
     ] = False,
     threads: Annotated[
         str | None,
