@@ -105,7 +105,9 @@ def run_benchmark(
     with ExitStack() as stack:
         runs = open_devices(config, devices, stack, reporter.status)
         if not runs and serve is None:
-            raise EdgeSkipError("--no-local leaves no device: name one, e.g. with --remote user@host, or --serve")
+            raise EdgeSkipError(
+                "--no-local leaves no device; add one, e.g. --remote user@host, or use  edgeskip bench serve"
+            )
         jobs = plan_jobs(config, runs, reporter)
         kept = RunLog(config.header, log)
         for target in config.targets:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -24,6 +24,7 @@ HARDWARE = "Hardware"
 OUTPUT = "Output"
 
 TableFormat = Literal["md", "json", "jsonl", "csv"]
+_FORMATS = get_args(TableFormat)
 Target = Literal["onnx", "gguf", "onnx,gguf"]
 
 
@@ -93,7 +94,12 @@ def split_old_format(output: str | None, form: str, formats: Sequence[str]) -> t
         output: What follows `-o`.
         form: What follows `--format`, or its default.
         formats: What `--format` takes.
+
+    Raises:
+        EdgeSkipError: If `output` is a form, but not one of these.
     """
+    if output in _FORMATS and output not in formats:
+        raise EdgeSkipError(f"--format {output} is unknown here; choose from {', '.join(formats)} (-o names a file)")
     if output in formats:
         messages.note(f"`-o {output}` is now spelled `--format {output}`; -o names a file")
         return None, str(output)

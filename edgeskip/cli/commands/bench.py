@@ -317,6 +317,8 @@ def _measure(
     path, form = split_old_format(output, format, FORMATS)
     if log is not None and path is not None:
         raise EdgeSkipError("--log is another name of --output; give one of them")
+    if path is not None and path.suffix != ".jsonl":
+        raise EdgeSkipError(f"-o {path} does not end in .jsonl; name a file for the records, or --format for the table")
     if no_quality and quality is not None:
         raise EdgeSkipError("--quality and --no-quality contradict each other; drop one of them")
     args, devices = _options(**options)

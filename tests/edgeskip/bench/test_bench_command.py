@@ -95,7 +95,7 @@ def test_a_fallback_says_so(cli: Cli, folders: list[Path]) -> None:
     [
         (("-p", "x"), "-p x is no list of numbers"),
         (("-t", "0"), "-t 0 is no list of numbers of at least 1"),
-        (("-o", "html"), "-o html is unknown: choose from md, json, jsonl, csv"),
+        (("-o", "html"), "-o html does not end in .jsonl"),
         (("--strategy", "online"), "no target can be decoded by online: export one with"),
         (("--provider", "quantum"), "unknown provider 'quantum'"),
         (("--baseline", "three"), "--baseline three is not among the targets"),

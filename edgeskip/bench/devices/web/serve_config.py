@@ -84,7 +84,7 @@ def servable_targets(config: BenchConfig) -> list[Target]:
     """The targets that a browser can run. EdgeSkipError where there is none."""
     found = [target for target in config.targets if target.engine == "onnxruntime"]
     if not found:
-        raise EdgeSkipError("--serve runs ONNX artifact folders and none is given: make one with  edgeskip export")
+        raise EdgeSkipError("browsers run ONNX artifact folders and none is given; make one with  edgeskip export")
     return found
 
 

@@ -190,10 +190,10 @@ def test_json(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--fail-above", "fast"), "--fail-above fast is no share"),
-        (("--fail-above", "-1%"), "is no share"),
-        (("--fail-above", "nan"), "is no share"),
-        (("-o", "csv"), "-o csv is unknown: choose md or json"),
+        (("--fail-above", "fast"), "--fail-above fast is not a share"),
+        (("--fail-above", "-1%"), "is not a share"),
+        (("--fail-above", "nan"), "is not a share"),
+        (("-o", "csv"), "csv is unknown"),
     ],
 )
 def test_bad_options(cli: Cli, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
