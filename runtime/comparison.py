@@ -1,48 +1,60 @@
-"""Plain and speculative decoding of one prompt by one artifact: both generations, and whether they say the same."""
+"""Plain decoding compared with another strategy, for one prompt and one artifact."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from edgeskip.runtime.generation import Generation
-    from edgeskip.runtime.sampling import Sampling
-    from edgeskip.runtime.session import Session
+from edgeskip.runtime.engines.prefill import prefill
+from edgeskip.runtime.generation import Generation
+from edgeskip.runtime.sampling import Sampling, penalized_logits
+from edgeskip.runtime.session import Session
 
-NEAR_TIE = 1e-3  # logits nearer than this are rounding's to decide in fp32
+NEAR_TIE = 1e-3  # logits closer than this are decided by rounding in fp32
 
 
 @dataclass(frozen=True)
 class TokenDifference:
-    """Where two greedy texts part. Batched verification and one-token steps round differently, so a near tie may fall
-    either way; `margin` tells how near: the whole model's highest logit there less its second highest."""
+    """Where two greedy texts diverge.
 
-    position: int  # of the first generated token that differs
+    Batched verification and one-token steps round differently, so a near tie may go either way.
+
+    Attributes:
+        position: Index of the first generated token that differs.
+        margin: How near the tie was: the whole model's highest logit there minus its second highest.
+    """
+
+    position: int
     margin: float
 
 
 @dataclass(frozen=True)
 class DecodingComparison:
-    """`difference` None: every token is the same, or the texts need not be: drawn, or not verified."""
+    """Two answers to one prompt.
+
+    Attributes:
+        plain: By plain decoding.
+        other: By another strategy.
+        greedy: Whether both take the whole model's likeliest token each time, so that the tokens can be compared.
+        difference: Where they diverge; None if they do not, or need not agree (sampled, or not verified).
+    """
 
     plain: Generation
     other: Generation
-    greedy: bool  # both by the whole model's likeliest token each time, so that the tokens can be compared
+    greedy: bool
     difference: TokenDifference | None
 
     @property
     def speedup(self) -> float:
-        """Decode tokens/s over those of the plain generation; 0 where there is none."""
+        """Decode tokens/s over those of the plain generation; 0 if it decoded nothing."""
         plain = self.plain.stats.decode_tokens_per_s
         return self.other.stats.decode_tokens_per_s / plain if plain else 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+    def as_dict(self) -> dict[str, object]:
+        """Return the same as plain data, which `json.dumps` writes."""
         difference = self.difference
         return {
             "plain": self.plain.as_dict(),
@@ -56,9 +68,13 @@ class DecodingComparison:
 def find_difference(
     session: Session, prompt: NDArray[np.int64], *texts: Sequence[int], sampling: Sampling | None = None
 ) -> TokenDifference | None:
-    """Where the generated `texts` after `prompt` first part, None where the one is as the other; runs the engine.
+    """Return where two generated texts diverge; None if they are equal. Runs the engine.
 
-    `sampling` is what chose their tokens, None = greedy without a penalty.
+    Args:
+        session: The artifact that generated both.
+        prompt: Token ids int64 [n].
+        texts: Token ids of the two answers.
+        sampling: How their tokens were chosen; None = greedy without a penalty.
     """
     one, other = texts
     if tuple(one) == tuple(other):
@@ -68,9 +84,6 @@ def find_difference(
     engine = session.engine
     engine.truncate(0)
     tokens = np.concatenate([prompt, np.asarray(one[:position], np.int64)])
-    from edgeskip.runtime.engines.prefill import prefill
-    from edgeskip.runtime.sampling import penalized_logits
-
     logits = penalized_logits(prefill(engine, tokens), tokens, sampling.repetition_penalty if sampling else 1.0)
     second, first = np.partition(logits, -2)[-2:].tolist()
     return TokenDifference(position, first - second)

@@ -1,6 +1,6 @@
-"""From logits to the next token: a frozen policy, the distribution it leaves, and a seeded draw from it.
+"""From logits to the next token: a frozen policy, the distribution that it leaves, and a seeded draw from it.
 
-Same rules in the same order as transformers' generation: repetition penalty, temperature, top-k, top-p, min-p.
+The rules and their order are those of transformers: repetition penalty, temperature, top-k, top-p, min-p.
 """
 
 from __future__ import annotations
@@ -14,23 +14,40 @@ from numpy.typing import NDArray
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.arguments import check_count, check_real
 
-COLDEST = 1e-30  # lower temperatures draw alike, and float32 would make them 0
+COLDEST = 1e-30  # lower temperatures draw the same, and would be 0 in float32
 HOTTEST = 1000.0  # at which every token is as likely as any other
-LEAST_PENALTY, MOST_PENALTY = 0.01, 100.0  # far beyond what anyone draws with, and no logit overflows
+LEAST_PENALTY, MOST_PENALTY = 0.01, 100.0  # far beyond any useful value, and no logit overflows
 BLOCK = 256  # weights whose sum is taken at once when drawing
 BINS_PER_NAT, LAST_BIN = 16, 1023  # of the histogram that finds where top-p cuts
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. The default is greedy: the most likely token, repeatable everywhere."""
+    """How tokens are chosen. By default greedily: the likeliest token, the same everywhere.
 
-    temperature: float = 0.0  # 0 = greedy
-    top_k: int = 0  # keep the k most likely tokens; 0 = all
-    top_p: float = 1.0  # keep the fewest tokens whose probabilities reach top_p
-    min_p: float = 0.0  # keep tokens at least min_p times as likely as the likeliest
-    repetition_penalty: float = 1.0  # > 1 makes tokens of the prompt and the text so far less likely (CTRL, §4.1)
-    seed: int | None = None  # None = a new one each time
+    Args:
+        temperature: Divides the logits, 0 to 1000; 0 = greedy.
+        top_k: Keep the k likeliest tokens; 0 = all.
+        top_p: Keep the fewest tokens whose probabilities sum to this, above 0 and at most 1.
+        min_p: Keep tokens at least this many times as likely as the likeliest, 0 to 1.
+        repetition_penalty: Above 1 makes tokens of the prompt and of the answer so far less likely (CTRL, §4.1); 1 =
+            none.
+        seed: Makes the draws repeatable; None = a new seed for each generation.
+
+    Raises:
+        EdgeSkipError: If a value has a wrong type or is out of range.
+
+    Example:
+        >>> edgeskip.Sampling(temperature=0.7, top_p=0.9, seed=1).greedy
+        False
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
@@ -53,11 +70,16 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
         return self.temperature == 0
 
 
 class TokenSampler:
-    """Draws tokens by one policy; the same seed, logits and history give the same tokens."""
+    """Draws tokens by one policy; the same seed, logits and history give the same tokens.
+
+    Args:
+        policy: How tokens are chosen.
+    """
 
     def __init__(self, policy: Sampling) -> None:
         self.policy = policy
@@ -73,20 +95,20 @@ class TokenSampler:
         return index if tokens is None else int(tokens[index])
 
     def distribution(self, logits: NDArray[np.float32], history: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The truncated distribution [vocab_size] that `pick` draws from, an array of the caller's own."""
+        """Return the truncated distribution float64 [vocab_size] that `pick` draws from, a new array."""
         return distribution(logits, history, self.policy)
 
     def draw(self, weights: NDArray[np.float64]) -> int:
-        """An index drawn with probabilities in proportion to `weights` [n]."""
+        """Return an index drawn with probabilities in proportion to `weights` [n]."""
         return _draw(weights, self._random.random())
 
     def random(self) -> float:
-        """A draw from [0, 1)."""
+        """Return a draw from [0, 1)."""
         return self._random.random()
 
 
 def distribution(logits: NDArray[np.float32], history: NDArray[np.int64], policy: Sampling) -> NDArray[np.float64]:
-    """The truncated distribution [vocab_size] that `policy` draws from; one-hot when greedy."""
+    """Return the truncated distribution float64 [vocab_size] that `policy` draws from; one-hot if greedy."""
     scores = penalized_logits(logits, history, policy.repetition_penalty)
     result = np.zeros(len(scores))
     if policy.greedy:
@@ -98,8 +120,10 @@ def distribution(logits: NDArray[np.float32], history: NDArray[np.int64], policy
 
 
 def penalized_logits(logits: NDArray[np.float32], history: NDArray[np.int64], penalty: float) -> NDArray[np.float32]:
-    """Logits [vocab_size] with those of every token of `history` made less likely (CTRL, §4.1); the same array where
-    there is nothing to do."""
+    """Return logits [vocab_size] that make every token of `history` less likely (CTRL, §4.1).
+
+    If there is nothing to do, it is the same array.
+    """
     if penalty == 1 or not len(history):
         return logits
     scores = logits.copy()
@@ -116,7 +140,7 @@ def _likeliest(scores: NDArray[np.float32]) -> int:
 
 
 def _candidates(scores: NDArray[np.float32], policy: Sampling) -> tuple[NDArray[np.int64] | None, NDArray[np.float32]]:
-    """Tokens that survive truncation (None = all, in order) and their weights, probabilities up to a factor."""
+    """Return the tokens that survive truncation (None = all, in order) and their unnormalized probabilities."""
     highest = scores[_likeliest(scores)]
     size = len(scores)
     tokens = None
@@ -137,12 +161,12 @@ def _candidates(scores: NDArray[np.float32], policy: Sampling) -> tuple[NDArray[
 
 
 def _fewest_reaching(share: float, exponents: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Indices of the fewest largest `weights` = exp(`exponents`) whose sum reaches `share` of the whole.
+    """Return the indices of the fewest largest `weights` = exp(`exponents`) whose sum reaches `share` of the total.
 
     Sorting a whole vocabulary costs more than the rest of Python's step. So a histogram over the exponents finds the
-    bin in which the share is reached: what weighs more is kept, what weighs less is not, and that bin alone is sorted.
+    bin in which the share is reached: heavier tokens are kept, lighter ones dropped, and only that bin is sorted.
     """
-    # Together, weights below this one may be left out: on real text, few tokens of the vocabulary remain.
+    # All weights below this one can be left out together: on real text, few tokens of the vocabulary remain.
     total = float(weights.sum(dtype=np.float64))
     likely = np.flatnonzero(weights > (1 - share) * total / len(weights))
     exponents, weights = exponents[likely], weights[likely]
@@ -159,7 +183,7 @@ def _fewest_reaching(share: float, exponents: NDArray[np.float32], weights: NDAr
 
 
 def _draw(weights: NDArray[np.float32] | NDArray[np.float64], random: float) -> int:
-    """The index at which the running sum of `weights` passes `random` (0 … 1) of the whole; block by block."""
+    """Return the index at which the running sum of `weights` passes `random` (0 … 1) of the total, block by block."""
     starts = np.arange(0, len(weights), BLOCK)
     blocks = np.cumsum(np.add.reduceat(weights, starts, dtype=np.float64))
     target = random * blocks[-1]

@@ -49,7 +49,7 @@ class TextStream(Iterator[Piece]):
         label: Label,
         load_s: float,
         prepared_s: float,
-        alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+        exclusive: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._engine = engine
         self._history = History(prompt)
@@ -71,7 +71,7 @@ class TextStream(Iterator[Piece]):
         self._prefill_s = self._ttft_s = self._run_s_before_decode = 0.0
         self._arrivals: list[float] = []
         self._pieces = self._run()
-        self._alone = alone
+        self._exclusive = exclusive
         self._over = False
         self._ended_because: str | None = None
 
@@ -80,7 +80,7 @@ class TextStream(Iterator[Piece]):
             raise EdgeSkipError(f"this stream was ended before its text was complete: {self._ended_because}")
         if self._over:
             raise StopIteration
-        with self._alone():
+        with self._exclusive():
             self._refuse_within()
             self._resumed = time.perf_counter()
             try:
@@ -97,7 +97,7 @@ class TextStream(Iterator[Piece]):
         Closing it again, or once it has ended, does nothing. EdgeSkipError while another thread iterates over it.
         """
         if not self._over and self._ended_because is None:
-            with self._alone():
+            with self._exclusive():
                 self._refuse_within()
                 self._over = True
                 self._pieces.close()

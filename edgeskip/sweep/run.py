@@ -16,7 +16,8 @@ from edgeskip.core.files import replace_file
 from edgeskip.core.json_file import parse_json
 
 if TYPE_CHECKING:
-    from edgeskip.runtime.session import Prompt, Session
+    from edgeskip.runtime.options import Prompt
+    from edgeskip.runtime.session import Session
 
 
 @dataclass(frozen=True)

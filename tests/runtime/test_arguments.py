@@ -210,7 +210,7 @@ def test_policies_of_other_types_are_refused(make: Any) -> None:
 @pytest.mark.parametrize(
     ("messages", "complaint"),
     [
-        ({"role": "user", "content": "Hi"}, "as a list"),
+        ({"role": "user", "content": "Hi"}, "list"),
         ([{"content": "Hi"}], "no role"),
         ([{"role": 5, "content": "Hi"}], "no role"),
         ([{"role": "user"}], "no content"),

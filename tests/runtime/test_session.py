@@ -258,7 +258,7 @@ def test_logits_of_every_position(
     tokens = np.random.default_rng(0).integers(0, VOCAB, 100)
     expected = tiny_artifact.logits(tokens)
     np.testing.assert_allclose(session.logits(tokens), expected, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr("edgeskip.runtime.session.PREFILL_CHUNK", 7)
+    monkeypatch.setattr(prefill, "PREFILL_CHUNK", 7)
     np.testing.assert_allclose(session.logits(tokens.tolist()), expected, rtol=1e-4, atol=1e-4)
 
 
