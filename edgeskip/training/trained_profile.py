@@ -48,7 +48,7 @@ class TrainedProfile:
 
         What a sweep found before was measured with other exits and is left out.
         """
-        path = self._path(folder)
+        path = self.path_in(folder)
         merged = {found.layer: found for found in self.profile.exits} | {found.layer: found for found in exits}
         vectors = replace(
             self.vectors, exit_adapters=dict(self.vectors.exit_adapters) | dict(adapters), token_counts=counts
@@ -71,7 +71,7 @@ class TrainedProfile:
         """
         from edgeskip.models.source import with_lora
 
-        path = self._path(folder)
+        path = self.path_in(folder)
         healed = with_lora(self.source, lora, reference=str(path), name=self.profile.model.name)
         record, packed = pack_vectors(replace(self.vectors, exit_maps={}, exit_adapters={}), path)
         changed = {
@@ -93,27 +93,28 @@ class TrainedProfile:
         write_profile(written, path, packed, healed.stored_lora)
         return path
 
-    def _path(self, folder: Path) -> Path:
-        """Return the profile's, named after its model, but never as the run's own files are."""
+    def path_in(self, folder: Path) -> Path:
+        """Return where the trained profile goes: named after its model, but never as the run's own files are."""
         path = folder / f"{self.profile.model.name.lower()}.json"
         return path.with_stem(f"{path.stem}-profile") if path.name in (RECORD, STARTED) else path
 
 
-def open_profile(reference: str, model: str | None = None) -> TrainedProfile:
-    """Return the profile a user named, a path or the name of a ready one, with its model, or with `model` in its place.
+def open_profile(reference: str | Path | Profile, model: str | None = None) -> TrainedProfile:
+    """Return a profile (a path, the name of a preset, or the profile itself) with its model, or with `model` instead.
 
-    EdgeSkipError where it is no profile.
+    Raises:
+        EdgeSkipError: if there is no such profile or model.
     """
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.models.profile_source import check_weights, source_of
 
     try:
-        path = locate_profile(reference)
+        path = reference.working_path() if isinstance(reference, Profile) else locate_profile(reference)
     except EdgeSkipError as error:
         raise EdgeSkipError(
             f"{reference} is no profile ({error}): this method trains a profile, make one with  edgeskip calibrate"
         ) from None
-    profile = read_profile(path)
+    profile = reference if isinstance(reference, Profile) else read_profile(path)
     source = source_of(profile, path, model)
     check_weights(source, profile)
     return TrainedProfile(path, profile, read_vectors(profile, path), source)
