@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 from edgeskip.core.version import __version__
 
 if TYPE_CHECKING:
+    from edgeskip.api.bench import bench
     from edgeskip.api.calibrate import calibrate
+    from edgeskip.api.evaluate import Evaluation, evaluate
     from edgeskip.api.plan import plan
+    from edgeskip.api.train import TrainingResult, train
+    from edgeskip.bench.benchmark import BenchResult
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.core.progress import Progress, ProgressEvent
     from edgeskip.profiles.schema import Profile
@@ -21,7 +25,9 @@ if TYPE_CHECKING:
     from edgeskip.runtime.speculation.policy import Speculation
 
 _MODULES = {
+    "BenchResult": "bench.benchmark",
     "EdgeSkipError": "core.errors",
+    "Evaluation": "api.evaluate",
     "Generation": "runtime.generation",
     "Online": "runtime.online",
     "Profile": "profiles.schema",
@@ -30,13 +36,19 @@ _MODULES = {
     "Sampling": "runtime.sampling",
     "Session": "runtime.session",
     "Speculation": "runtime.speculation.policy",
+    "TrainingResult": "api.train",
+    "bench": "api.bench",
     "calibrate": "api.calibrate",
+    "evaluate": "api.evaluate",
     "load": "runtime.session",
     "plan": "api.plan",
+    "train": "api.train",
 }
 
 __all__ = [
+    "BenchResult",
     "EdgeSkipError",
+    "Evaluation",
     "Generation",
     "Online",
     "Profile",
@@ -45,10 +57,14 @@ __all__ = [
     "Sampling",
     "Session",
     "Speculation",
+    "TrainingResult",
     "__version__",
+    "bench",
     "calibrate",
+    "evaluate",
     "load",
     "plan",
+    "train",
 ]
 
 
@@ -59,7 +75,8 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     found = getattr(import_module(f"edgeskip.{_MODULES[name]}"), name)
-    globals()[name] = found
+    if name != "bench":  # that is a package too, which can be called: see there
+        globals()[name] = found
     return found
 
 

@@ -193,12 +193,13 @@ def train(
         else:
             from edgeskip.training.trained_profile import open_profile
 
+            exit_policy = ExitPolicy(layers, adapter or "block", draft_vocab) if method == "exit-adapter" else None
             given = open_profile(start, None if model is None else str(model))
-            if method == "exit-adapter":
+            if exit_policy is not None:
                 from edgeskip.training.train_exits import train_exits
 
                 card = train_exits(
-                    given, texts, ExitPolicy(layers, adapter or "block", draft_vocab), policy, folder, dtype=dtype,
+                    given, texts, exit_policy, policy, folder, dtype=dtype,
                     overwrite=overwrite, progress=report.step, advance=report.advance,
                 )  # fmt: skip
             else:

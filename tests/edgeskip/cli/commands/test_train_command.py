@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,9 @@ def out(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("--method distil", "--method distil is unknown: choose layerskip, exit-adapter, heal"),
+        ("--method distil", "--method.*distil.*layerskip.*heal"),
         ("--method layerskip --exits 1", "--exits 1 has weight 0 in the paper's formula: add --exit-weights equal"),
-        ("--method layerskip --exits 1,two", "--exits 1,two: give numbers of blocks"),
+        ("--method layerskip --exits 1,two", "--exits 1,two"),
         ("--method layerskip --exits 4", "exit layer 4 is not possible: the model has 4 blocks"),
         ("--method layerskip --exits 0", "exit layer 0 is not possible"),
         ("--method layerskip --learning-rate 0", "--learning-rate must be a positive number"),
@@ -42,28 +43,22 @@ def out(tmp_path: Path) -> Path:
         ("--method layerskip --lora 4 --lora-scaling nan", "--lora-scaling"),
         ("--method layerskip --lora-early 4", "--lora-early has no effect"),
         ("--method layerskip --lora 4 --lora-early 8", "name it with --exits"),
-        (
-            "--method layerskip --draft-vocab 40",
-            "--draft-vocab has no effect here (--method layerskip): it is for --me",
-        ),
+        ("--method layerskip --draft-vocab 40", "--draft-vocab has no effect.*--method exit-adapter"),
         ("--method layerskip --model m", "--model has no effect"),
         ("--method layerskip --adapter map", "--adapter has no effect"),
-        (
-            "--method layerskip --lora-scaling 1",
-            "--lora-scaling has no effect here (--method layerskip): it is for --l",
-        ),
-        ("--method layerskip --new-tokens 8", "--new-tokens has no effect here (--method layerskip): it is for --data"),
+        ("--method layerskip --lora-scaling 1", "--lora-scaling has no effect.*--lora;"),
+        ("--method layerskip --new-tokens 8", "--new-tokens has no effect.*--data self"),
         ("--method layerskip --temperature 1", "--temperature has no effect"),
-        ("--method layerskip --steps 1 --epochs 1", "--epochs has no effect here (--method layerskip): --steps stands"),
+        ("--method layerskip --steps 1 --epochs 1", "--epochs has no effect.*--steps"),
         ("--method layerskip --validation text.txt --held-out 0.1", "--held-out has no effect"),
         ("--method layerskip --curriculum gradual --interval 8", "--interval has no effect"),
         ("--method layerskip --e-scale 0 --exit-weights equal", "--exit-weights has no effect"),
         ("--method heal --p-max 0.1", "--p-max has no effect"),
         ("--method exit-adapter --exits 2 --curriculum gradual", "--curriculum has no effect"),
         ("--method layerskip --prompts p.txt", "--prompts has no effect"),
-        ("--method layerskip --dtype int8", "--dtype int8 is unknown"),
-        ("--method layerskip --decay steep", "--decay steep is unknown"),
-        ("--method layerskip --curriculum random", "--curriculum random is unknown"),
+        ("--method layerskip --dtype int8", "--dtype.*int8"),
+        ("--method layerskip --decay steep", "--decay.*steep"),
+        ("--method layerskip --curriculum random", "--curriculum.*random"),
         ("--method layerskip --p-max 1", "--p-max 1.0 is not a rate"),
         ("--method layerskip --context 4", "--context 4 is too short"),
         ("--method layerskip --held-out 1", "--held-out 1.0 is not a share"),
@@ -72,7 +67,7 @@ def out(tmp_path: Path) -> Path:
         ("--method layerskip --validation missing.txt", "there is no data file missing.txt"),
         ("--method exit-adapter", "--exits is missing"),
         ("--method exit-adapter --exits 2 --lora 4", "--lora has no effect"),
-        ("--method exit-adapter --exits 2 --adapter tower", "--adapter tower is unknown"),
+        ("--method exit-adapter --exits 2 --adapter tower", "--adapter.*tower"),
         ("--method exit-adapter --exits 2", "is no profile"),
         ("--method heal", "is no profile"),
         ("--method heal --exits 2", "--exits has no effect"),
@@ -80,7 +75,7 @@ def out(tmp_path: Path) -> Path:
 )
 def test_options_that_cannot_be(cli: Cli, tiny_llama: Path, text: Path, out: Path, options: str, told: str) -> None:
     complaint = cli("train", tiny_llama, "--data", text, "-o", out / "run", *options.split()).complaint()
-    assert told in complaint
+    assert re.search(told, complaint), complaint
     assert list(out.iterdir()) == []
 
 
