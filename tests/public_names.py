@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 import edgeskip
 from edgeskip import (
+    BenchResult,
     EdgeSkipError,
+    Evaluation,
     Generation,
     Online,
     Profile,
@@ -21,6 +23,7 @@ from edgeskip import (
     Sampling,
     Session,
     Speculation,
+    TrainingResult,
 )
 from edgeskip.core.sublayers import Sublayer
 
@@ -66,6 +69,27 @@ def generate(artifact: Path) -> Generation:
         return session.generate(
             "Hello", max_tokens=32, strategy="speculative", speculation=Speculation(num_speculations=4)
         )
+
+
+def measure(artifacts: Sequence[Path]) -> Evaluation:
+    found = edgeskip.evaluate(artifacts, tasks=["perplexity", "trec"], data="data", limit=20, progress=show)
+    for summary in found.summaries:
+        assert_type(summary.value, float)
+        assert_type(summary.interval, tuple[float, float] | None)
+    assert_type(found.to_json(), dict[str, object])
+    assert_type(found.rows(), list[dict[str, str | float | int | None]])
+    result = edgeskip.bench({"dense": artifacts[0]}, new_tokens=[16, 64], rounds=2, quality=False, progress=show)
+    assert_type(result, BenchResult)
+    assert_type([row.mean for row in result.rows], list[float])
+    assert_type(result.log, Path | None)
+    return found
+
+
+def heal(profile: Profile) -> Profile | None:
+    trained = edgeskip.train(profile, method="heal", data="text.txt", output="healed", lora=8, steps=100)
+    assert_type(trained, TrainingResult)
+    print(trained.path, trained.summary, trained.record["steps"])
+    return trained.profile
 
 
 def policies() -> None:

@@ -35,7 +35,7 @@ Note = Annotated[str, Field(max_length=1000)]
 MAX_FACTS_CHARS = 20_000  # characters of a device's facts as JSON
 
 
-def _check_facts(facts: dict[str, Any]) -> dict[str, Any]:
+def _check_facts(facts: dict[str, object]) -> dict[str, Any]:
     """ValueError for what cannot be written down: too much of it, too deep, or no text."""
     try:
         text = json.dumps(facts, ensure_ascii=False, allow_nan=False, default=str)
@@ -71,7 +71,7 @@ class RunSettings(_Record):
         description="Targets that ratios are to: the first of the row's engine, else the first; [] = the first of each "
         "engine",
     )
-    chat_options: dict[str, Any] = Field(
+    chat_options: dict[str, object] = Field(
         default_factory=dict, description="Variables of the chat template, by name; {} = its own defaults"
     )
 
@@ -144,7 +144,7 @@ class Device(_Record):
     id: str = Field(min_length=1, max_length=200)
     type: DeviceKind
     name: str = Field(max_length=500, description="For tables: the processor, the phone's model, the GPU")
-    facts: Annotated[dict[str, Any], AfterValidator(_check_facts)] = Field(
+    facts: Annotated[dict[str, object], AfterValidator(_check_facts)] = Field(
         default_factory=dict, description="What the system says of itself"
     )
     versions: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=100)
