@@ -36,7 +36,7 @@ def plan_label(profile: Profile) -> Label:
 def inputs_of(source: ModelSource, profile: Profile, *, importance: bool) -> dict[str, str]:
     """Fingerprints of what an artifact is made from.
 
-    `importance`: quantised by what matters on the shipped text, whatever the profile was calibrated on.
+    `importance`: quantized by what matters on the shipped text, whatever the profile was calibrated on.
     """
     from edgeskip.calibration.corpus import corpus_named
 

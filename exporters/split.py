@@ -43,7 +43,7 @@ def parts_of(decoder: Decoder, exit_layers: Sequence[int]) -> list[tuple[Attenti
     return [kept_between(decoder, start, end) for start, end in pairwise(bounds)]
 
 
-def exiting(plan: Plan, exit_layer: int) -> Plan:
+def exit_plan(plan: Plan, exit_layer: int) -> Plan:
     """The plan of the first part alone: every later sublayer is skipped and replaced by nothing, but for those the
     plan skips right after it, whose bias its last sublayer adds."""
     skips = [skip for skip in plan.skips if skip.sublayer.block < exit_layer]

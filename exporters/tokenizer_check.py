@@ -28,6 +28,26 @@ _CALL = re.compile(r"strftime_now\s*\(([^)]*)\)")
 _DATE = re.compile(r"""\s*(['"])([^%'"]|%[-_0^#]?[aAbBCdDeFgGhjmntuUVwWxyY%])*\1\s*""")
 
 
+def _none(text: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class TokenizerPolicy:
+    """How an artifact's tokenizer is compared.
+
+    Attributes:
+        skips: Whether a text is left out: its target is known to read it in its own way.
+        advice: What to do about a difference.
+    """
+
+    skips: Callable[[str], bool] = _none
+    advice: str = "report this; --no-check writes the model anyway"
+
+
+EXACT_TOKENIZER = TokenizerPolicy()
+
+
 @dataclass(frozen=True)
 class TextCase:
     """A text, whether special tokens are added around it, and the ids that transformers gives it."""
@@ -68,7 +88,7 @@ class TokenizerCases:
         }
 
 
-def tokenizer_cases(source: ModelSource, skip: Callable[[str], bool] = lambda text: False) -> TokenizerCases:
+def tokenizer_cases(source: ModelSource, skip: Callable[[str], bool] = _none) -> TokenizerCases:
     """Return the cases of a model's tokenizer; texts that `skip` names are left out.
 
     Raises:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,16 @@ from edgeskip.core.child_exit import MemoryWatch, how_it_ended, signal_name
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.metrics import compare_logits
 from edgeskip.core.plan_cost import DenseComparison
-from edgeskip.exporters.gguf.text_rules import gguf_text
-from edgeskip.exporters.tokenizer_check import TokenizerCases, check_tokenizer, tokenizer_cases
+from edgeskip.exporters.reference import reference_logits
+from edgeskip.exporters.tokenizer_check import (
+    EXACT_TOKENIZER,
+    TokenizerCases,
+    TokenizerPolicy,
+    check_tokenizer,
+    tokenizer_cases,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import PreTrainedModel
-
     from edgeskip.core.plan import Plan, Skip
     from edgeskip.models.source import ModelSource
     from edgeskip.planning.dense_cost import HeldOut
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
 TOKENS = 256  # of the shipped text; fewer where the context is shorter
 LEAST_TOKENS = 16  # a comparison of fewer would say little
 ROUNDING_KL = 1e-9  # nats per token; float32 exports of SmolLM2 are at 1e-11 to 1e-10
-_ADVICE = "report this; --no-check writes the model anyway"
-_GGUF_ADVICE = "llama.cpp has no such rule: export to ONNX instead; --no-check writes the file anyway"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Twin:
 
 @dataclass(frozen=True)
 class DraftCheck:
-    """A draft in place of the whole artifact; the plan is then the one it stands for (`exporters.split.exiting`).
+    """A draft in place of the whole artifact; the plan is then the one it stands for (`exporters.split.exit_plan`).
 
     `which`: number of the draft that the artifact's engine runs; None = the artifact's own logits are the draft's.
     `adapter` is what stands between the exit state and its head, None = the model's own norm. `tokens` [V'] are the ids
@@ -98,7 +99,7 @@ class DraftCheck:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A comparison, and the likeliest token after each of the text's, by torch and by the artifact: ids int64 [n].
 
     `cost` is the artifact's distance from the dense model, if that was asked for and could be measured.
@@ -125,7 +126,8 @@ def verify(
     gates: Sequence[Skip] = (),
     context_length: int | None = None,
     dense: ModelSource | None = None,
-) -> Measured:
+    tokenizer: TokenizerPolicy = EXACT_TOKENIZER,
+) -> Measurement:
     """Compare an artifact with the torch model: logits on a shipped text, tokenizer and chat template; let it generate.
 
     The torch model is loaded block by block.
@@ -144,7 +146,8 @@ def verify(
         draft: One of the artifact's drafts, instead of the whole.
         gates: FFNs of an online artifact that are left out, of which `plan` knows.
         context_length: The artifact's, in tokens, if it is shorter than the model's.
-        dense: The model that nothing is skipped of, usually `source` itself, to compare on held-out text besides.
+        dense: The model without skips, usually `source` itself, to compare with on held-out text as well.
+        tokenizer: How the artifact's tokenizer is compared.
 
     Raises:
         EdgeSkipError: If the artifact does not even run, or its tokens or prompts differ.
@@ -154,7 +157,7 @@ def verify(
         tokens = shipped_tokens(source, count)
         cases = None
         if draft is None and not gates:
-            cases = tokenizer_cases(source) if target.is_dir() else tokenizer_cases(source, gguf_text(source).skips)
+            cases = tokenizer_cases(source, tokenizer.skips)
         logits = scratch / "logits.npy"
         flags = ["--frugal"] * frugal
         ways = [["--alone"], []] if both else [["--alone"] * alone]
@@ -170,10 +173,17 @@ def verify(
             asked = cases if first else None
             answer = _run_probe(target, tokens, file, flags + way, asked, text if first else None)
             if asked is not None:
-                check_tokenizer(asked, answer, target.name, _ADVICE if target.is_dir() else _GGUF_ADVICE)
+                check_tokenizer(asked, answer, target.name, tokenizer.advice)
         if twin is not None:
             _run_probe(twin.path, tokens, logits.with_name("twin.npy"), flags + ways[0])
-        reference, dense_rows, name = _reference_logits(source, plan, tokens, draft, text if dense is source else None)
+        reference, dense_rows, name = reference_logits(
+            source,
+            plan,
+            tokens,
+            text if dense is source else None,
+            draft.adapter if draft else None,
+            draft.tokens if draft else None,
+        )
         found = [compare_logits(reference, _columns(file, draft)) for file in files]
         passed, twin_kl = all(bound.holds(difference, kl) for difference, kl, _ in found), None
         if twin is not None:
@@ -197,7 +207,19 @@ def verify(
         bound=str(bound) if twin is None else f"{bound}; widened {twin.bound}",
     )
     expected, chosen = likeliest
-    return Measured(record, expected, chosen, cost)
+    return Measurement(record, expected, chosen, cost)
+
+
+def require_match(record: VerificationRecord, what: str = "exported model", *, allow_mismatch: bool) -> None:
+    """Raise EdgeSkipError if the check failed and that is not allowed."""
+    if not record.passed and not allow_mismatch:
+        exact = record.widened_kl_divergence
+        twin = "" if exact is None else f" ({exact:.3g} dequantized)"
+        raise EdgeSkipError(
+            f"the {what} does not match the torch model: max |Δlogit| {record.max_abs_logit_difference:.3g}, "
+            f"KL {record.kl_divergence:.3g}{twin}, top-1 agreement {record.top1_agreement:.1%}, wanted {record.bound}: "
+            "report this and try another --precision, or add --allow-mismatch to keep it"
+        )
 
 
 @contextmanager
@@ -303,59 +325,3 @@ def _run_probe(
         raise EdgeSkipError(f"the exported model does not run in a fresh process: {reason}")
     answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return answer
-
-
-def _reference_logits(
-    source: ModelSource,
-    plan: Plan,
-    tokens: NDArray[np.int64],
-    draft: DraftCheck | None,
-    text: HeldOut | None,
-) -> tuple[NDArray[np.float32], list[NDArray[np.float32]], str]:
-    """Logits [n, V] under `plan`, those [T, V] of each window of `text` without it, and what computed them."""
-    import torch
-    import transformers
-
-    from edgeskip.models.torch_reference.load import load_torch_model
-    from edgeskip.models.torch_reference.skipping import skipped
-    from edgeskip.planning.dense_cost import dense_logits
-
-    model = load_torch_model(source, stream=True)
-    dense = list(dense_logits(model, text)) if text is not None else []
-    adapter = draft.adapter if draft else None
-    head = nullcontext() if adapter is None else _adapted(model, adapter)
-    with torch.inference_mode(), skipped(model, plan), head:
-        logits = model(input_ids=torch.from_numpy(tokens)[None], use_cache=False).logits[0]
-    applied = ("same plan by hooks, " if plan.skips else "") + (f"exit {adapter.kind}, " if adapter else "")
-    name = f"transformers {transformers.__version__} {type(model).__name__}, {applied}float32"
-    if draft is not None and draft.tokens is not None:
-        logits = logits[:, torch.from_numpy(draft.tokens)]
-    return logits.float().numpy(), dense, name
-
-
-@contextmanager
-def _adapted(model: PreTrainedModel, adapter: ExitAdapter) -> Iterator[None]:
-    """While the context lasts, the adapter stands in place of the model's final norm."""
-    from edgeskip.models.torch_reference.blocks import blocks_of
-    from edgeskip.models.torch_reference.exit_adapter import ExitAdapterModule
-
-    module = ExitAdapterModule(model, adapter.kind, like=None)
-    module.load(adapter)
-    given: dict[str, Any] = {}
-
-    def listen(_: nn.Module, __: Any, arguments: dict[str, Any]) -> None:
-        given.update(arguments)
-
-    def replaced(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> Tensor:
-        normed: Tensor = module(args[0], **given)
-        return normed
-
-    hooks = [
-        blocks_of(model)[0].module.register_forward_pre_hook(listen, with_kwargs=True),
-        model.model.norm.register_forward_hook(replaced),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

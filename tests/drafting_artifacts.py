@@ -13,7 +13,7 @@ from edgeskip.artifacts.manifest import DraftRecord, GraphRecord, Manifest, Plan
 from edgeskip.core.files import sha256_of
 from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.draft_head import ChosenHead, draft_head
+from edgeskip.exporters.draft import ChosenHead, draft_head
 from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit, lower_skip_plan
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower

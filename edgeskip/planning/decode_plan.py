@@ -1,5 +1,5 @@
-"""The plan of the decode phase where it cannot be chosen by request: the profile's plan and the FFNs of `decode_skip`
-besides. Frozen data in, frozen data out."""
+"""The plan of the decode phase if it cannot be chosen per request: the profile's plan plus the FFNs of `decode_skip`.
+Frozen data in, frozen data out."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from dataclasses import replace
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Plan, Skip
 from edgeskip.core.sublayers import Sublayer, parse_sublayer
-from edgeskip.planning.planner import resolve
 from edgeskip.profiles.schema import Profile
-from edgeskip.profiles.vectors import Vectors
 
 
-def decode_plan(profile: Profile, vectors: Vectors | None) -> Plan:
-    """The profile's plan, resolved, with the FFNs of `decode_skip` skipped too.
+def decode_plan(profile: Profile, plan: Plan) -> Plan:
+    """Return the profile's plan with the FFNs of `decode_skip` skipped too.
 
-    These are scaled as the planner measured it with the plan, else as decoding has it by the statistics (as the prompt,
-    where decoding was not calibrated), without a bias: biases are means over text, and decoding's are known less well.
-    A plan without compensation has none here either, unless it was measured so.
-    EdgeSkipError where the profile names no FFN that its plan keeps.
+    Their scale is the one measured with the plan, else the one calibrated while decoding (on prompts if decoding was
+    not calibrated), without a bias: biases are means over text, and decoding's are known less well. If the plan has no
+    compensation, they have none either, unless it was measured so.
+
+    Args:
+        profile: The profile.
+        plan: Its plan, resolved (`planner.resolve`).
+
+    Raises:
+        EdgeSkipError: If the profile names no FFN that its plan keeps.
     """
-    plan = resolve(profile, vectors)
     added = decode_skipped(profile)
     if not added:
         raise EdgeSkipError(
-            "the profile's plan skips no FFN besides while decoding (decode_skip is empty): plan with a decode set, or "
+            "the profile's plan skips no further FFN while decoding (decode_skip is empty): plan with a decode set, or "
             "export without --online"
         )
     record = profile.plan
@@ -45,7 +48,7 @@ def decode_plan(profile: Profile, vectors: Vectors | None) -> Plan:
 
 
 def decode_skipped(profile: Profile) -> list[Sublayer]:
-    """The FFNs that are skipped while decoding only, in execution order."""
+    """Return the FFNs that are skipped only while decoding, in execution order."""
     if profile.plan is None:
         return []
     num_blocks = profile.model.num_blocks
@@ -54,7 +57,7 @@ def decode_skipped(profile: Profile) -> list[Sublayer]:
 
 
 def decode_profile(profile: Profile) -> Profile:
-    """The profile as one whose plan skips by name what `decode_plan` skips: what a file of that plan says of itself.
+    """Return the profile with a plan that names what `decode_plan` skips, as a file of that plan records it.
 
     Its fitted scales are gone, so it cannot be resolved.
     """

@@ -1,5 +1,5 @@
 """Which tokens a draft's head knows: the most frequent of a corpus (FR-Spec, arXiv 2502.14856 §3). Policy only:
-counting is `edgeskip.calibration`, trimming a head is `edgeskip.exporters.draft_head`.
+counting is `edgeskip.calibration`, trimming a head is `edgeskip.exporters.draft`.
 """
 
 from __future__ import annotations

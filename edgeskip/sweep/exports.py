@@ -28,16 +28,16 @@ class Exports:
     def __init__(self, path: Path, profile: Profile, model: str | None, target: str, precision: str | None) -> None:
         from edgeskip.exporters.gguf.formats import format_for
         from edgeskip.exporters.onnx.formats import weight_format
-        from edgeskip.exporters.options import targets_of
+        from edgeskip.exporters.options import parse_targets
 
-        targets = targets_of(target, precision)
-        if targets.onnx and targets.gguf:
+        precisions = parse_targets(target, precision)
+        if len(precisions) > 1:
             raise EdgeSkipError("a sweep is for one --target: onnx or gguf")
         self._path, self._profile, self._target = path, profile, target
         self._vectors = read_vectors(profile, path)
         self._source = source_of(profile, path, model)
-        self._onnx = weight_format(targets.onnx_precision) if targets.onnx else None
-        self._gguf = format_for(self._source, targets.gguf_precision) if targets.gguf else None
+        self._onnx = weight_format(precisions["onnx"] or "fp32") if "onnx" in precisions else None
+        self._gguf = format_for(self._source, precisions["gguf"]) if "gguf" in precisions else None
 
     @property
     def precision(self) -> str:
@@ -53,15 +53,15 @@ class Exports:
 
     def check(self, grid: SweepGrid) -> None:
         """Raise EdgeSkipError if an artifact of the grid cannot be, before the first one is exported."""
-        from edgeskip.exporters.draft_head import draft_tokens
-        from edgeskip.exporters.options import DraftRequest, settled
+        from edgeskip.exporters.draft import draft_tokens
+        from edgeskip.exporters.options import DraftRequest, resolve_draft
         from edgeskip.runtime.engines.onnxruntime.attention_limits import refuse_head_size
 
         if self._onnx is not None:
             refuse_head_size(self._source.decoder, skipped_of(self._profile))
         for layer, vocabulary in grid.artifacts:
             try:
-                settled(DraftRequest("early-exit", (layer,), vocabulary), self._profile)
+                resolve_draft(DraftRequest("early-exit", (layer,), vocabulary), self._profile)
             except EdgeSkipError as error:
                 line = str(error).replace("--exit-layer ", "--exit-layers ")  # export's is called otherwise
                 raise EdgeSkipError(line) from None
@@ -69,24 +69,21 @@ class Exports:
             draft_tokens(self._source, self._vectors, vocabulary)
 
     def export(self, exit_layer: int, vocabulary: int | None, folder: Path) -> Path:
-        """Write one artifact below `folder` and return what `edgeskip.load` takes."""
-        from edgeskip.exporters.gguf.export import export_gguf
-        from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
-        from edgeskip.exporters.options import DraftRequest, settled
+        """Writes one artifact below `folder` and returns what `edgeskip.load` takes."""
+        from edgeskip.exporters.gguf.target import GgufTarget
+        from edgeskip.exporters.job import export_job
+        from edgeskip.exporters.onnx.target import OnnxTarget
+        from edgeskip.exporters.options import DraftRequest, ExportPolicy, resolve_draft
+        from edgeskip.exporters.pipeline import run_job
 
         asked = DraftRequest("early-exit", (exit_layer,), vocabulary)
-        # All tokens are meant where no number is given, also for an exit that was trained for some.
-        request = replace(settled(asked, self._profile), vocabulary=vocabulary)
+        # All tokens are meant if no number is given, even for an exit that was trained for some.
+        draft = replace(resolve_draft(asked, self._profile), vocabulary=vocabulary)
+        output = folder if self._onnx is None else folder / "artifact"
+        target = GgufTarget(form=self._gguf) if self._onnx is None else OnnxTarget(self._onnx)
         policy = ExportPolicy(check=False)
-        if self._onnx is not None:
-            target = folder / "artifact"
-            export_onnx(self._source, self._profile, self._vectors, self._onnx, target, draft=request, policy=policy)
-            return target
-        assert self._gguf is not None
-        files = export_gguf(
-            self._source, self._profile, self._vectors, self._gguf, folder, draft=request, policy=policy
-        )
-        return files[0].path
+        job = export_job(self._source, self._profile, self._vectors, output, draft=draft, policy=policy)
+        return run_job(target, job)[0].path
 
     def write_best(self, best: SweepPoint, threads: int | None, provider: str) -> None:
         """Put the setting into the profile's file."""

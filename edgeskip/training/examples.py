@@ -52,7 +52,6 @@ class Encoder:
     """Texts → token ids as `edgeskip run` makes them, by the model's own tokenizer and chat template."""
 
     def __init__(self, source: ModelSource) -> None:
-        from edgeskip.exporters.draft_head import end_tokens
 
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -63,7 +62,7 @@ class Encoder:
             self.fast = source.encoder()  # as transformers wants it
             file = source.checkpoint.tokenizer.file
             self.template: ChatTemplate | None = read_chat_template(folder, settings, shown_as=file)
-        self.ends = tuple(end_tokens(source))
+        self.ends = tuple(source.end_tokens)
         self.vocab_size: int = source.decoder.config.vocab_size
 
     def prompt(self, text: str) -> tuple[int, ...]:

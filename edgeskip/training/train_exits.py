@@ -54,7 +54,6 @@ def train_exits(
     """
     import torch
 
-    from edgeskip.exporters.draft_head import end_tokens
     from edgeskip.models.torch_reference.exit_adapter import ExitAdapterModule
     from edgeskip.models.torch_reference.load import load_torch_model
     from edgeskip.profiles.draft_vocabulary import draft_vocabulary
@@ -66,7 +65,7 @@ def train_exits(
     config = source.decoder.config
     check_exits(exits.layers, config.num_blocks)
     if exits.vocabulary is not None:  # before hours of work, not after
-        draft_vocabulary(np.zeros(config.vocab_size, np.int64), exits.vocabulary, end_tokens(source))
+        draft_vocabulary(np.zeros(config.vocab_size, np.int64), exits.vocabulary, list(source.end_tokens))
     accelerator = accelerator_for(dtype)
     before = {"vectors": given.profile.vectors.sha256}
     settings = settings_of(source, data, policy, accelerator, method="exit-adapter", exits=exits, **before)

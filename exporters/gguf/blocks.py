@@ -1,4 +1,4 @@
-"""Weights in ggml's block types multiplied by a number through the blocks' own scales: nothing is quantised twice.
+"""Weights in ggml's block types multiplied by a number through the blocks' own scales: nothing is quantized twice.
 
 A block's weights are (sub-)scales times small integers (ggml-common.h), so multiplying its fp16 scales (and minima)
 multiplies the weights; each product is rounded to fp16 once, a relative error of at most 2^-11 above fp16's smallest

@@ -1,4 +1,4 @@
-"""A copy of a GGUF with every quantised tensor widened, so that llama.cpp does not run it with 8-bit activations.
+"""A copy of a GGUF without quantized tensors, so that llama.cpp does not run it with 8-bit activations.
 
 Those hide small mistakes in folding; the copy shows what the stored blocks themselves say.
 """
@@ -20,22 +20,24 @@ from edgeskip.exporters.gguf.write import write_gguf
 from edgeskip.models.decoder import Float32, QuantizedBlocks, Tensor
 
 ARCHITECTURE = "general.architecture"
-_WIDENED = {"F32": "F32", "BF16": "F32"}  # everything else: F16
+_COPIED_AS = {"F32": "F32", "BF16": "F32"}  # everything else: F16
 
 
-def widen(path: Path, target: Path) -> None:
-    """Writes the copy of `path` at `target`, with the same metadata: blocks become F16, floats keep their type but
-    BF16, which would make llama.cpp round activations to it, and becomes F32."""
+def write_dequantized(path: Path, target: Path) -> None:
+    """Write the copy of `path` to `target`, with the same metadata.
+
+    Blocks become F16. Floats keep their type, except BF16, which would make llama.cpp round activations to it: F32.
+    """
     header = read_gguf_header(path)
     metadata = {key: Value(value, *header.types[key]) for key, value in header.metadata.items() if key != ARCHITECTURE}
     tensors = [NamedTensor(stored.name, _lazy(path, stored)) for stored in header.tensors.values()]
-    as_stored = GgufFormat("widened", None, file_type=0)
+    as_stored = GgufFormat("dequantized", None, file_type=0)
     write_gguf(target, header.metadata[ARCHITECTURE], metadata, tensors, as_stored)
     seal_gguf(target)
 
 
 def _lazy(path: Path, stored: GgufTensor) -> Tensor:
-    """The stored tensor as one of the type that it is widened to."""
+    """Return the stored tensor in the copy's type."""
 
     def read() -> Float32:
         from gguf.quants import dequantize
@@ -45,5 +47,5 @@ def _lazy(path: Path, stored: GgufTensor) -> Tensor:
         raw = np.memmap(path, np.uint8, "c", stored.offset, layout)
         return np.ascontiguousarray(dequantize(raw, stored.type), dtype=np.float32).view(np.ndarray)
 
-    kind = _WIDENED.get(stored.type.name, "F16")
+    kind = _COPIED_AS.get(stored.type.name, "F16")
     return Tensor(stored.name, stored.shape, read, QuantizedBlocks(kind, lambda: encode(read(), kind)))

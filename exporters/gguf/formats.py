@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 KEEP = "keep"
 # Types in which the gguf package loses little or nothing.
 _BY_GGUF = ("F32", "F16", "BF16", "Q8_0")
-# Mixtures of types that llama.cpp's own quantiser chooses tensor by tensor. Unlike the gguf package it weighs an error
+# Mixtures of types that llama.cpp's own quantizer chooses tensor by tensor. Unlike the gguf package it weighs an error
 # by how much its input matters, which takes a third off the divergence (docs/lab-notebook.md).
 _LEGACY = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")
 _K_QUANTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")
@@ -30,7 +30,7 @@ PRECISIONS = (KEEP, *(name.lower() for name in (*_BY_GGUF, *_BY_LLAMACPP)))
 class GgufFormat:
     """`name` as in file names (`Q4_1`); `kind` the type that the gguf package gives the matrices, None = as stored.
 
-    `file_type` is `general.file_type`. `by_llamacpp`: the file is written as F16 and then quantised by llama.cpp.
+    `file_type` is `general.file_type`. `by_llamacpp`: the file is written as F16 and then quantized by llama.cpp.
     """
 
     name: str

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.exporters.draft_head import DraftHead
+from edgeskip.exporters.draft import DraftHead
 from edgeskip.runtime.engines.llamacpp.trimmed_head import EPS
 
 

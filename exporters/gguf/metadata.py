@@ -19,8 +19,8 @@ from edgeskip.models.readers.gguf_tokenizer import build_tokenizer
 if TYPE_CHECKING:
     from edgeskip.models.source import ModelSource
 
-STUB_WIDTH = 32  # of a stub FFN: one block of every legacy quantisation
-_QUANTISATION_VERSION = 2  # GGML_QNT_VERSION
+STUB_WIDTH = 32  # of a stub FFN: one block of every legacy quantization
+_QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 # Said anew by every file.
 _OWN_KEYS = ("general.architecture", "general.file_type", "general.quantization_version", "general.alignment")
 
@@ -49,7 +49,7 @@ def file_metadata(
     return {
         **general,
         "general.file_type": Value(file_type),
-        "general.quantization_version": Value(_QUANTISATION_VERSION),
+        "general.quantization_version": Value(_QUANTIZATION_VERSION),
         **{f"{layout.architecture}.{key}": Value(value) for key, value in shape.items()},
         **others,
         **{key: Value(value) for key, value in manifest.items()},

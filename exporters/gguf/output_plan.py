@@ -1,5 +1,5 @@
-"""Which files an export consists of: a model, the halves of an early exit, or a model and another beside it, that
-drafts for it or takes over while decoding. Names and decoders; nothing is written here."""
+"""Which files an export consists of: a model, the halves of an early exit, or a model and another beside it that drafts
+for it or takes over while decoding. Names and decoders; nothing is written here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeskip.artifacts.gguf.manifest import Part
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.draft_head import ChosenHead, DraftHead, chosen_head, draft_head, draft_tokens
-from edgeskip.exporters.exit_block import exit_block
+from edgeskip.exporters.draft import ExitDraft, exit_draft
 from edgeskip.exporters.gguf.blocks import FLOATS, encode
 from edgeskip.exporters.gguf.layout import Layout, lay_out, lay_out_pair
 from edgeskip.exporters.gguf.naming import decode_file_name, file_name, head_file_name
@@ -22,47 +23,51 @@ from edgeskip.exporters.provenance import plan_summary
 from edgeskip.exporters.split import check_exit_layer
 from edgeskip.models.decoder import Attention, Decoder, FeedForward, Linear, Norm, QuantizedBlocks, Tensor
 from edgeskip.planning.decode_plan import decode_plan, decode_profile
-from edgeskip.planning.planner import resolve
 from edgeskip.profiles.exit_adapter import ExitAdapter
 
 if TYPE_CHECKING:
-    from edgeskip.core.plan import Plan
     from edgeskip.exporters.gguf.formats import GgufFormat
+    from edgeskip.exporters.job import ExportJob
     from edgeskip.exporters.options import DraftRequest
     from edgeskip.models.source import ModelSource
     from edgeskip.profiles.schema import Profile
-    from edgeskip.profiles.vectors import Vectors
 
 
 @dataclass(frozen=True)
-class Exit:
-    """The early exit of a pair; `head` holds what was `chosen` for it, and its block is the first file's last.
+class PairExit:
+    """The early exit of a pair; `draft`'s block is the first file's last. `norm` is the model's final one."""
 
-    `norm` is the model's final one.
-    """
-
-    layer: int
-    head: DraftHead
-    chosen: ChosenHead
+    draft: ExitDraft
     norm: Norm
 
     @property
+    def layer(self) -> int:
+        return self.draft.layer
+
+    @property
     def alone(self) -> ExitAdapter | None:
-        """What the first file by itself has between its exit state and its logits, None = the model's norm and head. A
-        map is not in it where the head is trimmed."""
-        adapter = self.chosen.adapter
+        """What the first file by itself has between exit state and logits; None = the model's norm and head.
+
+        A map is not in it if the head is trimmed.
+        """
+        adapter = self.draft.chosen.adapter
         if self.own_head is not None or adapter is None:
             return adapter
         return ExitAdapter(np.diag(self.norm.weight.read()), adapter.block) if adapter.block else None
 
     @property
     def own_head(self) -> Linear | None:
-        """The head that the first file has besides the model's: the whole vocabulary's, through the map."""
-        return self.head.head if self.head.tokens is None else None
+        """The head that the first file has apart from the model's: the whole vocabulary's, through the map."""
+        return self.draft.head.head if self.tokens is None else None
+
+    @property
+    def tokens(self) -> NDArray[np.int64] | None:
+        """Ids int64 [V'] of a trimmed head's rows; None = all tokens."""
+        return self.draft.head.tokens
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputFile:
     """A decoder that becomes one file; `profile` and `plan` say what is skipped in it."""
 
     part: Part
@@ -72,72 +77,63 @@ class Output:
     layout: Layout
 
 
-def output_paths(
-    source: ModelSource,
-    profile: Profile,
-    form: GgufFormat,
-    output: Path,
-    draft: DraftRequest | None,
-    *,
-    online: bool = False,
-) -> list[Path]:
-    """The files that an export to `output` writes: a name ending in .gguf, or a folder that gets the ecosystem's names.
+def output_paths(job: ExportJob, form: GgufFormat) -> list[Path]:
+    """Return the files that a job writes: a name ending in .gguf, or a folder that gets the ecosystem's names.
 
-    Of an early exit the first part, the rest and, where the head is trimmed, the file that holds it; with a skip-plan
-    the dense model and its draft; `online`, the model and the one that takes over while decoding. EdgeSkipError for a
-    draft without a folder.
+    An early exit has the first part, the rest and, if the head is trimmed, the file that holds it; a skip-plan the
+    dense model and its draft; online skipping the model and the one that takes over while decoding.
+
+    Raises:
+        EdgeSkipError: If a draft has no folder.
     """
-    if online:
-        (whole,) = output_paths(source, profile, form, output, None)
-        return [whole, whole.with_name(decode_file_name(whole.name))]
-    if output.suffix.lower() == ".gguf" and not output.is_dir():
-        if draft is not None:
-            what = "an early exit" if draft.kind == "early-exit" else "a model with its draft"
-            raise EdgeSkipError(f"{what} is two files: give -o a folder, not {output}")
-        return [output]
-    summary = plan_summary(profile)
+    output, profile, draft = job.output, job.profile, job.draft
+    is_file = output.suffix.lower() == ".gguf" and not output.is_dir()
+    if is_file and draft is not None:
+        what = "an early exit" if draft.kind == "early-exit" else "a model with its draft"
+        raise EdgeSkipError(f"{what} is two files: give -o a folder, not {output}")
+
+    def name(planned: Profile, exit_layer: int | None = None, part: Part = "whole") -> str:
+        return file_name(job.source.name, plan_summary(planned), form.name, exit_layer=exit_layer, part=part)
+
     if draft is None:
-        return [output / file_name(source.name, summary, form.name)]
+        whole = output if is_file else output / name(profile)
+        return [whole] if job.online is None else [whole, whole.with_name(decode_file_name(whole.name))]
     if draft.kind == "skip-plan":
-        return [output / file_name(source.name, plan_summary(one), form.name) for one in (_dense(profile), profile)]
+        return [output / name(planned) for planned in (_dense(profile), profile)]
     layer = _layer_of(draft)
-    parts: tuple[Part, ...] = ("first", "rest")
-    names = [file_name(source.name, summary, form.name, exit_layer=layer, part=part) for part in parts]
+    names = [name(profile, layer, "first"), name(profile, layer, "rest")]
     if draft.vocabulary is not None:
         names.append(head_file_name(names[0]))
-    return [output / name for name in names]
+    return [output / each for each in names]
 
 
-def outputs_of(
-    source: ModelSource,
-    profile: Profile,
-    vectors: Vectors | None,
-    draft: DraftRequest | None,
-    *,
-    online: bool = False,
-) -> tuple[list[Output], Exit | None]:
-    """The GGUF files and, of a pair, its exit. EdgeSkipError where llama.cpp or the profile lacks something.
+def plan_outputs(job: ExportJob) -> tuple[list[OutputFile], PairExit | None]:
+    """Return the GGUF files of a job and, of a pair, its exit.
 
-    Where llama.cpp has no architecture for the first half's stub, the first part is alone.
+    If llama.cpp has no architecture for the first half's stub, the first part is alone.
+
+    Raises:
+        EdgeSkipError: If llama.cpp or the profile lacks something.
     """
-    if online:
-        return _with_decode(source, profile, vectors), None
+    source, draft = job.source, job.draft
+    if job.online is not None:
+        return _with_decode(job), None
     if draft is None:
-        return [_whole(source, profile, vectors)], None
+        return [_whole(source, job.profile, job.plan)], None
     if draft.kind == "skip-plan":
-        return [_whole(source, one, vectors) for one in (_dense(profile), profile)], None
+        dense = _whole(source, _dense(job.profile), Plan(job.plan.num_blocks))
+        return [dense, _whole(source, job.profile, job.plan)], None
     layer = _layer_of(draft)
     check_exit_layer(layer, source.decoder.config.num_blocks)
-    plan = resolve(profile, vectors)
+    profile, plan = job.profile, job.plan
     baked = bake(source.decoder, plan)
-    chosen, kept = chosen_head(profile, vectors, layer), _kept_kind(baked.embedding)
-    exit_map = chosen.adapter.map if chosen.adapter else None
+    kept = _kept_kind(baked.embedding)
     rest = rest_part(baked, layer)
-    block = exit_block(source, chosen.adapter, plan, layer)
-    head = draft_head(baked, exit_map, draft_tokens(source, vectors, draft.vocabulary), fold=True, block=block)
+    found = exit_draft(job, baked, layer, fold=True)
     # The stream at the exit is scaled as the next sublayer reads it (bake).
-    norm = replace(head.norm, eps=rest.sublayers[0].norm.eps)
-    cut = Exit(layer, replace(head, norm=norm), chosen, source.decoder.norm)
+    norm = replace(found.head.norm, eps=rest.sublayers[0].norm.eps)
+    cut = PairExit(replace(found, head=replace(found.head, norm=norm)), source.decoder.norm)
+    block = found.head.block
     first = first_part(baked, layer, _block_stored_as(*block, kept) if block else ())
     if cut.own_head is not None:
         first = replace(first, norm=norm, head=_stored_as(cut.own_head, kept))
@@ -149,12 +145,17 @@ def outputs_of(
                 f"llama.cpp has no architecture for both halves of {source.decoder.config.family}, and only a pair "
                 "drafts with a trimmed head: leave --draft-vocab out"
             ) from None
-        return [Output("first", profile, plan, first, _alone(first, layer, own_block=block is not None))], cut
-    return [Output("first", profile, plan, first, layouts[0]), Output("rest", profile, plan, rest, layouts[1])], cut
+        layout = _layout_alone(first, layer, own_block=block is not None)
+        return [OutputFile("first", profile, plan, first, layout)], cut
+    parts: tuple[tuple[Part, Decoder], ...] = (("first", first), ("rest", rest))
+    files = [
+        OutputFile(part, profile, plan, decoder, layout) for (part, decoder), layout in zip(parts, layouts, strict=True)
+    ]
+    return files, cut
 
 
-def _alone(first: Decoder, layer: int, *, own_block: bool) -> Layout:
-    """The layout of a first part without its rest."""
+def _layout_alone(first: Decoder, layer: int, *, own_block: bool) -> Layout:
+    """Return the layout of a first part without its rest."""
     try:
         return lay_out(first)
     except EdgeSkipError:
@@ -166,19 +167,18 @@ def _alone(first: Decoder, layer: int, *, own_block: bool) -> Layout:
         ) from None
 
 
-def _whole(source: ModelSource, profile: Profile, vectors: Vectors | None) -> Output:
-    plan = resolve(profile, vectors)
+def _whole(source: ModelSource, profile: Profile, plan: Plan) -> OutputFile:
     baked = bake(source.decoder, plan)
-    return Output("whole", profile, plan, baked, lay_out(baked))
+    return OutputFile("whole", profile, plan, baked, lay_out(baked))
 
 
-def _with_decode(source: ModelSource, profile: Profile, vectors: Vectors | None) -> list[Output]:
-    plan, fewer = resolve(profile, vectors), decode_plan(profile, vectors)
-    baked, decoding = bake(source.decoder, plan), bake(source.decoder, fewer)
-    first, second = lay_out_pair(baked, decoding)
+def _with_decode(job: ExportJob) -> list[OutputFile]:
+    decoding = decode_plan(job.profile, job.plan)
+    whole, fewer = bake(job.source.decoder, job.plan), bake(job.source.decoder, decoding)
+    first, second = lay_out_pair(whole, fewer)
     return [
-        Output("whole", profile, plan, baked, first),
-        Output("whole", decode_profile(profile), fewer, decoding, second),
+        OutputFile("whole", job.profile, job.plan, whole, first),
+        OutputFile("whole", decode_profile(job.profile), decoding, fewer, second),
     ]
 
 
@@ -189,7 +189,7 @@ def _dense(profile: Profile) -> Profile:
 def _layer_of(draft: DraftRequest) -> int:
     if len(draft.exit_layers) != 1:
         names = ",".join(map(str, draft.exit_layers))
-        raise EdgeSkipError(f"--exit-layer {names}: a GGUF pair has one exit, name one (several are for onnx)")
+        raise EdgeSkipError(f"--exit-layer {names}: a GGUF pair has one exit; name one (several need onnx)")
     return draft.exit_layers[0]
 
 

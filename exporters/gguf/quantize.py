@@ -1,4 +1,4 @@
-"""llama.cpp's own quantiser, run as `python -m edgeskip.exporters.gguf.quantize` with the arguments of `_main`.
+"""llama.cpp's own quantizer, run as `python -m edgeskip.exporters.gguf.quantize` with the arguments of `_main`.
 
 A failed assertion in it ends the process it runs in, and it prints what it does, so it gets one.
 """
@@ -22,13 +22,13 @@ from edgeskip.runtime.engines.llamacpp.library import llama, too_old
 _ENTRY = "llama_model_imatrix_data"
 
 
-def check_quantiser() -> None:
+def check_quantizer() -> None:
     """EdgeSkipError where llama-cpp-python is missing, or too old to be given importances."""
     if not hasattr(llama(), _ENTRY):
         raise too_old(_ENTRY)
 
 
-def quantise(
+def quantize_file(
     source: Path,
     target: Path,
     file_type: int,
@@ -36,14 +36,14 @@ def quantise(
     *,
     embedding_type: int | None = None,
 ) -> None:
-    """Quantises the F16 GGUF `source` to `target`; `file_type` is a llama_ftype (llama.h), as `general.file_type`.
+    """Quantizes the F16 GGUF `source` to `target`; `file_type` is a llama_ftype (llama.h), as `general.file_type`.
 
     `importance`: tensor name → mean square of each input [in], what llama.cpp calls an importance matrix; a tensor
     without one has its own error minimised. `embedding_type`: ggml's type for the embedding, None = llama.cpp's
     choice. EdgeSkipError where llama.cpp refuses.
     """
-    check_quantiser()
-    with tempfile.TemporaryDirectory(prefix="edgeskip-quantise-") as scratch:
+    check_quantizer()
+    with tempfile.TemporaryDirectory(prefix="edgeskip-quantize-") as scratch:
         entries = Path(scratch) / "importance.npz"
         np.savez(entries, **importance)  # type: ignore[arg-type]
         # -P: nothing that lies in the current folder is imported.
@@ -53,10 +53,10 @@ def quantise(
         watch = MemoryWatch()
         result = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if signal_name(result.returncode) is not None:
-        raise EdgeSkipError(f"llama.cpp's quantiser {how_it_ended(result.returncode, watch)}")
+        raise EdgeSkipError(f"llama.cpp's quantizer {how_it_ended(result.returncode, watch)}")
     if result.returncode or not target.is_file():
         lines = [line for line in result.stderr.strip().splitlines() if line.strip()] or ["no message"]
-        raise EdgeSkipError(f"llama.cpp cannot quantise this model: {lines[-1]}: choose another --precision")
+        raise EdgeSkipError(f"llama.cpp cannot quantize this model: {lines[-1]}: choose another --precision")
 
 
 def _main(source: str, target: str, file_type: str, importance: str, embedding_type: str | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from edgeskip.exporters.gguf.formats import GgufFormat
 from edgeskip.exporters.gguf.metadata import Value
 from edgeskip.exporters.gguf.tensors import NamedTensor, stored_bytes
+from edgeskip.exporters.job import StepCallback, no_step
 
 
 def write_gguf(
@@ -21,9 +22,9 @@ def write_gguf(
     tensors: list[NamedTensor],
     form: GgufFormat,
     *,
-    progress: Callable[[str], None] = lambda _: None,
+    step: StepCallback = no_step,
 ) -> None:
-    """Writes the file at `path`; `progress` is called with the name of each block as it begins."""
+    """Writes the file at `path`; `step` is called with the name of each block as it begins."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
     kinds = [form.kind_of(named.tensor) for named in tensors]
@@ -49,7 +50,7 @@ def write_gguf(
         for named, kind in zip(tensors, kinds, strict=True):
             if (begun := ".".join(named.name.split(".")[:2])) != part and named.name.startswith("blk."):
                 part = begun
-                progress(part)
+                step(part)
             writer.write_tensor_data(stored_bytes(named, kind, keep=form.kind is None))
     finally:
         writer.close()

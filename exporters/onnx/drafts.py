@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from edgeskip.artifacts.manifest import DraftRecord, ExitRecord, GraphRecord
 from edgeskip.core.plan import Plan
-from edgeskip.exporters.draft_head import PLAIN, ChosenHead, DraftHead
+from edgeskip.exporters.draft import ExitDraft
+from edgeskip.exporters.job import StepCallback, no_step
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import DATA_FILE, MODEL_FILE, graph_record, write_graph
-from edgeskip.exporters.onnx.segment import Progress, Segment
+from edgeskip.exporters.onnx.segment import Segment
 from edgeskip.exporters.onnx.weights import WeightFile
 from edgeskip.exporters.split import parts_of
 from edgeskip.models.decoder import Decoder
@@ -25,22 +26,13 @@ GENAI_DRAFT_FILE = "draft-genai.onnx"
 TOKENS_FILE = "draft_tokens.npy"
 
 
-@dataclass(frozen=True)
-class Exit:
-    """An exit after the model's first `layer` blocks; `head` holds what was `chosen` for it."""
-
-    layer: int
-    head: DraftHead
-    chosen: ChosenHead = PLAIN
-
-
 def lower_early_exit(
     decoder: Decoder,
     form: WeightFormat,
     folder: Path,
-    exits: Sequence[Exit],
+    exits: Sequence[ExitDraft],
     *,
-    progress: Progress = lambda _: None,
+    step: StepCallback = no_step,
 ) -> tuple[GraphRecord, DraftRecord]:
     """Writes the whole model as `lower` does and, over the same weights, the graphs that `exits` (shallow first) cut
     it into: `draft.onnx`, `draft-E.onnx` for each deeper exit and `verify.onnx` for the rest.
@@ -56,8 +48,8 @@ def lower_early_exit(
     """
     parts = parts_of(decoder, [cut.layer for cut in exits])
     with WeightFile(folder, DATA_FILE) as weights:
-        whole = write_graph(weights, decoder, Segment(decoder.sublayers), form, folder / MODEL_FILE, progress)
-        progress("draft")
+        whole = write_graph(weights, decoder, Segment(decoder.sublayers), form, folder / MODEL_FILE, step)
+        step("draft")
         write_graph(weights, decoder, Segment(decoder.sublayers, every_position=True), form, folder / GENAI_FILE)
         records = []
         for number, cut in enumerate(exits):
@@ -107,7 +99,7 @@ def genai_graphs(graph: GraphRecord, draft: DraftRecord) -> tuple[GraphRecord, G
 
 
 def lower_skip_plan(
-    decoder: Decoder, plan: Plan, form: WeightFormat, folder: Path, *, progress: Progress = lambda _: None
+    decoder: Decoder, plan: Plan, form: WeightFormat, folder: Path, *, step: StepCallback = no_step
 ) -> GraphRecord:
     """Writes the dense `decoder` with what `plan` skips in gates, and the skipped model alone over the same weights.
 
@@ -118,8 +110,8 @@ def lower_skip_plan(
     skips = {skip.sublayer: skip for skip in plan.skips}
     gated = Segment(decoder.sublayers, skips=skips, gated=True)
     with WeightFile(folder, DATA_FILE) as weights:
-        caches = write_graph(weights, decoder, gated, form, folder / MODEL_FILE, progress)
-        progress("draft")
+        caches = write_graph(weights, decoder, gated, form, folder / MODEL_FILE, step)
+        step("draft")
         write_graph(weights, decoder, Segment(decoder.sublayers, every_position=True), form, folder / GENAI_FILE)
         write_graph(weights, decoder, replace(gated, gated=False), form, folder / DRAFT_FILE)
     return graph_record(decoder, form, caches)

@@ -19,8 +19,10 @@ from edgeskip.artifacts.manifest import Precision
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.importance import HEAD_WEIGHT, Importance
 from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder
-from edgeskip.exporters.onnx.quantize import Quantised, quantise
+from edgeskip.exporters.onnx.quantize import Quantized, quantize
 from edgeskip.models.decoder import Linear, Tensor
+
+_ALIASES = {"f32": "fp32", "f16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class WeightFormat:
     importance: Importance = field(default_factory=dict, repr=False)
 
     @property
-    def quantised(self) -> bool:
+    def quantized(self) -> bool:
         return self.precision == "int4"
 
     @property
@@ -48,8 +50,8 @@ class WeightFormat:
         return np.float16 if self.precision == "fp16" else np.float32
 
     def record(self) -> dict[str, str | int | bool]:
-        """For the manifest; empty where nothing is quantised."""
-        if not self.quantised:
+        """For the manifest; empty where nothing is quantized."""
+        if not self.quantized:
             return {}
         return {
             "method": "least squares, weighted by input mean squares" if self.importance else "least squares",
@@ -66,7 +68,12 @@ class WeightFormat:
 def weight_format(
     precision: str, *, block_size: int = 64, symmetric: bool = False, head_bits: int = 4, accuracy_level: int = 4
 ) -> WeightFormat:
-    """The format for words and numbers a user gave; EdgeSkipError names the choices."""
+    """Return the format for the words and numbers that a user gave; `f32` and `f16` are other names of `fp32`, `fp16`.
+
+    Raises:
+        EdgeSkipError: If one is not among the choices.
+    """
+    precision = _ALIASES.get(precision, precision)
     if precision not in get_args(Precision):
         raise EdgeSkipError(f"--precision {precision} is unknown: choose one of {', '.join(get_args(Precision))}")
     for name, value, choices in (
@@ -105,9 +112,9 @@ def stacked(linears: list[Linear]) -> Linear:
 def linear(
     graph: GraphBuilder, form: WeightFormat, x: ir.Value, weights: Linear, name: str, *, bits: int = 4
 ) -> ir.Value:
-    """y = W·x (+ bias) in the given format; `bits` is the width of quantised weights."""
-    if form.quantised:
-        packed = _quantised(form, weights.weight, weights.weight.name, bits)
+    """y = W·x (+ bias) in the given format; `bits` is the width of quantized weights."""
+    if form.quantized:
+        packed = _quantized(form, weights.weight, weights.weight.name, bits)
         table = graph.weight(f"{name}.weight", lambda: packed().blocks)
         y = _matmul_nbits(graph, form, x, [table, *_grid(graph, form, name, packed)], weights.weight.shape, bits, name)
     else:
@@ -119,16 +126,16 @@ def linear(
 
 
 def vector(graph: GraphBuilder, form: WeightFormat, name: str, weight: Tensor) -> ir.Value:
-    """A bias or a norm's weight, which is never quantised."""
+    """A bias or a norm's weight, which is never quantized."""
     return graph.weight(name, lambda: form.cast(weight.read()))
 
 
-def _quantised(form: WeightFormat, weight: Tensor, name: str, bits: int) -> Callable[[], Quantised]:
-    """Quantises when it is first asked: not at all where another graph wrote the same weight."""
+def _quantized(form: WeightFormat, weight: Tensor, name: str, bits: int) -> Callable[[], Quantized]:
+    """Quantizes when it is first asked: not at all where another graph wrote the same weight."""
 
     @cache
-    def packed() -> Quantised:
-        return quantise(
+    def packed() -> Quantized:
+        return quantize(
             weight.read(),
             bits=bits,
             block_size=form.block_size,
@@ -139,7 +146,7 @@ def _quantised(form: WeightFormat, weight: Tensor, name: str, bits: int) -> Call
     return packed
 
 
-def _grid(graph: GraphBuilder, form: WeightFormat, name: str, packed: Callable[[], Quantised]) -> list[ir.Value]:
+def _grid(graph: GraphBuilder, form: WeightFormat, name: str, packed: Callable[[], Quantized]) -> list[ir.Value]:
     """Scales and, where there are any, zero points."""
 
     def zero_points() -> NDArray[np.uint8]:
@@ -178,9 +185,9 @@ def _table(
 ) -> tuple[ir.TensorProtocol, list[ir.Value]]:
     """The embedding as it is stored, and its grid. Rounding errors of a `tied` one, which the head reads too, weigh
     what they do to the logits; what is only looked up has no inputs to weigh."""
-    if not form.quantised:
+    if not form.quantized:
         return graph.weights.once(f"{name}.weight", lambda: form.cast(weight.read())), []
-    packed = _quantised(form, weight, HEAD_WEIGHT if tied else weight.name, form.head_bits)
+    packed = _quantized(form, weight, HEAD_WEIGHT if tied else weight.name, form.head_bits)
     stored = graph.weights.once(f"{name}.weight", lambda: packed().blocks.reshape(weight.shape[0], -1))
     return stored, _grid(graph, form, name, packed)
 
@@ -191,7 +198,7 @@ def embedding(
     """Rows of the table [V, d] for int64 `ids` [b, n] → [b, n, d]; `tied`: the head reads the table too."""
     stored, grid = _table(graph, form, weight, name, tied=tied)
     table = graph.reference(stored)
-    if not form.quantised:
+    if not form.quantized:
         return graph.op("Gather", [table, ids], name, axis=0)
     return graph.op(
         "GatherBlockQuantized",
@@ -208,7 +215,7 @@ def embedding(
 def tied_head(graph: GraphBuilder, form: WeightFormat, x: ir.Value, weight: Tensor, table: str, name: str) -> ir.Value:
     """Logits [b, k, V] from the bytes of the embedding [V, d] that goes by the name `table`."""
     stored, grid = _table(graph, form, weight, table, tied=True)
-    if form.quantised:
+    if form.quantized:
         vocabulary, width = weight.shape
         blob = (vocabulary, width // form.block_size, form.block_size * form.head_bits // 8)
         rows = graph.reference(graph.weights.alias(f"{name}.weight", stored, blob))

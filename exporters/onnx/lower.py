@@ -8,9 +8,10 @@ from typing import Literal
 
 from edgeskip.artifacts.manifest import GraphRecord
 from edgeskip.core.sublayers import Sublayer
+from edgeskip.exporters.job import StepCallback, no_step
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.graph import GraphBuilder
-from edgeskip.exporters.onnx.segment import Progress, Segment, lower_segment
+from edgeskip.exporters.onnx.segment import Segment, lower_segment
 from edgeskip.exporters.onnx.weights import WeightFile
 from edgeskip.models.decoder import Decoder
 
@@ -24,7 +25,7 @@ def lower(
     folder: Path,
     *,
     online: Collection[Sublayer] = (),
-    progress: Progress = lambda _: None,
+    step: StepCallback = no_step,
 ) -> GraphRecord:
     """Writes the graph of `decoder` into `folder` and returns what an engine must know of it.
 
@@ -32,12 +33,12 @@ def lower(
     [batch, kv_heads, past, head_dim]; logits_to_keep int64 [1], which the runtime makes an input: the last k
     positions' logits, 0 = all; position_ids, which nothing reads (`runtime.engines.onnxruntime.runtime_graph`).
     Outputs: logits [batch, k, V], present.N.{key,value}. N counts the kept attention sublayers.
-    `online`: these FFNs may be left out and are measured, through the optional inputs of `exporters.onnx.online`.
-    `progress` is told the name of every sublayer as it is written.
+    `online`: these FFNs may be left out and are measured, through the optional inputs of `exporters.onnx.gates`.
+    `step` is called with the name of every sublayer as it is written.
     """
     segment = Segment(decoder.sublayers, online=online)
     with WeightFile(folder, DATA_FILE) as weights:
-        caches = write_graph(weights, decoder, segment, form, folder / MODEL_FILE, progress)
+        caches = write_graph(weights, decoder, segment, form, folder / MODEL_FILE, step)
     return graph_record(decoder, form, caches)
 
 
@@ -47,11 +48,11 @@ def write_graph(
     segment: Segment,
     form: WeightFormat,
     path: Path,
-    progress: Progress = lambda _: None,
+    step: StepCallback = no_step,
 ) -> int:
     """Writes one graph over `weights`; returns how many KV caches it has."""
     graph = GraphBuilder(weights)
-    caches = lower_segment(graph, decoder, segment, form, progress=progress)
+    caches = lower_segment(graph, decoder, segment, form, step=step)
     graph.save(path, {"edgeskip.precision": form.precision})
     return caches
 

@@ -1,4 +1,4 @@
-"""Block-wise integer quantisation of a weight matrix for MatMulNBits: chooses scales and zero points, packs bits."""
+"""Block-wise integer quantization of a weight matrix for MatMulNBits: chooses scales and zero points, packs bits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANGE_FACTORS = np.array([1.1, 1.05, 1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76], dt
 
 
 @dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """weight ≈ (q − zero_point)·scale per block along the input dimension K (MatMulNBits specification)."""
 
     blocks: NDArray[np.uint8]  # [N, K/block, block·bits/8], low-order values first
@@ -25,15 +25,15 @@ class Quantised:
     zero_points: NDArray[np.uint8] | None  # [N, ceil(K/block·bits/8)]; None = 2^(bits−1)
 
 
-def quantise(
+def quantize(
     weight: NDArray[np.float32],
     *,
     bits: int,
     block_size: int,
     symmetric: bool,
     importance: NDArray[np.float32] | None = None,
-) -> Quantised:
-    """Quantises `weight` [N, K] to `bits` (4 or 8) per value, minimising each block's squared error.
+) -> Quantized:
+    """Quantizes `weight` [N, K] to `bits` (4 or 8) per value, minimising each block's squared error.
 
     `importance` [K] weighs the columns' errors: with the mean square of each input it is the error of the output
     that is minimised (see `edgeskip.exporters.importance`). For every block a small grid of ranges is tried; each
@@ -53,18 +53,18 @@ def quantise(
     step = max(1, VALUES_AT_ONCE // columns)
     chunks = [weight[start : start + step] for start in range(0, rows, step)]
     with ThreadPoolExecutor(usable_cores()) as pool:  # numpy releases the lock
-        results = list(pool.map(lambda chunk: _quantise_rows(chunk, share, bits, symmetric), chunks))
+        results = list(pool.map(lambda chunk: _quantize_rows(chunk, share, bits, symmetric), chunks))
     values = np.concatenate([result[0] for result in results])
     scales = np.concatenate([result[1] for result in results])
     zeros = np.concatenate([result[2] for result in results])
-    return Quantised(
+    return Quantized(
         blocks=_pack(values, bits),
         scales=scales,
         zero_points=None if symmetric else _pack(zeros, bits),
     )
 
 
-def dequantise(packed: Quantised, *, bits: int, block_size: int) -> NDArray[np.float32]:
+def dequantize(packed: Quantized, *, bits: int, block_size: int) -> NDArray[np.float32]:
     """The weight [N, K] that the operators compute with."""
     values = _unpack(packed.blocks, bits)[..., :block_size].astype(np.float32)
     blocks = values.shape[1]
@@ -75,7 +75,7 @@ def dequantise(packed: Quantised, *, bits: int, block_size: int) -> NDArray[np.f
     return ((values - zeros[..., None]) * packed.scales[..., None]).reshape(values.shape[0], -1)
 
 
-def _quantise_rows(
+def _quantize_rows(
     weight: NDArray[np.float32], share: NDArray[np.float32], bits: int, symmetric: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
     """Values [n, B, block], scales [n, B] and zero points [n, B] of some rows; share [1, B, block]."""

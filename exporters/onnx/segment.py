@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from edgeskip.core.plan import Skip
 from edgeskip.core.sublayers import Sublayer
-from edgeskip.exporters.draft_head import DraftHead
+from edgeskip.exporters.draft import DraftHead
+from edgeskip.exporters.job import StepCallback, no_step
 from edgeskip.exporters.onnx.compensation import compensated
 from edgeskip.exporters.onnx.formats import WeightFormat, embedding, linear, stacked, tied_head, vector
+from edgeskip.exporters.onnx.gates import FfnGates
 from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder, int64
-from edgeskip.exporters.onnx.online import FfnGates
 from edgeskip.models.decoder import Attention, Decoder, FeedForward, Linear, Norm, Tensor
 from edgeskip.runtime.engines.onnxruntime.runtime_graph import (
     LEFT_PADDING,
@@ -26,7 +27,6 @@ from edgeskip.runtime.engines.onnxruntime.runtime_graph import (
     POSITIONS,
 )
 
-Progress = Callable[[str], None]
 TABLE, HEAD = "embedding", "lm_head"  # what their weights are called in every graph
 # Of an exit's block, its map and a trimmed head in int4: small matrices that all of the draft goes through. With 4 a
 # head of 8,192 tokens agrees 10 % less often, and is no faster.
@@ -63,13 +63,13 @@ def lower_segment(
     segment: Segment,
     form: WeightFormat,
     *,
-    progress: Progress = lambda _: None,
+    step: StepCallback = no_step,
 ) -> int:
     """Builds `segment` of `decoder` in `graph`; returns how many KV caches it has (`past_key_values.0` …).
 
-    `progress` is told the name of every sublayer as it is written.
+    `step` is called with the name of every sublayer as it is written.
     """
-    return _Lowering(graph, decoder, segment, form).run(progress)
+    return _Lowering(graph, decoder, segment, form).run(step)
 
 
 class _Lowering:
@@ -88,7 +88,7 @@ class _Lowering:
         self.pasts: dict[int, tuple[ir.Value, ir.Value]] = {}
         self._slice_ends: tuple[ir.Value, ir.Value] | None = None
 
-    def run(self, progress: Progress) -> int:
+    def run(self, step: StepCallback) -> int:
         graph, segment, config = self.graph, self.segment, self.decoder.config
         source = self._source()
         mask = graph.input("attention_mask", ir.DataType.INT64, ["batch", "total"])
@@ -108,22 +108,22 @@ class _Lowering:
             self.skip = graph.switch("skip", np.zeros(1, np.bool_))
         gates = sum(s.sublayer in segment.online for s in segment.sublayers)
         self.gates = FfnGates(graph, self.form, gates) if gates else None
-        self.stream = self._start(source, progress)
+        self.stream = self._start(source, step)
         if not attentions and not segment.exit_states:
             self.stream = self._last_positions(self.stream, "embedding")
         for skipped, group in groupby(segment.sublayers, lambda s: s.sublayer in segment.skips):
             sublayers = list(group)
             if skipped and segment.gated:
-                self._gate(sublayers, progress)
+                self._gate(sublayers, step)
             elif skipped:
                 self.stream, self.update = self._compensated(sublayers, self.stream, self.update, self.bias)
                 self.bias = None
             else:
-                presents = self._all(sublayers, progress)
+                presents = self._all(sublayers, step)
                 first = self.cache - len(presents) // 2
                 for n, pair in enumerate(zip(presents[::2], presents[1::2], strict=True)):
                     self._present(first + n, pair)
-        progress("head")
+        step("head")
         states = self._exit_block(*block) if block else None
         logits, columns = self._head()
         # Declared for the default. onnxruntime-genai reads one position as "prefill gives the last position only", and
@@ -149,23 +149,23 @@ class _Lowering:
         states: list[int | str] = ["batch", "sequence", self.decoder.config.hidden_size]
         return self.graph.input("hidden_states", self.form.activations, states)
 
-    def _start(self, source: ir.Value, progress: Progress) -> ir.Value:
+    def _start(self, source: ir.Value, step: StepCallback) -> ir.Value:
         """The residual stream before the first sublayer."""
         if not self.segment.from_ids:
             return source
         graph, form, decoder = self.graph, self.form, self.decoder
-        progress("embedding")
+        step("embedding")
         stream = embedding(graph, form, source, decoder.embedding, TABLE, tied=decoder.head is None)
         if decoder.embedding_bias is None:
             return stream
         bias = vector(graph, form, f"{TABLE}.bias", decoder.embedding_bias)
         return graph.op("Add", [stream, bias], f"{TABLE}/add")
 
-    def _all(self, sublayers: list[Attention | FeedForward], progress: Progress) -> list[ir.Value]:
+    def _all(self, sublayers: list[Attention | FeedForward], step: StepCallback) -> list[ir.Value]:
         """Appends the sublayers; the caches after them, key and value by turns."""
         presents: list[ir.Value] = []
         for sublayer in sublayers:
-            progress(str(sublayer.sublayer))
+            step(str(sublayer.sublayer))
             if isinstance(sublayer, Attention):
                 presents += self._attention(sublayer)
             else:
@@ -215,7 +215,7 @@ class _Lowering:
         padded = graph.op("Pad", [logits, graph.constant("one_column", int64(0, 0, 0, 0, 0, 1)), lowest], "pad")
         return graph.op("Gather", [padded, graph.weight("draft_columns", columns)], "widened", axis=2)
 
-    def _gate(self, sublayers: list[Attention | FeedForward], progress: Progress) -> None:
+    def _gate(self, sublayers: list[Attention | FeedForward], step: StepCallback) -> None:
         """An `If` around sublayers that a plan skips one after the other: their compensation where `skip` is true.
 
         Stream and update leave it apart, so that what follows still adds and normalises in one operator. The caches of
@@ -227,7 +227,7 @@ class _Lowering:
         presents: list[ir.Value] = []
 
         def dense() -> list[ir.Value]:
-            presents[:] = self._all(sublayers, progress)
+            presents[:] = self._all(sublayers, step)
             update = self.update
             assert update is not None
             if self.bias is not None:

@@ -9,8 +9,7 @@ from typing import Any
 import gguf
 from random_profiles import random_profile
 
-from edgeskip.exporters.onnx.export import ExportPolicy
-from edgeskip.exporters.options import DraftRequest
+from edgeskip.exporters.options import DraftRequest, ExportPolicy
 from edgeskip.models.source import ModelSource
 from edgeskip.profiles.schema import Profile
 from edgeskip.profiles.vectors import Vectors

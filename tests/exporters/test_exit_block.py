@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 import pytest
 from exit_adapters import adapted_profile, drafting_model, random_adapter
+from exports import export_onnx
 from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, torch_logits
 
-import edgeskip.exporters.exit_block as module
+import edgeskip.exporters.draft as module
 from edgeskip.artifacts.manifest import Manifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Plan
-from edgeskip.exporters.exit_block import exit_block
-from edgeskip.exporters.onnx.export import export_onnx
+from edgeskip.exporters.draft import exit_block
 from edgeskip.exporters.onnx.formats import weight_format
 from edgeskip.exporters.options import DraftRequest
 from edgeskip.models.torch_reference.skipping import skipped

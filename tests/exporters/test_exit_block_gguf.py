@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from exit_adapters import adapted_profile, drafting_model, random_adapter
+from exports import export_gguf
 from gguf_exports import UNCHECKED, engine_over, kinds_of
 from talking_gguf import talking_gguf
 from tiny_gguf import Kind
@@ -19,10 +20,9 @@ from variants import SKIPPED, TOKENS, VARIANTS, Case, case_of, in_steps, torch_l
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.metrics import compare_logits as compare
-from edgeskip.exporters.gguf.export import GgufFile, export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.onnx.export import ExportPolicy
-from edgeskip.exporters.options import DraftRequest
+from edgeskip.exporters.job import ExportResult
+from edgeskip.exporters.options import DraftRequest, ExportPolicy
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.models.torch_reference.skipping import skipped
 from edgeskip.planning.planner import resolve
@@ -49,7 +49,7 @@ def exported(
     vocabulary: int | None = None,
     precision: str = "f32",
     policy: ExportPolicy = CHECKED,
-) -> list[GgufFile]:
+) -> list[ExportResult]:
     profile, vectors = adapted_profile(source, out.with_suffix(".json"), {layer: adapter}, skip)
     draft = DraftRequest("early-exit", (layer,), vocabulary)
     form = gguf_format(precision, source.checkpoint.gguf)
@@ -82,7 +82,7 @@ def drafted(engine: LlamaCppSplitEngine) -> Any:
     return rows
 
 
-def opened(file: GgufFile) -> LlamaCppSplitEngine:
+def opened(file: ExportResult) -> LlamaCppSplitEngine:
     engine = open_artifact(file.path, threads=1).engine
     assert isinstance(engine, LlamaCppSplitEngine)
     return engine
@@ -179,7 +179,7 @@ def test_a_long_prompt_comes_in_batches(tmp_path: Path) -> None:
 
 
 def test_kept_blocks_and_llamacpps_mixtures(tmp_path: Path) -> None:
-    """Beside kept blocks the adapter's matrices are Q8_0; llama.cpp's quantiser chooses by itself."""
+    """Beside kept blocks the adapter's matrices are Q8_0; llama.cpp's quantizer chooses by itself."""
     path, _ = talking_gguf(tmp_path / "m.gguf", kind=Kind.Q4_1)
     source = open_model(str(path))
     adapter = random_adapter(source, "block")

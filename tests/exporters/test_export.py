@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exports import export_onnx
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
-import edgeskip.exporters.onnx.lower as lowering_module
+import edgeskip.exporters.onnx.target as target_module
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
-from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
 from edgeskip.exporters.onnx.formats import WeightFormat
+from edgeskip.exporters.options import ExportPolicy
 from edgeskip.models.decoder import Attention, Decoder
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.models.torch_reference.load import load_torch_model
@@ -85,7 +86,7 @@ def test_progress_ends_with_the_check(source: ModelSource, tmp_path: Path) -> No
     """The verb's bar counts kept sublayers, embedding, head and check, each told once."""
     profile, vectors = random_profile(source, tmp_path / "p.json", skip=SKIP)
     told: list[str] = []
-    export_onnx(source, profile, vectors, WeightFormat(), tmp_path / "out", progress=told.append)
+    export_onnx(source, profile, vectors, WeightFormat(), tmp_path / "out", step=told.append)
     assert (told[0], told[-2:]) == ("embedding", ["head", "check"])
     assert len(told) == len(set(told)) == 8 - len(SKIP) + 3
 
@@ -101,12 +102,12 @@ def test_a_profile_of_other_weights(source: ModelSource, tmp_path: Path) -> None
 
 def damaged_lower(monkeypatch: pytest.MonkeyPatch, damage: Any) -> None:
     """From now on the lowering writes a decoder that `damage` changed."""
-    real = lowering_module.lower
+    real = target_module.lower
 
     def wrong(decoder: Decoder, *arguments: Any, **options: Any) -> Any:
         return real(damage(decoder), *arguments, **options)
 
-    monkeypatch.setattr(lowering_module, "lower", wrong)
+    monkeypatch.setattr(target_module, "lower", wrong)
 
 
 def wrong_eps(decoder: Decoder) -> Decoder:
@@ -186,7 +187,7 @@ def test_an_existing_folder(source: ModelSource, tmp_path: Path) -> None:
     letters = tmp_path / "letters"
     letters.mkdir()
     (letters / "mine.txt").write_text("mine")
-    with pytest.raises(EdgeSkipError, match="is not an artifact"):
+    with pytest.raises(EdgeSkipError, match="is not an EdgeSkip artifact"):
         export_onnx(source, profile, vectors, WeightFormat(), letters, policy=replacing)
     assert [path.name for path in letters.iterdir()] == ["mine.txt"]
 
@@ -196,7 +197,7 @@ def test_the_models_own_folder_is_not_replaced(tmp_path: Path) -> None:
     source = open_model(str(folder))
     profile, vectors = random_profile(source, tmp_path / "p.json")
     before = {path.name for path in folder.iterdir()}
-    with pytest.raises(EdgeSkipError, match="is not an artifact"):
+    with pytest.raises(EdgeSkipError, match="is not an EdgeSkip artifact"):
         export_onnx(source, profile, vectors, WeightFormat(), folder, policy=ExportPolicy(overwrite=True))
     assert {path.name for path in folder.iterdir()} == before
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exports import export_onnx
 from random_profiles import random_profile
 from variants import torch_logits
 
@@ -18,12 +19,11 @@ from edgeskip.artifacts.manifest import Manifest, read_manifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.core.plan import Plan
-from edgeskip.exporters.draft_head import draft_tokens
-from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
+from edgeskip.exporters.draft import draft_tokens
 from edgeskip.exporters.onnx.formats import weight_format
 from edgeskip.exporters.onnx.segment import Segment
-from edgeskip.exporters.options import DraftRequest
-from edgeskip.exporters.split import exiting
+from edgeskip.exporters.options import DraftRequest, ExportPolicy
+from edgeskip.exporters.split import exit_plan
 from edgeskip.exporters.verify import shipped_tokens
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.models.torch_reference.load import load_torch_model
@@ -117,7 +117,7 @@ def test_exits_of_a_skipped_model(source: ModelSource, tmp_path: Path) -> None:
 def test_progress_names_the_draft(source: ModelSource, tmp_path: Path) -> None:
     profile, vectors = calibrated(source, tmp_path / "p.json")
     told: list[str] = []
-    export_onnx(source, profile, vectors, weight_format("fp32"), tmp_path / "out", draft=EXITS, progress=told.append)
+    export_onnx(source, profile, vectors, weight_format("fp32"), tmp_path / "out", draft=EXITS, step=told.append)
     assert told[-3:] == ["head", "draft", "check"]
     assert len(told) == len(set(told)) == 8 + 4
 
@@ -214,7 +214,7 @@ def test_what_is_refused_before_any_work(
     begun: list[str] = []
     form = weight_format("int4")
     with pytest.raises(EdgeSkipError, match=told):
-        export_onnx(source, profile, vectors, form, tmp_path / "out", draft=draft, progress=begun.append)
+        export_onnx(source, profile, vectors, form, tmp_path / "out", draft=draft, step=begun.append)
     assert begun == []
 
 
@@ -240,7 +240,7 @@ def test_how_often_an_exit_agrees_that_was_not_calibrated(source: ModelSource, t
     manifest = export_onnx(source, profile, vectors, weight_format("fp32"), tmp_path / "out", draft=asked)
     tokens, known = shipped_tokens(source, 256), draft_tokens(source, vectors, 200)
     model = load_torch_model(source)
-    with skipped(model, exiting(Plan(4), 3)):
+    with skipped(model, exit_plan(Plan(4), 3)):
         drafted = known[torch_logits(model, tokens)[:, known].argmax(-1)]
     assert manifest.draft is not None
     (found,) = manifest.draft.exits

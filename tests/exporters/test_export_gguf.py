@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from exports import export_gguf, refuse_gguf
 from gguf_exports import CHECKED, UNCHECKED, early, engine_over, kinds_of, profile_of
 from talking_gguf import talking_gguf
 from tiny_gguf import Kind
@@ -19,8 +20,9 @@ from tiny_models import tiny_checkpoint
 from variants import in_one_prefill, in_steps, torch_logits
 
 import edgeskip.exporters.gguf.blocks as blocks_module
-import edgeskip.exporters.gguf.export as module
+import edgeskip.exporters.gguf.check as check_module
 import edgeskip.exporters.gguf.output_plan as outputs_module
+import edgeskip.exporters.gguf.target as target_module
 import edgeskip.exporters.gguf.tensors as tensors_module
 from edgeskip.artifacts.gguf.header import read_gguf_header
 from edgeskip.artifacts.gguf.manifest import VERIFICATION_KEY, read_gguf_manifest
@@ -28,9 +30,10 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.metrics import compare_logits as compare
 from edgeskip.core.plan import Plan, Skip
 from edgeskip.core.sublayers import sublayers_of
-from edgeskip.exporters.gguf.export import GgufFile, bound_of, export_gguf, refuse_outputs
+from edgeskip.exporters.gguf.check import bound_of
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.exporters.job import ExportResult
+from edgeskip.exporters.options import ExportPolicy
 from edgeskip.exporters.verify import Bound
 from edgeskip.models.decoder import Decoder
 from edgeskip.models.source import ModelSource, open_model
@@ -53,7 +56,7 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
 
 
 @pytest.fixture(scope="module")
-def quantised(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
     """A Q4_1 GGUF whose head is its embedding."""
     path, _ = talking_gguf(tmp_path_factory.mktemp("models") / "tiny-llama.Q4_1.gguf", kind=Kind.Q4_1)
     return open_model(str(path))
@@ -77,7 +80,7 @@ def export(
     compensation: Any = "affine",
     exit_layer: int | None = None,
     policy: ExportPolicy = CHECKED,
-) -> list[GgufFile]:
+) -> list[ExportResult]:
     profile, vectors = profile_of(source, skip, compensation)
     form = gguf_format(precision, source.checkpoint.gguf)
     return export_gguf(source, profile, vectors, form, out, draft=early(exit_layer), policy=policy)
@@ -212,7 +215,7 @@ def test_precisions(source: ModelSource, out: Path, precision: str, body: str, h
 
 @pytest.mark.parametrize("exit_layer", [None, 2])
 def test_llamacpps_mixtures(out: Path, tmp_path: Path, exit_layer: int | None) -> None:
-    """Made by llama.cpp's own quantiser: its types, our metadata, and nothing of the F16 file left."""
+    """Made by llama.cpp's own quantizer: its types, our metadata, and nothing of the F16 file left."""
     model = tiny_checkpoint("llama", tmp_path / "m", hidden_size=256, intermediate_size=256, num_hidden_layers=4)
     files = export(open_model(str(model)), out, "q4_k_m", skip=SKIP, exit_layer=exit_layer)
     assert len(list(out.iterdir())) == len(files) == (1 if exit_layer is None else 2)
@@ -304,11 +307,11 @@ DAMAGES = [lost_factor, lost_minimum, swapped_rows, lost_bias, wrong_order]
 
 @pytest.mark.parametrize(("damage", "exit_layer"), [*((damage, None) for damage in DAMAGES), (lost_factor, 2)])
 def test_a_mismatch_of_kept_blocks_leaves_nothing(
-    quantised: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch, damage: Any, exit_layer: int | None
+    quantized: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch, damage: Any, exit_layer: int | None
 ) -> None:
     damage(monkeypatch)
-    with pytest.raises(EdgeSkipError, match=r"does not match the torch model: .* widened\).*--allow-mismatch"):
-        export(quantised, out, "keep", skip=SKIP, exit_layer=exit_layer)
+    with pytest.raises(EdgeSkipError, match=r"does not match the torch model: .* dequantized\).*--allow-mismatch"):
+        export(quantized, out, "keep", skip=SKIP, exit_layer=exit_layer)
     assert list(out.iterdir()) == []
 
 
@@ -353,9 +356,9 @@ def test_a_mismatch_leaves_what_was_there(
     assert [path.read_bytes() for path in out.iterdir()] == [content]
 
 
-def test_a_mismatch_may_be_kept(quantised: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mismatch_may_be_kept(quantized: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lost_factor(monkeypatch)
-    files = export(quantised, out, "keep", skip=SKIP, exit_layer=2, policy=ExportPolicy(allow_mismatch=True))
+    files = export(quantized, out, "keep", skip=SKIP, exit_layer=2, policy=ExportPolicy(allow_mismatch=True))
     for file in files:
         manifest = read_gguf_manifest(read_gguf_header(file.path).metadata, "x")
         assert manifest == file.manifest
@@ -371,12 +374,16 @@ def test_a_check_that_was_switched_off(source: ModelSource, out: Path) -> None:
     assert metadata[VERIFICATION_KEY].strip() == "null"
 
 
-@pytest.mark.parametrize("moment", ["write_gguf", "verify", "patch_string", "widen"])
+@pytest.mark.parametrize(
+    ("place", "moment"),
+    [("target", "write_gguf"), ("check", "verify"), ("target", "patch_string"), ("check", "write_dequantized")],
+)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("no")])
 def test_whatever_happens_half_way_leaves_nothing(
-    quantised: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch, moment: str, error: BaseException
+    quantized: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch, place: str, moment: str, error: BaseException
 ) -> None:
     """In the second of two files where there are two."""
+    module = {"target": target_module, "check": check_module}[place]
     real, calls = getattr(module, moment), []
 
     def fails(*arguments: Any, **options: Any) -> Any:
@@ -387,7 +394,7 @@ def test_whatever_happens_half_way_leaves_nothing(
 
     monkeypatch.setattr(module, moment, fails)
     with pytest.raises(type(error)):
-        export(quantised, out / "new", "keep", skip=SKIP, exit_layer=2)
+        export(quantized, out / "new", "keep", skip=SKIP, exit_layer=2)
     assert calls
     assert list(out.iterdir()) == []
 
@@ -429,9 +436,9 @@ def test_blocks_without_scales_are_refused_before_any_work(tmp_path: Path, out: 
         arguments = (source, *profile_of(source, skip, "scale"), form, out)
         if skip:
             with pytest.raises(EdgeSkipError, match=r"is MXFP4, whose scales cannot take .* another --precision"):
-                refuse_outputs(*arguments, policy=UNCHECKED)
+                refuse_gguf(*arguments, policy=UNCHECKED)
         else:
-            refuse_outputs(*arguments, policy=UNCHECKED)
+            refuse_gguf(*arguments, policy=UNCHECKED)
 
 
 @pytest.mark.parametrize("there", ["first", "rest"])
@@ -479,20 +486,20 @@ def test_a_description_that_reads_like_our_key(out: Path, tmp_path: Path) -> Non
     assert read_gguf_manifest(metadata, "x") == file.manifest
 
 
-def test_exports_as_a_source(quantised: ModelSource, out: Path) -> None:
+def test_exports_as_a_source(quantized: ModelSource, out: Path) -> None:
     """Of a dense one a plan can be made; one that lacks sublayers would be called dense, so it is refused."""
-    (dense,) = export(quantised, out, "keep", policy=UNCHECKED)
+    (dense,) = export(quantized, out, "keep", policy=UNCHECKED)
     export(open_model(str(dense.path)), out / "again.gguf", "keep", policy=UNCHECKED)
-    (skips,) = export(quantised, out, "keep", skip=("attn.1", "ffn.1"), compensation="scale", policy=UNCHECKED)
+    (skips,) = export(quantized, out, "keep", skip=("attn.1", "ffn.1"), compensation="scale", policy=UNCHECKED)
     assert skips.architecture == "llama"  # an ordinary file of three blocks
-    halves = export(quantised, out, "keep", exit_layer=2, policy=UNCHECKED)
-    (deci,) = export(quantised, out, "keep", skip=SKIP, policy=UNCHECKED)
+    halves = export(quantized, out, "keep", exit_layer=2, policy=UNCHECKED)
+    (deci,) = export(quantized, out, "keep", skip=SKIP, policy=UNCHECKED)
     told = ("lossy-skip", "lossy-skip", "first part of an early exit", "rest part of an early exit")
     for file, what in zip((skips, deci, *halves), told, strict=True):
         with pytest.raises(EdgeSkipError) as info:
             open_model(str(file.path))
         assert str(info.value) == (
-            f"{file.path} is an export of EdgeSkip ({what}): use the model it was made from, {quantised.reference}"
+            f"{file.path} is an export of EdgeSkip ({what}): use the model it was made from, {quantized.reference}"
         )
 
 

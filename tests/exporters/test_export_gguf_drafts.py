@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from exports import export_gguf, refuse_gguf
 from gguf_exports import CHECKED, UNCHECKED, engine_over, kinds_of, profile_of
 from numpy.typing import NDArray
 from talking_gguf import talking_gguf
@@ -19,14 +20,13 @@ from tiny_models import tiny_checkpoint
 from variants import TOKENS, in_one_prefill, in_steps
 
 import edgeskip
-import edgeskip.exporters.gguf.output_plan as outputs_module
+import edgeskip.exporters.draft as draft_module
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.metrics import compare_logits as compare
-from edgeskip.exporters.draft_head import DraftHead
-from edgeskip.exporters.gguf.export import GgufFile, export_gguf, refuse_outputs
+from edgeskip.exporters.draft import DraftHead
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.onnx.export import ExportPolicy
-from edgeskip.exporters.options import DraftRequest
+from edgeskip.exporters.job import ExportResult
+from edgeskip.exporters.options import DraftRequest, ExportPolicy
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.models.torch_reference.load import load_torch_model
 from edgeskip.models.torch_reference.skipping import skipped
@@ -75,7 +75,7 @@ def export(
     skip: tuple[str, ...] = (),
     ridge: float = 0.5,
     policy: ExportPolicy = CHECKED,
-) -> list[GgufFile]:
+) -> list[ExportResult]:
     form = gguf_format(precision, source.checkpoint.gguf)
     return export_gguf(source, *calibrated(source, skip, ridge=ridge), form, out, draft=draft, policy=policy)
 
@@ -191,14 +191,14 @@ def test_a_wrong_head_leaves_nothing(
     source: ModelSource, out: Path, monkeypatch: pytest.MonkeyPatch, draft: DraftRequest, change: int
 ) -> None:
     """The check of the draft by itself: both halves together never use its head."""
-    real = outputs_module.draft_head
+    real = draft_module.draft_head
 
     def wrong(decoder: Any, exit_map: Any, tokens: Any, **options: Any) -> DraftHead:
         if not change:
             return real(decoder, exit_map.T, tokens, **options)
         return replace(real(decoder, exit_map, tokens - change, **options), tokens=tokens)
 
-    monkeypatch.setattr(outputs_module, "draft_head", wrong)
+    monkeypatch.setattr(draft_module, "draft_head", wrong)
     with pytest.raises(EdgeSkipError, match="does not match"):
         export(source, out, draft)
     assert list(out.iterdir()) == []
@@ -225,7 +225,7 @@ def test_what_a_folded_head_becomes_beside_kept_blocks(tmp_path: Path, out: Path
 
 
 def test_llamacpps_mixtures_keep_the_embedding(out: Path, tmp_path: Path) -> None:
-    """Its own quantiser would give an embedding fewer bits where it is no head; then the pair had another than the
+    """Its own quantizer would give an embedding fewer bits where it is no head; then the pair had another than the
     whole."""
     folder = tiny_checkpoint("llama", tmp_path / "m", hidden_size=256, intermediate_size=256, num_hidden_layers=4)
     source = open_model(str(folder))
@@ -283,10 +283,10 @@ def test_a_dense_file_without_its_draft_is_itself(source: ModelSource, out: Path
             session.engine.draft(TOKENS[:1])
 
 
-def test_each_files_quantisation_is_weighed_under_its_own_plan(
+def test_each_files_quantization_is_weighed_under_its_own_plan(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import edgeskip.exporters.gguf.export as module
+    import edgeskip.exporters.gguf.target as module
 
     folder = tiny_checkpoint("llama", tmp_path / "m", hidden_size=256, intermediate_size=256, num_hidden_layers=4)
     plans: list[int] = []
@@ -315,7 +315,7 @@ def test_each_files_quantisation_is_weighed_under_its_own_plan(
 )
 def test_requests_that_cannot_be(source: ModelSource, out: Path, draft: DraftRequest, told: str) -> None:
     form = gguf_format("f32", None)
-    for refuses in (refuse_outputs, export_gguf):
+    for refuses in (refuse_gguf, export_gguf):
         with pytest.raises(EdgeSkipError, match=told):
             refuses(source, *calibrated(source), form, out, draft=draft, policy=UNCHECKED)
     assert list(out.iterdir()) == []
@@ -326,10 +326,10 @@ def test_what_a_trimmed_head_needs(source: ModelSource, out: Path, tmp_path: Pat
     form = gguf_format("f32", None)
     profile, vectors = profile_of(source, (), "none")
     with pytest.raises(EdgeSkipError, match="token counts, which this profile lacks: calibrate again"):
-        refuse_outputs(source, profile, vectors, form, out, draft=TRIMMED, policy=UNCHECKED)
+        refuse_gguf(source, profile, vectors, form, out, draft=TRIMMED, policy=UNCHECKED)
     qwen3 = open_model(str(tiny_checkpoint("qwen3", tmp_path / "q")))
     with pytest.raises(EdgeSkipError, match=r"no architecture for both halves of qwen3, .*: leave --draft-vocab out"):
-        refuse_outputs(qwen3, *calibrated(qwen3), form, out, draft=TRIMMED, policy=UNCHECKED)
+        refuse_gguf(qwen3, *calibrated(qwen3), form, out, draft=TRIMMED, policy=UNCHECKED)
     (alone,) = export(qwen3, out, EARLY)
     assert (alone.manifest.head, alone.manifest.draft_verification) == ("ridge", None)
     assert alone.manifest.verification is not None

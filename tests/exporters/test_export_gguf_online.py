@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exports import export_gguf
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Plan
-from edgeskip.exporters.gguf.export import GgufFile, export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.onnx.export import ExportPolicy
-from edgeskip.exporters.options import OnlineRequest, Targets, online_of
+from edgeskip.exporters.job import ExportResult
+from edgeskip.exporters.options import ExportPolicy, OnlineRequest, parse_online
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.models.torch_reference.load import load_torch_model
 from edgeskip.models.torch_reference.skipping import skipped
@@ -62,7 +62,7 @@ def planned(
 
 def export(
     source: ModelSource, profile: Profile, vectors: Vectors, target: Path, check: bool = False
-) -> list[GgufFile]:
+) -> list[ExportResult]:
     policy = ExportPolicy(check=check)
     return export_gguf(source, profile, vectors, F32, target, online=OnlineRequest(), policy=policy)
 
@@ -96,7 +96,7 @@ def test_both_phases_are_those_of_torch(
     source = open_model(str(tiny_checkpoint(family, tmp_path / "model")))
     profile, vectors = planned(source, tmp_path, skip, decode_skip, compensation)
     files = export(source, profile, vectors, tmp_path / "m.gguf")
-    first, second = resolve(profile, vectors), decode_plan(profile, vectors)
+    first, second = resolve(profile, vectors), decode_plan(profile, resolve(profile, vectors))
     assert set(map(str, second.skipped)) == {*skip, *decode_skip}
     expected = in_two_phases(load_torch_model(source), PROMPT, 16, first, second)
     with load(files[0].path, threads=1) as session:
@@ -160,7 +160,7 @@ def test_greedy_text_after_a_handover(source: ModelSource, tmp_path: Path) -> No
         sequence,
         len(PROMPT) + WINDOW,
         resolve(profile, vectors),
-        decode_plan(profile, vectors),
+        decode_plan(profile, resolve(profile, vectors)),
     )
     assert list(expected[len(PROMPT) - 1 : -1].argmax(axis=1)) == list(answer.tokens)
     with load(first.path, threads=1) as session:
@@ -209,7 +209,8 @@ def test_scales_of_the_decode_phase(source: ModelSource, tmp_path: Path) -> None
     decode = profile.sublayers[5].prefill.model_copy(update={"scale": 1.7})
     measured = list(profile.sublayers)
     measured[5] = measured[5].model_copy(update={"decode": decode})
-    plan = decode_plan(profile.model_copy(update={"sublayers": measured}), vectors)
+    profile = profile.model_copy(update={"sublayers": measured})
+    plan = decode_plan(profile, resolve(profile, vectors))
     found = {str(skip.sublayer): (skip.scale, skip.bias) for skip in plan.skips}
     assert found == {
         "ffn.0": (profile.sublayers[1].prefill.scale, None),
@@ -217,7 +218,7 @@ def test_scales_of_the_decode_phase(source: ModelSource, tmp_path: Path) -> None
         "ffn.2": (1.7, None),
     }
     bare, _ = planned(source, tmp_path, ("attn.1",), ("ffn.2",), "none")
-    assert [skip.scale for skip in decode_plan(bare, None).skips] == [1, 1]
+    assert [skip.scale for skip in decode_plan(bare, resolve(bare, None)).skips] == [1, 1]
 
 
 def test_what_cannot_be_is_told(source: ModelSource, tmp_path: Path) -> None:
@@ -229,8 +230,8 @@ def test_what_cannot_be_is_told(source: ModelSource, tmp_path: Path) -> None:
     with pytest.raises(EdgeSkipError, match="export without --online"):
         export(qwen3, profile, vectors, tmp_path / "m.gguf")
     assert not list(tmp_path.glob("*.gguf"))
-    with pytest.raises(EdgeSkipError, match=r"--beta 0\.9 is of --target onnx"):
-        online_of(True, None, 0.9, None, Targets(onnx=False, gguf=True))
+    with pytest.raises(EdgeSkipError, match=r"--beta 0\.9 requires --target onnx"):
+        parse_online(True, None, 0.9, None, ["gguf"])
 
 
 def test_a_generation_that_is_given_up_leaves_the_engine_usable(source: ModelSource, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from edgeskip.core.plan import Plan, Skip
 from edgeskip.core.sublayers import Sublayer
 from edgeskip.exporters.importance import HEAD_WEIGHT, measure_importance
-from edgeskip.exporters.onnx.quantize import dequantise, quantise
+from edgeskip.exporters.onnx.quantize import dequantize, quantize
 from edgeskip.models.source import open_model
 
 TOKENS = np.arange(60, dtype=np.int64) * 7 % 320
@@ -53,8 +53,8 @@ def test_weighing_lowers_the_weighted_error(symmetric: bool) -> None:
     importance = np.exp(rng.normal(size=256) * 2).astype(np.float32)
 
     def restored(by: Any) -> Any:
-        packed = quantise(weight, bits=4, block_size=32, symmetric=symmetric, importance=by)
-        return dequantise(packed, bits=4, block_size=32)
+        packed = quantize(weight, bits=4, block_size=32, symmetric=symmetric, importance=by)
+        return dequantize(packed, bits=4, block_size=32)
 
     def error(other: Any) -> float:
         return float((np.square(weight - other) * importance).sum())

@@ -8,35 +8,36 @@ import pytest
 from random_profiles import random_profile
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.exporters.options import DraftRequest, Targets, draft_of, settled, targets_of
+from edgeskip.exporters.options import DraftRequest, parse_draft, parse_targets, resolve_draft
 from edgeskip.models.source import open_model
 from edgeskip.profiles.schema import ExitStatistics, PlanRecord, Profile, SpeculationRecord
 
-ONNX, GGUF, BOTH = Targets(True, False), Targets(False, True), Targets(True, True)
+ONNX, GGUF, BOTH = ("onnx",), ("gguf",), ("onnx", "gguf")
 
 
 @pytest.mark.parametrize(
     ("target", "precision", "expected"),
     [
-        ("onnx", None, Targets(True, False, "fp32", None)),
-        ("gguf", None, Targets(False, True, "fp32", None)),
-        ("onnx,gguf", None, Targets(True, True, "fp32", None)),
-        ("GGUF , onnx", None, Targets(True, True, "fp32", None)),
-        ("onnx", "f16", Targets(True, False, "fp16", None)),
-        ("onnx", "INT4", Targets(True, False, "int4", None)),
-        ("gguf", "Q4_K_M", Targets(False, True, "fp32", "q4_k_m")),
-        ("gguf", "keep", Targets(False, True, "fp32", "keep")),
-        ("onnx,gguf", "int4,q4_0", Targets(True, True, "int4", "q4_0")),
-        ("gguf,onnx", "q4_0, int4", Targets(True, True, "int4", "q4_0")),  # in the order of the targets
-        ("onnx,gguf,gguf", "int4,q4_0", Targets(True, True, "int4", "q4_0")),  # once is enough
-        ("onnx,gguf", "f32", Targets(True, True, "fp32", "f32")),
-        ("onnx,gguf", "fp16", Targets(True, True, "fp16", "fp16")),
-        ("onnx,gguf", "f16,f32", Targets(True, True, "fp16", "f32")),
-        ("onnx", "fp8", Targets(True, False, "fp8", None)),  # refused later, by the target that does not know it
+        ("onnx", None, {"onnx": None}),
+        ("gguf", None, {"gguf": None}),
+        ("onnx,gguf", None, {"onnx": None, "gguf": None}),
+        ("GGUF , onnx", None, {"onnx": None, "gguf": None}),
+        ("onnx", "f16", {"onnx": "f16"}),
+        ("onnx", "INT4", {"onnx": "int4"}),
+        ("gguf", "Q4_K_M", {"gguf": "q4_k_m"}),
+        ("gguf", "keep", {"gguf": "keep"}),
+        ("onnx,gguf", "int4,q4_0", {"onnx": "int4", "gguf": "q4_0"}),
+        ("gguf,onnx", "q4_0, int4", {"onnx": "int4", "gguf": "q4_0"}),  # in the order of the targets
+        ("onnx,gguf,gguf", "int4,q4_0", {"onnx": "int4", "gguf": "q4_0"}),  # once is enough
+        ("onnx,gguf", "f32", {"onnx": "f32", "gguf": "f32"}),
+        ("onnx,gguf", "fp16", {"onnx": "fp16", "gguf": "fp16"}),
+        ("onnx,gguf", "f16,f32", {"onnx": "f16", "gguf": "f32"}),
+        ("onnx", "fp8", {"onnx": "fp8"}),  # refused later, by the target that does not know it
     ],
 )
-def test_what_is_asked_for(target: str, precision: str | None, expected: Targets) -> None:
-    assert targets_of(target, precision) == expected
+def test_what_is_asked_for(target: str, precision: str | None, expected: dict[str, str | None]) -> None:
+    assert parse_targets(target, precision) == expected
+    assert list(parse_targets(target, precision)) == list(expected)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_what_is_asked_for(target: str, precision: str | None, expected: Targets
 )
 def test_what_cannot_be(target: str, precision: str | None, told: str) -> None:
     with pytest.raises(EdgeSkipError) as info:
-        targets_of(target, precision)
+        parse_targets(target, precision)
     assert told in str(info.value)
 
 
@@ -71,9 +72,9 @@ def test_what_cannot_be(target: str, precision: str | None, told: str) -> None:
     ],
 )
 def test_a_draft(draft: str | None, exit_layer: str | None, draft_vocab: int | None, expected: object) -> None:
-    assert draft_of(draft, exit_layer, draft_vocab, ONNX) == expected
+    assert parse_draft(draft, exit_layer, draft_vocab, ONNX) == expected
     if exit_layer != "1, 2":
-        assert draft_of(draft, exit_layer, draft_vocab, BOTH) == expected
+        assert parse_draft(draft, exit_layer, draft_vocab, BOTH) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,14 +82,14 @@ def test_a_draft(draft: str | None, exit_layer: str | None, draft_vocab: int | N
     [
         ("early", "2", None, GGUF, "--draft early is unknown: choose early-exit or skip-plan"),
         ("", None, None, ONNX, "is unknown"),
-        (None, "2", None, GGUF, "--exit-layer 2 is of an early-exit draft: add --draft early-exit"),
-        (None, None, 64, ONNX, "--draft-vocab 64 is of an early-exit draft"),
-        ("skip-plan", "2", None, ONNX, "--exit-layer is of --draft early-exit"),
-        ("skip-plan", None, 64, ONNX, "--draft-vocab is of --draft early-exit"),
-        ("early-exit", "2,", None, ONNX, "--exit-layer 2, is no number of blocks"),
-        ("early-exit", "-1", None, ONNX, "--exit-layer -1 is no number of blocks"),
-        ("early-exit", "9" * 5000, None, ONNX, "is no number of blocks"),
-        ("early-exit", "²", None, ONNX, "is no number of blocks"),
+        (None, "2", None, GGUF, "--exit-layer 2 requires --draft early-exit"),
+        (None, None, 64, ONNX, "--draft-vocab 64 requires --draft early-exit"),
+        ("skip-plan", "2", None, ONNX, "--exit-layer requires --draft early-exit"),
+        ("skip-plan", None, 64, ONNX, "--draft-vocab requires --draft early-exit"),
+        ("early-exit", "2,", None, ONNX, "--exit-layer 2, is not a number of blocks"),
+        ("early-exit", "-1", None, ONNX, "--exit-layer -1 is not a number of blocks"),
+        ("early-exit", "9" * 5000, None, ONNX, "is not a number of blocks"),
+        ("early-exit", "²", None, ONNX, "is not a number of blocks"),
         ("early-exit", "2,2", None, ONNX, "--exit-layer 2,2: name the exits shallow first"),
         ("early-exit", "3,2", None, ONNX, "shallow first"),
         ("early-exit", "1,2", None, GGUF, "a GGUF pair has one exit"),
@@ -96,10 +97,10 @@ def test_a_draft(draft: str | None, exit_layer: str | None, draft_vocab: int | N
     ],
 )
 def test_a_draft_that_cannot_be(
-    draft: str | None, exit_layer: str | None, draft_vocab: int | None, targets: Targets, told: str
+    draft: str | None, exit_layer: str | None, draft_vocab: int | None, targets: tuple[str, ...], told: str
 ) -> None:
     with pytest.raises(EdgeSkipError) as info:
-        draft_of(draft, exit_layer, draft_vocab, targets)
+        parse_draft(draft, exit_layer, draft_vocab, targets)
     assert told in str(info.value)
 
 
@@ -127,13 +128,13 @@ def swept(profile: Profile, draft_vocab: int | None) -> Profile:
 def test_what_is_left_to_the_profile(profile: Profile) -> None:
     """The sweep's vocabulary belongs to its exit: it is not taken for another."""
     asked = DraftRequest("early-exit")
-    assert settled(asked, swept(profile, 64)) == DraftRequest("early-exit", (3,), 64)
-    assert settled(asked, swept(profile, None)) == DraftRequest("early-exit", (3,))
-    assert settled(DraftRequest("early-exit", (), 32), swept(profile, 64)) == DraftRequest("early-exit", (3,), 32)
-    assert settled(DraftRequest("early-exit", (2,)), swept(profile, 64)) == DraftRequest("early-exit", (2,))
+    assert resolve_draft(asked, swept(profile, 64)) == DraftRequest("early-exit", (3,), 64)
+    assert resolve_draft(asked, swept(profile, None)) == DraftRequest("early-exit", (3,))
+    assert resolve_draft(DraftRequest("early-exit", (), 32), swept(profile, 64)) == DraftRequest("early-exit", (3,), 32)
+    assert resolve_draft(DraftRequest("early-exit", (2,)), swept(profile, 64)) == DraftRequest("early-exit", (2,))
     plan = PlanRecord(method="explicit", compensation="none", skip=["ffn.1"])
     asked = DraftRequest("skip-plan")
-    assert settled(asked, profile.model_copy(update={"plan": plan})) == asked
+    assert resolve_draft(asked, profile.model_copy(update={"plan": plan})) == asked
 
 
 def test_a_trained_exit_brings_the_vocabulary_it_was_trained_for(profile: Profile) -> None:
@@ -143,10 +144,10 @@ def test_a_trained_exit_brings_the_vocabulary_it_was_trained_for(profile: Profil
         ExitStatistics(layer=3, tokens=9, plain_agreement=0.1, adapter="map", adapter_agreement=0.3),
     ]
     trained = profile.model_copy(update={"exits": exits})
-    assert settled(DraftRequest("early-exit", (2,)), trained) == DraftRequest("early-exit", (2,), 48)
-    assert settled(DraftRequest("early-exit", (2,), 32), trained) == DraftRequest("early-exit", (2,), 32)
-    assert settled(DraftRequest("early-exit", (3,)), trained) == DraftRequest("early-exit", (3,))
-    assert settled(DraftRequest("early-exit", (1,)), trained) == DraftRequest("early-exit", (1,))
+    assert resolve_draft(DraftRequest("early-exit", (2,)), trained) == DraftRequest("early-exit", (2,), 48)
+    assert resolve_draft(DraftRequest("early-exit", (2,), 32), trained) == DraftRequest("early-exit", (2,), 32)
+    assert resolve_draft(DraftRequest("early-exit", (3,)), trained) == DraftRequest("early-exit", (3,))
+    assert resolve_draft(DraftRequest("early-exit", (1,)), trained) == DraftRequest("early-exit", (1,))
 
 
 @pytest.mark.parametrize(
@@ -162,5 +163,5 @@ def test_a_trained_exit_brings_the_vocabulary_it_was_trained_for(profile: Profil
 )
 def test_what_the_profile_does_not_give(profile: Profile, request_: DraftRequest, told: str) -> None:
     with pytest.raises(EdgeSkipError) as info:
-        settled(request_, profile)
+        resolve_draft(request_, profile)
     assert told in str(info.value)

@@ -9,7 +9,7 @@ from variants import random_plan
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.split import exiting, parts_of
+from edgeskip.exporters.split import exit_plan, parts_of
 from edgeskip.models.decoder import Decoder
 from edgeskip.models.source import open_model
 
@@ -47,7 +47,7 @@ def test_a_part_of_nothing(decoder: Decoder, block: int, told: str) -> None:
 def test_the_plan_of_a_first_part() -> None:
     """Skips before the exit stay, so do those right after it, as their bias is in the part; the rest is left out."""
     plan = random_plan(["ffn.0", "attn.2", "ffn.2", "ffn.3"], "affine", num_blocks=4, hidden_size=64)
-    found = exiting(plan, 2)
+    found = exit_plan(plan, 2)
     assert [str(s.sublayer) for s in found.skips] == ["ffn.0", "attn.2", "ffn.2", "attn.3", "ffn.3"]
     assert found.skips[:3] == plan.skips[:3]
     assert [(s.scale, s.bias) for s in found.skips[3:]] == [(1.0, None)] * 2

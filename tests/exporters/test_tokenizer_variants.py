@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exports import export_gguf
 from random_profiles import random_profile
 from tiny_models import END
 from tokenizer_folders import TEXT, VARIANTS, settings, variant, weights
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.exporters.gguf.export import export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
 from edgeskip.exporters.gguf.text_rules import gguf_text
-from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.exporters.options import ExportPolicy
 from edgeskip.exporters.tokenizer_check import check_tokenizer, tokenizer_cases
 from edgeskip.exporters.tricky_texts import CONVERSATIONS
 from edgeskip.models.source import ModelSource, open_model

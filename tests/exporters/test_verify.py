@@ -18,10 +18,10 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.core.metrics import compare_logits as compare
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.onnx.export import _manifest, _write_manifest
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower
 from edgeskip.exporters.onnx.sidecars import write_sidecars
+from edgeskip.exporters.onnx.target import unchecked_manifest, write_manifest
 from edgeskip.exporters.verify import BOUNDS, Bound, verify
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.planning.planner import resolve
@@ -129,7 +129,7 @@ def artifact(source: ModelSource, tmp_path: Path) -> Path:
     graph = lower(bake(source.decoder, resolve(profile, vectors)), WeightFormat(), folder)
     write_sidecars(source, graph, folder)
     source.write_tokenizer(folder)
-    _write_manifest(_manifest(source, profile, graph, folder), folder)
+    write_manifest(unchecked_manifest(source, profile, graph, folder), folder)
     return folder
 
 
@@ -162,7 +162,7 @@ def test_one_changed_weight_fails(source: ModelSource, artifact: Path) -> None:
     data.flush()
     manifest = read_manifest(artifact)  # the check is of what was written, not of what changed afterwards
     files = {**manifest.files, "model.onnx.data": sha256_of(artifact / "model.onnx.data")}
-    _write_manifest(manifest.model_copy(update={"files": files}), artifact)
+    write_manifest(manifest.model_copy(update={"files": files}), artifact)
     record = check(source, artifact)
     assert not record.passed
     assert record.max_abs_logit_difference > 1e-3
@@ -222,10 +222,9 @@ def test_nothing_beside_the_artifact_is_imported(
 
 def test_a_short_context(tmp_path: Path) -> None:
     """40 positions: the check uses 39 tokens and generates one."""
+    from exports import export_onnx
     from random_profiles import random_profile
     from tiny_models import tiny_checkpoint
-
-    from edgeskip.exporters.onnx.export import export_onnx
 
     source = open_model(str(tiny_checkpoint("llama", tmp_path / "model", max_position_embeddings=40)))
     profile, vectors = random_profile(source, tmp_path / "p.json", skip=("ffn.1",))

@@ -84,11 +84,11 @@ def artifact(folder: Path, kind: str = "whole", precision: str = "fp32") -> None
     import tempfile
 
     import numpy as np
+    from exports import export_onnx
     from random_profiles import random_profile
 
-    from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
     from edgeskip.exporters.onnx.formats import weight_format
-    from edgeskip.exporters.options import DraftRequest
+    from edgeskip.exporters.options import DraftRequest, ExportPolicy
     from edgeskip.models.source import open_model
     from edgeskip.profiles.schema import ExitStatistics
 

@@ -115,9 +115,10 @@ def loop_between_marks(rounds: int) -> bytes:
 @pytest.fixture(scope="module")
 def tiny(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """fp32 artifacts of the tiny random model: dense, skipping, drafting by an early exit, drafting by a skip plan."""
-    from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
+    from exports import export_onnx
+
     from edgeskip.exporters.onnx.formats import weight_format
-    from edgeskip.exporters.options import DraftRequest
+    from edgeskip.exporters.options import DraftRequest, ExportPolicy
     from edgeskip.models.source import open_model
 
     source, folder = open_model(str(tiny_llama)), tmp_path_factory.mktemp("tiny-arm")

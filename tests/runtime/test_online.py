@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accepted import accept_changes
+from exports import export_onnx
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
@@ -21,7 +22,6 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Plan, Skip
 from edgeskip.core.sublayers import parse_sublayer
 from edgeskip.exporters.online import online_record
-from edgeskip.exporters.onnx.export import export_onnx
 from edgeskip.exporters.onnx.formats import weight_format
 from edgeskip.exporters.options import OnlineRequest
 from edgeskip.models.source import open_model
@@ -234,7 +234,7 @@ def test_what_is_refused(session: edgeskip.Session, folder: Path, tiny_llama: Pa
     with pytest.raises(EdgeSkipError, match=r"needs a threshold .* add --beta"):
         export_onnx(source, profile, vectors, form, tmp_path / "out", online=OnlineRequest())
     plain = tmp_path / "plain"
-    from edgeskip.exporters.onnx.export import ExportPolicy
+    from edgeskip.exporters.options import ExportPolicy
 
     export_onnx(source, profile, vectors, form, plain, policy=ExportPolicy(check=False))
     with pytest.raises(EdgeSkipError, match="edgeskip export --online"):

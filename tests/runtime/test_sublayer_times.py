@@ -11,15 +11,15 @@ import numpy as np
 import onnx
 import pytest
 from drafting_artifacts import EXIT_LAYER, early_exit_artifact, whole_artifact
+from exports import export_gguf
 from random_profiles import random_profile
 
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Plan
 from edgeskip.core.sublayers import parse_sublayer, sublayers_of
-from edgeskip.exporters.gguf.export import export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.exporters.options import ExportPolicy
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.profiles.device_profile import read_device_profile
 from edgeskip.profiling.measure import ProfilingRequest, measure_device, open_dense, settle

@@ -49,11 +49,11 @@ def prompt_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny_online(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense artifact with gates whose answers have no end token; read only."""
     from accepted import accept_changes
+    from exports import export_onnx
     from random_profiles import random_profile
 
-    from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
     from edgeskip.exporters.onnx.formats import weight_format
-    from edgeskip.exporters.options import OnlineRequest
+    from edgeskip.exporters.options import ExportPolicy, OnlineRequest
     from edgeskip.models.source import open_model
 
     source, folder = open_model(str(tiny_llama)), tmp_path_factory.mktemp("online")

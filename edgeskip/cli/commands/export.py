@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from edgeskip.artifacts.gguf.manifest import GgufManifest
     from edgeskip.artifacts.manifest import DraftRecord, Manifest, VerificationRecord
     from edgeskip.core.plan_cost import PlanCost
-    from edgeskip.exporters.gguf.export import GgufFile
+    from edgeskip.exporters.job import ExportResult
 
 
 def export(
@@ -87,111 +86,38 @@ def export(
     check: Annotated[bool, typer.Option(help="Compare the result with the torch model, in a fresh process.")] = True,
 ) -> None:
     """Export the profile's model and plan (dense where it has no plan) to ONNX or GGUF."""
-    from edgeskip.core.locks import hold
-    from edgeskip.exporters.gguf.export import export_gguf, refuse_outputs
-    from edgeskip.exporters.gguf.formats import format_for
-    from edgeskip.exporters.gguf.output_plan import output_paths
-    from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx, refuse_output
-    from edgeskip.exporters.onnx.formats import weight_format
-    from edgeskip.exporters.options import draft_of, online_of, settled, targets_of
-    from edgeskip.models.profile_source import source_of
-    from edgeskip.planning.planner import skipped_of
+    from edgeskip.artifacts.manifest import Manifest
+    from edgeskip.cli.progress import progress_bar
+    from edgeskip.exporters.options import export_options
+    from edgeskip.exporters.pipeline import run_export
     from edgeskip.profiles.schema import locate_profile, read_profile
-    from edgeskip.profiles.vectors import read_vectors
-    from edgeskip.runtime.engines.onnxruntime.attention_limits import refuse_head_size
 
-    targets = targets_of(target, precision)
-    request = draft_of(draft, exit_layer, draft_vocab, targets)
-    gates = online_of(online, window, beta, draft, targets)
-    policy = ExportPolicy(overwrite, check, allow_mismatch)
-    folder = output / "onnx" if targets.gguf and targets.onnx else output
-    if targets.onnx:
-        form = weight_format(
-            targets.onnx_precision,
-            block_size=block_size,
-            symmetric=symmetric,
-            head_bits=head_bits,
-            accuracy_level=accuracy_level,
-        )
-        refuse_output(folder, overwrite=overwrite)
+    options = export_options(
+        target=target,
+        precision=precision,
+        draft=draft,
+        exit_layer=exit_layer,
+        draft_vocab=draft_vocab,
+        online=online,
+        window=window,
+        beta=beta,
+        block_size=block_size,
+        symmetric=symmetric,
+        head_bits=head_bits,
+        accuracy_level=accuracy_level,
+        overwrite=overwrite,
+        check=check,
+        allow_mismatch=allow_mismatch,
+    )
     path = locate_profile(profile)
-    read = read_profile(path)
-    if request is not None:
-        request = settled(request, read)
-    exits = request.exit_layers if request else ()
-    source = source_of(read, path, model)
-    if targets.onnx:
-        refuse_head_size(source.decoder, skipped_of(read) if draft is None or exits else ())
-    vectors = read_vectors(read, path)
-    kept = 2 * read.model.num_blocks - len(read.plan.skip if read.plan else [])
-    if targets.gguf:
-        gguf_form = format_for(source, targets.gguf_precision)
-        refuse_outputs(
-            source,
-            read,
-            vectors,
-            gguf_form,
-            output,
-            draft=request,
-            online=gates,
-            policy=policy,
-            folder=targets.onnx,
-        )
-    # Only now: to hold an output makes the folders above it.
-    if targets.onnx:
-        hold(folder)
-    if targets.gguf:
-        hold(*output_paths(source, read, gguf_form, output, request, online=gates is not None))
-    if targets.onnx:
-        if request is not None and request.kind == "skip-plan":
-            kept = 2 * read.model.num_blocks
-        # Besides the sublayers: embedding, head, draft, check, and int4's importance.
-        with _progress(kept + 3 + (request is not None) + form.quantised) as step:
-            manifest = export_onnx(
-                source,
-                read,
-                vectors,
-                form,
-                folder,
-                draft=request,
-                online=gates,
-                policy=policy,
-                progress=step,
-            )
-        _show_folder(manifest, folder)
-    if targets.gguf:
-        # Besides the blocks: importance, quantising, check; a pair has a stub and is quantised twice.
-        with _progress(read.model.num_blocks + 3 + 2 * bool(exits)) as step:
-            files = export_gguf(
-                source,
-                read,
-                vectors,
-                gguf_form,
-                output,
-                draft=request,
-                online=gates,
-                policy=policy,
-                progress=step,
-            )
+    with progress_bar() as bar:
+        results = run_export(read_profile(path), path, output, options, model=model, progress=bar)
+    for result in results:
+        if isinstance(result.manifest, Manifest):
+            _show_folder(result.manifest, result.path)
+    files = [result for result in results if not isinstance(result.manifest, Manifest)]
+    if files:
         _show_files(files)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """How far `total` named steps are, on stderr."""
-    from edgeskip.core.progress import progress_display
-
-    with progress_display() as shown:
-        shown.update("exporting", 0, total)
-        done = -1
-
-        def step(name: str) -> None:
-            nonlocal done
-            done += 1
-            shown.update("exporting", min(done, total - 1), total, name)
-
-        yield step
-        shown.update("exporting", total, total)
 
 
 def _show_folder(manifest: Manifest, folder: Path) -> None:
@@ -239,16 +165,16 @@ def _drafts(draft: DraftRecord, num_blocks: int) -> str:
     return f"draft: early exit after {exits} of {num_blocks} blocks{vocabulary}"
 
 
-def _show_files(files: list[GgufFile]) -> None:
-    for file in files:
-        manifest = file.manifest
+def _show_files(files: list[ExportResult]) -> None:
+    manifests: list[GgufManifest] = [file.manifest for file in files if file.target == "gguf"]  # type: ignore[misc]
+    for file, manifest in zip(files, manifests, strict=True):
         skipped = f"{len(manifest.plan.skip)} of {2 * manifest.plan.num_blocks} sublayers skipped"
         exits = f", early exit after {manifest.exit_layer} blocks, {manifest.part} part" if manifest.exit_layer else ""
         size = f"{file.path.stat().st_size / 1e6:.0f} MB"
         _print(f"{file.path}: {manifest.label}, {manifest.precision} ({file.architecture}), {skipped}{exits}, {size}")
-    if [file.manifest.part for file in files] == ["first"]:
+    if [manifest.part for manifest in manifests] == ["first"]:
         _print("a draft without its rest: llama.cpp has no architecture for both halves of this family")
-    first = files[0].manifest
+    first = manifests[0]
     if first.draft_head is not None:
         _print(f"{files[0].path.with_name(first.draft_head)}: the head that drafts")
     for note in first.notes:
@@ -257,9 +183,9 @@ def _show_files(files: list[GgufFile]) -> None:
     if first.draft_verification is not None:
         _print(f"its draft: {_checked(first.draft_verification)}")
     if first.decode is not None:
-        _print(f"{first.decode} takes over after {first.window} tokens: {_checked(files[1].manifest.verification)}")
+        _print(f"{first.decode} takes over after {first.window} tokens: {_checked(manifests[1].verification)}")
     if first.draft is not None:
-        _print(f"its draft: {_checked(files[1].manifest.verification)}")
+        _print(f"its draft: {_checked(manifests[1].verification)}")
     _show_cost(first.cost)
 
 

@@ -1,4 +1,4 @@
-"""Blocks multiplied through their scales, and rows reordered. Oracle: the gguf package's own dequantising."""
+"""Blocks multiplied through their scales, and rows reordered. Oracle: the gguf package's own dequantizing."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exports import export_gguf
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint, tiny_tokenizer
 
-from edgeskip.exporters.gguf.export import export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.exporters.options import ExportPolicy
 from edgeskip.models.source import open_model
 from edgeskip.runtime.loader import open_artifact
 

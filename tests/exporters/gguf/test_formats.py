@@ -1,5 +1,5 @@
 """Precisions by name and the type each tensor gets. Oracles: the gguf package's enumerations, and what llama.cpp's own
-quantiser names its files, written down by hand."""
+quantizer names its files, written down by hand."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_rows_that_are_no_whole_blocks() -> None:
     assert gguf_format("q8_0", None).kind_of(tensor(7, 96)) == "Q8_0"
     for floats in ("f32", "f16", "bf16"):
         assert gguf_format(floats, None).kind_of(tensor(64, 48)) == floats.upper()
-    assert gguf_format("q4_k_m", None).kind_of(tensor(64, 256)) == "F16"  # before llama.cpp quantises it
+    assert gguf_format("q4_k_m", None).kind_of(tensor(64, 256)) == "F16"  # before llama.cpp quantizes it
 
 
 def test_keep_gives_each_its_own() -> None:

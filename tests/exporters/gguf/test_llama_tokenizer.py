@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exports import export_gguf
 from random_profiles import random_profile
 from sentencepiece_models import bpe_model
 from test_vocabulary import TEXTS
 from tiny_models import tiny_checkpoint
 
-from edgeskip.exporters.gguf.export import export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
 from edgeskip.exporters.gguf.text_rules import gguf_text
-from edgeskip.exporters.onnx.export import ExportPolicy
+from edgeskip.exporters.options import ExportPolicy
 from edgeskip.exporters.tokenizer_check import check_tokenizer, tokenizer_cases
 from edgeskip.models.source import open_model
 from edgeskip.runtime.detokenizer import TextTokenizer

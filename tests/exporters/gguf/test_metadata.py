@@ -18,7 +18,7 @@ from variants import LLAMA3, YARN, random_plan
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Plan
-from edgeskip.exporters.gguf.dequantize import widen
+from edgeskip.exporters.gguf.dequantize import write_dequantized
 from edgeskip.exporters.gguf.write import patch_string
 from edgeskip.models.source import ModelSource, open_model
 
@@ -359,9 +359,9 @@ def test_what_cannot_be_patched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "wide"), [("Q4_1", "F16"), ("Q8_0", "F16"), ("F16", "F16"), ("BF16", "F32")])
 def test_widened(tmp_path: Path, kind: str, wide: str) -> None:
-    """Oracle: the gguf package's dequantising. Same metadata; blocks become F16, BF16 becomes F32."""
+    """Oracle: the gguf package's dequantizing. Same metadata; blocks become F16, BF16 becomes F32."""
     path, _ = talking_gguf(tmp_path / "m.gguf", {"general.name": "n"}, kind=Kind[kind])
-    widen(path, tmp_path / "w.gguf")
+    write_dequantized(path, tmp_path / "w.gguf")
     assert fields_of(tmp_path / "w.gguf") == fields_of(path)
     was, now = (gguf.GGUFReader(file).tensors for file in (path, tmp_path / "w.gguf"))
     assert [tensor.name for tensor in was] == [tensor.name for tensor in now]
@@ -379,6 +379,6 @@ def test_widening_leaves_f32_alone(tmp_path: Path) -> None:
     path = write_tiny_gguf(
         tiny_model("llama"), tmp_path / "m.gguf", kind=Kind.Q8_0, raw={"blk.0.attn_q.weight": (big, Kind.F32)}
     )
-    widen(path, tmp_path / "w.gguf")
+    write_dequantized(path, tmp_path / "w.gguf")
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "w.gguf").tensors}
     np.testing.assert_array_equal(tensors["blk.0.attn_q.weight"].data, big)

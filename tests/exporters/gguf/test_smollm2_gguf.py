@@ -1,7 +1,7 @@
 """The real default model as GGUF in unmodified llama.cpp, over 512 tokens of WikiText-2 test.
 
 Oracles: llama.cpp on the original file, and transformers with the same weights and the plan applied by hooks. Where
-weights are quantised llama.cpp rounds activations to 8 bits, which alone is 0.0026 nats for the original file; so the
+weights are quantized llama.cpp rounds activations to 8 bits, which alone is 0.0026 nats for the original file; so the
 blocks that an export keeps are compared a second time, widened to F32 by the gguf package, which rounds nothing.
 """
 
@@ -80,7 +80,7 @@ def plan_of(wanted: Any) -> Plan:
 
 
 def widened(path: Path, target: Path) -> Path:
-    """The same file with every tensor dequantised to F32 by the gguf package."""
+    """The same file with every tensor dequantized to F32 by the gguf package."""
     header = read_gguf_header(path)
     reader = gguf.GGUFReader(path)
     writer = gguf.GGUFWriter(target, header.metadata["general.architecture"])

@@ -15,7 +15,7 @@ from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower
-from edgeskip.exporters.onnx.quantize import dequantise, quantise
+from edgeskip.exporters.onnx.quantize import dequantize, quantize
 from edgeskip.models.source import ModelSource
 from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
 from edgeskip.runtime.engines.onnxruntime.runtime_graph import runtime_graph
@@ -51,16 +51,16 @@ def rounded(weight: Any, form: WeightFormat, bits: int) -> Any:
     """What a weight [out, in] stands for as it is stored, float32."""
     if form.precision == "fp16":
         return weight.astype(np.float16).astype(np.float32)
-    if not form.quantised:
+    if not form.quantized:
         return weight
-    packed = quantise(weight, bits=bits, block_size=form.block_size, symmetric=form.symmetric)
-    return dequantise(packed, bits=bits, block_size=form.block_size)
+    packed = quantize(weight, bits=bits, block_size=form.block_size, symmetric=form.symmetric)
+    return dequantize(packed, bits=bits, block_size=form.block_size)
 
 
 def rounded_model(family: str, form: WeightFormat, **overrides: Any) -> Any:
-    """The tiny model with every matrix replaced by what its quantisation stands for.
+    """The tiny model with every matrix replaced by what its quantization stands for.
 
-    Output projections behind a skip are quantised after they are divided by the scales before them; a block's
+    Output projections behind a skip are quantized after they are divided by the scales before them; a block's
     scale takes a common factor along, so dividing before or after is the same to rounding.
     """
     model = tiny_model(family, **overrides)

@@ -23,11 +23,11 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.metrics import compare_logits as compare
 from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.draft_head import ChosenHead, draft_head
+from edgeskip.exporters.draft import ChosenHead, draft_head
 from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit
 from edgeskip.exporters.onnx.formats import WeightFormat, weight_format
 from edgeskip.exporters.onnx.lower import lower
-from edgeskip.exporters.split import exiting
+from edgeskip.exporters.split import exit_plan
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.models.torch_reference.skipping import skipped
 from edgeskip.profiles.exit_adapter import ExitAdapter
@@ -70,7 +70,7 @@ def expected(model: Any, plan: Plan, layer: int, mapped: Any, head: Any, tokens:
     """What a draft's logits should be; `head` [V, d] as in the checkpoint, before anything is rounded."""
     states = {}
     hook = model.model.norm.register_forward_pre_hook(lambda _, args: states.update(exit=args[0][0]))
-    with torch.inference_mode(), skipped(model, exiting(plan, layer)):
+    with torch.inference_mode(), skipped(model, exit_plan(plan, layer)):
         normed = model.model(torch.from_numpy(TOKENS)[None]).last_hidden_state[0].numpy()
     hook.remove()
     if mapped is not None:

@@ -174,7 +174,7 @@ def test_progress_names_every_sublayer(llama: Case, tmp_path: Path) -> None:
 
     told: list[str] = []
     plan = llama.plan(["attn.1", "ffn.2"])
-    lower(bake(llama.source.decoder, plan), FP32, tmp_path, progress=told.append)
+    lower(bake(llama.source.decoder, plan), FP32, tmp_path, step=told.append)
     assert told == ["embedding", *map(str, plan.kept), "head"]
 
 

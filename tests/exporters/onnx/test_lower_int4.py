@@ -1,5 +1,5 @@
-"""The int4 graph. Oracle: transformers on a checkpoint whose weights are what the quantised ones stand for,
-`dequantise(quantise(w))`: then only the operators' arithmetic is left to differ."""
+"""The int4 graph. Oracle: transformers on a checkpoint whose weights are what the quantized ones stand for,
+`dequantize(quantize(w))`: then only the operators' arithmetic is left to differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.metrics import compare_logits as compare
 from edgeskip.core.plan import Plan
 from edgeskip.exporters.onnx.formats import WeightFormat, weight_format
-from edgeskip.exporters.onnx.quantize import quantise
+from edgeskip.exporters.onnx.quantize import quantize
 from edgeskip.models.source import open_model
 from edgeskip.models.torch_reference.skipping import skipped
 
@@ -107,7 +107,7 @@ def test_formats_that_cannot_be(precision: str, options: dict[str, int], told: s
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_what_an_embeddings_errors_weigh(tied: bool, tmp_path: Path) -> None:
-    """Oracle: `quantise` with the head's importance where the head reads the table too, else without any."""
+    """Oracle: `quantize` with the head's importance where the head reads the table too, else without any."""
     import onnx
 
     source = open_model(str(tiny_checkpoint("llama", tmp_path / "model", tie_word_embeddings=tied)))
@@ -116,7 +116,7 @@ def test_what_an_embeddings_errors_weigh(tied: bool, tmp_path: Path) -> None:
     artifact_of(source, Plan(4), form, tmp_path / "artifact")
     graph = onnx.load(tmp_path / "artifact" / "model.onnx").graph
     (table,) = [t for t in graph.initializer if t.name == "embedding.weight"]
-    expected = quantise(
+    expected = quantize(
         source.decoder.embedding.read(),
         bits=4,
         block_size=form.block_size,

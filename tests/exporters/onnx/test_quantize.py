@@ -1,4 +1,4 @@
-"""Block-wise quantisation. Oracles: plain round-to-nearest in numpy, weights that lie on a grid, and ONNX Runtime's
+"""Block-wise quantization. Oracles: plain round-to-nearest in numpy, weights that lie on a grid, and ONNX Runtime's
 own MatMulNBits and GatherBlockQuantized."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.exporters.onnx.quantize import Quantised, dequantise, quantise
+from edgeskip.exporters.onnx.quantize import Quantized, dequantize, quantize
 
 
 def gaussian(rows: int, columns: int, seed: int = 0) -> Any:
@@ -42,7 +42,7 @@ def block_errors(weight: Any, other: Any, block: int) -> Any:
 
 
 def restored(weight: Any, bits: int, block: int, symmetric: bool) -> Any:
-    return dequantise(quantise(weight, bits=bits, block_size=block, symmetric=symmetric), bits=bits, block_size=block)
+    return dequantize(quantize(weight, bits=bits, block_size=block, symmetric=symmetric), bits=bits, block_size=block)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -94,19 +94,19 @@ def test_a_block_of_one_outlier(bits: int) -> None:
 
 def test_shapes_and_padding() -> None:
     """The MatMulNBits specification: B [N, K/block, block·bits/8], zero points [N, ceil(K/block·bits/8)]."""
-    four = quantise(gaussian(5, 96), bits=4, block_size=32, symmetric=False)
+    four = quantize(gaussian(5, 96), bits=4, block_size=32, symmetric=False)
     assert four.zero_points is not None
     assert (four.blocks.shape, four.scales.shape, four.zero_points.shape) == ((5, 3, 16), (5, 3), (5, 2))
-    eight = quantise(gaussian(5, 96), bits=8, block_size=32, symmetric=False)
+    eight = quantize(gaussian(5, 96), bits=8, block_size=32, symmetric=False)
     assert eight.zero_points is not None
     assert (eight.blocks.shape, eight.scales.shape, eight.zero_points.shape) == ((5, 3, 32), (5, 3), (5, 3))
-    assert quantise(gaussian(5, 96), bits=4, block_size=32, symmetric=True).zero_points is None
+    assert quantize(gaussian(5, 96), bits=4, block_size=32, symmetric=True).zero_points is None
     for array in (four.blocks, four.zero_points, eight.blocks):
         assert array.dtype == np.uint8
 
 
 def test_rows_are_independent() -> None:
-    """Rows are quantised in chunks by several threads: a chunk's edge must not show. Oracle: row by row."""
+    """Rows are quantized in chunks by several threads: a chunk's edge must not show. Oracle: row by row."""
     weight = gaussian(600, 64)
     together = restored(weight, 4, 32, False)
     for row in (0, 255, 256, 511, 512, 599):
@@ -116,10 +116,10 @@ def test_rows_are_independent() -> None:
 @pytest.mark.parametrize(("columns", "block"), [(80, 32), (33, 16), (64, 128)])
 def test_a_width_that_is_no_multiple_is_refused(columns: int, block: int) -> None:
     with pytest.raises(EdgeSkipError, match=rf"{columns} is not one of {block}: choose a smaller --block-size"):
-        quantise(gaussian(4, columns), bits=4, block_size=block, symmetric=False)
+        quantize(gaussian(4, columns), bits=4, block_size=block, symmetric=False)
 
 
-def run_node(op: str, operand: Any, packed: Quantised, table: Any, output_shape: list[int], **attributes: Any) -> Any:
+def run_node(op: str, operand: Any, packed: Quantized, table: Any, output_shape: list[int], **attributes: Any) -> Any:
     """One operator in onnxruntime."""
     import onnxruntime
 
@@ -148,10 +148,10 @@ def run_node(op: str, operand: Any, packed: Quantised, table: Any, output_shape:
 @pytest.mark.parametrize(("columns", "block"), [(96, 32), (128, 32), (48, 16), (192, 64), (128, 128)])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_matmul_nbits_reads_what_we_pack(bits: int, columns: int, block: int, symmetric: bool) -> None:
-    """Oracle: onnxruntime's operator against x @ dequantise(w).T; odd and even numbers of blocks in a row."""
+    """Oracle: onnxruntime's operator against x @ dequantize(w).T; odd and even numbers of blocks in a row."""
     weight = gaussian(24, columns)
-    packed = quantise(weight, bits=bits, block_size=block, symmetric=symmetric)
-    expected = dequantise(packed, bits=bits, block_size=block)
+    packed = quantize(weight, bits=bits, block_size=block, symmetric=symmetric)
+    expected = dequantize(packed, bits=bits, block_size=block)
     for rows in (1, 5):
         x = np.random.default_rng(1).normal(size=(rows, columns)).astype(np.float32)
         options = {"N": 24, "K": columns, "bits": bits, "block_size": block}
@@ -165,8 +165,8 @@ def test_matmul_nbits_reads_what_we_pack(bits: int, columns: int, block: int, sy
 @pytest.mark.parametrize("columns", [96, 128])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_gather_block_quantized_reads_what_we_pack(bits: int, columns: int, symmetric: bool) -> None:
-    """Oracle: onnxruntime's operator against rows of dequantise(w): the embedding of a tied head reads its bytes."""
-    packed = quantise(gaussian(24, columns), bits=bits, block_size=32, symmetric=symmetric)
+    """Oracle: onnxruntime's operator against rows of dequantize(w): the embedding of a tied head reads its bytes."""
+    packed = quantize(gaussian(24, columns), bits=bits, block_size=32, symmetric=symmetric)
     ids = np.array([[3, 0, 23, 3]], np.int64)
     rows = run_node(
         "GatherBlockQuantized",
@@ -179,4 +179,4 @@ def test_gather_block_quantized_reads_what_we_pack(bits: int, columns: int, symm
         gather_axis=0,
         quantize_axis=1,
     )
-    np.testing.assert_allclose(rows, dequantise(packed, bits=bits, block_size=32)[ids], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(rows, dequantize(packed, bits=bits, block_size=32)[ids], rtol=1e-6, atol=1e-7)

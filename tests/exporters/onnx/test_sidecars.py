@@ -15,7 +15,7 @@ from tiny_models import CHAT_TEMPLATE, FAMILIES, tiny_checkpoint
 from variants import random_plan
 
 from edgeskip.artifacts.manifest import DraftRecord, PlanSummary
-from edgeskip.exporters.draft_head import draft_head
+from edgeskip.exporters.draft import draft_head
 from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit, lower_skip_plan
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.sidecars import write_sidecars

@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from exports import export_onnx
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.exporters.onnx.export import export_onnx
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.models.decoder import Attention
 from edgeskip.models.source import open_model

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from drafting_artifacts import NOTHING, random_walk
 from exit_adapters import adapted_profile, random_adapter
+from exports import export_gguf, export_onnx
 from tiny_models import tiny_checkpoint
 
-from edgeskip.exporters.gguf.export import export_gguf
 from edgeskip.exporters.gguf.formats import gguf_format
-from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
 from edgeskip.exporters.onnx.formats import weight_format
-from edgeskip.exporters.options import DraftRequest
+from edgeskip.exporters.options import DraftRequest, ExportPolicy
 from edgeskip.models.source import open_model
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine
 from edgeskip.runtime.loader import open_artifact

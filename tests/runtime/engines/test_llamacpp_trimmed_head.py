@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.exporters.draft_head import DraftHead
+from edgeskip.exporters.draft import DraftHead
 from edgeskip.exporters.gguf.head_file import write_head_file
 from edgeskip.models.decoder import Linear, Norm, constant
 from edgeskip.runtime.engines.llamacpp.trimmed_head import TrimmedHead, read_trimmed_head

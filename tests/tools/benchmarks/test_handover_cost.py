@@ -17,12 +17,11 @@ from handover_cost import handover_cost
 
 
 def test_from_end_to_end(tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from exports import export_gguf
     from random_profiles import random_profile
 
-    from edgeskip.exporters.gguf.export import export_gguf
     from edgeskip.exporters.gguf.formats import gguf_format
-    from edgeskip.exporters.onnx.export import ExportPolicy
-    from edgeskip.exporters.options import OnlineRequest
+    from edgeskip.exporters.options import ExportPolicy, OnlineRequest
 
     source, file = open_model(str(tiny_llama)), tmp_path / "m.gguf"
     profile, vectors = random_profile(source, tmp_path / "p.json")

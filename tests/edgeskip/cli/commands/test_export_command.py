@@ -163,20 +163,20 @@ def test_a_plan_that_drafts(cli: Cli, profile: Path, out: Path) -> None:
     ("options", "told"),
     [
         (["--draft", "early"], "--draft early is unknown: choose early-exit or skip-plan"),
-        (["--exit-layer", "2"], "add --draft early-exit"),
-        (["--draft-vocab", "64"], "add --draft early-exit"),
+        (["--exit-layer", "2"], "requires --draft early-exit"),
+        (["--draft-vocab", "64"], "requires --draft early-exit"),
         (["--draft", "early-exit"], "the profile has no sweep: add --exit-layer"),
         (["--draft", "early-exit", "--exit-layer", "4"], "the model has 4 blocks, choose 1 … 3"),
         (["--draft", "early-exit", "--exit-layer", "0"], "--exit-layer 0 is not possible"),
-        (["--draft", "early-exit", "--exit-layer", "two"], "--exit-layer two is no number of blocks"),
+        (["--draft", "early-exit", "--exit-layer", "two"], "--exit-layer two is not a number of blocks"),
         (["--draft", "early-exit", "--exit-layer", "3,2"], "name the exits shallow first"),
         (["--draft", "early-exit", "--exit-layer", "1,2", "--target", "gguf"], "a GGUF pair has one exit"),
         (["--draft", "early-exit", "--exit-layer", "2", "--draft-vocab", "0"], "--draft-vocab 0 is not possible"),
         (["--draft", "early-exit", "--exit-layer", "2", "--draft-vocab", "321"], "--draft-vocab 321 is not possible"),
         (["--draft", "early-exit", "--exit-layer", "2", "--draft-vocab", "64"], "token counts"),
         (["--draft", "skip-plan"], "--draft skip-plan needs a plan in the profile"),
-        (["--draft", "skip-plan", "--exit-layer", "2"], "--exit-layer is of --draft early-exit"),
-        (["--draft", "skip-plan", "--draft-vocab", "64"], "--draft-vocab is of --draft early-exit"),
+        (["--draft", "skip-plan", "--exit-layer", "2"], "--exit-layer requires --draft early-exit"),
+        (["--draft", "skip-plan", "--draft-vocab", "64"], "--draft-vocab requires --draft early-exit"),
     ],
 )
 def test_drafts_that_cannot_be(cli: Cli, dense: Path, out: Path, options: list[str], told: str) -> None:
@@ -274,7 +274,7 @@ def test_a_mismatch(cli: Cli, profile: Path, out: Path, monkeypatch: pytest.Monk
     """The check is made to compare with a dense model: exit 2 and nothing there, or kept and called a mismatch."""
     from edgeskip.core.plan import Plan
 
-    module = importlib.import_module("edgeskip.exporters.onnx.export")
+    module = importlib.import_module("edgeskip.exporters.onnx.check")
     real = module.verify
     monkeypatch.setattr(
         module, "verify", lambda source, plan, *rest, **options: real(source, Plan(plan.num_blocks), *rest, **options)

@@ -213,7 +213,7 @@ def test_files_and_folders_confused(cli: Cli, profile: Path, out: Path, model: P
     draft = ("--draft", "early-exit", "--exit-layer", 2)
     assert "two files: give -o a folder, not" in refused(cli, out, profile, *draft, target="x.gguf")
     both = ("--target", "onnx,gguf")
-    assert "two targets need a folder: give -o one, not" in refused(cli, out, profile, *both, target="x.gguf")
+    assert "two targets need a folder" in refused(cli, out, profile, *both, target="x.gguf")
 
 
 @pytest.mark.parametrize(
@@ -229,10 +229,10 @@ def test_files_and_folders_confused(cli: Cli, profile: Path, out: Path, model: P
         (["--target", "onnx,gguf", "--precision", "q4_0,q4_0"], "q4_0 is unknown: choose one of fp32"),
         (["--draft", "medusa", "--exit-layer", "2"], "--draft medusa is unknown: choose early-exit or skip-plan"),
         (["--draft", "early-exit"], "needs an exit layer and the profile has no sweep"),
-        (["--exit-layer", "2"], "add --draft early-exit"),
-        (["--draft", "early-exit", "--exit-layer", "1,2"], "--exit-layer 1,2: a GGUF pair has one exit, name one"),
+        (["--exit-layer", "2"], "requires --draft early-exit"),
+        (["--draft", "early-exit", "--exit-layer", "1,2"], "--exit-layer 1,2: a GGUF pair has one exit"),
         (["--draft", "early-exit", "--exit-layer", "2", "--draft-vocab", "9"], "lacks: calibrate again"),
-        (["--draft", "skip-plan", "--draft-vocab", "9"], "--draft-vocab is of --draft early-exit"),
+        (["--draft", "skip-plan", "--draft-vocab", "9"], "--draft-vocab requires --draft early-exit"),
         (["--draft", "early-exit", "--exit-layer", "4"], "--exit-layer 4 is not possible: the model has 4 blocks"),
         (["--draft", "early-exit", "--exit-layer", "0"], "--exit-layer 0 is not possible"),
         (["--model", "no-such-model"], "no-such-model"),

@@ -64,10 +64,10 @@ def test_an_export_says_what_it_gates(cli: Cli, profile: Path, tmp_path: Path) -
         (["--online", "--beta", "0.9", "--draft", "skip-plan"], "--online and --draft skip-plan do not go together"),
         (["--online"], "--online needs a threshold and the profile's plan has none: add --beta"),
         (["--online", "--beta", "0.98"], "ffn.0 is the most similar, 0.9500, far below β = 0.98: lower --beta"),
-        (["--online", "--beta", "1.5"], "--beta 1.5 is no similarity"),
+        (["--online", "--beta", "1.5"], "--beta 1.5 is not a similarity"),
         (["--online", "--beta", "0.9", "--window", "0"], "--window 0 is not possible"),
-        (["--beta", "0.9"], "--beta 0.9 is of online skipping: add --online"),
-        (["--window", "9"], "--window 9 is of online skipping: add --online"),
+        (["--beta", "0.9"], "--beta 0.9 requires --online"),
+        (["--window", "9"], "--window 9 requires --online"),
     ],
 )
 def test_exports_that_cannot_be(cli: Cli, profile: Path, tmp_path: Path, options: list[str], told: str) -> None:

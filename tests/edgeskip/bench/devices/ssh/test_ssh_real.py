@@ -16,9 +16,9 @@ from edgeskip.core.files import sha256_of
 
 def exported(checkpoint: Path, folder: Path) -> Path:
     """The tiny model as a dense int4 artifact."""
+    from exports import export_onnx
     from random_profiles import random_profile
 
-    from edgeskip.exporters.onnx.export import export_onnx
     from edgeskip.exporters.onnx.formats import WeightFormat
     from edgeskip.models.source import open_model
 

@@ -8,14 +8,14 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from exports import export_onnx
 from random_profiles import random_profile
 
 from edgeskip.bench.devices.web.browser import find_browser
 from edgeskip.bench.devices.web.packages import web_packages
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.exporters.onnx.export import ExportPolicy, export_onnx
 from edgeskip.exporters.onnx.formats import weight_format
-from edgeskip.exporters.options import DraftRequest
+from edgeskip.exporters.options import DraftRequest, ExportPolicy
 from edgeskip.models.source import open_model
 from edgeskip.profiles.schema import ExitStatistics
 

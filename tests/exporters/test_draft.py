@@ -13,9 +13,9 @@ import pytest
 from random_profiles import random_profile
 from tiny_models import tiny_checkpoint
 
-import edgeskip.exporters.draft_head as module
+import edgeskip.exporters.draft as module
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.exporters.draft_head import ChosenHead, chosen_head, draft_head, draft_tokens, end_tokens
+from edgeskip.exporters.draft import ChosenHead, chosen_head, draft_head, draft_tokens
 from edgeskip.models.source import ModelSource, open_model
 from edgeskip.profiles.exit_adapter import ExitAdapter
 from edgeskip.profiles.schema import ExitStatistics
@@ -137,4 +137,4 @@ def test_ends_of_text(tiny_llama: Path, tmp_path: Path, generation: Any, config:
         content = json.loads((folder / name).read_text())
         content["eos_token_id"] = value
         (folder / name).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
-    assert end_tokens(open_model(str(folder))) == expected
+    assert list(open_model(str(folder)).end_tokens) == expected

@@ -1,19 +1,26 @@
-"""The head of an early-exit draft: from the decoder and what calibration found to the weights a lowering writes."""
+"""An early-exit draft: its head, and a trained block before it, as weights that a lowering writes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.exporters.bake import on_scaled_stream
+from edgeskip.exporters.split import exit_plan
 from edgeskip.models.decoder import Attention, Decoder, FeedForward, Linear, Norm, Tensor, constant
+from edgeskip.models.families.architecture_config import ArchitectureConfig
+from edgeskip.models.families.canonical import extra_block
 from edgeskip.profiles.exit_adapter import ExitAdapter
 
 if TYPE_CHECKING:
     from edgeskip.artifacts.manifest import ExitHead
+    from edgeskip.core.plan import Plan
+    from edgeskip.exporters.job import ExportJob
     from edgeskip.models.source import ModelSource
     from edgeskip.profiles.schema import Profile
     from edgeskip.profiles.vectors import Vectors
@@ -50,6 +57,28 @@ class ChosenHead:
 
 
 PLAIN = ChosenHead()
+
+
+@dataclass(frozen=True)
+class ExitDraft:
+    """An exit after the model's first `layer` blocks; `head` holds what was `chosen` for it."""
+
+    layer: int
+    head: DraftHead
+    chosen: ChosenHead = PLAIN
+
+
+def exit_draft(job: ExportJob, decoder: Decoder, layer: int, *, fold: bool = False) -> ExitDraft:
+    """Return the job's draft at one exit of the baked `decoder`; see `draft_head` for `fold`.
+
+    Raises:
+        EdgeSkipError: If the profile has no token counts for a trimmed head, or its trained block does not fit.
+    """
+    chosen = chosen_head(job.profile, job.vectors, layer)
+    tokens = draft_tokens(job.source, job.vectors, job.draft.vocabulary if job.draft else None)
+    block = exit_block(job.source, chosen.adapter, job.plan, layer)
+    exit_map = chosen.adapter.map if chosen.adapter else None
+    return ExitDraft(layer, draft_head(decoder, exit_map, tokens, fold=fold, block=block), chosen)
 
 
 def draft_head(
@@ -123,9 +152,30 @@ def draft_tokens(source: ModelSource, vectors: Vectors | None, size: int | None)
         raise EdgeSkipError("--draft-vocab needs the corpus' token counts, which this profile lacks: calibrate again")
     from edgeskip.profiles.draft_vocabulary import draft_vocabulary
 
-    return draft_vocabulary(counts, size, end_tokens(source))
+    return draft_vocabulary(counts, size, list(source.end_tokens))
 
 
-def end_tokens(source: ModelSource) -> list[int]:
-    """Ids that end a text of the model's, the first one first (`ModelSource.end_tokens`)."""
-    return list(source.end_tokens)
+def exit_block(
+    source: ModelSource, adapter: ExitAdapter | None, plan: Plan, layer: int
+) -> tuple[Attention, FeedForward] | None:
+    """The block of the adapter of exit `layer`, for the model under `plan`; None where the adapter has none.
+
+    What blocks of a family may differ in (rotary positions, window) is as in the model's first. Its weights go by
+    `exit.E.adapter.block.NAME`, so that nothing measured of the model's own is taken for theirs. EdgeSkipError where
+    they are not of the model's shape.
+    """
+    if adapter is None or not adapter.block:
+        return None
+    weights = {name: constant(f"exit.{layer}.adapter.block.{name}", array) for name, array in adapter.block.items()}
+    try:
+        pair = extra_block(source.checkpoint.family, ArchitectureConfig(source.config, source.checkpoint.file), weights)
+    except EdgeSkipError as error:
+        raise EdgeSkipError(
+            f"the trained block of exit layer {layer} is not of {source.name}'s shape: train it again ({error})"
+        ) from None
+    # The baked stream at the exit is divided by the scales of what was skipped before.
+    scale = prod(skip.scale for skip in exit_plan(plan, layer).skips)
+    attention, feed_forward = (on_scaled_stream(sublayer, scale) for sublayer in pair)
+    assert isinstance(attention, Attention)
+    assert isinstance(feed_forward, FeedForward)
+    return attention, feed_forward
