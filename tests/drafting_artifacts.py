@@ -13,8 +13,8 @@ from edgeskip.artifacts.manifest import DraftRecord, GraphRecord, Manifest, Plan
 from edgeskip.core.files import sha256_of
 from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.draft import ChosenHead, draft_head
-from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit, lower_skip_plan
+from edgeskip.exporters.draft import ChosenHead, ExitDraft, draft_head
+from edgeskip.exporters.onnx.drafts import lower_early_exit, lower_skip_plan
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.lower import lower
 from edgeskip.models.source import ModelSource
@@ -44,7 +44,7 @@ def early_exit_artifact(
     for number, layer in enumerate(layers):
         exit_map = None if maps is None else maps[number]
         chosen = ChosenHead() if exit_map is None else ChosenHead("ridge", ExitAdapter(exit_map))
-        exits.append(Exit(layer, draft_head(decoder, exit_map, tokens), chosen))
+        exits.append(ExitDraft(layer, draft_head(decoder, exit_map, tokens), chosen))
     graph, record = lower_early_exit(decoder, form, folder, exits)
     return _manifest(source, folder, graph, record)
 

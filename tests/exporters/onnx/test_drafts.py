@@ -23,8 +23,8 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.metrics import compare_logits as compare
 from edgeskip.core.plan import Plan
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.draft import ChosenHead, draft_head
-from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit
+from edgeskip.exporters.draft import ChosenHead, ExitDraft, draft_head
+from edgeskip.exporters.onnx.drafts import lower_early_exit
 from edgeskip.exporters.onnx.formats import WeightFormat, weight_format
 from edgeskip.exporters.onnx.lower import lower
 from edgeskip.exporters.split import exit_plan
@@ -50,7 +50,7 @@ def lowered(
     chosen = {
         n: ChosenHead() if found is None else ChosenHead("ridge", ExitAdapter(found)) for n, found in maps.items()
     }
-    exits = [Exit(layer, draft_head(decoder, found, tokens), chosen[layer]) for layer, found in maps.items()]
+    exits = [ExitDraft(layer, draft_head(decoder, found, tokens), chosen[layer]) for layer, found in maps.items()]
     folder.mkdir(exist_ok=True)
     return lower_early_exit(decoder, form, folder, exits)[1]
 

@@ -15,8 +15,8 @@ from tiny_models import CHAT_TEMPLATE, FAMILIES, tiny_checkpoint
 from variants import random_plan
 
 from edgeskip.artifacts.manifest import DraftRecord, PlanSummary
-from edgeskip.exporters.draft import draft_head
-from edgeskip.exporters.onnx.drafts import Exit, lower_early_exit, lower_skip_plan
+from edgeskip.exporters.draft import ExitDraft, draft_head
+from edgeskip.exporters.onnx.drafts import lower_early_exit, lower_skip_plan
 from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.sidecars import write_sidecars
 from edgeskip.models.source import ModelSource, open_model
@@ -77,7 +77,7 @@ def test_genai_drafts_with_the_folders_graphs(tiny_llama: Path, tmp_path: Path, 
         draft = DraftRecord(kind="skip-plan", plan=summary)
     else:
         head = draft_head(source.decoder, None, np.arange(0, 320, 2) if kind == "trimmed" else None)
-        graph, draft = lower_early_exit(source.decoder, form, tmp_path, [Exit(1, head), Exit(2, head)])
+        graph, draft = lower_early_exit(source.decoder, form, tmp_path, [ExitDraft(1, head), ExitDraft(2, head)])
     write_sidecars(source, graph, tmp_path, draft)
     model = json.loads((tmp_path / "genai_config.json").read_text(encoding="utf-8"))["model"]
     caches = {"early-exit": 1, "trimmed": 1, "skip-plan": 2}[kind]
