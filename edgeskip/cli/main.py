@@ -83,6 +83,7 @@ def _options(
 ) -> None:
     messages.reset()
     messages.listen()
+    context.call_on_close(messages.stop_listening)
     context.call_on_close(let_go)
 
 

@@ -92,10 +92,18 @@ class _Listener(logging.Handler):
         (note if record.levelno >= logging.INFO else detail)(record.getMessage())
 
 
+_LISTENER = _Listener()
+
+
 def listen() -> None:
     """Print what the library logs from now on."""
     logger = logging.getLogger("edgeskip")
-    if not any(isinstance(handler, _Listener) for handler in logger.handlers):
-        logger.addHandler(_Listener())
-    logger.propagate = False
+    logger.addHandler(_LISTENER)
     logger.setLevel(logging.DEBUG)
+
+
+def stop_listening() -> None:
+    """Leave what the library logs to the program that this command ran in."""
+    logger = logging.getLogger("edgeskip")
+    logger.removeHandler(_LISTENER)
+    logger.setLevel(logging.NOTSET)

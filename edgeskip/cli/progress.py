@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from edgeskip.cli import messages
-from edgeskip.core.progress import ProgressEvent
+from edgeskip.core.progress import ProgressEvent, reporting_to
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
@@ -66,7 +66,7 @@ def progress_bar(
         shown = _rich(Console(stderr=True), refresh=refresh, transient=transient)
     else:
         shown = _lines(first_s, every_s)
-    with shown as bar:
+    with shown as bar, reporting_to(bar):
         messages.set_writer(bar.note)
         try:
             yield bar

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeskip.core.locks import is_claimed
+from edgeskip.core.notes import note
 
 # `.NAME.RANDOM` + one of these, a folder beside the output NAME.
 PART, OLD = ".edgeskip-part", ".edgeskip-old"
@@ -41,7 +41,7 @@ def leftovers_in(folder: Path) -> list[Leftover]:
 
 
 def clean_up(target: Path) -> None:
-    """Remove what a killed process left beside `target`, which this process has claimed, and say so on stderr.
+    """Remove what a killed process left beside `target`, which this process has claimed, and note it.
 
     What was at `target` is put back if the process was killed between taking it away and putting the new in its place.
     """
@@ -51,10 +51,10 @@ def clean_up(target: Path) -> None:
         kept = leftover.folder / target.name
         if leftover.is_old and kept.exists() and not target.exists():
             kept.rename(target)
-            print(f"put back {target}, which an interrupted process had taken away", file=sys.stderr)
+            note(f"put back {target}, which an interrupted process had moved away")
         else:
             megabytes = leftover.size / 1e6
-            print(f"removing {leftover.folder} ({megabytes:.1f} MB), left by an interrupted process", file=sys.stderr)
+            note(f"removing {leftover.folder} ({megabytes:.1f} MB), left by an interrupted process")
         shutil.rmtree(leftover.folder, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal; elsewhere (pipes, CI, notebooks) a plain line every few seconds."""
+"""What a long job reports while it works: the callback of every function that takes `progress=`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Protocol
@@ -81,6 +82,24 @@ class Steps:
     def finish(self) -> None:
         """Report that every step is done."""
         self.report(ProgressEvent(self.stage, self.done if self.total is None else self.total, self.total, self.unit))
+
+
+_current: ContextVar[Progress] = ContextVar("progress", default=silent)
+
+
+@contextmanager
+def reporting_to(progress: Progress) -> Iterator[None]:
+    """Let what runs in the block report to `progress`, also where no callback is passed down to: downloads."""
+    token = _current.set(progress)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_progress() -> Progress:
+    """Return the callback of the function that is running; `silent` if it was given none."""
+    return _current.get()
 
 
 # The display: goes to edgeskip/cli/progress.py as soon as its last caller passes a callback.

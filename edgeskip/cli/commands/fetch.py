@@ -8,6 +8,7 @@ import typer
 
 from edgeskip.cli import messages
 from edgeskip.cli.options import MODEL, Json, complete_fetched
+from edgeskip.cli.progress import progress_bar
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.terminal import print_json
 
@@ -42,7 +43,8 @@ def fetch(
         raise EdgeSkipError("no model is named; see  edgeskip fetch --list")
     from edgeskip.models.fetch import fetch as fetch_model
 
-    path = fetch_model(name, source=source, quiet=messages.verbosity() is messages.Verbosity.QUIET)
+    with progress_bar() as bar:
+        path = fetch_model(name, source=source, progress=bar)
     if json:
         print_json({"name": name, "path": str(path)})
     else:

