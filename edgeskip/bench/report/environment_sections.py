@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeskip.bench.analysis.formatting import (
@@ -14,9 +14,18 @@ from edgeskip.bench.analysis.formatting import (
     pluralize,
     sanitize,
 )
-from edgeskip.bench.report.latency import entry_heading
 from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry, RunPart
-from edgeskip.bench.report.sections import Column, Group, Section, Table, TableCell, drop_empty_columns
+from edgeskip.bench.report.sections import (
+    Column,
+    Group,
+    Section,
+    Table,
+    TableCell,
+    device_tables,
+    entry_heading,
+    text_column,
+    value_cell,
+)
 from edgeskip.bench.runner.system_monitor import BUSY_CORES, SLOWER, slowdown_after, slowdown_vs_best
 from edgeskip.bench.schema import Device
 
@@ -65,16 +74,14 @@ def best_cpu_probe(joined: MergedRuns, entry: ReportEntry) -> float | None:
 def conditions_section(joined: MergedRuns) -> Section:
     """Doubtful rounds, then what was seen of every entry's rounds."""
     columns = [
-        Column("", numeric=False), Column("rounds"), Column("others", "cores, most"), Column("pulse", "after/before"),
+        text_column(), Column("rounds"), Column("others", "cores, most"), Column("pulse", "after/before"),
         Column("pulse", "of the best"), Column("hottest", "°C"), Column("throttling", "events"), Column("clock", "MHz"),
         Column("load average", "most"),
     ]  # fmt: skip
-    tables = []
-    for device in joined.device_names:
-        rows = [_conditions_row(entry, best_cpu_probe(joined, entry)) for entry in joined.on(device)]
-        shown, groups = drop_empty_columns(columns, [Group("", rows)], NOT_MEASURED)
-        note = "" if len(shown) > 2 else "Nothing more is known of what the device did meanwhile."
-        tables.append(Table(f"Conditions on {device}", shown, groups, note))
+    tables = [
+        replace(table, note="" if len(table.columns) > 2 else "Nothing more is known of what the device did meanwhile.")
+        for table in device_tables(joined, "Conditions", columns, lambda entry: _conditions_cells(joined, entry))
+    ]
     return Section(
         "conditions",
         "Conditions",
@@ -105,27 +112,22 @@ def format_doubts(doubts: list[DoubtfulRounds]) -> list[str]:
 def execution_section(joined: MergedRuns) -> Section:
     """Engine, provider and nodes of every entry; notes that rounds left."""
     columns = [
-        Column("", numeric=False), Column("engine", numeric=False), Column("asked for", numeric=False),
-        Column("ran", numeric=False), Column("nodes by provider", numeric=False), Column("threads"),
+        text_column(), text_column("engine"), text_column("asked for"),
+        text_column("ran"), text_column("nodes by provider"), Column("threads"),
     ]  # fmt: skip
-    tables = []
-    notes: dict[str, None] = {}
-    for device in joined.device_names:
-        rows = []
-        for entry in joined.on(device):
-            rows.append(_ran_row(entry))
-            for sample in entry.samples:
-                for note in sample.notes:
-                    notes[f"{entry.target} ({entry.how}) on {entry.device}: {sanitize(note)}"] = None
-        shown, groups = drop_empty_columns(columns, [Group("", rows)], NOT_MEASURED)
-        tables.append(Table(f"Providers on {device}", shown, groups))
+    notes = {
+        f"{entry.target} ({entry.how}) on {entry.device}: {sanitize(note)}": None
+        for entry in joined.entries
+        for sample in entry.samples
+        for note in sample.notes
+    }
     return Section(
         "providers",
         "What really ran where",
         ["Nodes of the graph by the provider that ran them, where the engine tells it."]
         + (["Notes of the rounds:"] if notes else []),
         items=list(notes),
-        tables=tables,
+        tables=device_tables(joined, "Providers", columns, _execution_cells),
     )
 
 
@@ -133,7 +135,7 @@ def failures_section(joined: MergedRuns) -> Section | None:
     """Rounds that did not come to an end; None where all did."""
     if not joined.failures:
         return None
-    columns = [Column("", numeric=False), Column("device", numeric=False), Column("message", numeric=False)]
+    columns = [text_column(), text_column("device"), text_column("message")]
     rows = []
     for part, failure in joined.failures:
         cell = failure.cell
@@ -168,39 +170,31 @@ def environment_section(joined: MergedRuns) -> Section:
     return Section("environment", "Environment and settings", tables=tables)
 
 
-def _conditions_row(entry: ReportEntry, best: float | None) -> list[TableCell]:
-    seen = [sample.conditions for sample in entry.samples]
+def _conditions_cells(joined: MergedRuns, entry: ReportEntry) -> list[TableCell]:
+    seen, best = [sample.conditions for sample in entry.samples], best_cpu_probe(joined, entry)
     others = max((c.others_cores for c in seen if c.others_cores is not None), default=None)
-    paired = [c for c in seen if len(c.pulse) > 1]
-    pulsed = [c for c in seen if c.pulse]
-    hottest = max((t for c in seen for t in c.temperature_c), default=None)
     events = [c.throttle_events for c in seen if c.throttle_events is not None]
     clocks = [clock for c in seen for clock in c.clock_mhz]
-    load = max((c.load_average for c in seen if c.load_average is not None), default=None)
+    after = max((slowdown_after(c) for c in seen if len(c.pulse) > 1), default=None)
+    vs_best = max((slowdown_vs_best(c, best) for c in seen if c.pulse), default=None)
     return [
         entry_heading(entry),
         TableCell(str(len(seen))),
-        _known(others, " (busy)" if others is not None and others > BUSY_CORES else ""),
-        _slower(max(map(slowdown_after, paired)) if paired else None),
-        _slower(max(slowdown_vs_best(c, best) for c in pulsed) if pulsed else None),
-        _known(hottest),
-        TableCell(str(sum(events)) if events else NOT_MEASURED),
+        value_cell(others, lambda cores: format_number(cores) + (" (busy)" if cores > BUSY_CORES else "")),
+        value_cell(after, _kept_speed),
+        value_cell(vs_best, _kept_speed),
+        value_cell(max((t for c in seen for t in c.temperature_c), default=None)),
+        value_cell(sum(events) if events else None, str),
         TableCell(f"{min(clocks):,.0f} to {max(clocks):,.0f}" if clocks else NOT_MEASURED),
-        _known(load),
+        value_cell(max((c.load_average for c in seen if c.load_average is not None), default=None)),
     ]
 
 
-def _known(value: float | None, mark: str = "") -> TableCell:
-    return TableCell(NOT_MEASURED if value is None else format_number(value) + mark)
+def _kept_speed(lost: float) -> str:
+    return format_percent(1 - lost) + (" (slower)" if lost > SLOWER else "")
 
 
-def _slower(lost: float | None) -> TableCell:
-    return TableCell(
-        NOT_MEASURED if lost is None else format_percent(1 - lost) + (" (slower)" if lost > SLOWER else "")
-    )
-
-
-def _ran_row(entry: ReportEntry) -> list[TableCell]:
+def _execution_cells(entry: ReportEntry) -> list[TableCell]:
     ran = entry.samples[-1].ran
     ways = {(s.ran.engine, s.ran.version, s.ran.provider, tuple(sorted(s.ran.nodes.items()))) for s in entry.samples}
     nodes = ", ".join(f"{sanitize(name, 60)} {count:,}" for name, count in ran.nodes.items())
@@ -262,7 +256,7 @@ def _device_table(joined: MergedRuns, name: str, device: Device, places: list[tu
 
 def _facts_table(caption: str, facts: list[tuple[str, str]]) -> Table:
     rows = [[TableCell(name), TableCell(value)] for name, value in facts]
-    return Table(caption, [Column("", numeric=False), Column("value", numeric=False)], [Group("", rows)], facts=True)
+    return Table(caption, [text_column(), text_column("value")], [Group("", rows)], facts=True)
 
 
 def _flat(facts: dict[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:

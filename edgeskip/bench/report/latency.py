@@ -14,37 +14,36 @@ from edgeskip.bench.analysis.formatting import (
     sanitize,
 )
 from edgeskip.bench.analysis.rows import SERVING, MeasureRow
-from edgeskip.bench.report.dot_plot import Dot, describe_dots, dot_plot
 from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry
-from edgeskip.bench.report.sections import Column, Group, Plot, Section, Table, TableCell, drop_empty_columns
+from edgeskip.bench.report.row_plots import Dot, describe_dots, dot_plot
+from edgeskip.bench.report.sections import (
+    Column,
+    Group,
+    Plot,
+    Section,
+    TableCell,
+    compact_table,
+    device_tables,
+    entry_heading,
+    text_column,
+    value_cell,
+)
 from edgeskip.bench.report.speed import TPOT, decoding_speed, first_test, speeds_of
 
-_FIRST = Column("", numeric=False)
 _RATIO = Column("to baseline", "times as good (95 %)")
-_OTHERS = ("load", "peak memory", "peak device memory", "energy")
-
-
-def entry_heading(entry: ReportEntry) -> TableCell:
-    """The heading of an entry's row: what, how, and what it is labelled."""
-    return TableCell(entry.target, f"{entry.how} · {entry.label}")
+_RESOURCES = ("load", "peak memory", "peak device memory", "energy")
+_BOUNDS = {None: "", "memory": "bandwidth", "compute": "arithmetic"}
 
 
 def serving_section(joined: MergedRuns) -> Section | None:
-    """TTFT, TPOT and ITL of real prompts; None where none was answered."""
-    entries = [entry for entry in joined.entries if any(entry.row(measure) for measure in SERVING)]
-    if not entries:
+    """Return TTFT, TPOT and ITL of real prompts; None if none was answered."""
+    if not any(entry.row(measure) for entry in joined.entries for measure in SERVING):
         return None
     columns = [
-        _FIRST, Column("decoding", "tokens/s, median"), _RATIO, Column("TTFT", "ms, to baseline"), Column("TPOT", "ms"),
-        Column("ITL p50", "ms"), Column("ITL p90", "ms"), Column("ITL p99", "ms"),
+        text_column(), Column("decoding", "tokens/s, median"), _RATIO, Column("TTFT", "ms, to baseline"),
+        Column("TPOT", "ms"), Column("ITL p50", "ms"), Column("ITL p90", "ms"), Column("ITL p99", "ms"),
     ]  # fmt: skip
-    tables = []
-    for device in joined.device_names:
-        rows = [_serving_row(entry) for entry in entries if entry.device == device]
-        if rows:
-            shown, groups = drop_empty_columns(columns, [Group("", rows)], NOT_MEASURED)
-            tables.append(Table(f"Real prompts on {device}", shown, groups))
-    prompts = list(dict.fromkeys(answer.prompt for e in entries for sample in e.samples for answer in sample.answers))
+    prompts = {answer.prompt for e in joined.entries for sample in e.samples for answer in sample.answers}
     plots = [
         _plot(joined, "decode", "Decoding on real prompts", "tokens per second", TPOT),
         _plot(joined, "first-token", "Time to first token", "milliseconds", "TTFT"),
@@ -55,121 +54,103 @@ def serving_section(joined: MergedRuns) -> Section | None:
         [
             f"{pluralize(len(prompts), 'prompt')} answered greedily, each round in a fresh process. TTFT: from the "
             "request to the first token; TPOT: mean time per token after it; ITL: percentiles of the time between "
-            "two tokens as they are given out, 0 within an accepted draft. Numbers are means over rounds ± their "
+            "two tokens as they are emitted, 0 within an accepted draft. Numbers are means over rounds ± their "
             "standard deviation; ratios are paired by round with Student's 95 % interval, above 1 is better."
         ],
         plots=[plot for plot in plots if plot is not None],
-        tables=tables,
+        tables=device_tables(joined, "Real prompts", columns, _serving_cells),
     )
 
 
 def synthetic_section(joined: MergedRuns) -> Section | None:
-    """The pp and tg rows; None where there are none."""
+    """Return the pp and tg rows; None if there are none."""
     measures = list(
         dict.fromkeys(row.measure for entry in joined.entries for row in entry.rows if row.unit == "tokens/s")
     )
     if not measures:
         return None
-    columns = [_FIRST, Column("speed", "tokens/s"), _RATIO, Column("of roofline")]
+    columns = [text_column(), Column("speed", "tokens/s"), _RATIO, Column("of roofline")]
     tables = []
     for device in joined.device_names:
-        groups = []
-        for measure in measures:
-            found = [(entry, entry.row(measure)) for entry in joined.on(device)]
-            rows = [_synthetic_row(entry, row) for entry, row in found if row is not None]
-            if rows:
-                groups.append(Group(measure, rows))
+        found = [(m, [(e, row) for e in joined.on(device) if (row := e.row(m)) is not None]) for m in measures]
+        groups = [Group(measure, [_synthetic_cells(*one) for one in rows]) for measure, rows in found if rows]
         if groups:
-            shown, groups = drop_empty_columns(columns, groups, NOT_MEASURED)
-            tables.append(Table(f"Synthetic tests on {device}", shown, groups))
-    plots = []
-    for test, title in (("pp", "Reading a prompt of random tokens"), ("tg", "Decoding random tokens")):
-        name = first_test(measures, test)
-        if name is not None:
-            plots.append(_plot(joined, test, f"{title}: {name}", "tokens per second", name))
-    paragraphs = [
-        "As llama-bench has them: pp512 reads 512 random tokens as one prompt, tg128 decodes 128 one by one, "
-        "@ d2048 with 2,048 tokens in the cache before."
+            tables.append(compact_table(f"Synthetic tests on {device}", columns, groups))
+    plots = [
+        _plot(joined, test, f"{title}: {name}", "tokens per second", name)
+        for test, title in (("pp", "Reading a prompt of random tokens"), ("tg", "Decoding random tokens"))
+        if (name := first_test(measures, test)) is not None
     ]
-    if any(row.roofline is not None for entry in joined.entries for row in entry.rows):
-        paragraphs.append(
-            "Of roofline: bytes and operations that the model needs for the test, over what the device was measured "
-            "to give in that time; the larger share and which it is of."
-        )
-    else:
-        paragraphs.append("The devices' bandwidth and arithmetic were not measured: no roofline.")
+    known = any(row.roofline is not None for entry in joined.entries for row in entry.rows)
+    paragraphs = [
+        "As in llama-bench: pp512 reads 512 random tokens as one prompt, tg128 decodes 128 one by one, @ d2048 with "
+        "2,048 tokens in the cache before.",
+        "Of roofline: bytes and operations that the model needs for the test, over what the device was measured to "
+        "give in that time; the larger share and which it is of."
+        if known
+        else "The devices' bandwidth and arithmetic were not measured: no roofline.",
+    ]
     return Section(
         "synthetic", "Synthetic tests", paragraphs, plots=[plot for plot in plots if plot is not None], tables=tables
     )
 
 
 def resources_section(joined: MergedRuns) -> Section | None:
-    """Load time, memory and energy; None where none of them is known."""
+    """Return load time, memory and energy; None if none of them is known."""
     columns = [
-        _FIRST, Column("load", "s"), Column("peak memory", "MB"), Column("device memory", "MB"),
+        text_column(), Column("load", "s"), Column("peak memory", "MB"), Column("device memory", "MB"),
         Column("energy", "J/token"),
     ]  # fmt: skip
-    tables = []
-    for device in joined.device_names:
-        rows = []
-        for entry in joined.on(device):
-            found = [entry.row(measure) for measure in _OTHERS]
-            rows.append([entry_heading(entry), *(_spread(row) for row in found)])
-        shown, groups = drop_empty_columns(columns, [Group("", rows)], NOT_MEASURED)
-        if len(shown) > 1:
-            tables.append(Table(f"Loading, memory and energy on {device}", shown, groups))
+    tables = device_tables(
+        joined,
+        "Loading, memory and energy",
+        columns,
+        lambda entry: [entry_heading(entry), *(_mean_cell(entry.row(measure)) for measure in _RESOURCES)],
+    )
+    tables = [table for table in tables if len(table.columns) > 1]
     if not tables:
         return None
-    sources = list(
-        dict.fromkeys(sanitize(s.energy.source) for e in joined.entries for s in e.samples if s.energy is not None)
-    )
-    energy = (
-        f"Energy while the answers were made, per token that came out, by {join_names(sources)}."
-        if sources
-        else "Energy was not measured."
-    )
+    energies = [sample.energy for entry in joined.entries for sample in entry.samples if sample.energy is not None]
+    sources = list(dict.fromkeys(sanitize(energy.source) for energy in energies))
+    energy = f"Energy is per token of the answers, by {join_names(sources)}." if sources else "Energy was not measured."
     return Section("resources", "Loading, memory, energy", [energy], tables=tables)
 
 
-def _serving_row(entry: ReportEntry) -> list[TableCell]:
-    speed = decoding_speed(entry, TPOT)
-    first = entry.row("TTFT")
-    found = [entry.row(measure) for measure in SERVING[1:]]
+def _serving_cells(entry: ReportEntry) -> list[TableCell] | None:
+    if not any(entry.row(measure) for measure in SERVING):
+        return None
+    speed, first = decoding_speed(entry, TPOT), entry.row("TTFT")
+    ratio = None if first is None else first.ratio
     return [
         entry_heading(entry),
-        TableCell(NOT_MEASURED) if speed is None else TableCell(format_number(speed.median)),
-        _ratio(entry, entry.row(TPOT)),
-        TableCell(_spread(first).main, _ratio_line(first)),
-        *(_spread(row) for row in found),
+        value_cell(None if speed is None else speed.median),
+        _ratio_cell(entry, entry.row(TPOT)),
+        TableCell(_mean_cell(first).main, "" if ratio is None else f"{format_ratio(ratio)} ({format_interval(ratio)})"),
+        *(_mean_cell(entry.row(measure)) for measure in SERVING[1:]),
     ]
 
 
-def _synthetic_row(entry: ReportEntry, row: MeasureRow) -> list[TableCell]:
-    roof = NOT_MEASURED if row.roofline is None else format_percent(row.roofline)
+def _synthetic_cells(entry: ReportEntry, row: MeasureRow) -> list[TableCell]:
     return [
         entry_heading(entry),
         TableCell(format_mean_sd(row), f"median {format_number(row.median)}" if len(row.values) > 1 else ""),
-        _ratio(entry, row),
-        TableCell(roof, "" if row.bound is None else {"memory": "bandwidth", "compute": "arithmetic"}[row.bound]),
+        _ratio_cell(entry, row),
+        value_cell(row.roofline, format_percent, _BOUNDS[row.bound]),
     ]
 
 
-def _spread(row: MeasureRow | None) -> TableCell:
-    return TableCell(NOT_MEASURED) if row is None else TableCell(format_mean_sd(row))
+def _mean_cell(row: MeasureRow | None) -> TableCell:
+    return TableCell(NOT_MEASURED if row is None else format_mean_sd(row))
 
 
-def _ratio(entry: ReportEntry, row: MeasureRow | None) -> TableCell:
+def _ratio_cell(entry: ReportEntry, row: MeasureRow | None) -> TableCell:
     if row is None or row.ratio is None:
         return TableCell("baseline" if row is not None and entry.is_baseline else NOT_MEASURED)
     return TableCell(format_ratio(row.ratio), format_interval(row.ratio))
 
 
-def _ratio_line(row: MeasureRow | None) -> str:
-    return "" if row is None or row.ratio is None else f"{format_ratio(row.ratio)} ({format_interval(row.ratio)})"
-
-
 def _plot(joined: MergedRuns, name: str, title: str, axis: str, measure: str) -> Plot | None:
-    """One dot for each entry at its median, a line over its rounds."""
+    """Return a figure with a dot for each entry at its median, a line over its rounds; None if nothing was measured."""
     groups: list[tuple[str, list[Dot]]] = []
     for device in joined.device_names:
         dots = []
@@ -189,6 +170,6 @@ def _plot(joined: MergedRuns, name: str, title: str, axis: str, measure: str) ->
     better = "less is better" if measure == "TTFT" else "more is better"
     caption = (
         f"{title}, {axis}: medians over rounds, the line from the slowest round to the fastest; in brackets times as "
-        f"good as the baseline of the same run, device and provider. The shape tells the strategy; {better}."
+        f"good as the baseline of the same run, device and provider. The shape stands for the strategy; {better}."
     )
     return Plot(name, title, caption, describe_dots(title, axis, groups), lambda width: dot_plot(groups, axis, width))

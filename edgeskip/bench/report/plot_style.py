@@ -1,16 +1,17 @@
-"""What all figures share: colours, sizes, fonts. A figure is drawn for a width in CSS pixels, 1 px = 1 pt.
+"""What all figures share: colors, sizes, axes, legends. A figure is drawn for a width in CSS pixels, 1 px = 1 pt.
 
-The colours are Okabe and Ito's, told apart under every common colour blindness; the page maps each to a variable of
-its own, so that the dark page has others.
+The colors are Okabe and Ito's, which stay distinct under every common color blindness; the page maps each to a CSS
+variable, so that the dark page has others.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from edgeskip.bench.analysis.formatting import truncate
 from edgeskip.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ VARIABLES = {
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-STRATEGIES: dict[str, tuple[str, str]] = {  # colour, shape
+STRATEGIES: dict[str, tuple[str, str]] = {  # color, shape
     "plain": (BLUE, "o"), "self-speculative": (VERMILION, "s"), "speculative": (GREEN, "D"), "online": (PURPLE, "^"),
 }  # fmt: skip
 _SETTINGS = {
@@ -44,7 +45,7 @@ _SETTINGS = {
 
 
 def need_matplotlib() -> None:
-    """MissingExtraError where it is not installed."""
+    """Raise MissingExtraError if matplotlib is not installed."""
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
@@ -53,7 +54,7 @@ def need_matplotlib() -> None:
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """Everything is drawn and saved within this."""
+    """Context in which every figure is drawn and saved."""
     import matplotlib as mpl
 
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
@@ -62,7 +63,7 @@ def plot_style() -> Iterator[None]:
 
 
 def new_figure(width: int, height: float) -> Figure:
-    """An empty figure of this size in CSS pixels."""
+    """Return an empty figure of this size in CSS pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -71,31 +72,42 @@ def new_figure(width: int, height: float) -> Figure:
     return figure
 
 
-def is_narrow(width: int) -> bool:
+def add_axes(
+    figure: Figure, left: float, top: float, width: float, height: float, *, grid: Literal["x", "both"]
+) -> Axes:
+    """Add axes at a place in CSS pixels, measured from the top left: a grid behind the data and no frame."""
+    across, down = 72 * figure.get_figwidth(), 72 * figure.get_figheight()
+    panel = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+    panel.grid(axis=grid, color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.set_facecolor(PAPER)
+    panel.spines[["top", "right", "left" if grid == "x" else "top"]].set_visible(False)
+    panel.tick_params(labelsize=text_size(across), length=0 if grid == "x" else 3)
+    return panel
+
+
+def add_legend(figure: Figure, handles: Sequence[Any], columns: int = 1, **more: Any) -> None:
+    """Add a legend at the top left."""
+    size = text_size(72 * figure.get_figwidth())
+    options = {"loc": "upper left", "frameon": False, "borderaxespad": 0.2, "ncols": columns, "fontsize": size}
+    figure.legend(handles=handles, **options, **more)
+
+
+def is_narrow(width: float) -> bool:
+    """Return whether a figure of this width is for a phone."""
     return width < 600
 
 
-def text_size(width: int) -> float:
-    """Of the smallest text, in CSS pixels."""
+def text_size(width: float) -> float:
+    """Return the size of the smallest text, in CSS pixels."""
     return 10.5 if is_narrow(width) else 11.5
 
 
-def style_axes(panel: Axes, *, axis: Literal["x", "both"], width: int) -> None:
-    """Only what is needed: a grid along `axis` behind the data, no frame."""
-    panel.grid(axis=axis, color=GRID, linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.set_facecolor(PAPER)
-    panel.spines[["top", "right", "left" if axis == "x" else "top"]].set_visible(False)
-    panel.tick_params(labelsize=text_size(width), length=0 if axis == "x" else 3)
-
-
 def legend_text(name: str) -> str:
-    """The name as matplotlib's legends take it: they leave out what begins with _."""
+    """Return the name as matplotlib's legends take it: they leave out what begins with _."""
     return f" {name}" if name.startswith("_") else name
 
 
 def fit_text(text: str, pixels: float, size: float) -> str:
-    """The text, shortened to about this many pixels at this font size."""
-    from edgeskip.bench.analysis.formatting import truncate
-
+    """Shorten the text to about this many pixels at this font size."""
     return truncate(text, max(8, int(pixels / (0.56 * size))))

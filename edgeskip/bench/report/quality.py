@@ -43,7 +43,7 @@ def loss_of(joined: MergedRuns, entry: ReportEntry) -> QualityLoss | None:
     """
     if entry.cell.strategy == "online":
         return None
-    quality = quality_of(joined, entry)
+    quality = entry.record.quality  # its reference is a target of the entry's own run
     base = baseline_of(entry.part.run, entry.cell)
     base_record = None if base is None else entry.part.run.targets[base.target]
     if quality is None:
@@ -71,11 +71,6 @@ def loss_of(joined: MergedRuns, entry: ReportEntry) -> QualityLoss | None:
     if increase is None and kl is None and top1 is None:
         return None
     return QualityLoss(increase, kl, top1, joined.target_of(entry.part, reference), sanitize(quality.text, 80))
-
-
-def quality_of(joined: MergedRuns, entry: ReportEntry) -> QualityResult | None:
-    """As measured in the entry's own run: its reference is a target of that run."""
-    return entry.record.quality
 
 
 def _same_text(ours: QualityResult, theirs: QualityResult) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edgeskip.bench.analysis.formatting import NOT_MEASURED, format_number
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows under a heading of their own; the first of a row is its heading. `name` "" = no heading."""
+    """Rows under a heading; the first cell of a row is its heading. `name` "" = no heading."""
 
     name: str
     rows: list[list[TableCell]]
@@ -48,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure: drawn at any width (in CSS pixels), told in words, its numbers all in a table of its section."""
+    """A figure: drawn at any width (in CSS pixels), described in words, its numbers all in a table of its section."""
 
     name: str
     title: str
@@ -69,8 +73,39 @@ class Section:
     tables: list[Table] = field(default_factory=list)
 
 
-def drop_empty_columns(columns: list[Column], groups: list[Group], absent: str) -> tuple[list[Column], list[Group]]:
-    """Without the columns that are `absent` in every row; the first column stays."""
+def text_column(name: str = "") -> Column:
+    """Return a column of words."""
+    return Column(name, numeric=False)
+
+
+def value_cell(value: float | None, form: Callable[[float], str] = format_number, detail: str = "") -> TableCell:
+    """Return the cell of a number that may not have been measured."""
+    return TableCell(NOT_MEASURED) if value is None else TableCell(form(value), detail)
+
+
+def entry_heading(entry: ReportEntry) -> TableCell:
+    """Return the heading of an entry's row: what, how, and its label."""
+    return TableCell(entry.target, f"{entry.how} · {entry.label}")
+
+
+def compact_table(caption: str, columns: list[Column], groups: list[Group], note: str = "") -> Table:
+    """Return a table without the columns that were not measured in any row; the first column stays."""
     rows = [row for group in groups for row in group.rows]
-    kept = [at for at in range(len(columns)) if at == 0 or any(row[at].main != absent for row in rows)]
-    return [columns[at] for at in kept], [Group(g.name, [[row[at] for at in kept] for row in g.rows]) for g in groups]
+    kept = [at for at in range(len(columns)) if at == 0 or any(row[at].main != NOT_MEASURED for row in rows)]
+    shown = [Group(group.name, [[row[at] for at in kept] for row in group.rows]) for group in groups]
+    return Table(caption, [columns[at] for at in kept], shown, note)
+
+
+def device_tables(
+    joined: MergedRuns,
+    title: str,
+    columns: Sequence[Column],
+    row: Callable[[ReportEntry], list[TableCell] | None],
+) -> list[Table]:
+    """Return a table for each device, with the row of each of its entries; None = the entry has no row."""
+    tables = []
+    for device in joined.device_names:
+        rows = [cells for entry in joined.on(device) if (cells := row(entry)) is not None]
+        if rows:
+            tables.append(compact_table(f"{title} on {device}", list(columns), [Group("", rows)]))
+    return tables

@@ -11,19 +11,28 @@ from edgeskip.bench.analysis.formatting import (
     join_names,
     sanitize,
 )
-from edgeskip.bench.report.latency import entry_heading
-from edgeskip.bench.report.merged_runs import MergedRuns, ReportEntry
+from edgeskip.bench.analysis.statistics import Ratio
+from edgeskip.bench.report.merged_runs import MergedRuns
 from edgeskip.bench.report.quality import QualityLoss, loss_of
-from edgeskip.bench.report.sections import Column, Group, Plot, Section, Table, TableCell, drop_empty_columns
+from edgeskip.bench.report.sections import (
+    Column,
+    Group,
+    Plot,
+    Section,
+    Table,
+    TableCell,
+    compact_table,
+    entry_heading,
+    text_column,
+    value_cell,
+)
 from edgeskip.bench.report.speed import TPOT, DecodingSpeed, decode_measure, decoding_speed
-from edgeskip.bench.report.tradeoff_plot import TradeoffPoint, tradeoff_plot
+from edgeskip.bench.report.xy_plots import TradeoffPoint, tradeoff_plot
 from edgeskip.bench.schema import Target
-
-_NOT = "loss not measured"
 
 
 def tradeoff_section(joined: MergedRuns) -> Section | None:
-    """Decode speed-up against loss; None where no speed-up is known."""
+    """Return decode speed-up against loss; None if no speed-up is known."""
     groups: list[Group] = []
     points: list[TradeoffPoint] = []
     names: list[str] = []  # of the rows, in their order
@@ -42,16 +51,22 @@ def tradeoff_section(joined: MergedRuns) -> Section | None:
             if loss is None:
                 unknown.append(f"{entry.target} ({entry.cell.strategy})")
             elif not (entry.is_baseline and not loss.perplexity_increase and not loss.kl):
-                points.append(_point(len(names) + 1, speed, loss))
+                ratio = speed.ratio or Ratio(1.0, None, None)
+                points.append(
+                    TradeoffPoint(
+                        len(names) + 1, device, ratio.value, ratio.low, ratio.high, loss.perplexity_increase, loss.kl,
+                        loss.by_label,
+                    )
+                )  # fmt: skip
             names.append(entry.target)
-            groups[-1].rows.append(_row(len(names), speed, loss))
+            groups[-1].rows.append(_speedup_cells(len(names), speed, loss))
     if all(row[1].main == "baseline" for group in groups for row in group.rows):
         return None
     columns = [
-        Column("", numeric=False), Column("decode speed-up", "times (95 %)"),
-        Column("perplexity"), Column("KL", "nats/token"), Column("same top-1"), Column("loss", numeric=False),
+        text_column(), Column("decode speed-up", "times (95 %)"),
+        Column("perplexity"), Column("KL", "nats/token"), Column("same top-1"), text_column("loss"),
     ]  # fmt: skip
-    shown, groups = drop_empty_columns(columns, [group for group in groups if group.rows], NOT_MEASURED)
+    table = compact_table("Speed-up and loss", columns, [group for group in groups if group.rows])
     paragraphs = [
         "Decode speed-up is to the baseline of the same run, device and provider, "
         + ("on real prompts" if set(measures) == {TPOT} else "by " + ", ".join(dict.fromkeys(measures)))
@@ -73,22 +88,16 @@ def tradeoff_section(joined: MergedRuns) -> Section | None:
                 lambda width: tradeoff_plot(points, width),
             )
         )
-    return Section(
-        "quality",
-        "Speed-up against quality",
-        paragraphs,
-        plots=plots,
-        tables=[Table("Speed-up and loss", shown, groups)],
-    )
+    return Section("quality", "Speed-up against quality", paragraphs, plots=plots, tables=[table])
 
 
 def targets_table(joined: MergedRuns) -> Table:
-    """What was benched: one row for each artifact."""
+    """Return what was benchmarked: one row for each artifact."""
     several = len(joined.parts) > 1
     columns = [
-        Column("", numeric=False), Column("label", numeric=False), Column("precision", numeric=False),
+        text_column(), text_column("label"), text_column("precision"),
         Column("skipped", "sublayers"), Column("size", "MB"), Column("perplexity"), Column("KL", "nats/token"),
-        Column("same top-1"), Column("model", numeric=False), Column("sha256", numeric=False),
+        Column("same top-1"), text_column("model"), text_column("sha256"),
     ]  # fmt: skip
     rows: dict[str, list[TableCell]] = {}
     runs: dict[str, list[str]] = {}
@@ -97,11 +106,10 @@ def targets_table(joined: MergedRuns) -> Table:
             name = joined.target_of(part, target.name)
             runs.setdefault(name, []).append(part.label)
             if name not in rows or (rows[name][5].main == NOT_MEASURED and target.quality is not None):
-                rows[name] = _target_row(name, target)
+                rows[name] = _target_cells(name, target)
     if several:
-        columns.append(Column("runs", numeric=False))
+        columns.append(text_column("runs"))
         rows = {name: [*row, TableCell(", ".join(runs[name]))] for name, row in rows.items()}
-    shown, groups = drop_empty_columns(columns, [Group("", list(rows.values()))], NOT_MEASURED)
     texts = dict.fromkeys(
         f"{sanitize(target.quality.text, 80)} ({target.quality.tokens:,} tokens in windows of "
         f"{target.quality.window:,})"
@@ -110,71 +118,47 @@ def targets_table(joined: MergedRuns) -> Table:
         if target.quality is not None
     )
     note = f"Perplexity, KL and top-1 on {'; '.join(texts)}, every position." if texts else "Quality was not measured."
-    return Table("Targets", shown, groups, note)
+    return compact_table("Targets", columns, [Group("", list(rows.values()))], note)
 
 
-def _target_row(name: str, target: Target) -> list[TableCell]:
-    quality = target.quality
-    skipped = "0" if target.plan is None else f"{len(target.plan.skip)} of {2 * target.plan.num_blocks}"
-    method = "" if target.plan is None or not target.plan.skip else sanitize(target.plan.method, 60)
-    kl = None if quality is None else quality.kl_divergence
-    top1 = None if quality is None else quality.top1_agreement
+def _target_cells(name: str, target: Target) -> list[TableCell]:
+    quality, plan = target.quality, target.plan
+    skipped = "0" if plan is None else f"{len(plan.skip)} of {2 * plan.num_blocks}"
+    method = "" if plan is None or not plan.skip else sanitize(plan.method, 60)
     return [
         TableCell(name, target.engine),
         TableCell(target.label),
         TableCell(sanitize(target.precision or "", 60) or NOT_MEASURED),
-        TableCell(NOT_MEASURED if target.plan is None else skipped, method),
+        TableCell(NOT_MEASURED if plan is None else skipped, method),
         TableCell(format_number(target.size_bytes / 1e6)),
-        TableCell(NOT_MEASURED if quality is None else format_number(quality.perplexity, 4)),
-        TableCell(NOT_MEASURED if kl is None else format_number(kl)),
-        TableCell(NOT_MEASURED if top1 is None else format_percent(top1)),
+        value_cell(None if quality is None else quality.perplexity, lambda value: format_number(value, 4)),
+        value_cell(None if quality is None else quality.kl_divergence),
+        value_cell(None if quality is None else quality.top1_agreement, format_percent),
         TableCell(sanitize(target.model or "", 120) or NOT_MEASURED),
         TableCell(sanitize(target.sha256, 12)),
     ]
 
 
-def _point(at: int, speed: DecodingSpeed, loss: QualityLoss) -> TradeoffPoint:
-    ratio = speed.ratio
-    return TradeoffPoint(
-        at,
-        speed.entry.device,
-        1.0 if ratio is None else ratio.value,
-        None if ratio is None else ratio.low,
-        None if ratio is None else ratio.high,
-        loss.perplexity_increase,
-        loss.kl,
-        loss.by_label,
-    )
-
-
-def _row(at: int, speed: DecodingSpeed, loss: QualityLoss | None) -> list[TableCell]:
-    head = entry_heading(speed.entry)
-    ratio = (
-        TableCell("baseline")
-        if speed.ratio is None
-        else TableCell(format_ratio(speed.ratio), format_interval(speed.ratio))
-    )
+def _speedup_cells(number: int, speed: DecodingSpeed, loss: QualityLoss | None) -> list[TableCell]:
+    heading = entry_heading(speed.entry)
+    ratio = TableCell("baseline")
+    if speed.ratio is not None:
+        ratio = TableCell(format_ratio(speed.ratio), format_interval(speed.ratio))
+    found = loss or QualityLoss(None, None, None, "", "")
     if loss is None:
-        figures = [TableCell(NOT_MEASURED)] * 3
-        words = _NOT
+        words = "loss not measured"
+    elif loss.by_label:
+        words = f"none by its label, against {loss.against}"
     else:
-        figures = [
-            TableCell(
-                NOT_MEASURED
-                if loss.perplexity_increase is None
-                else format_percent(loss.perplexity_increase, sign=True)
-            ),
-            TableCell(NOT_MEASURED if loss.kl is None else format_number(loss.kl)),
-            TableCell(NOT_MEASURED if loss.top1 is None else format_percent(loss.top1)),
-        ]
-        words = f"none by its label, against {loss.against}" if loss.by_label else f"against {loss.against}"
-        if not loss.by_label and _is_reference(speed.entry, loss):
-            words = "the reference"
-    return [TableCell(f"{at}. {head.main}", head.detail), ratio, *figures, TableCell(words)]
-
-
-def _is_reference(entry: ReportEntry, loss: QualityLoss) -> bool:
-    return loss.against == entry.target
+        words = "the reference" if loss.against == speed.entry.target else f"against {loss.against}"
+    return [
+        TableCell(f"{number}. {heading.main}", heading.detail),
+        ratio,
+        value_cell(found.perplexity_increase, lambda share: format_percent(share, sign=True)),
+        value_cell(found.kl),
+        value_cell(found.top1, format_percent),
+        TableCell(words),
+    ]
 
 
 def _describe_points(points: list[TradeoffPoint], names: list[str]) -> str:
