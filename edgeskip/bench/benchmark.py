@@ -12,7 +12,7 @@ from edgeskip.bench.analysis.formatting import sanitize
 from edgeskip.bench.analysis.rows import MeasureRow, rows_of
 from edgeskip.bench.config import BenchConfig
 from edgeskip.bench.devices.options import SILENCE_S, DeviceOptions, DeviceRun, open_devices
-from edgeskip.bench.devices.web.serve_config import ServeOptions, serve_phones
+from edgeskip.bench.devices.web.serve_config import ServeOptions
 from edgeskip.bench.grid import cells_of, reference_of
 from edgeskip.bench.runner.process import CHILD, run_worker
 from edgeskip.bench.runner.quality import QualityRequest
@@ -117,6 +117,8 @@ def run_benchmark(
                 measure_qualities(config, quality, kept, reporter)
             run_jobs(config, jobs, kept, reporter)
             if serve is not None:
+                from edgeskip.bench.devices.web.serve import serve_phones
+
                 serve_phones(config, serve, kept, note)
         except KeyboardInterrupt:
             interrupted = True

@@ -1,4 +1,4 @@
-"""What a user asked a benchmark for, read from the words of the command line and checked before anything runs."""
+"""The configuration of a benchmark, parsed from the command line's options and checked before anything runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgeskip.core.version import __version__
 from edgeskip.runtime.engines.threads import default_threads
 
 SHIPPED_PROMPTS = 3
-"""Of those that ship, unless another number is asked for."""
+"""Prompts of those that ship, by default."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class BenchConfig:
 
     @classmethod
     def from_args(cls, args: BenchArgs) -> BenchConfig:
-        """EdgeSkipError for the first thing that makes no sense; the targets are looked at, nothing of them is run."""
+        """Parse and check the options; targets are read, nothing of them runs. EdgeSkipError for the first mistake."""
         prompt_tokens = parse_lengths(args.prompt_tokens, "-p", least=0)
         new_tokens = parse_lengths(args.new_tokens, "-n", least=0)
         depths = parse_lengths(args.depths, "-d", least=0)
@@ -111,13 +111,13 @@ class BenchConfig:
 
 
 def default_log(header: RunHeader) -> Path:
-    """A name that tells when, in the current folder."""
+    """Return a file name with the time of the run, in the current folder."""
     moment = datetime.fromisoformat(header.created)
     return Path(f"edgeskip-bench-{moment:%Y%m%d-%H%M%S}.jsonl")
 
 
 def _load_targets(words: Sequence[str]) -> tuple[Target, ...]:
-    """Each PATH, or NAME=PATH if there is no file of that whole name; those without a name are told apart."""
+    """Load each PATH, or NAME=PATH if no file has that whole name; targets without a name get distinct ones."""
     split = [_named_path(word) for word in words]
     names = told_apart([path for _, path in split], [name for name, _ in split])
     return tuple(load_target(path, name) for name, (_, path) in zip(names, split, strict=True))
@@ -136,8 +136,8 @@ def _parse_pythons(words: Sequence[str], grid: Grid) -> dict[str, Path]:
         provider, _, path = word.partition("=")
         if not path or provider not in grid.providers or provider in WEB_PROVIDERS:
             asked = ", ".join(grid.providers)
-            raise EdgeSkipError(f"--python {word} is not PROVIDER=PATH with one of the providers asked for ({asked})")
+            raise EdgeSkipError(f"--python {word} is not PROVIDER=PATH with one of --provider's ({asked})")
         if not Path(path).is_file():
-            raise EdgeSkipError(f"--python {word}: there is no {path}: give a Python interpreter")
+            raise EdgeSkipError(f"--python {word}: {path} does not exist; give a Python interpreter")
         found[provider] = Path(path).absolute()  # not resolved: a virtual environment's is a link
     return found

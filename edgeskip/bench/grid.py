@@ -1,4 +1,4 @@
-"""Which cells a run has: every target on every provider, thread count and strategy that it can."""
+"""The cells of a run: every target on every provider, thread count and strategy that it supports."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from edgeskip.runtime.engines.onnxruntime.providers import PROVIDERS
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 WEB_PROVIDERS = ("web", "web:gpu")
 """Providers of a browser here: WASM on the CPU, WebGPU."""
+PAGE_PROVIDERS = ("web", "webgpu")
+"""The same as the page calls them."""
 PHONE_THREADS = 4
 """Threads on a phone by default: its other cores are its slow ones."""
 WEB_STRATEGIES: tuple[Strategy, ...] = ("plain", "self-speculative")
@@ -32,7 +34,7 @@ class Grid:
 
 
 def parse_grid(providers: str, threads: Sequence[int], strategies: str) -> Grid:
-    """From comma-separated names. EdgeSkipError for one that is unknown; whether a provider is there is seen later."""
+    """Parse comma-separated names. EdgeSkipError for an unknown one; whether a provider is available is seen later."""
     named = _parse_names(providers, "--provider")
     known = {*PROVIDERS, *WEB_PROVIDERS, *_GGUF_PROVIDERS}
     for name in named:
@@ -46,19 +48,19 @@ def parse_grid(providers: str, threads: Sequence[int], strategies: str) -> Grid:
 
 
 def parse_lengths(text: str, option: str, *, least: int) -> list[int]:
-    """Whole numbers with commas between. EdgeSkipError for anything else, or one below `least`."""
+    """Parse whole numbers separated by commas. EdgeSkipError for anything else, or one below `least`."""
     found = whole_numbers(text)
     if found is None or not all(least <= number < 10**9 for number in found):
         raise EdgeSkipError(
-            f"{option} {text:.60} is no list of numbers of at least {least}: give some as in {option} 128,512"
+            f"{option} {text:.60} is not a list of whole numbers of at least {least}; give some as in {option} 128,512"
         )
     return list(dict.fromkeys(found))
 
 
 def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[BenchCell], list[str]]:
-    """The cells on one device, and a line for each combination that was asked for and cannot be.
+    """Return the cells on one device, and a line for each combination that was asked for and is impossible.
 
-    EdgeSkipError where a provider or strategy fits none of the targets.
+    EdgeSkipError if a provider or strategy fits none of the targets.
     """
     cells = [
         BenchCell(target=target.name, device=device, provider=provider, threads=threads, strategy=strategy)
@@ -72,7 +74,7 @@ def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[B
     for strategy in grid.strategies:
         if not any(strategy in target.strategies for target in targets):
             raise EdgeSkipError(
-                f"no target can be decoded by {strategy}: {_EXPORT_HINTS.get(strategy, 'leave it out')}"
+                f"no target can be decoded by {strategy}; {_EXPORT_HINTS.get(strategy, 'leave it out')}"
             )
     for provider in grid.providers:
         if not any(cell.provider == provider for cell in cells):
@@ -84,25 +86,25 @@ def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[B
 
 
 def check_baselines(targets: Sequence[Target], named: Sequence[str]) -> None:
-    """EdgeSkipError where a baseline is no target."""
+    """Raise EdgeSkipError if a baseline is not a target."""
     names = [target.name for target in targets]
     for name in named:
         if name not in names:
-            raise EdgeSkipError(f"--baseline {name} is not among the targets: choose from {', '.join(names)}")
+            raise EdgeSkipError(f"--baseline {name} is not among the targets; choose from {', '.join(names)}")
 
 
 def reference_of(target: Target, targets: Sequence[Target], baselines: Sequence[str]) -> Target | None:
-    """The dense target that `target`'s predictions are compared with, its baseline; None = that is itself, or lossy."""
+    """Return the dense target whose predictions `target`'s are compared with; None if that is itself, or lossy."""
     found = baseline_of_targets({one.name: one for one in targets}, target.name, baselines)
     return None if found is None or found.name == target.name or found.label != "dense" else found
 
 
 def check_distinct_names(names: Iterable[str]) -> None:
-    """EdgeSkipError where two targets have one name."""
+    """Raise EdgeSkipError if two targets have one name."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise EdgeSkipError(f"two targets are called {name}: name them, as in  {name}-a=PATH {name}-b=PATH")
+            raise EdgeSkipError(f"two targets are called {name}; name them, as in  {name}-a=PATH {name}-b=PATH")
         seen.add(name)
 
 
@@ -116,7 +118,7 @@ def _skipped_notes(targets: Sequence[Target], grid: Grid) -> list[str]:
     found = []
     for target in targets:
         if grid.engine not in (None, target.engine):
-            found.append(f"{target.name} is left out where only {grid.engine} runs")
+            found.append(f"{target.name} is left out: the device runs {grid.engine} only")
             continue
         without = [provider for provider in grid.providers if not _supports(target, provider)]
         if without:
@@ -140,5 +142,5 @@ def _takes_gguf(provider: str) -> bool:
 def _parse_names(text: str, option: str) -> list[str]:
     found = [name.strip().lower() for name in text.split(",") if name.strip()]
     if not found:
-        raise EdgeSkipError(f"{option} names nothing: give at least one")
+        raise EdgeSkipError(f"{option} names nothing; give at least one")
     return list(dict.fromkeys(found))

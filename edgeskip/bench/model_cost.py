@@ -1,4 +1,4 @@
-"""What a model's arithmetic needs, counted from an artifact's files; weights are not read.
+"""The bytes and operations that a model needs, counted from an artifact's files; weights are not read.
 
 Left out: norms, rotation and activations, under 1 %, and that the last FFN needs a prompt's last position only.
 """
@@ -18,12 +18,12 @@ from edgeskip.core.bounds import first_problem
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.onnx_file import integers, num_bytes, read_graph
 
-# llama.cpp keeps keys and values in float16 unless told otherwise; our runtime tells it to where weights are float32.
+# llama.cpp keeps keys and values in float16 by default; our runtime asks for float32 if all weights are float32.
 _GGUF_KV_BYTES, _GGUF_KV_BYTES_F32 = 2, 4
 
 
 def model_cost_of(path: Path) -> ModelCost:
-    """Of an artifact folder (its whole model's graph; needs the onnx package) or of a GGUF file.
+    """Count the cost of an artifact folder (its whole model's graph; needs the onnx package) or of a GGUF file.
 
     A decode step reads every matrix once and the keys and values of every position before it. 2 operations per weight,
     and in attention 2 · heads · (key length + value length) per position seen.
@@ -35,7 +35,7 @@ def _of_folder(folder: Path) -> ModelCost:
     record = read_manifest(folder).graph
     graph = read_graph(folder / record.file).graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    behind = {name: name for name in weights}  # value -> the initialiser it is, possibly transposed or reshaped
+    behind = {name: name for name in weights}  # value -> the initializer it is, possibly transposed or reshaped
     kv_bytes = 2 if record.kv_dtype == "float16" else 4
     read: set[str] = set()  # by name, so that a shared weight counts once
     matmul = head = attention = kv = 0.0
@@ -72,7 +72,7 @@ def _of_folder(folder: Path) -> ModelCost:
 
 
 def _nodes(graph: Any) -> list[Any]:
-    """The graph's nodes; of an `If` those of the branch with more of them, the one that computes."""
+    """Return the graph's nodes; of an `If` those of the branch with more of them, the one that computes."""
     found: list[Any] = []
     for node in graph.node:
         branches: list[list[Any]] = [_nodes(a.g) for a in node.attribute if a.HasField("g")]
@@ -116,7 +116,7 @@ def _of_gguf(file: Path) -> ModelCost:
 
 
 def attention_shapes(metadata: Mapping[str, Any]) -> list[tuple[int, int, int, int]]:
-    """Heads, key-value heads, key length and value length of each block's attention; heads 0 = block has none."""
+    """Return heads, key-value heads, key length and value length of each block's attention; heads 0 = none."""
     architecture = metadata.get("general.architecture")
     blocks = int(metadata.get(f"{architecture}.block_count", 0))
 

@@ -1,12 +1,13 @@
-"""What a benchmark writes down, line by line: who ran what where, and how long it took. Data only.
+"""The records of a benchmark, line by line: what ran where, and how long it took. Data only.
 
-A run is a JSONL file of these records in the order they came; every line is one of them, told apart by `kind`.
+A run is a JSONL file of these records in the order they came; `kind` says which one a line is.
 Seconds, bytes and joules; nothing is averaged here.
 """
 
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -35,8 +36,13 @@ Note = Annotated[str, Field(max_length=1000)]
 MAX_FACTS_CHARS = 20_000  # characters of a device's facts as JSON
 
 
+def timestamp() -> str:
+    """Return the time now, as records have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _check_facts(facts: dict[str, object]) -> dict[str, Any]:
-    """ValueError for what cannot be written down: too much of it, too deep, or no text."""
+    """Raise ValueError for what cannot be written as JSON, is too long, or is nested too deep."""
     try:
         text = json.dumps(facts, ensure_ascii=False, allow_nan=False, default=str)
         text.encode()
@@ -52,12 +58,14 @@ def _nesting(value: Any) -> int:
     return 0 if inner is None else 1 + max(map(_nesting, inner), default=0)
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Base of all records and requests: no unknown fields, no infinities."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class RunSettings(_Record):
-    """What was asked for; the same for every cell of a run."""
+class RunSettings(Record):
+    """The settings of a run, the same for every cell."""
 
     prompt_tokens: list[Tokens] = Field(description="-p: lengths of the prompts of random tokens; one row pp each")
     new_tokens: list[Tokens] = Field(description="-n: tokens decoded one by one; one row tg each")
@@ -76,7 +84,7 @@ class RunSettings(_Record):
     )
 
 
-class RunHeader(_Record):
+class RunHeader(Record):
     """First line of a run."""
 
     kind: Literal["run"] = "run"
@@ -87,8 +95,8 @@ class RunHeader(_Record):
     settings: RunSettings
 
 
-class ModelCost(_Record):
-    """What the model's arithmetic needs, counted from the files: the roofline's numerators."""
+class ModelCost(Record):
+    """The bytes and operations that a model needs, counted from its files: the roofline's numerators."""
 
     weight_bytes: Amount = Field(description="Read by every decode step: each matrix once, embedding rows not")
     kv_bytes_per_token: Amount = Field(description="Keys and values of one position, in the engine's type")
@@ -97,8 +105,8 @@ class ModelCost(_Record):
     attention_flops: Amount = Field(description="Of one query on one position, all kept layers together")
 
 
-class QualityResult(_Record):
-    """What an artifact loses, measured on a text with the engine itself: every position of every window."""
+class QualityResult(Record):
+    """The quality of an artifact, measured on a text with the engine itself: every position of every window."""
 
     text: str = Field(description="File name")
     tokens: Count
@@ -109,7 +117,7 @@ class QualityResult(_Record):
     top1_agreement: float | None = Field(default=None, ge=0, le=1)
 
 
-class Target(_Record):
+class Target(Record):
     """One artifact: a folder or a .gguf file."""
 
     kind: Literal["target"] = "target"
@@ -117,18 +125,18 @@ class Target(_Record):
     path: str
     engine: Literal["onnxruntime", "llama.cpp"]
     size_bytes: Bytes = Field(description="of all its files")
-    sha256: str = Field(description="of its manifest, or of the .gguf file: tells artifacts apart")
+    sha256: str = Field(description="of its manifest, or of the .gguf file")
     label: Label
     model: str | None
     precision: str | None
     plan: PlanSummary | None
     strategies: list[Strategy] = Field(description="What it can be decoded by")
-    work: ModelCost | None = Field(default=None, description="None where it cannot be counted")
+    work: ModelCost | None = Field(default=None, description="None if it cannot be counted")
     quality: QualityResult | None = None
 
 
-class Roofline(_Record):
-    """What the machine gives: the roofline's denominators."""
+class Roofline(Record):
+    """The rates of a machine: the roofline's denominators."""
 
     provider: str = Field(max_length=100)
     threads: Threads
@@ -137,7 +145,7 @@ class Roofline(_Record):
     how: str = Field(max_length=2000, description="How both were measured, in words")
 
 
-class Device(_Record):
+class Device(Record):
     """Where cells ran."""
 
     kind: Literal["device"] = "device"
@@ -145,15 +153,15 @@ class Device(_Record):
     type: DeviceKind
     name: str = Field(max_length=500, description="For tables: the processor, the phone's model, the GPU")
     facts: Annotated[dict[str, object], AfterValidator(_check_facts)] = Field(
-        default_factory=dict, description="What the system says of itself"
+        default_factory=dict, description="What the system reports about itself"
     )
     versions: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict, max_length=100)
     rooflines: list[Roofline] = Field(default_factory=list, max_length=1_000)
     emulated: str | None = Field(default=None, description="Not the device itself, e.g. '4x CPU throttling'")
 
 
-class BenchCell(_Record):
-    """One configuration of one target on one device; each round of it is a process of its own."""
+class BenchCell(Record):
+    """One configuration of one target on one device; each round of it runs in its own process."""
 
     target: Name
     device: Name
@@ -166,7 +174,7 @@ class BenchCell(_Record):
         return f"{self.target} {self.provider} {self.strategy} t{self.threads} on {self.device}"
 
 
-class SyntheticResult(_Record):
+class SyntheticResult(Record):
     """One repetition of a synthetic test on random tokens, as llama-bench has them."""
 
     __test__: ClassVar[bool] = False  # not one of pytest's
@@ -177,7 +185,7 @@ class SyntheticResult(_Record):
     seconds: Seconds
 
 
-class SpeculationResult(_Record):
+class SpeculationResult(Record):
     """What drafting did in one answer."""
 
     rounds: Tokens
@@ -189,7 +197,7 @@ class SpeculationResult(_Record):
     plain_s: Seconds
 
 
-class PromptResult(_Record):
+class PromptResult(Record):
     """One real prompt answered greedily."""
 
     prompt: str = Field(max_length=200)
@@ -204,20 +212,20 @@ class PromptResult(_Record):
     finish_reason: str = Field(max_length=40)
     runtime_s: Seconds | None = Field(default=None, description="Of the decoding, inside the inference runtime")
     speculation: SpeculationResult | None = None
-    skipped_online: Count | None = Field(default=None, description="FFNs left out, where the strategy is online")
+    skipped_online: Count | None = Field(default=None, description="FFNs left out, if the strategy is online")
 
 
-class ExecutionInfo(_Record):
-    """What really ran."""
+class ExecutionInfo(Record):
+    """What really ran: engine, provider, threads."""
 
     engine: Literal["onnxruntime", "llama.cpp", "onnxruntime-web"]
     version: str = Field(max_length=100)
-    provider: str = Field(max_length=100, description="that ran; another than asked for only where that was allowed")
-    nodes: dict[str, Count] = Field(default_factory=dict, description="Nodes by provider; {} where it is not told")
+    provider: str = Field(max_length=100, description="that ran; another than asked for only if that was allowed")
+    nodes: dict[str, Count] = Field(default_factory=dict, description="Nodes by provider; {} if unknown")
     threads: Threads
 
 
-class SystemConditions(_Record):
+class SystemConditions(Record):
     """What else the machine did meanwhile."""
 
     others_cores: Reading | None = Field(default=None, description="Cores that everything else kept busy")
@@ -232,14 +240,14 @@ class SystemConditions(_Record):
     load_average: Reading | None = None
 
 
-class EnergyUse(_Record):
+class EnergyUse(Record):
     """Joules while the answers were made, by the whole machine or what `source` names."""
 
     joules: Amount
     source: str = Field(max_length=100, description="RAPL package, NVML, battery")
 
 
-class RoundResult(_Record):
+class RoundResult(Record):
     """One round of one cell: one process."""
 
     kind: Literal["sample"] = "sample"
@@ -247,7 +255,7 @@ class RoundResult(_Record):
     round: Round
     created: str = Field(max_length=60)
     ran: ExecutionInfo
-    load_s: Seconds | None = Field(description="None where the engine does not tell it")
+    load_s: Seconds | None = Field(description="None if the engine does not tell it")
     peak_rss_bytes: Bytes | None = None
     device_peak_bytes: Bytes | None = None
     tests: list[SyntheticResult] = Field(default_factory=list, max_length=10_000)
@@ -257,8 +265,8 @@ class RoundResult(_Record):
     notes: list[Note] = Field(default_factory=list, max_length=20)
 
 
-class RoundFailure(_Record):
-    """A round that did not come to an end; the cell is not tried again in this run."""
+class RoundFailure(Record):
+    """A round that failed; the cell is not tried again in this run."""
 
     kind: Literal["failure"] = "failure"
     cell: BenchCell

@@ -1,4 +1,4 @@
-"""What a target is before anything of it runs: its label, plan, size, the strategies it can be decoded by."""
+"""A target before anything of it runs: its label, plan, size, the strategies it can be decoded by."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load_target(path: Path, name: str | None = None) -> Target:
-    """The artifact folder or .gguf file at `path`; EdgeSkipError where it is neither."""
+    """Load the artifact folder or .gguf file at `path`. EdgeSkipError if it is neither."""
     path, given = artifact_at(path), path
     if path.is_dir():
         return _folder(path, name or path.resolve().name)
@@ -29,12 +29,12 @@ def load_target(path: Path, name: str | None = None) -> Target:
     if path.is_file() and path.suffix.lower() == ".gguf":
         return _gguf(path, name or path.stem)
     if path.exists():
-        raise EdgeSkipError(f"{path} is neither an artifact folder nor a .gguf file: give what edgeskip export wrote")
-    raise EdgeSkipError(f"{path} does not exist: give an artifact folder or a .gguf file")
+        raise EdgeSkipError(f"{path} is neither an artifact folder nor a .gguf file; give what edgeskip export wrote")
+    raise EdgeSkipError(f"{path} does not exist; give an artifact folder or a .gguf file")
 
 
 def files_of(path: Path) -> list[Path]:
-    """Every file that has to be there to run the target: a folder's, or a GGUF file and those its manifest names."""
+    """Return every file that is needed to run the target: a folder's, or a GGUF file and those its manifest names."""
     if path.is_dir():
         manifest = read_manifest(path)
         return [path / MANIFEST_NAME, *(path / name for name in sorted(manifest.files))]
@@ -45,7 +45,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def baseline_of_targets(targets: Mapping[str, Target], name: str, baselines: Sequence[str]) -> Target | None:
-    """The first of the named baselines with the same engine, else the first; with none named, the engine's first."""
+    """Return the first named baseline with the same engine, else the first; with none named, the engine's first."""
     named = [one for one in baselines if one in targets] or list(targets)
     if name not in targets or not named:
         return None
@@ -80,7 +80,7 @@ def _gguf(file: Path, name: str) -> Target:
     manifest = _gguf_manifest(file)
     strategies: list[Strategy] = ["plain", "speculative"]
     if manifest is not None and manifest.part == "rest":
-        raise EdgeSkipError(f"{file} is the second half of a pair: give the first half, {manifest.partner}, beside it")
+        raise EdgeSkipError(f"{file} is the second half of a pair; give the first half, {manifest.partner}, beside it")
     if manifest is not None:
         there = {path.name for path in files_of(file)}
         if (manifest.part == "first" and manifest.partner in there) or manifest.draft in there:
@@ -110,7 +110,7 @@ def _gguf_manifest(file: Path) -> GgufManifest | None:
 
 
 def _digest(files: list[Path]) -> str:
-    """One hash over those of all files."""
+    """Return one hash over those of all files."""
     return hashlib.sha256("".join(sha256_of(file) for file in files).encode()).hexdigest()
 
 
@@ -119,7 +119,7 @@ def _size(path: Path) -> int:
 
 
 def _model_cost(path: Path) -> ModelCost | None:
-    """None where the onnx package is not installed, or the model is of a kind that cannot be counted."""
+    """Return None if the onnx package is not installed, or the model is of a kind that cannot be counted."""
     from edgeskip.bench.model_cost import model_cost_of
 
     try:

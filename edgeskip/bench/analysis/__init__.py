@@ -1,1 +1,1 @@
-"""From the samples of a log to rows, ratios and intervals."""
+"""From the rounds of a log to rows, ratios and intervals."""

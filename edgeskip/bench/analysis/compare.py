@@ -1,4 +1,4 @@
-"""Two runs beside each other, row by row: what got faster or slower, and whether by more than chance."""
+"""Two runs compared row by row: what got faster or slower, and whether by more than chance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeskip.core.errors import EdgeSkipError
 
 SPEEDS = SERVING[:3]
 """Serving measures that count as speed; the tails (ITL p90, p99) scatter too much to fail a build by."""
-_PROBE_CHANGE = 0.05  # share by which a fixed piece of work may run faster or slower without a word
+_PROBE_CHANGE = 0.05  # share by which the CPU probe may change without a note
 
 
 RATIO_DIGITS = 3
@@ -50,7 +50,7 @@ class RowChange:
     is_speed: bool  # pp, tg, TTFT, TPOT or ITL p50
 
     def regressed(self, bound: float) -> bool:
-        """Worse by more than `bound` (0.05 = 5 %), and the interval excludes that nothing changed; as it is printed.
+        """Return whether it is worse by more than `bound` (0.05 = 5 %) and the interval excludes no change, as printed.
 
         One round has no interval: then the bound alone decides.
         """
@@ -75,7 +75,10 @@ class RunComparison:
 def compare_runs(
     before: BenchRun, after: BenchRun, *, measures: Sequence[str] = (), other_device: bool = False
 ) -> RunComparison:
-    """EdgeSkipError where the runs have no row in common, or where one is of another machine unless `other_device`.
+    """Compare two runs row by row.
+
+    Raises:
+        EdgeSkipError: If the runs have no row in common, or are of different machines and `other_device` is False.
 
     `measures` limits it to these, e.g. tg128; () = all but acceptance. Rows of a fall-back count as those of the
     provider that ran. Answers to other prompts, or of other lengths, are shown and not judged.
@@ -97,7 +100,7 @@ def compare_runs(
         for key, row in ((key, rows[0][key]) for key in common if key not in nothing)
     )
     if not changes:
-        raise EdgeSkipError("the runs have no row in common: compare runs of the same targets, providers and tests")
+        raise EdgeSkipError("the runs have no row in common; compare runs of the same targets, providers and tests")
     return RunComparison(
         changes=changes,
         only_before=tuple(key for key in rows[0] if key not in rows[1]),
@@ -113,21 +116,21 @@ def _ratio(before: MeasureRow, after: MeasureRow) -> Ratio:
 
 
 def _rows_by_key(run: BenchRun, measures: Sequence[str], *, by_name: bool) -> dict[RowKey, MeasureRow]:
-    """`by_name`: devices are told apart by what they are, else only by kind."""
+    """Return the rows of a run. `by_name`: tell devices apart by what they are, else only by kind."""
     found = {}
     names = _device_names(run, by_name=by_name)
     for row in rows_of(run):
         if row.measure == ACCEPTANCE or (measures and row.measure not in measures):
             continue
         cell = row.cell
-        provider = row.provider.partition(" (")[0]  # its share of the nodes may change, and that is to be compared
+        provider = row.provider.partition(" (")[0]  # its share of the nodes may differ between the runs
         named = names.get(cell.device, cell.device)
         found[RowKey(cell.target, named, provider, cell.threads, cell.strategy, row.measure)] = row
     return found
 
 
 def _device_names(run: BenchRun, *, by_name: bool) -> dict[str, str]:
-    """What devices are matched by, by id; the second of the same name or kind is #2."""
+    """Return what devices are matched by, by id; the second of the same name or kind is #2."""
     found: dict[str, str] = {}
     count: Counter[str] = Counter()
     for device in run.devices.values():
@@ -146,8 +149,8 @@ def _check_devices(before: BenchRun, after: BenchRun, other_device: bool) -> Non
     if not other_device and not names[0] & names[1]:
         left, right = (", ".join(sorted(some)) or "no device" for some in names)
         raise EdgeSkipError(
-            f"the runs are of different devices ({left}; {right}), which is no regression: add --other-device to "
-            "compare them all the same"
+            f"the runs are of different devices ({left}; {right}), which says nothing about regressions; add "
+            "--other-device to compare them all the same"
         )
 
 
@@ -162,7 +165,7 @@ def _is_doubtful(conditions: SystemConditions) -> bool:
 
 
 def _conditions(before: BenchRun, after: BenchRun) -> Iterator[str]:
-    """Doubtful rounds of each run, and machines that were not as fast in one as in the other."""
+    """Yield doubtful rounds of each run, and machines that were faster in one run than in the other."""
     for name, run in (("A", before), ("B", after)):
         doubtful = sum(_is_doubtful(sample.conditions) for sample in run.samples)
         if doubtful:
@@ -178,7 +181,7 @@ def _conditions(before: BenchRun, after: BenchRun) -> Iterator[str]:
 
 
 def _median_probes(run: BenchRun) -> dict[str, float]:
-    """Median speed of the fixed piece of work by device."""
+    """Return the median CPU probe of each device."""
     names = _device_names(run, by_name=True)
     found: dict[str, list[float]] = {}
     for sample in run.samples:

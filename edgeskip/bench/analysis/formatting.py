@@ -15,7 +15,7 @@ NOT_MEASURED = "–"
 
 
 def sanitize(text: str, limit: int = 300) -> str:
-    """One line of printable characters, at most `limit`: what a file says of itself is not to be trusted."""
+    """Return one line of printable characters, at most `limit`: what a file says about itself is not to be trusted."""
     shown = "".join(
         "\ufffd" if character in _BIDI_CONTROLS or unicodedata.category(character) in _UNPRINTABLE else character
         for character in " ".join(text.split())
@@ -24,19 +24,19 @@ def sanitize(text: str, limit: int = 300) -> str:
 
 
 def truncate(text: str, limit: int) -> str:
-    """`text`, or its beginning and an ellipsis, `limit` characters together."""
+    """Return `text`, or its beginning and an ellipsis, `limit` characters in all."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def format_number(value: float, figures: int = 3) -> str:
-    """Three significant figures, all of whole numbers above: 0.0123, 1.50, 45.2, 12,346; 1e-05."""
+    """Return three significant figures, all of whole numbers above: 0.0123, 1.50, 45.2, 12,346; 1e-05."""
     if abs(value) < 1e-4 or not math.isfinite(value):
         return f"{value:.{figures}g}"
     return f"{value:,.{_decimals(value, figures)}f}"
 
 
 def format_mean_sd(row: MeasureRow) -> str:
-    """Mean ± sample standard deviation over rounds; the mean alone of one round."""
+    """Return mean ± sample standard deviation over rounds; the mean alone of one round."""
     if len(row.values) < 2:
         return format_number(row.mean)
     # A figure of the deviation is shown, but not for more than five of the mean.
@@ -46,17 +46,17 @@ def format_mean_sd(row: MeasureRow) -> str:
 
 
 def format_interval(ratio: Ratio) -> str:
-    """1.58 to 1.66, or why there is none."""
+    """Return 1.58 to 1.66, or why there is no interval."""
     return "one round, no interval" if ratio.low is None or ratio.high is None else _format_range(ratio.low, ratio.high)
 
 
 def format_ratio(ratio: Ratio) -> str:
-    """1.62×"""
+    """Return 1.62×."""
     return f"{format_number(ratio.value)}×"
 
 
 def format_percent(share: float, *, sign: bool = False) -> str:
-    """0.123 as 12.3 %, with a sign where asked for."""
+    """Return 0.123 as 12.3 %, with a sign if asked for."""
     value = 100 * share
     if value == 0:
         return "0 %"
@@ -65,12 +65,12 @@ def format_percent(share: float, *, sign: bool = False) -> str:
 
 
 def pluralize(count: int, thing: str, things: str | None = None) -> str:
-    """1 round, 2 rounds."""
+    """Return 1 round, 2 rounds."""
     return f"{count:,} {thing if count == 1 else things or thing + 's'}"
 
 
 def join_names(names: list[str]) -> str:
-    """a, b and c"""
+    """Return a, b and c."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

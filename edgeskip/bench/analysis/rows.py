@@ -37,7 +37,7 @@ class MeasureRow:
 
     cell: BenchCell
     engine: str
-    provider: str  # that ran, with the share of nodes where some ran elsewhere
+    provider: str  # that ran, with the share of nodes if some ran elsewhere
     label: Label
     measure: str  # pp512, tg128 @ d2048, TTFT, …
     unit: Unit
@@ -46,8 +46,8 @@ class MeasureRow:
     values: tuple[float, ...]
     ratio: Ratio | None = None  # times as good as the baseline; > 1 = better, whatever the unit
     baseline: str | None = None  # the baseline's target
-    fell_back: bool = False  # another provider ran than was asked for, in some round at least
-    roofline: float | None = None  # share of what the machine gives, by the bound named in `bound`
+    fell_back: bool = False  # another provider ran than was asked for, in some round
+    roofline: float | None = None  # share of the device's rate, by the bound named in `bound`
     bound: Literal["memory", "compute"] | None = None
 
     @property
@@ -65,17 +65,17 @@ class MeasureRow:
 
 
 def rows_of(run: BenchRun) -> list[MeasureRow]:
-    """All rows, cells in the order of targets, then as they first ran; synthetic tests first.
+    """Return all rows, cells in the order of targets, then as they first ran; synthetic tests first.
 
-    EdgeSkipError where the run does not describe a target it has measurements of.
+    EdgeSkipError if the run does not describe a target it has measurements of.
     """
     order = {name: number for number, name in enumerate(run.targets)}
     cells: dict[BenchCell, list[RoundResult]] = {}
     for sample in run.samples:
         if sample.cell.target not in run.targets:
             raise EdgeSkipError(
-                f"the run has measurements of {sample.cell.target} and does not say what that is: "
-                "a line of it is missing"
+                f"the run has measurements of {sample.cell.target} but does not describe it; "
+                "a line of the file is missing"
             )
         cells.setdefault(sample.cell, []).append(sample)
     found: list[MeasureRow] = []
@@ -87,7 +87,7 @@ def rows_of(run: BenchRun) -> list[MeasureRow]:
 
 
 def baseline_of(run: BenchRun, cell: BenchCell) -> BenchCell | None:
-    """The cell whose ratio to itself is 1 for `cell`: same device, provider and threads, decoded plainly."""
+    """Return the cell that `cell` is compared with: same device, provider and threads, decoded plainly."""
     found = baseline_of_targets(run.targets, cell.target, run.header.settings.baselines)
     return None if found is None else cell.model_copy(update={"target": found.name, "strategy": "plain"})
 
@@ -134,14 +134,14 @@ def _serving_rows(samples: Sequence[RoundResult], row: object) -> list[MeasureRo
 
 
 def output_label(label: Label, strategy: Strategy) -> Label:
-    """What a target's output must be called when it is decoded so: verified drafts of a lossy model stay lossy."""
+    """Return the label of a target's output under a strategy: verified drafts of a lossy model stay lossy."""
     if strategy == "online":
         return "lossy-skip"
     return "verified" if strategy != "plain" and label == "dense" else label
 
 
 def provider_text(samples: Sequence[RoundResult]) -> str:
-    """The provider that ran; where it ran a part of the graph only, with its share of the nodes."""
+    """Return the provider that ran; with its share of the nodes if it ran only a part of the graph."""
     ran = samples[-1].ran
     named = dict.fromkeys(sample.ran.provider for sample in samples)
     if len(named) > 1:
@@ -155,7 +155,7 @@ def provider_text(samples: Sequence[RoundResult]) -> str:
 
 
 def roofline_for(run: BenchRun, cell: BenchCell) -> Roofline | None:
-    """What the device gives with this provider and as many threads."""
+    """Return the device's roofline with this provider and number of threads."""
     device = run.devices.get(cell.device)
     return next(
         (r for r in (device.rooflines if device else ()) if (r.provider, r.threads) == (cell.provider, cell.threads)),
@@ -166,7 +166,7 @@ def roofline_for(run: BenchRun, cell: BenchCell) -> Roofline | None:
 def _with_roofline(
     row: MeasureRow, work: ModelCost | None, roof: Roofline | None, test: str, tokens: int, depth: int
 ) -> MeasureRow:
-    """With the share of the roofline: the larger of the memory's and the arithmetic's."""
+    """Return the row with its share of the roofline: the larger of the memory's and the arithmetic's."""
     if work is None or roof is None:
         return row
     seconds = tokens / row.median
@@ -186,10 +186,10 @@ def _with_roofline(
 
 
 def _comparable(row: MeasureRow, base: MeasureRow) -> bool:
-    """Whether a ratio says something: both ran where they were asked to, over the same work.
+    """Return whether a ratio is meaningful: both ran on the provider asked for, over the same work.
 
-    Tokens of one draft are given out together, so percentiles of the gaps between tokens are of another kind with
-    drafts; and only what is decoded plainly runs the tests, which count in its peak of memory.
+    Tokens of one draft are emitted together, so percentiles of the gaps between tokens are not comparable with drafts;
+    and only what is decoded plainly runs the tests, which count in its peak of memory.
     """
     if row.measure == ACCEPTANCE or row.fell_back or base.fell_back:
         return False
@@ -223,7 +223,7 @@ def _speed(tests: Sequence[SyntheticResult], test: tuple[str, int, int]) -> floa
 
 
 def _tpot(answers: Sequence[PromptResult]) -> float | None:
-    """Each prompt counts alike, whatever the length of its answer: that differs between models."""
+    """Return the mean over prompts: each counts alike, for the lengths of answers differ between models."""
     means = [statistics.fmean(answer.gaps_s) for answer in answers if answer.gaps_s]
     return statistics.fmean(means) if means else None
 

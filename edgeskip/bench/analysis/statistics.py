@@ -22,7 +22,7 @@ _MOST = math.log(1e30)  # of a ratio: beyond it is as good as infinite, and stil
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio and its 95 % interval; `low` and `high` are None where one measurement tells nothing of its spread."""
+    """A ratio and its 95 % interval; `low` and `high` are None if one measurement tells nothing of its spread."""
 
     value: float
     low: float | None
@@ -30,7 +30,7 @@ class Ratio:
 
 
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Geometric mean of ours[i] / theirs[i], at least one pair of positive numbers.
+    """Return the geometric mean of ours[i] / theirs[i], of at least one pair of positive numbers.
 
     Paired, so that a machine that drifts from round to round changes both of a pair.
     """
@@ -38,7 +38,7 @@ def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
 
 
 def unpaired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """Geometric mean of ours over that of theirs, two independent series; the interval is Welch's."""
+    """Return the geometric mean of ours over that of theirs, two independent series; the interval is Welch's."""
     a, b = [math.log(x) for x in ours], [math.log(x) for x in theirs]
     difference = statistics.fmean(a) - statistics.fmean(b)
     if len(a) < 2 or len(b) < 2:
@@ -53,7 +53,7 @@ def unpaired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
 
 
 def t_quantile(freedom: float) -> float:
-    """97.5 % quantile of Student's t, straight between whole degrees of freedom; at least one degree."""
+    """Return the 97.5 % quantile of Student's t, linear between whole degrees of freedom; at least one degree."""
     below = max(1, min(math.floor(freedom), len(_T)))
     if below == len(_T):
         return 1.96 + (_T[-1] - 1.96) * len(_T) / max(freedom, len(_T))

@@ -1,4 +1,4 @@
-"""A run's rows as text: Markdown in llama-bench's manner, CSV, and the lines that say what to beware of."""
+"""A run as text: Markdown in llama-bench's manner, CSV, JSON, and lines of warnings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def format_run(run: BenchRun, form: str) -> str:
 
 
 def as_markdown(run: BenchRun, rows: Sequence[MeasureRow]) -> str:
-    """One line per row: mean ± sd and median over rounds, the ratio to the baseline, the share of the roofline."""
+    """Return one line per row: mean ± sd and median over rounds, ratio to the baseline, share of the roofline."""
     heads = (*_COLUMNS, "mean ± sd", "median", "unit", "× baseline", "roofline")
     cells = [
         (*_identity(run, row), f"{row.mean:.{_digits(row)}f} ± {row.sd:.{_digits(row)}f}",
@@ -51,7 +51,7 @@ def as_markdown(run: BenchRun, rows: Sequence[MeasureRow]) -> str:
 
 
 def as_csv(run: BenchRun, rows: Sequence[MeasureRow]) -> str:
-    """All figures, in full."""
+    """Return all figures in full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     figures = ("unit", "mean", "sd", "median", "ratio", "ratio_low", "ratio_high", "baseline", "roofline", "bound")
@@ -79,7 +79,7 @@ def as_csv(run: BenchRun, rows: Sequence[MeasureRow]) -> str:
 
 
 def ratio_text(ratio: Ratio | None, digits: int = 2) -> str:
-    """1.23 [1.20–1.26]; '' where there is none."""
+    """Return 1.23 [1.20–1.26]; '' if there is no ratio."""
     if ratio is None:
         return ""
     interval = "" if ratio.low is None or ratio.high is None else f" [{ratio.low:.{digits}f}–{ratio.high:.{digits}f}]"
@@ -87,12 +87,12 @@ def ratio_text(ratio: Ratio | None, digits: int = 2) -> str:
 
 
 def roofline_text(row: MeasureRow) -> str:
-    """56% memory; '' where it is not known."""
+    """Return 56% memory; '' if it is unknown."""
     return "" if row.roofline is None else f"{row.roofline:.0%} {row.bound}"
 
 
 def warnings_of(run: BenchRun) -> list[str]:
-    """What makes the figures doubtful, cell by cell, and every note and failure: a line each."""
+    """Return what makes the figures doubtful, cell by cell, and every note and failure: a line each."""
     found = []
     for sample in run.samples:
         found += [f"{sample.cell.title}, round {sample.round + 1}: {what}" for what in _doubts(sample)]
@@ -107,7 +107,7 @@ def warnings_of(run: BenchRun) -> list[str]:
 
 
 def _losses(run: BenchRun) -> Iterator[str]:
-    """What each target loses, in words, under the table."""
+    """Yield what each target loses, a line each."""
     for target in run.targets.values():
         quality = target.quality
         if quality is None:

@@ -1,4 +1,4 @@
-"""The devices a benchmark runs on: this machine, a browser on it, others over ssh and adb."""
+"""The devices of a benchmark: this machine, a browser on it, others over ssh and adb."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DeviceRun:
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """Devices besides this machine's own processors, and how they are reached."""
+    """The devices to measure on, and how they are reached."""
 
     local: bool = True  # this machine too
     browser: str | None = None  # to run `web` in; None = the one that is found
@@ -49,27 +49,27 @@ class DeviceOptions:
         if not set(config.grid.providers) & set(WEB_PROVIDERS) and (self.browser or self.throttle is not None):
             raise EdgeSkipError("--browser and --throttle need --provider web or web:gpu")
         if self.adb and self.llama_bench is None:
-            raise EdgeSkipError(
-                "--adb runs llama.cpp's llama-bench on the phone: name one for Android, --llama-bench FILE"
-            )
+            raise EdgeSkipError("--adb requires --llama-bench FILE, llama.cpp's llama-bench built for Android")
         if not self.adb and (self.adb_serial or self.llama_bench):
-            raise EdgeSkipError("--adb-serial and --llama-bench are for a phone: add --adb")
+            raise EdgeSkipError("--adb-serial and --llama-bench require --adb")
         if not self.remotes and (self.remote_python or self.remote_cache or self.identity or self.ssh_options):
-            raise EdgeSkipError("--remote-python, --remote-cache, --identity and --ssh-option need --remote USER@HOST")
+            raise EdgeSkipError(
+                "--remote-python, --remote-cache, --identity and --ssh-option require --remote USER@HOST"
+            )
         if len(set(self.remotes)) < len(self.remotes):
-            raise EdgeSkipError("--remote names a machine twice: name each once")
+            raise EdgeSkipError("--remote names a machine twice; name each once")
         if self.throttle is not None and not 1 < self.throttle <= 100:
-            raise EdgeSkipError(f"--throttle {self.throttle:g} is no slowing down: give one above 1, e.g. 4")
+            raise EdgeSkipError(f"--throttle {self.throttle:g} must be greater than 1 and at most 100, e.g. 4")
 
 
 def open_devices(
     config: BenchConfig, options: DeviceOptions, stack: ExitStack, tell: Callable[[str], None]
 ) -> list[DeviceRun]:
-    """Starts what is needed and asks each device what it is; `stack` closes it all. EdgeSkipError where one fails."""
+    """Start what is needed and ask each device what it is; `stack` closes everything. EdgeSkipError if one fails."""
     runs = []
     web = tuple(name for name in config.grid.providers if name in WEB_PROVIDERS)
     grid = replace(config.grid, providers=tuple(name for name in config.grid.providers if name not in WEB_PROVIDERS))
-    # Unless threads were asked for, each device takes as many as it has cores; 0 asks for that.
+    # By default each device uses as many threads as it has cores; 0 asks for that.
     counts = grid.threads if config.explicit_threads else (0,)
     rooflines = [(provider, threads) for provider in grid.providers for threads in counts]
     if config.explicit_threads and ((options.local and grid.providers) or web):
@@ -80,20 +80,22 @@ def open_devices(
 
         check_llamacpp()
     if options.local and grid.providers:
-        tell("measuring what this machine gives")
+        tell("measuring the roofline of this machine")
         runs.append(DeviceRun(LocalLauncher(rooflines, pythons=config.pythons, silence_s=SILENCE_S), grid))
     destinations = options.remotes if grid.providers else ()
     runs += [_remote(one, options, config, grid, rooflines, stack, tell) for one in destinations]
     if options.adb:
         if config.explicit_threads and max(grid.threads) > MAX_PHONE_THREADS:
-            raise EdgeSkipError(f"--threads {max(grid.threads)} is too many for a phone: {MAX_PHONE_THREADS} at most")
+            raise EdgeSkipError(
+                f"--threads {max(grid.threads)} is too many for a phone; give at most {MAX_PHONE_THREADS}"
+            )
         threads = grid.threads if config.explicit_threads else (PHONE_THREADS,)
         phone = Grid(("cpu",), threads, ("plain",), engine="llama.cpp")
         runs.append(_phone(options, phone, stack, tell))
     if web:
         strategies = tuple(name for name in config.grid.strategies if name in WEB_STRATEGIES)
         if not strategies:
-            raise EdgeSkipError(f"a browser decodes by {' or '.join(WEB_STRATEGIES)}: add one of these to --strategy")
+            raise EdgeSkipError(f"a browser decodes by {' or '.join(WEB_STRATEGIES)}; add one of these to --strategy")
         providers = tuple("webgpu" if name == "web:gpu" else name for name in web)
         runs.append(_browser(options, replace(grid, providers=providers, strategies=strategies), stack, tell))
     return runs
@@ -137,7 +139,7 @@ def _phone(options: DeviceOptions, grid: Grid, stack: ExitStack, tell: Callable[
 def _browser(options: DeviceOptions, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> DeviceRun:
     from edgeskip.bench.devices.web.browser_launcher import BrowserLauncher
 
-    tell("starting the browser and measuring what it gives")
+    tell("starting the browser and measuring its roofline")
     launcher = BrowserLauncher(
         [(provider, threads) for provider in grid.providers for threads in grid.threads],
         browser=options.browser,

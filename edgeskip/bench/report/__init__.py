@@ -1,1 +1,1 @@
-"""The report on benchmark runs: one HTML page that needs nothing else, its figures as PNGs besides."""
+"""The report on benchmark runs: one HTML page that needs nothing else, and its figures as PNGs."""

@@ -27,7 +27,7 @@ class DraftingStats:
     plain_steps: int
     drafted: int
     accepted: int
-    at_least: tuple[float, ...]  # [k-1]: share of rounds that gave out k drafted tokens or more; () where not known
+    at_least: tuple[float, ...]  # [k-1]: share of rounds that emitted k drafted tokens or more; () if unknown
 
     @property
     def acceptance(self) -> float | None:
@@ -43,7 +43,7 @@ def prompt_results(entry: ReportEntry) -> list[PromptResult]:
 
 
 def first_token_parts(entry: ReportEntry) -> list[TimeShare]:
-    """The mean TTFT by what it is spent on; [] where no prompt was answered."""
+    """Return the mean TTFT by what it is spent on; [] if no prompt was answered."""
     answers = prompt_results(entry)
     if not answers:
         return []
@@ -59,7 +59,7 @@ def first_token_parts(entry: ReportEntry) -> list[TimeShare]:
 
 
 def decode_parts(entry: ReportEntry) -> list[TimeShare]:
-    """Milliseconds per token after the first by what they are spent on; [] where that is not known of all answers."""
+    """Return milliseconds per token after the first by what they are spent on; [] if unknown for some answers."""
     answers = [answer for answer in prompt_results(entry) if answer.gaps_s]
     tokens = sum(len(answer.gaps_s) for answer in answers)
     if not tokens:
@@ -82,7 +82,7 @@ def decode_parts(entry: ReportEntry) -> list[TimeShare]:
 
 
 def drafting_stats(entry: ReportEntry) -> DraftingStats | None:
-    """What drafting did; None where nothing was drafted or it is not told."""
+    """Return what drafting did; None if nothing was drafted or it is unknown."""
     answers = [answer for answer in prompt_results(entry) if answer.speculation is not None]
     told = [answer.speculation for answer in answers if answer.speculation is not None]
     rounds, drafted = sum(one.rounds for one in told), sum(one.drafted for one in told)
@@ -95,15 +95,15 @@ def drafting_stats(entry: ReportEntry) -> DraftingStats | None:
 
 
 def _rest(total: float, known: float) -> float:
-    """What is left of the total; 0 where only rounding is."""
+    """Return what is left of the total; 0 if that is only rounding."""
     return total - known if total - known > 1e-6 * total else 0.0
 
 
 def _at_least(answers: list[PromptResult], rounds: int, accepted: int) -> tuple[float, ...]:
-    """From the gaps: tokens that came with the one before them are drafted ones of its round.
+    """Count from the gaps: tokens that came with the one before them are drafted ones of its round.
 
-    () where that does not add up to what was accepted, but for a round at the end of each answer that was cut short:
-    the tokens were then not given out as they were decoded.
+    () if that does not add up to what was accepted, except for a round cut short at the end of each answer: the tokens
+    were then not emitted as they were decoded.
     """
     lengths: Counter[int] = Counter()
     for answer in answers:

@@ -72,7 +72,7 @@ def best_cpu_probe(joined: MergedRuns, entry: ReportEntry) -> float | None:
 
 
 def conditions_section(joined: MergedRuns) -> Section:
-    """Doubtful rounds, then what was seen of every entry's rounds."""
+    """Return the doubtful rounds, then what was seen of every entry's rounds."""
     columns = [
         text_column(), Column("rounds"), Column("others", "cores, most"), Column("pulse", "after/before"),
         Column("pulse", "of the best"), Column("hottest", "°C"), Column("throttling", "events"), Column("clock", "MHz"),
@@ -97,7 +97,7 @@ def conditions_section(joined: MergedRuns) -> Section:
 
 
 def format_doubts(doubts: list[DoubtfulRounds]) -> list[str]:
-    """A line for each device, rounds and message; the entries that share them together."""
+    """Return a line for each device, rounds and message, with all entries that share them."""
     found: dict[tuple[str, tuple[int, ...], str], list[str]] = {}
     for doubt in doubts:
         key = (doubt.entry.device, doubt.rounds, doubt.message)
@@ -110,7 +110,7 @@ def format_doubts(doubts: list[DoubtfulRounds]) -> list[str]:
 
 
 def execution_section(joined: MergedRuns) -> Section:
-    """Engine, provider and nodes of every entry; notes that rounds left."""
+    """Return engine, provider and nodes of every entry, and the notes of rounds."""
     columns = [
         text_column(), text_column("engine"), text_column("asked for"),
         text_column("ran"), text_column("nodes by provider"), Column("threads"),
@@ -123,8 +123,8 @@ def execution_section(joined: MergedRuns) -> Section:
     }
     return Section(
         "providers",
-        "What really ran where",
-        ["Nodes of the graph by the provider that ran them, where the engine tells it."]
+        "What really ran",
+        ["Nodes of the graph by the provider that ran them, if the engine reports it."]
         + (["Notes of the rounds:"] if notes else []),
         items=list(notes),
         tables=device_tables(joined, "Providers", columns, _execution_cells),
@@ -132,7 +132,7 @@ def execution_section(joined: MergedRuns) -> Section:
 
 
 def failures_section(joined: MergedRuns) -> Section | None:
-    """Rounds that did not come to an end; None where all did."""
+    """Return the rounds that failed; None if none did."""
     if not joined.failures:
         return None
     columns = [text_column(), text_column("device"), text_column("message")]
@@ -152,13 +152,13 @@ def failures_section(joined: MergedRuns) -> Section | None:
     return Section(
         "failures",
         "Failures",
-        ["These rounds did not come to an end; their cells were not tried again in the run."],
+        ["These rounds failed; their cells were not tried again in the run."],
         tables=[Table("Failures", columns, [Group("", rows)])],
     )
 
 
 def environment_section(joined: MergedRuns) -> Section:
-    """Runs with their settings, then every device with what it says of itself."""
+    """Return runs with their settings, then every device with what it reports about itself."""
     tables = [_run_table(joined, part) for part in joined.parts]
     seen: dict[str, tuple[Device, list[tuple[RunPart, Device]]]] = {}
     for part in joined.parts:

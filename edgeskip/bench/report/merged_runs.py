@@ -1,4 +1,4 @@
-"""Several runs laid side by side: what is called alike and is not the same gets names of its own. Measures nothing.
+"""Several runs side by side: different things of the same name get different names. Measures nothing.
 
 Ratios and rooflines stay those of each run: rows of different runs are never mixed into one number.
 """
@@ -20,7 +20,7 @@ _VOLATILE_FACTS = ("available_memory_bytes",)
 
 @dataclass(frozen=True)
 class RunPart:
-    """One run file; `label` tells it from the others."""
+    """One run file; `label` distinguishes it from the others."""
 
     label: str
     path: Path
@@ -40,14 +40,14 @@ class ReportEntry:
     rows: tuple[MeasureRow, ...]
     is_baseline: bool
     baseline: str | None  # the name shown of the target that ratios are to
-    in_run: str = ""  # the run's label, where there are several
+    in_run: str = ""  # the run's label, if there are several
 
     def row(self, measure: str) -> MeasureRow | None:
         return next((row for row in self.rows if row.measure == measure), None)
 
     @property
     def provider(self) -> str:
-        """That ran, and the one asked for where it is another."""
+        """The provider that ran, and the one asked for if it is another."""
         ran = sanitize(self.rows[-1].provider, 60)
         asked = sanitize(self.cell.provider, 60)
         return ran if asked in ran else f"{ran} for {asked}"
@@ -60,7 +60,7 @@ class ReportEntry:
 
     @property
     def brief(self) -> str:
-        """What and how, for a figure: skip8 (lossy-skip), cpu, 2 threads, plain. A label that loses is told first."""
+        """What and how, for a figure: skip8 (lossy-skip), cpu, 2 threads, plain. A lossy label comes with the name."""
         ran, asked = sanitize(self.samples[-1].ran.provider, 40), sanitize(self.cell.provider, 40)
         provider = ran if ran == asked else f"{ran} for {asked}"
         mark = "" if self.lossless else f" ({self.rows[-1].label})"
@@ -69,7 +69,7 @@ class ReportEntry:
 
     @property
     def label(self) -> str:
-        """What the output must be called; that it is skipped online is said besides."""
+        """The label of its output, and whether it skips online."""
         return f"{self.rows[-1].label}, skips online" if self.cell.strategy == "online" else self.rows[-1].label
 
     @property
@@ -107,18 +107,18 @@ class MergedRuns:
 
 
 def read_runs(paths: Sequence[Path]) -> MergedRuns:
-    """Reads the run files. EdgeSkipError where one is none, is given twice, or nothing was measured in all of them."""
+    """Read the run files. EdgeSkipError if one is not a run or given twice, or if nothing was measured in any."""
     resolved = [path.resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
         twice = next(path for path, real in zip(paths, resolved, strict=True) if resolved.count(real) > 1)
-        raise EdgeSkipError(f"{twice} is given twice: give each run once")
+        raise EdgeSkipError(f"{twice} is given twice; give each run once")
     return merge_runs([(path, read_run(path)) for path in paths])
 
 
 def merge_runs(runs: Sequence[tuple[Path, BenchRun]]) -> MergedRuns:
-    """Joins runs that were read. EdgeSkipError where nothing was measured or tried in any of them."""
+    """Merge runs that were read. EdgeSkipError if nothing was measured or tried in any of them."""
     if not any(run.samples or run.failures for _, run in runs):
-        raise EdgeSkipError("nothing was measured in these runs: run edgeskip bench to its end, then report")
+        raise EdgeSkipError("nothing was measured in these runs; run edgeskip bench to its end, then report")
     parts = tuple(RunPart(label, path, run) for label, (path, run) in zip(_run_labels(runs), runs, strict=True))
     targets = _distinct_names([
         (part.label, target.name, sanitize(target.name, 120), (target.engine, target.sha256, target.label))
@@ -158,7 +158,7 @@ def merge_runs(runs: Sequence[tuple[Path, BenchRun]]) -> MergedRuns:
 
 
 def _run_labels(runs: Sequence[tuple[Path, BenchRun]]) -> list[str]:
-    """Short names of the files, longer where they are not enough."""
+    """Return short names of the files, longer if they are ambiguous."""
     for name in (lambda path: path.stem, lambda path: path.name, str):
         labels = [sanitize(name(path), 120) for path, _ in runs]
         if len(set(labels)) == len(labels):
@@ -172,13 +172,13 @@ def _device_name(device: Device) -> str:
 
 
 def _device_identity(device: Device) -> Hashable:
-    """All that a device says of itself but what differs from run to run anyway."""
+    """Return all that a device reports about itself, without what differs from run to run anyway."""
     facts = {key: value for key, value in device.facts.items() if key not in _VOLATILE_FACTS}
     return device.model_copy(update={"rooflines": [], "facts": facts}).model_dump_json()
 
 
 def _distinct_names(items: Sequence[tuple[str, str, str, Hashable]]) -> dict[tuple[str, str], str]:
-    """(run, key) → name, of (run, key, name, contents): the same name for the same contents, other names for others."""
+    """Map (run, key) to a name, from (run, key, name, contents): equal names for equal contents, others for others."""
     by_name: dict[str, dict[Hashable, list[tuple[str, str]]]] = {}
     for run, key, name, contents in items:
         by_name.setdefault(name, {}).setdefault(contents, []).append((run, key))
@@ -202,5 +202,5 @@ def _distinct_names(items: Sequence[tuple[str, str, str, Hashable]]) -> dict[tup
 
 
 def _unused_name(name: str, taken: set[str]) -> str:
-    """`name`, with a number where it is taken."""
+    """Return `name`, with a number if it is taken."""
     return next(tried for tried in (name, *(f"{name} {at}" for at in range(2, len(taken) + 3))) if tried not in taken)

@@ -1,4 +1,4 @@
-"""The page itself: sections into one HTML file that needs nothing else, figures into it or into PNGs besides."""
+"""The page: sections as one HTML file that needs nothing else, figures in it and as PNGs."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class _Drawing:
 def write_report(
     runs: Sequence[Path], output: Path, *, png_folder: Path | None = None, overwrite: bool = False
 ) -> list[Path]:
-    """Writes the page on these run files to `output`, its figures to `png_folder` too; the paths written.
+    """Write the page on these run files to `output`, and its figures to `png_folder`; return the paths written.
 
-    EdgeSkipError where a run is none, a file exists that is not to be written over, or matplotlib is missing; nothing
+    EdgeSkipError if a run is none, a file exists that is not to be written over, or matplotlib is missing; nothing
     is written then.
     """
     need_matplotlib()
@@ -62,7 +62,7 @@ def write_report(
 
 
 def sections_of(joined: MergedRuns) -> list[Section]:
-    """All that there is something to say in."""
+    """Return all sections that have something to say."""
     targets = Section("targets", "Targets", tables=[targets_table(joined)])
     found = [
         serving_section(joined),
@@ -81,7 +81,7 @@ def sections_of(joined: MergedRuns) -> list[Section]:
 
 
 def html(joined: MergedRuns, sections: Sequence[Section]) -> str:
-    """The page. Every text is escaped; only what this package draws is put in as it is."""
+    """Return the page. Every text is escaped; only what this package draws is inserted as it is."""
     import jinja2
     from markupsafe import Markup
 

@@ -1,4 +1,4 @@
-"""What an entry loses: as measured, or nothing by its label; never lossless because nobody measured."""
+"""What an entry loses: as measured, or nothing by its label; never lossless because it was not measured."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class QualityLoss:
 
 
 def loss_of(joined: MergedRuns, entry: ReportEntry) -> QualityLoss | None:
-    """What this entry loses against its reference, or the baseline of its run; None where that was not measured.
+    """Return what this entry loses against its reference or the baseline of its run; None if that was not measured.
 
-    The figures are of the artifact decoded plainly: what is skipped online besides was not measured.
+    The figures are of the artifact decoded plainly: what is also skipped online was not measured.
     """
     if entry.cell.strategy == "online":
         return None

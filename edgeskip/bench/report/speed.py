@@ -14,7 +14,7 @@ TPOT = "TPOT"
 
 @dataclass(frozen=True)
 class DecodingSpeed:
-    """Tokens per second of one entry, by round; `ratio` to the baseline of its run, None where there is none."""
+    """Tokens per second of one entry, by round; `ratio` to the baseline of its run, None if there is none."""
 
     entry: ReportEntry
     measure: str
@@ -29,23 +29,23 @@ class DecodingSpeed:
 
 
 def decode_measure(entries: Sequence[ReportEntry]) -> str | None:
-    """What all of these can be compared by: TPOT where one has it, else the first tg test; None where nothing decoded.
+    """Return what all of these can be compared by: TPOT if one has it, else the first tg test; None if nothing decoded.
 
-    Drafting has no meaning on random tokens: only TPOT knows every strategy.
+    Drafting has no meaning on random tokens: only TPOT is comparable across strategies.
     """
     measures = list(dict.fromkeys(row.measure for entry in entries for row in entry.rows))
     return next((name for name in measures if name == TPOT), first_test(measures, "tg"))
 
 
 def first_test(measures: Sequence[str], test: str) -> str | None:
-    """The first of the measures that is a test of this kind (pp or tg)."""
+    """Return the first of the measures that is a test of this kind (pp or tg)."""
     return next(
         (name for name in measures if name.startswith(test) and name[len(test) : len(test) + 1].isdigit()), None
     )
 
 
 def decoding_speed(entry: ReportEntry, measure: str | None) -> DecodingSpeed | None:
-    """How fast this entry decodes by `measure`; None where that was not measured."""
+    """Return how fast this entry decodes by `measure`; None if that was not measured."""
     row = None if measure is None else entry.row(measure)
     if row is None or measure is None or min(row.values) <= 0:
         return None
@@ -55,17 +55,17 @@ def decoding_speed(entry: ReportEntry, measure: str | None) -> DecodingSpeed | N
 
 
 def speeds_of(row: MeasureRow) -> tuple[float, ...]:
-    """Tokens per second: as measured, or from milliseconds a token."""
+    """Return tokens per second: as measured, or from milliseconds a token."""
     return row.values if row.higher_is_better else tuple(1e3 / value for value in row.values)
 
 
 def fastest(joined: MergedRuns, device: str) -> DecodingSpeed | None:
-    """The entry with the highest median speed of decoding on a device; None where nothing was decoded there."""
+    """Return the entry with the highest median decoding speed on a device; None if nothing was decoded there."""
     return max(decoding_speeds(joined, device), key=lambda one: one.median, default=None)
 
 
 def decoding_speeds(joined: MergedRuns, device: str) -> list[DecodingSpeed]:
-    """The speeds of decoding on a device, by one measure."""
+    """Return the decoding speeds on a device, by one measure."""
     entries = joined.on(device)
     measure = decode_measure(entries)
     return [one for one in (decoding_speed(entry, measure) for entry in entries) if one is not None]

@@ -10,7 +10,7 @@ from edgeskip.bench.report.speed import DecodingSpeed, decoding_speeds, fastest
 
 
 def summary_of(joined: MergedRuns) -> list[tuple[str, str]]:
-    """(device, sentences) for each device, then ("", …) on all."""
+    """Return (device, sentences) for each device, then ("", …) on all."""
     found = [(device, _device(joined, device)) for device in joined.device_names]
     return [*found, ("", _all(joined))]
 
@@ -57,7 +57,7 @@ def _all(joined: MergedRuns) -> str:
     rounds = sum(len(entry.samples) for entry in joined.entries)
     parts = [
         f"{pluralize(rounds, 'round')} of {pluralize(len(joined.entries), 'cell')} on "
-        f"{pluralize(len(joined.device_names), 'device')} were measured, each in a process of its own."
+        f"{pluralize(len(joined.device_names), 'device')} were measured, each in its own process."
     ]
     doubtful = {(id(doubt.entry), n) for doubt in doubts_of(joined) for n in doubt.rounds}
     if doubtful:

@@ -1,6 +1,6 @@
-"""A figure as SVG that lies within a page: no styles of its own, ids that no other figure has, colours of the page.
+"""A figure as SVG inside a page: without inline styles, with ids that no other figure has, in the page's colors.
 
-Styles become classes of one stylesheet, so that a page may forbid all others; hex colours become CSS variables.
+Styles become classes of one stylesheet, so that a page may forbid all others; hex colors become CSS variables.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Stylesheet:
 
 
 def svg(draw: Callable[[int], Figure], width: int, prefix: str, title: str, words: str, sheet: Stylesheet) -> str:
-    """The figure as an <svg> element; `prefix` begins its ids; `title` and `words` tell it to who cannot see it."""
+    """Return the figure as an <svg> element; `prefix` begins its ids, `title` and `words` are for screen readers."""
     data = io.BytesIO()
     with plot_style():
         figure = draw(width)
@@ -56,15 +56,15 @@ def svg(draw: Callable[[int], Figure], width: int, prefix: str, title: str, word
     root.set("role", "img")
     root.set("aria-labelledby", f"{prefix}t {prefix}d")
     for at, (tag, text) in enumerate((("title", title), ("desc", words))):
-        told = ElementTree.Element(f"{_SVG}{tag}", {"id": f"{prefix}{tag[0]}"})
-        told.text = text
-        root.insert(at, told)
+        added = ElementTree.Element(f"{_SVG}{tag}", {"id": f"{prefix}{tag[0]}"})
+        added.text = text
+        root.insert(at, added)
     ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
     return ElementTree.tostring(root, encoding="unicode")
 
 
 def png(draw: Callable[[int], Figure], width: int, title: str, words: str) -> bytes:
-    """The figure in the light page's colours, two pixels to one of CSS."""
+    """Return the figure in the light page's colors, two pixels to one of CSS."""
     data = io.BytesIO()
     with plot_style():
         draw(width).savefig(data, format="png", dpi=144, metadata={"Title": title, "Description": words})
@@ -94,8 +94,8 @@ def _rewrite(element: ElementTree.Element, prefix: str, sheet: Stylesheet) -> No
 def _declaration(text: str, prefix: str) -> str:
     if text.startswith("font-family"):
         return f"font-family: {_FONTS}"
-    coloured = _COLOUR.sub(lambda found: _BY_COLOUR.get(found[0].lower(), found[0]), text)
-    return _prefixed(coloured, prefix)
+    colored = _COLOUR.sub(lambda found: _BY_COLOUR.get(found[0].lower(), found[0]), text)
+    return _prefixed(colored, prefix)
 
 
 def _prefixed(text: str, prefix: str) -> str:

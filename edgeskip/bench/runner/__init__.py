@@ -1,1 +1,1 @@
-"""Runs the rounds of a benchmark, each in a process of its own, and keeps the log."""
+"""Runs the rounds of a benchmark, each in its own process, and keeps the log."""

@@ -1,9 +1,9 @@
-"""The process that measures one round of one cell, and what else wants a process of its own.
+"""The process that measures one round of one cell, the machine, or an artifact's quality.
 
     python -m edgeskip.bench.runner.child < request.json     one round: JSON lines of progress, then the Sample
     python -m edgeskip.bench.runner.child --device           this machine as a Device; with --roofline cpu:2,… limits
-                                                      (cpu:0: with as many threads as it takes unless told)
-    python -m edgeskip.bench.runner.child --quality          what an artifact loses: a QualityRequest on stdin
+                                                      (cpu:0: with the default number of threads)
+    python -m edgeskip.bench.runner.child --quality          an artifact's quality: a QualityRequest on stdin
 
 The last line of stdout is the answer; exit code 2 with an error, 0 else. Nothing here imports torch or an exporter.
 """
@@ -34,7 +34,7 @@ def main() -> int:
     what.add_argument("--quality", action="store_true")
     parser.add_argument("--roofline", default="", metavar="PROVIDER:THREADS,…")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # who started this process tells its user
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent process reports it to the user
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print to stdout must not come between the lines
 
@@ -49,7 +49,7 @@ def main() -> int:
     try:
         say(_answer(arguments, progress))
     except ValidationError as error:
-        say({"kind": "error", "message": f"the request is not one: {error.errors()[0]['msg']}"})
+        say({"kind": "error", "message": f"the request is invalid: {error.errors()[0]['msg']}"})
         return 2
     except Exception as error:
         from edgeskip.core.user_errors import explain

@@ -19,7 +19,7 @@ _PACKAGES = ("llama-cpp-python", "numpy", "tokenizers", "onnxruntime-ep-openvino
 
 
 def this_device(*, id: str = "local", type: DeviceKind = "local", rooflines: Sequence[Roofline] = ()) -> Device:
-    """The machine this process runs on; `name` is its board's or processor's, and its GPUs'."""
+    """Return the machine this process runs on; `name` is its board's or processor's, and its GPUs'."""
     machine = this_machine()
     versions = {"edgeskip": __version__, "python": platform.python_version(), **onnxruntime_builds()}
     versions |= {package: version for package in _PACKAGES if (version := installed_version(package))}
@@ -41,7 +41,7 @@ def this_device(*, id: str = "local", type: DeviceKind = "local", rooflines: Seq
 
 
 def _board() -> str:
-    """A single-board computer's own name, e.g. Raspberry Pi 5 Model B; '' where the device tree is silent."""
+    """Return a single-board computer's own name, e.g. Raspberry Pi 5 Model B; '' if there is none."""
     try:
         return Path("/proc/device-tree/model").read_text(encoding="utf-8", errors="replace").strip("\0 \n")
     except OSError:

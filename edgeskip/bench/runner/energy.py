@@ -1,4 +1,4 @@
-"""Joules, where the system exposes a counter: the processor's (RAPL), an NVIDIA GPU's (NVML), a battery's."""
+"""Joules, if the system exposes a counter: the processor's (RAPL), an NVIDIA GPU's (NVML), a battery's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WH = 3600.0  # joules
 
 @dataclass(frozen=True)
 class EnergyCounter:
-    """`joules()` since some moment; `wraps_at` is where it begins anew, None = never."""
+    """`joules()` since some moment; it restarts at 0 after `wraps_at`, None = never."""
 
     source: str
     joules: Callable[[], float]
@@ -31,7 +31,7 @@ class EnergyMeter:
         self._begin = [counter.joules() for counter in self._counters]
 
     def energy(self) -> EnergyUse | None:
-        """None where the system exposes nothing, or its counter did not move meanwhile (a battery's is coarse)."""
+        """Return the joules; None without a counter, or if it did not move meanwhile (a battery's is coarse)."""
         used = [
             _joules_between(counter, before, counter.joules())
             for counter, before in zip(self._counters, self._begin, strict=True)
@@ -42,7 +42,7 @@ class EnergyMeter:
 
 
 def energy_counters(provider: str, root: Path = _ROOT) -> list[EnergyCounter]:
-    """The processor's packages, and for `cuda` the GPU's counter; a battery's only where there are none of these."""
+    """Return the processor packages' counters, for `cuda` the GPU's too; without these a battery's."""
     found = _rapl(root)
     if provider.startswith("cuda"):
         found += _nvml()
@@ -73,7 +73,7 @@ def _nvml() -> list[EnergyCounter]:
 
 
 def _battery(root: Path) -> list[EnergyCounter]:
-    """Discharging batteries only: what the mains gives is not counted there."""
+    """Return counters of discharging batteries: mains power is not counted there."""
     found = []
     for supply in sorted(root.glob("sys/class/power_supply/*")):
         if _text(supply / "type") != "Battery" or _text(supply / "status") != "Discharging":
@@ -97,7 +97,7 @@ def _joules_between(counter: EnergyCounter, before: float, after: float) -> floa
 
 
 def _micro(file: Path) -> float | None:
-    """A file that holds millionths."""
+    """Read a file that holds millionths."""
     text = _text(file)
     return int(text) / 1e6 if text.isdigit() else None
 

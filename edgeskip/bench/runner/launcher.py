@@ -21,16 +21,16 @@ class Launcher(Protocol):
         """What it is; known once the launcher is made."""
 
     def prepare(self, path: Path, progress: StatusCallback) -> str:
-        """Brings the artifact at `path` to the device, once; the path to put in requests there.
+        """Copy the artifact at `path` to the device, once; return the path to put in requests there.
 
-        EdgeSkipError where it has no room, cannot be reached, or the copy fails its checksum.
+        EdgeSkipError if it has no room, cannot be reached, or the copy fails its checksum.
         """
 
     def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
-        """Measures one round in a fresh process there. EdgeSkipError says why it could not; nothing is left running."""
+        """Measure one round in a fresh process there. EdgeSkipError if it fails; nothing is left running."""
 
     def rooflines_again(self, progress: StatusCallback) -> list[Roofline]:
-        """The device's rooflines, measured once more; [] where it has none. EdgeSkipError where it cannot now."""
+        """Measure the device's rooflines once more; [] if it has none. EdgeSkipError if that fails."""
 
     def close(self) -> None:
-        """Ends whatever it started; what was copied stays, for the next time."""
+        """End everything it started; what was copied stays, for the next time."""

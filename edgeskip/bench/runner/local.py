@@ -27,7 +27,7 @@ class LocalLauncher:
         pythons: Mapping[str, Path] | None = None,
         silence_s: float = 1800.0,
     ) -> None:
-        """`cells`: the providers and numbers of threads whose roofline is wanted; 0 threads = as many as by default."""
+        """Ask the machine what it is. `cells`: providers and threads to measure rooflines of; 0 threads = default."""
         self._pythons = dict(pythons or {})
         self._silence_s = silence_s
         self._wanted: dict[str, list[str]] = {sys.executable: []}  # by interpreter
@@ -59,7 +59,7 @@ class LocalLauncher:
         pass
 
     def _asked(self) -> list[Device]:
-        """The machine as each interpreter sees it."""
+        """Return the machine as each interpreter sees it."""
         return [
             Device.model_validate(
                 run_worker(

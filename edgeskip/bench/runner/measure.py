@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from edgeskip.bench.schema import (
     SpeculationResult,
     Strategy,
     SyntheticResult,
+    timestamp,
 )
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.prefill import PREFILL_CHUNK, prefill
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from edgeskip.runtime.engines.interface import Engine
 
 _WARM_TOKENS = 4
-# What `run --strategy` would be told, and how it drafts.
+# The matching `run --strategy`, and how it drafts.
 _DECODED_BY: dict[Strategy, tuple[generation.Strategy, Speculation]] = {
     "plain": ("plain", Speculation()),
     "self-speculative": ("speculative", Speculation(drafter="model")),
@@ -45,17 +45,17 @@ _DECODED_BY: dict[Strategy, tuple[generation.Strategy, Speculation]] = {
 
 
 def measure_round(request: RoundRequest, progress: Callable[[str], None]) -> RoundResult:
-    """One round. EdgeSkipError where the artifact cannot be opened, or run on the provider (unless that is allowed)."""
+    """Measure one round. EdgeSkipError if the artifact cannot be opened, or run on the provider (unless allowed)."""
     cell, notes = request.cell, list[str]()
     memory = DeviceMemory(cell.provider)
-    created = datetime.now(UTC).isoformat(timespec="seconds")
+    created = timestamp()
     progress("loading")
     _run_self_tests(request)
     with _load_session(request, notes) as session:
         engine = session.engine
         progress("warming up")
         _warm_up_answers(session, request)
-        progress("measuring")  # who shows it is done before the watch below has looked
+        progress("measuring")  # its display is drawn before the monitor below starts
         watch = SystemMonitor()
         meter = EnergyMeter(cell.provider)
         answers = [_answer_prompt(session, prompt, request) for prompt in request.prompts]
@@ -87,7 +87,7 @@ def measure_round(request: RoundRequest, progress: Callable[[str], None]) -> Rou
 
 
 def _run_self_tests(request: RoundRequest) -> None:
-    """Those of a build that was never used here: they are no part of loading, which says what they found."""
+    """Run the self-tests of a build that is new here: they are not part of loading, which reports their findings."""
     from edgeskip.runtime.engines.llamacpp.self_test import check_llamacpp
     from edgeskip.runtime.engines.onnxruntime.providers import self_test_provider
 
@@ -110,7 +110,7 @@ def _load_session(request: RoundRequest, notes: list[str]) -> Session:
 
 
 def _warm_up_answers(session: Session, request: RoundRequest) -> None:
-    """Each kind of work once: kernels pack and compile, buffers are made, speculation measures what it costs."""
+    """Do each kind of work once: kernels pack and compile, buffers are made, speculation measures its costs."""
     for prompt in request.prompts[:1]:
         strategy, speculation = _DECODED_BY[request.cell.strategy]
         watched = _online_window(session) if strategy == "online" else 0
@@ -119,7 +119,7 @@ def _warm_up_answers(session: Session, request: RoundRequest) -> None:
 
 
 def _warm_up_tests(engine: Engine, request: RoundRequest) -> None:
-    """Prompts of the lengths asked for, a single step."""
+    """Read prompts of the lengths asked for, and take a single step."""
     for tokens in {test.tokens for test in request.tests if test.test == "pp"}:
         _prefill_random(engine, tokens, request.seed)
     if request.tests:
@@ -128,18 +128,18 @@ def _warm_up_tests(engine: Engine, request: RoundRequest) -> None:
 
 
 def _online_window(session: Session) -> int:
-    """P, the tokens that online skipping watches before it leaves anything out."""
+    """Return P, the tokens that online skipping watches before it leaves anything out."""
     if session.online is not None:
         return session.online.window
     return getattr(session.manifest, "window", None) or 0
 
 
 def _run_test(engine: Engine, test: SyntheticTest, seed: int) -> SyntheticResult:
-    """As llama-bench: random tokens, logits of the last position only, the depth's own prefill not counted."""
+    """Time a test as llama-bench does: random tokens, logits of the last position, without the depth's prefill."""
     total = test.depth + test.tokens
     if total > engine.context_length:
         raise EdgeSkipError(
-            f"{test.name} needs a context of {total} tokens, the model has {engine.context_length}: give a smaller "
+            f"{test.name} needs a context of {total} tokens, the model has {engine.context_length}; give a smaller "
             "-p, -n or -d"
         )
     engine.truncate(0)
@@ -164,7 +164,7 @@ def _run_test(engine: Engine, test: SyntheticTest, seed: int) -> SyntheticResult
 
 
 def _answer_prompt(session: Session, prompt: BenchPrompt, request: RoundRequest) -> PromptResult:
-    """Greedy; with the chat template where the model has one."""
+    """Answer greedily, with the chat template if the model has one."""
     strategy, speculation = _DECODED_BY[request.cell.strategy]
     begin = time.perf_counter()
     stream = session.stream(

@@ -9,7 +9,7 @@ from edgeskip.core.whole_number import whole_number
 
 
 def first_gpu() -> tuple[Any, Any] | None:
-    """(the pynvml module, the handle of the first visible device); None without the package, a driver or a GPU.
+    """Return (the pynvml module, the first visible device's handle); None without the package, a driver or a GPU.
 
     CUDA numbers the devices that CUDA_VISIBLE_DEVICES leaves it, NVML numbers all.
     """
@@ -27,7 +27,7 @@ def first_gpu() -> tuple[Any, Any] | None:
 
 
 class DeviceMemory:
-    """Counts from its making; for CUDA by NVML, for others nothing is told."""
+    """Counts from its making; NVML reports it for CUDA, nothing does for others."""
 
     def __init__(self, provider: str) -> None:
         self._before = _used() if provider.startswith("cuda") else None

@@ -25,8 +25,12 @@ CHILD = "edgeskip.bench.runner.child"
 def run_worker(
     command: Sequence[str], request: BaseModel | None, silence_s: float, progress: StatusCallback | None = None
 ) -> dict[str, Any]:
-    """Runs `child`, `request` on its stdin; its last line. EdgeSkipError with its message where it is an error, where
-    it dies, or says nothing for `silence_s`. On every way out the process is gone, with all it started.
+    """Run a worker with `request` on its stdin and return its last line.
+
+    The process is always terminated, with all it started: on success, error or interrupt.
+
+    Raises:
+        EdgeSkipError: With the worker's message if it reports an error, or if it dies or is silent for `silence_s`.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     watch = MemoryWatch()
@@ -51,7 +55,7 @@ def run_worker(
         for reader in readers:
             reader.start()
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it has died: what it said is read below
+        with suppress(BrokenPipeError):  # it has died: its output is read below
             process.stdin.write(request.model_dump_json() if request is not None else "")
             process.stdin.close()
         last = None
@@ -64,7 +68,7 @@ def run_worker(
     except (queue.Empty, subprocess.TimeoutExpired):
         why = f" ({evidence})" if (evidence := watch.evidence()) else ""
         raise EdgeSkipError(
-            f"the measuring process said nothing for {silence_s:.0f} s and was ended{why}: see  edgeskip doctor"
+            f"the worker was silent for {silence_s:.0f} s and was ended{why}; see  edgeskip doctor"
         ) from None
     finally:
         _terminate(process)
@@ -84,7 +88,7 @@ def _read(stream: Any, tell: Any) -> None:
 
 
 def _next_line(lines: queue.Queue[str | None], silence_s: float) -> str | None:
-    """The next line, None at the end; queue.Empty after `silence_s`. Waits in pieces, so that Ctrl-C is heard."""
+    """Return the next line, None at the end; queue.Empty after `silence_s`. Wait in pieces, so that Ctrl-C works."""
     end = time.monotonic() + silence_s
     while True:
         try:
@@ -104,7 +108,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 def _terminate(process: subprocess.Popen[str]) -> None:
     if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError, PermissionError):  # the usual end: it has gone, and started nothing
+        with suppress(ProcessLookupError, PermissionError):  # usually it has ended, and started nothing
             os.killpg(process.pid, signal.SIGKILL)
     else:  # Windows
         process.kill()
@@ -114,4 +118,4 @@ def _terminate(process: subprocess.Popen[str]) -> None:
 def _exit_reason(code: int | None, complaints: Sequence[str | None], watch: MemoryWatch) -> str:
     words = [line.strip() for line in complaints if line and line.strip()]
     said = f": {words[-1][:300]}" if words else ""
-    return f"the measuring process {how_it_ended(code, watch)}{said}: see  edgeskip doctor"
+    return f"the worker {how_it_ended(code, watch)}{said}; see  edgeskip doctor"

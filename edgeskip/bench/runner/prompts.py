@@ -1,4 +1,4 @@
-"""The real prompts that answers are timed on: a few of different kinds that ship, or a file of one's own."""
+"""The real prompts that answers are timed on: a few of different kinds that ship, or the user's file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SHIPPED = Path(__file__).with_name("prompts.jsonl")
 
 
 def read_prompts(path: Path | None, count: int | None) -> list[BenchPrompt]:
-    """The first `count` prompts (None = all) of a file, None = those that ship.
+    """Read the first `count` prompts (None = all) of a file; None = the file that ships.
 
     JSONL, each line with `prompt` or, as Spec-Bench has them, `turns` (the first is taken), and perhaps `name`; any
-    other file has a prompt on every line. EdgeSkipError where there are not as many, or a line is not a prompt.
+    other file has a prompt on every line. EdgeSkipError if there are not as many, or a line is not a prompt.
     """
     file = path or SHIPPED
     lines = [line for line in read_text_file(file).split("\n") if line.strip()]
     if not lines:
-        raise EdgeSkipError(f"{file} has no prompts: give one on every line")
+        raise EdgeSkipError(f"{file} has no prompts; write one on every line")
     if count is not None and count > len(lines):
-        raise EdgeSkipError(f"{file} has {len(lines)} prompts, not {count}: give fewer --num-prompts or another file")
+        raise EdgeSkipError(f"{file} has {len(lines)} prompts, not {count}; lower --num-prompts or give another file")
     chosen = lines[:count]
     if file.suffix.lower() not in (".jsonl", ".json"):
         return [BenchPrompt(name=f"{file.stem}-{number}", text=line) for number, line in enumerate(chosen, 1)]
@@ -40,10 +40,10 @@ def _prompt(file: Path, number: int, line: str) -> BenchPrompt:
         name = str(record.get("name") or record.get("question_id") or f"{file.stem}-{number}")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise EdgeSkipError(
-            f'{file}, line {number} is no prompt: write {{"prompt": "…"}} or {{"turns": ["…"]}} on every line'
+            f'{file}, line {number} is not a prompt; write {{"prompt": "…"}} or {{"turns": ["…"]}} on every line'
         ) from None
     if not isinstance(text, str) or not text:
-        raise EdgeSkipError(f"{file}, line {number}: the prompt is not a text: write one between quotation marks")
+        raise EdgeSkipError(f"{file}, line {number}: the prompt is not a string; write it between quotation marks")
     return BenchPrompt(name=name[:100], text=text)
 
 

@@ -1,6 +1,6 @@
-"""What an artifact loses: perplexity on a text, and how far its predictions are from another artifact's.
+"""The quality of an artifact: perplexity on a text, and how far its predictions are from another artifact's.
 
-Measured with the runtime itself on the CPU, where every position's logits can be had; speed is no matter here.
+Measured with the runtime itself on the CPU, which gives every position's logits; speed does not matter here.
 """
 
 from __future__ import annotations
@@ -10,18 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-from edgeskip.bench.schema import QualityResult
+from edgeskip.bench.schema import QualityResult, Record
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.metrics import kl_divergence, log_softmax
 from edgeskip.core.text_files import read_text_file
 
 
-class QualityRequest(BaseModel):
+class QualityRequest(Record):
     """`reference` None: perplexity alone. Windows follow each other; the last one's rest is left out."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     text: str
@@ -33,7 +30,7 @@ class QualityRequest(BaseModel):
 
 
 def measure_quality(request: QualityRequest, progress: Callable[[str], None]) -> QualityResult:
-    """Over `windows` × `window` tokens of the text, less where it is shorter. EdgeSkipError where there is not one."""
+    """Measure up to `windows` × `window` tokens of the text. EdgeSkipError if it is too short."""
     from edgeskip.runtime.session import load
 
     text = read_text_file(Path(request.text))
@@ -43,13 +40,13 @@ def measure_quality(request: QualityRequest, progress: Callable[[str], None]) ->
     with load(request.path, provider="cpu", threads=request.threads) as session:
         tokens = session.encode(text, chat=False)[: request.window * request.windows]
         if len(tokens) < 2:
-            raise EdgeSkipError(f"{request.text} is too short to measure quality on: give a longer text")
+            raise EdgeSkipError(f"{request.text} is too short to measure quality on; give a longer text")
         other = None
         try:
             if request.reference is not None:
                 other = load(request.reference, provider="cpu", threads=request.threads)
                 if other.engine.vocab_size != session.engine.vocab_size:
-                    raise EdgeSkipError(f"{request.reference} has another vocabulary: choose another --baseline")
+                    raise EdgeSkipError(f"{request.reference} has another vocabulary; choose another --baseline")
             for number, window in enumerate(_windows(tokens, request.window)):
                 progress(f"quality, window {number + 1}")
                 here = log_softmax(session.logits(window)[:-1])

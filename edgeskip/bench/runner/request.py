@@ -1,28 +1,24 @@
-"""What the process, the remote machine or the browser that measures one round of one cell is told. Data only."""
+"""The request to measure one round of one cell, for a process, a remote machine or a browser. Data only."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from edgeskip.bench.schema import BenchCell
+from edgeskip.bench.schema import BenchCell, Record
 
 
-class BenchPrompt(BaseModel):
+class BenchPrompt(Record):
     """A real prompt: text for a machine with the tokenizer, token ids for a browser; both are the same prompt."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     text: str
     ids: list[int] | None = None
 
 
-class SyntheticTest(BaseModel):
+class SyntheticTest(Record):
     """A test on random tokens: `tokens` as one prompt (pp) or one by one (tg), with `depth` tokens before them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     __test__: ClassVar[bool] = False  # not one of pytest's
 
@@ -36,12 +32,10 @@ class SyntheticTest(BaseModel):
         return f"{self.test}{self.tokens}" + (f" @ d{self.depth}" if self.depth else "")
 
 
-class RoundRequest(BaseModel):
+class RoundRequest(Record):
     """One round of one cell."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str = Field(description="of the artifact, where it is measured")
+    path: str = Field(description="of the artifact, on the device")
     cell: BenchCell
     round: int
     tests: list[SyntheticTest]

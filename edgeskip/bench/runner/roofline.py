@@ -1,4 +1,4 @@
-"""What a processor gives: bytes read and floating-point operations done a second, measured with as many threads.
+"""The roofline of a processor: bytes read and floating-point operations done a second, with so many threads.
 
 Run it in a process whose BLAS has one thread, as `child --device` is: the threads here are ours.
 """
@@ -19,11 +19,11 @@ from edgeskip.core.machine import this_machine
 _READ_BYTES = 192 << 20  # a thread's own array: far more than a cache holds
 _CPU_SIDES = (512, 2048)  # of the matrices multiplied
 _ACCELERATOR_SIDES = (2048, 4096)
-_MEASURE_S = 1.0  # for each figure: a noisy neighbour's pauses are longer than one repetition
+_MEASURE_S = 1.0  # for each figure: a noisy neighbor's pauses are longer than one repetition
 
 
 def measure_roofline(provider: str, threads: int) -> Roofline:
-    """Bandwidth of reading memory and rate of multiplying matrices, the best within a second each.
+    """Measure the rate of reading memory and of multiplying matrices, the best within a second each.
 
     What cannot be measured on `provider` is None, and `how` says why.
     """
@@ -39,7 +39,7 @@ def measure_roofline(provider: str, threads: int) -> Roofline:
 
 
 def merge_rooflines(device: Device, again: Sequence[Roofline]) -> Device:
-    """The device with what it has and `again` together; bytes and operations each count by themselves."""
+    """Return the device with its rooflines and `again` merged: the higher rate of bytes and of operations each."""
     found = {(one.provider, one.threads): one for one in device.rooflines}
     for one in again:
         key = (one.provider, one.threads)
@@ -48,7 +48,7 @@ def merge_rooflines(device: Device, again: Sequence[Roofline]) -> Device:
 
 
 def _higher(one: Roofline, other: Roofline) -> Roofline:
-    """Where the first could not be measured, `how` is the other's, which tells how it was."""
+    """Return the higher rates; `how` is that of the one that was measured."""
     measured = one if one.bytes_per_s or one.flops_per_s else other
     return measured.model_copy(
         update={
@@ -80,9 +80,9 @@ def _bandwidth(provider: str, threads: int) -> tuple[float | None, str]:
 
 
 def _arithmetic(provider: str, threads: int) -> tuple[float | None, str]:
-    """By a MatMul with a constant matrix in ONNX Runtime, as a model's are; the best of two sizes.
+    """Time a MatMul with a constant matrix in ONNX Runtime, as a model's are; the best of two sizes.
 
-    float16 on accelerators with memory of their own, else float32.
+    float16 on accelerators with their own memory, else float32.
     """
     found: list[tuple[float, str]] = []
     failed = ""
@@ -100,12 +100,12 @@ def _arithmetic(provider: str, threads: int) -> tuple[float | None, str]:
 
 
 def _sides(device: str) -> tuple[int, int]:
-    """Of the matrices: some processors are best where they fit a core's cache, others where there is much to do."""
+    """Return matrix sizes: some processors are best if they fit a core's cache, others if there is much to do."""
     return _CPU_SIDES if device == "cpu" else _ACCELERATOR_SIDES
 
 
 def _open_matmul(provider: str, threads: int, size: int) -> tuple[Any, str, type[np.floating]]:
-    """A session that multiplies, the device its matrices lie on, their type."""
+    """Return a session that multiplies, the device its matrices lie on, their type."""
     import onnxruntime
 
     from edgeskip.runtime.engines.onnxruntime.providers import check_provider, find_provider
@@ -128,7 +128,7 @@ def _open_matmul(provider: str, threads: int, size: int) -> tuple[Any, str, type
 
 
 def _product_seconds(session: Any, device: str, dtype: type[np.floating], side: int) -> float:
-    """Of one product, its matrices where the processor has them."""
+    """Time one product, its matrices on the processor's own memory."""
     import onnxruntime
 
     binding = session.io_binding()
@@ -139,7 +139,7 @@ def _product_seconds(session: Any, device: str, dtype: type[np.floating], side: 
 
 
 def _best_seconds(work: Callable[[], object]) -> float:
-    """Seconds, the least of as many times as fit, three at least."""
+    """Return the least seconds of as many runs as fit, three at least."""
     found: list[float] = []
     end = time.perf_counter() + _MEASURE_S
     while len(found) < 3 or time.perf_counter() < end:
@@ -150,7 +150,7 @@ def _best_seconds(work: Callable[[], object]) -> float:
 
 
 def _matmul_model(dtype: type[np.floating], side: int) -> bytes:
-    """A ModelProto with one node, C = A·B with B constant; the onnx package is not part of the runtime.
+    """Return a ModelProto with one node, C = A·B with B constant; the onnx package is not part of the runtime.
 
     Numbers are the fields of onnx.proto3, in protocol buffers' wire format.
     """

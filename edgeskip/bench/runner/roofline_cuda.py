@@ -1,4 +1,4 @@
-"""What an NVIDIA GPU's memory gives: a copy within the device, timed through the driver library alone."""
+"""Bandwidth of an NVIDIA GPU's memory: a copy within the device, timed through the driver library alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BYTES = 512 << 20
 
 
 def device_bandwidth(seconds: float) -> tuple[float | None, str]:
-    """Bytes a second of device 0, the best within `seconds`, and how that was measured; None where it cannot be."""
+    """Return the bytes a second of device 0, the best within `seconds`, and how that was measured; None if unknown."""
     try:
         return _copy_rate(seconds), f"copy of {_BYTES >> 20} MiB within the device, read and write counted"
     except (OSError, AttributeError, RuntimeError) as error:

@@ -29,7 +29,7 @@ class BenchRun:
     failures: list[RoundFailure] = field(default_factory=list)
 
     def add(self, line: Target | Device | RoundResult | RoundFailure) -> None:
-        """A target or device of the same name takes the place of the one before."""
+        """Add a record; a target or device replaces the one of the same name."""
         match line:
             case Target():
                 self.targets[line.name] = line
@@ -46,10 +46,10 @@ class BenchRun:
 
 
 class RunLog:
-    """Adds records to `run` and, where there is a path, to the file."""
+    """Adds records to `run` and, if there is a path, to the file."""
 
     def __init__(self, header: RunHeader, path: Path | None) -> None:
-        """Makes the file. EdgeSkipError where there is something at `path` already."""
+        """Make the file. EdgeSkipError if `path` exists."""
         self.run = BenchRun(header)
         self.path = path
         if path is not None:
@@ -81,7 +81,7 @@ def refuse_log(path: Path) -> None:
 
 
 def read_run(path: Path) -> BenchRun:
-    """Reads a run: the JSONL file, or what `bench -o json` or `jsonl` printed. EdgeSkipError says what is wrong.
+    """Read a run: the JSONL file, or what `bench --format json` or `jsonl` printed. EdgeSkipError if it is not one.
 
     A last line that was cut off in the middle is left out: a run may have been killed as it wrote.
     """
@@ -92,7 +92,7 @@ def read_run(path: Path) -> BenchRun:
         whole = data.rfind(b"\n") + 1
         if not whole or error.start < whole:
             raise EdgeSkipError(
-                f"{path} is no benchmark run (not UTF-8 text): give a file that edgeskip bench wrote"
+                f"{path} is not a benchmark run (not UTF-8 text); give a file that edgeskip bench wrote"
             ) from None
         text = data[:whole].decode("utf-8-sig")  # cut off within a character of the last line
     try:
@@ -102,21 +102,23 @@ def read_run(path: Path) -> BenchRun:
         for line in lines[1:]:
             record = _LINE.validate_python(line)
             if isinstance(record, RunHeader):
-                raise EdgeSkipError(f"{path} holds two runs: give them as two files")
+                raise EdgeSkipError(f"{path} holds two runs; give them as two files")
             run.add(record)
             if max(len(run.targets), len(run.devices)) > MAX_NAMES:
-                raise EdgeSkipError(f"{path} names more than {MAX_NAMES:,} targets or devices: give a run's own file")
+                raise EdgeSkipError(
+                    f"{path} names more than {MAX_NAMES:,} targets or devices; give a file that edgeskip bench wrote"
+                )
     except ValidationError as error:
         raise EdgeSkipError(
-            f"{path} is no benchmark run ({first_problem(error)}): give a file that edgeskip bench wrote"
+            f"{path} is not a benchmark run ({first_problem(error)}); give a file that edgeskip bench wrote"
         ) from None
     except ValueError as error:
-        raise EdgeSkipError(f"{path} is no benchmark run ({error}): give a file that edgeskip bench wrote") from None
+        raise EdgeSkipError(f"{path} is not a benchmark run ({error}); give a file that edgeskip bench wrote") from None
     return run
 
 
 def as_json(run: BenchRun) -> dict[str, Any]:
-    """The run as one JSON object; `read_run` takes it back."""
+    """Return the run as one JSON object, which `read_run` reads back."""
     return {"format": FORMAT, "lines": [line.model_dump(mode="json") for line in run.lines]}
 
 

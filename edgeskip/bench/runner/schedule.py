@@ -1,15 +1,14 @@
-"""Runs the cells in turns: round by round, each cell once a round, every record handed on as soon as it is there."""
+"""Run the cells in turns: each cell once a round, every record passed on at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from edgeskip.bench.runner.launcher import Launcher
 from edgeskip.bench.runner.request import BenchPrompt, RoundRequest, SyntheticTest
-from edgeskip.bench.schema import BenchCell, RoundFailure, RoundResult
+from edgeskip.bench.schema import BenchCell, RoundFailure, RoundResult, timestamp
 from edgeskip.core.errors import EdgeSkipError
 
 T = TypeVar("T")
@@ -36,7 +35,7 @@ class RoundSpec:
     chat_options: dict[str, Any] = field(default_factory=dict)
 
     def request(self, cell: BenchCell, path: str, round: int) -> RoundRequest:
-        """One round of `cell`, its artifact at `path` where it runs."""
+        """Return one round of `cell`, its artifact at `path` where it runs."""
         return RoundRequest(
             path=path,
             cell=cell,
@@ -55,7 +54,7 @@ class RoundSpec:
 
 
 def alternating_order(cells: Sequence[T], round: int) -> list[T]:
-    """Every other round runs backwards: what the machine does over a round then favours no cell."""
+    """Run every other round backwards: what the machine does over a round then favors no cell."""
     return list(cells) if round % 2 == 0 else list(reversed(cells))
 
 
@@ -66,9 +65,9 @@ def run_rounds(
     record: Callable[[RoundResult | RoundFailure], None],
     progress: Callable[[int, int, BenchCell, str], None],
 ) -> None:
-    """Calls `record` with a Sample or Failure for each round of each cell; a cell that failed is not tried again.
+    """Call `record` with a result or failure for each round of each cell; a cell that failed is not tried again.
 
-    `progress` is told how many of how many processes are done, the cell now running and what it is at.
+    `progress` gets how many processes of how many are done, the cell that runs now and what it is doing.
     """
     failed: set[BenchCell] = set()
     done, total = 0, rounds * len(jobs)
@@ -93,11 +92,11 @@ def run_rounds(
 def synthetic_tests(
     prompt_tokens: Sequence[int], new_tokens: Sequence[int], depths: Sequence[int]
 ) -> tuple[SyntheticTest, ...]:
-    """llama-bench's: every pp and every tg at every depth; 0 tokens = none of that kind."""
+    """Return llama-bench's tests: every pp and every tg at every depth; 0 tokens = none of that kind."""
     kinds = [("pp", count) for count in prompt_tokens if count] + [("tg", count) for count in new_tokens if count]
     return tuple(SyntheticTest(test=kind, tokens=count, depth=depth) for depth in depths for kind, count in kinds)  # type: ignore[arg-type]
 
 
 def _failure(cell: BenchCell, round: int, message: str) -> RoundFailure:
-    created = datetime.now(UTC).isoformat(timespec="seconds")
+    created = timestamp()
     return RoundFailure(cell=cell, round=round, created=created, message=message[:2000])

@@ -1,6 +1,6 @@
 """What else the machine does while a cell is measured: other load, clocks, temperature, throttling.
 
-Linux tells most of it in /proc and /sys; what a system does not tell is left out, never guessed.
+Linux reports most of it in /proc and /sys; what a system does not report is left out, never guessed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SLOWER = 0.10
 
 
 class SystemMonitor:
-    """Looks at the machine when made and again at `conditions`; `root` is where proc and sys are."""
+    """Looks at the machine when it is made and again at `conditions`; proc and sys are in `root`."""
 
     def __init__(self, root: Path = _ROOT) -> None:
         self._root = root
@@ -33,7 +33,7 @@ class SystemMonitor:
         self._begin, self._cpu = time.perf_counter(), _cpu_seconds(root)
 
     def conditions(self) -> SystemConditions:
-        """What the machine did since."""
+        """Return what the machine has done since."""
         seconds, cpu = time.perf_counter() - self._begin, _cpu_seconds(self._root)
         others = None
         if cpu is not None and self._cpu is not None and seconds > 0:
@@ -52,7 +52,7 @@ class SystemMonitor:
 
 
 def cpu_probe() -> float:
-    """How often a second one thread hashes 256 KiB now, the best of a few: follows the clock, not the memory."""
+    """Return how often a second one thread hashes 256 KiB now, the best of a few: follows the clock, not the memory."""
     data = bytes(_PROBE_BYTES)
     best, begin = float("inf"), time.perf_counter()
     while time.perf_counter() - begin < _PROBE_S:
@@ -63,18 +63,18 @@ def cpu_probe() -> float:
 
 
 def slowdown_after(conditions: SystemConditions) -> float:
-    """Share of its speed that the fixed piece of work lost from before the round to after it; 0 where not known."""
+    """Return the share of its speed that the CPU probe lost from before the round to after it; 0 if unknown."""
     pulse = conditions.pulse
     return max(0.0, 1 - pulse[-1] / pulse[0]) if len(pulse) > 1 and pulse[0] > 0 else 0.0
 
 
 def slowdown_vs_best(conditions: SystemConditions, best: float | None) -> float:
-    """Share of its best speed that the fixed piece of work lacked at its slowest in the round; 0 where not known."""
+    """Return the share of its best speed that the CPU probe lacked at its slowest in the round; 0 if unknown."""
     return max(0.0, 1 - min(conditions.pulse) / best) if conditions.pulse and best else 0.0
 
 
 def clock_mhz(root: Path = _ROOT) -> float | None:
-    """Mean clock of the cores now, MHz."""
+    """Return the mean clock of the cores now, MHz."""
     cores = [_number(file) for file in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
     found = [khz / 1e3 for khz in cores if khz is not None]
     if not found:
@@ -85,21 +85,21 @@ def clock_mhz(root: Path = _ROOT) -> float | None:
 
 
 def temperature_c(root: Path = _ROOT) -> float | None:
-    """The hottest thermal zone, °C."""
+    """Return the hottest thermal zone, °C."""
     zones = [_number(file) for file in root.glob("sys/class/thermal/thermal_zone*/temp")]
     found = [zone / 1e3 for zone in zones if zone is not None and 0 < zone < 200_000]
     return max(found) if found else None
 
 
 def throttle_events(root: Path = _ROOT) -> int | None:
-    """The kernel's count of thermal throttling, all cores."""
+    """Return the kernel's count of thermal throttling, all cores."""
     counts = [_number(f) for f in root.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")]
     found = [count for count in counts if count is not None]
     return int(sum(found)) if found else None
 
 
 def _cpu_seconds(root: Path) -> tuple[float, float] | None:
-    """CPU seconds used so far by the whole machine and by this process."""
+    """Return the CPU seconds used so far by the whole machine and by this process."""
     line = _text(root / "proc/stat").partition("\n")[0].split()
     if len(line) < 8 or line[0] != "cpu":
         return None

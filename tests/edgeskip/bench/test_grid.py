@@ -81,11 +81,11 @@ def test_threads_are_crossed() -> None:
     [
         ([GGUF], Grid(("openvino",), (1,), ("plain",)), "no target can run on the provider 'openvino'"),
         ([DENSE], Grid(("metal",), (1,), ("plain",)), "no target can run on the provider 'metal'"),
-        ([DENSE], Grid(("cpu",), (1,), ("plain", "online")), "no target can be decoded by online: export one with"),
+        ([DENSE], Grid(("cpu",), (1,), ("plain", "online")), "decoded by online.*edgeskip export --online"),
         (
             [DENSE],
             Grid(("cpu",), (1,), ("self-speculative",)),
-            "no target can be decoded by self-speculative: export one",
+            "decoded by self-speculative.*--draft early-exit",
         ),
     ],
 )
@@ -110,7 +110,7 @@ def test_unknown_names(providers: str, strategies: str, words: str) -> None:
 def test_lengths() -> None:
     assert parse_lengths("512, 0,512", "-p", least=0) == [512, 0]
     for text in ("", "a", "-1", "1.5", "1,,2", "9999999999", "٣"):
-        with pytest.raises(EdgeSkipError, match=r"-p .*is no list of numbers of at least 0"):
+        with pytest.raises(EdgeSkipError, match=r"-p .*at least 0"):
             parse_lengths(text, "-p", least=0)
     with pytest.raises(EdgeSkipError, match="of at least 1"):
         parse_lengths("0", "-t", least=1)
@@ -127,7 +127,7 @@ def test_tests_are_llama_benchs() -> None:
 def test_baselines_and_references() -> None:
     skip, lossy = target("skip", label="lossy-skip"), target("lossy", "llama.cpp", label="lossy-skip")
     check_baselines([DENSE], ["dense"])
-    with pytest.raises(EdgeSkipError, match="--baseline x is not among the targets: choose from dense"):
+    with pytest.raises(EdgeSkipError, match="--baseline x .*choose from dense"):
         check_baselines([DENSE], ["x"])
     check_distinct_names(["a", "b"])
     with pytest.raises(EdgeSkipError, match="two targets are called a: name them"):
@@ -239,4 +239,4 @@ def test_a_log_of_cells_is_json(tmp_path: Path) -> None:
 def test_a_phone_runs_llama_cpp_only() -> None:
     cells, said = cells_of([DENSE, GGUF], Grid(("cpu",), (4,), ("plain",), engine="llama.cpp"), "phone")
     assert short(cells) == ["g cpu 4 plain"]
-    assert said == ["dense is left out where only llama.cpp runs"]
+    assert said == ["dense is left out: the device runs llama.cpp only"]

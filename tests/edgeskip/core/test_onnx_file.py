@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeskip.bench.devices.web.graphs import derive, quantised_bytes, weight_files
+from edgeskip.bench.devices.web.graphs import derive, quantized_bytes, weight_files
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.onnx_file import num_bytes, read_graph
 
@@ -48,7 +48,7 @@ def build(folder: Path, change: Callable[[Any], object] = lambda model: None) ->
 def test_a_good_graph(tmp_path: Path) -> None:
     path = build(tmp_path)
     assert [num_bytes(tensor) for tensor in read_graph(path).graph.initializer] == [128, 64, 8]
-    assert (weight_files(path), quantised_bytes(path)) == (["w.data"], 4 * K * N)
+    assert (weight_files(path), quantized_bytes(path)) == (["w.data"], 4 * K * N)
     onnx.load_from_string(derive(path, unpack=True))
 
 
@@ -136,7 +136,7 @@ BAD: dict[str, tuple[Callable[[Any], object], str]] = {
 def test_damaged_graphs(name: str, tmp_path: Path) -> None:
     change, told = BAD[name]
     path = build(tmp_path, change)
-    for read in (read_graph, weight_files, quantised_bytes, derive):
+    for read in (read_graph, weight_files, quantized_bytes, derive):
         with pytest.raises(EdgeSkipError, match=r"model\.onnx is damaged \(.*\): export again") as caught:
             read(path)
         assert told in str(caught.value)

@@ -52,10 +52,10 @@ class Adb:
     """One phone."""
 
     def __init__(self, program: str = "adb", serial: str | None = None) -> None:
-        """EdgeSkipError where there is no adb, or not one phone that is ready."""
+        """Choose the phone. EdgeSkipError if there is no adb, or not exactly one phone that is ready."""
         found = shutil.which(program)
         if found is None:
-            raise EdgeSkipError(f"there is no {program} here: install Android's platform tools, or give its path")
+            raise EdgeSkipError(f"{program} is not installed here; install Android's platform tools, or give its path")
         self._base = [found]
         self.serial = self._choose(serial)
         self._base += ["-s", self.serial]
@@ -76,7 +76,7 @@ class Adb:
         return ShellResult(int(code), out, done.stderr)
 
     def push(self, path: Path, remote: str, *, limit_s: float) -> None:
-        """Copies a file there. EdgeSkipError says why it cannot."""
+        """Copy a file to the phone. EdgeSkipError says why it cannot."""
         done = self._run(["push", str(path), remote], limit_s)
         if done.returncode:
             said = done.stderr + done.stdout

@@ -8,22 +8,27 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from edgeskip.bench.devices.adb.adb import Adb, AdbTimeoutError, ShellResult
-from edgeskip.bench.devices.adb.cooling import CoolingPolicy, CoolingResult, wait_until_cool
-from edgeskip.bench.devices.adb.elf import check_abi
-from edgeskip.bench.devices.adb.llama_bench import LlamaBenchResult, llama_bench_arguments, parse_llama_bench
-from edgeskip.bench.devices.adb.phone import free_bytes, read_phone, read_power, read_temperature
+from edgeskip.bench.devices.adb.llama_bench import LlamaBenchResult, check_abi, llama_bench_arguments, parse_llama_bench
+from edgeskip.bench.devices.adb.phone import (
+    CoolingPolicy,
+    CoolingResult,
+    free_bytes,
+    read_phone,
+    read_power,
+    read_temperature,
+    wait_until_cool,
+)
 from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.bench.runner.request import RoundRequest
-from edgeskip.bench.schema import Device, ExecutionInfo, Roofline, RoundResult, SystemConditions
+from edgeskip.bench.schema import Device, ExecutionInfo, Roofline, RoundResult, SystemConditions, timestamp
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 from edgeskip.core.files import sha256_of
 
 FOLDER = "/data/local/tmp/edgeskip"  # the shell's own user may write and run things there
-SPARE_BYTES = 64_000_000  # left free besides
+SPARE_BYTES = 64_000_000  # left free
 PUSH_RATE = 1e6  # bytes a second of the slowest cable
 HASH_RATE = 2e7
 _PID = f"{FOLDER}/running"
@@ -52,7 +57,7 @@ class AdbSettings:
 
 
 class AdbLauncher:
-    """A phone. Its rows are llama-bench's tests alone: it answers no prompts and tells no load time or memory."""
+    """A phone. Its rows are llama-bench's tests alone, without prompts, load time or memory."""
 
     def __init__(
         self,
@@ -62,7 +67,7 @@ class AdbLauncher:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Finds the phone and pushes llama-bench. EdgeSkipError where either cannot be."""
+        """Find the phone and push llama-bench. EdgeSkipError if either fails."""
         self._settings, self._clock, self._sleep = settings, clock, sleep
         self._adb = Adb(settings.adb, settings.serial)
         self._phone = read_phone(self._adb)
@@ -97,7 +102,7 @@ class AdbLauncher:
         cooled = wait_until_cool(self._adb, self._settings.cooling, progress, clock=self._clock, sleep=self._sleep)
         if cooled.note:
             notes.append(f"began at {cooled.note}" if cooled.warmth.celsius is not None else cooled.note)
-        created = datetime.now(UTC).isoformat(timespec="seconds")
+        created = timestamp()
         printed = self._bench(request, progress)
         benched = parse_llama_bench(printed, request.tests, threads=cell.threads)
         after = read_temperature(self._adb)
@@ -118,7 +123,7 @@ class AdbLauncher:
         )
 
     def rooflines_again(self, progress: StatusCallback) -> list[Roofline]:
-        """llama-bench measures none."""
+        """Return nothing: llama-bench measures no roofline."""
         return []
 
     def close(self) -> None:
@@ -126,7 +131,7 @@ class AdbLauncher:
             self._stop()
 
     def _bench(self, request: RoundRequest, progress: StatusCallback) -> str:
-        """What llama-bench prints, of all its calls. On every way out it has ended."""
+        """Return what llama-bench prints, of all its calls. It is always ended, whatever happens."""
         cell, printed = request.cell, ""
         gpu = cell.provider != "cpu"
         ends = time.monotonic() + self._settings.limit_s
@@ -149,7 +154,7 @@ class AdbLauncher:
         return printed
 
     def _bring(self, file: Path, folder: str, progress: StatusCallback) -> str:
-        """Its path there, checked by its checksum; pushed where it is not there."""
+        """Push a file unless the phone has it, check its checksum, and return its path there."""
         digest, size = sha256_of(file), file.stat().st_size
         target = f"{folder}/{file.name}"
         if self._digest(target, size) == digest:
@@ -172,7 +177,7 @@ class AdbLauncher:
         return target
 
     def _digest(self, path: str, size: int) -> str | None:
-        """Hex sha256 of a file there, None where there is none. EdgeSkipError where the phone cannot say."""
+        """Return the hex sha256 of a file there, None if it is missing. EdgeSkipError if the phone cannot hash."""
         answer = self._adb.shell(f"sha256sum {shlex.quote(path)}", limit_s=120 + size / HASH_RATE)
         if answer.code == 127:
             raise EdgeSkipError("the phone has no sha256sum: Android 8 or newer is needed")
@@ -180,7 +185,7 @@ class AdbLauncher:
         return word if not answer.code and re.fullmatch(r"[0-9a-f]{64}", word) else None
 
     def _stop(self) -> None:
-        """Ends a llama-bench that was started here and still runs."""
+        """End a llama-bench that was started here and still runs."""
         self._adb.shell(
             f"p=$(cat {_PID} 2>/dev/null) && grep -q llama-bench /proc/$p/cmdline && kill -9 $p; rm -f {_PID}"
         )
@@ -191,7 +196,7 @@ class AdbLauncher:
 
 
 def _check_gguf(path: Path) -> None:
-    """EdgeSkipError where llama-bench could not measure it, or would measure something else."""
+    """Raise EdgeSkipError if llama-bench could not measure the file, or would measure something else."""
     if path.is_dir():
         raise EdgeSkipError(f"{path} is a folder: phones over adb measure GGUF files, with llama-bench")
     try:
@@ -200,7 +205,7 @@ def _check_gguf(path: Path) -> None:
     except OSError as error:
         raise EdgeSkipError(f"cannot read {path} ({error.strerror}): check the path") from None
     if magic != b"GGUF":
-        raise EdgeSkipError(f"{path} is no GGUF file: phones over adb measure GGUF files, with llama-bench")
+        raise EdgeSkipError(f"{path} is not a GGUF file; phones over adb measure GGUF files, with llama-bench")
     if re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name):
         raise EdgeSkipError(f"{path} is one part of several: merge them first (llama-gguf-split --merge)")
     try:
@@ -214,7 +219,7 @@ def _check_gguf(path: Path) -> None:
 
 
 def _provider(benched: LlamaBenchResult, wanted: str, allow_fallback: bool, notes: list[str]) -> str:
-    """The one that ran. EdgeSkipError where the build has not the one asked for and no other is allowed."""
+    """Return the provider that ran. EdgeSkipError if the build lacks the one asked for and no other is allowed."""
     built = [name.strip() for name in benched.backends.split(",")]
     if wanted == "cpu":
         if built != ["CPU"]:

@@ -1,10 +1,12 @@
-"""llama-bench's command line for the tests of a request, and its JSON as times. Nothing of phones."""
+"""llama-bench: which processor a build is for, its command line for the tests of a request, its JSON as times."""
 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,7 +19,7 @@ _ALL_LAYERS = 99
 
 
 class _Row(BaseModel):
-    """One test of llama-bench; it tells much more."""
+    """One test of llama-bench; other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -26,7 +28,7 @@ class _Row(BaseModel):
     n_threads: int
     n_prompt: int
     n_gen: int
-    n_depth: int = 0  # not told by builds that know no depth
+    n_depth: int = 0  # builds without depths lack it
     samples_ns: list[Annotated[int, Field(gt=0)]] = Field(min_length=1)
 
 
@@ -41,7 +43,7 @@ class LlamaBenchResult:
 
 
 def llama_bench_arguments(tests: Sequence[SyntheticTest], *, model: str, threads: int, gpu: bool) -> list[list[str]]:
-    """Command lines, without the program, that together run exactly these tests, each once."""
+    """Return command lines, without the program, that together run exactly these tests, each once."""
     # llama-bench runs every combination: depths that want the same lengths go into one call.
     by_depth: dict[int, tuple[list[int], list[int]]] = {}
     for test in dict.fromkeys((t.test, t.tokens, t.depth) for t in tests):
@@ -58,12 +60,12 @@ def llama_bench_arguments(tests: Sequence[SyntheticTest], *, model: str, threads
 
 
 def parse_llama_bench(text: str, tests: Sequence[SyntheticTest], *, threads: int) -> LlamaBenchResult:
-    """From what its calls printed. EdgeSkipError where it is not JSON, or not of these tests."""
+    """Parse what the calls printed. EdgeSkipError if it is not JSON, or not of these tests."""
     rows = _rows(text)
     found: dict[tuple[str, int, int], SyntheticResult] = {}
     for row in rows:
         if bool(row.n_prompt) == bool(row.n_gen):
-            continue  # a prompt and what follows in one: not asked for
+            continue  # a prompt and what follows in one, which is not requested
         kind, tokens = ("pp", row.n_prompt) if row.n_prompt else ("tg", row.n_gen)
         seconds = sum(row.samples_ns) / len(row.samples_ns) / 1e9
         found[kind, tokens, row.n_depth] = SyntheticResult.model_validate(
@@ -86,7 +88,7 @@ def parse_llama_bench(text: str, tests: Sequence[SyntheticTest], *, threads: int
 
 
 def _rows(text: str) -> list[_Row]:
-    """The arrays in `text`, one after the other, other lines between them left out."""
+    """Return the rows of all arrays in `text`, skipping other lines between them."""
     decoder, rows, at = json.JSONDecoder(), [], 0
     while (start := text.find("[\n", at)) >= 0:
         try:
@@ -107,3 +109,31 @@ def _rows(text: str) -> list[_Row]:
 
 def _list(numbers: Sequence[int]) -> str:
     return ",".join(map(str, numbers)) or "0"
+
+
+# e_machine of the ELF header -> its name; and of which machine code an Android ABI is.
+_NAMES = {3: "x86", 40: "32-bit Arm", 62: "x86-64", 183: "64-bit Arm", 243: "RISC-V"}
+_OF_ABI = {"arm64-v8a": 183, "armeabi-v7a": 40, "armeabi": 40, "x86_64": 62, "x86": 3, "riscv64": 243}
+
+
+def check_abi(path: Path, abis: tuple[str, ...]) -> None:
+    """Raise EdgeSkipError if the program or library at `path` is for none of a phone's ABIs."""
+    machine = _machine(path)
+    if machine not in {_OF_ABI.get(abi) for abi in abis}:
+        raise EdgeSkipError(
+            f"{path} is a program for {_NAMES.get(machine, f'processor {machine}')}, the phone runs {', '.join(abis)}: "
+            "give a llama-bench built for Android with its NDK"
+        )
+
+
+def _machine(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            header = file.read(20)
+    except OSError as error:
+        raise EdgeSkipError(f"cannot read {path} ({error.strerror}): give the path of a llama-bench") from None
+    if len(header) < 20 or header[:4] != b"\x7fELF":
+        raise EdgeSkipError(
+            f"{path} is not a program for Android (not an ELF file); give a llama-bench built with its NDK"
+        )
+    return int(struct.unpack("<H" if header[5] == 1 else ">H", header[18:20])[0])

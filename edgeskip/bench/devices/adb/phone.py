@@ -1,13 +1,16 @@
-"""What a phone says of itself: what it is, how warm, on which power. Text of the phone's commands in, facts out."""
+"""What a phone reports about itself: what it is, its power, how warm it is; and waiting until it has cooled."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from edgeskip.bench.devices.adb.adb import Adb
+from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.bench.schema import Device
 from edgeskip.core.errors import EdgeSkipError
 
@@ -27,7 +30,7 @@ class PhoneInfo:
 
 
 def read_phone(adb: Adb) -> PhoneInfo:
-    """EdgeSkipError where the phone does not say what it is."""
+    """Return what the phone is. EdgeSkipError if it does not report that."""
     properties = dict(re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", adb.shell("getprop").out, re.MULTILINE))
     abis = properties.get("ro.product.cpu.abilist") or properties.get("ro.product.cpu.abi") or ""
     if not abis:
@@ -59,7 +62,7 @@ def read_phone(adb: Adb) -> PhoneInfo:
 
 
 def free_bytes(adb: Adb, folder: str) -> int | None:
-    """Of the file system that holds `folder`; None where df does not say."""
+    """Return the free bytes of the file system that holds `folder`; None if df does not report them."""
     lines = adb.shell(f"df -k {folder}").out.splitlines()
     fields = lines[-1].split() if lines else []
     return int(fields[-3]) * 1024 if len(fields) >= 5 and fields[-3].isdigit() else None
@@ -67,21 +70,21 @@ def free_bytes(adb: Adb, folder: str) -> int | None:
 
 @dataclass(frozen=True)
 class PhoneTemperature:
-    """Degrees Celsius of the hottest part that is told, None where none is; `status`: Android's, 0 = not throttling."""
+    """Degrees Celsius of the hottest sensor, None if there is none; `status`: Android's, 0 = not throttling."""
 
     celsius: float | None
     status: int | None
 
 
 def read_temperature(adb: Adb) -> PhoneTemperature:
-    """By the thermal service (Android 10), else the kernel's zones, else the battery."""
+    """Read the thermal service (Android 10), else the kernel's zones, else the battery."""
     service = adb.shell("dumpsys thermalservice").out
     found = re.search(r"^Thermal Status: (\d+)", service, re.MULTILINE)
     status = int(found[1]) if found else None
     _, _, current = service.partition("Current temperatures from HAL:")
     current, _, _ = current.partition("Current cooling devices")
-    told = re.findall(r"Temperature\{mValue=([-\d.]+), mType=(-?\d+),", current)
-    degrees = [float(value) for value, kind in told if int(kind) in _WARM_TYPES]
+    readings = re.findall(r"Temperature\{mValue=([-\d.]+), mType=(-?\d+),", current)
+    degrees = [float(value) for value, kind in readings if int(kind) in _WARM_TYPES]
     if not (degrees := _plausible(degrees)):
         degrees = _plausible(_zone_degrees(adb.shell(_ZONES).out))
     if not degrees:
@@ -91,7 +94,7 @@ def read_temperature(adb: Adb) -> PhoneTemperature:
 
 
 def read_power(adb: Adb) -> list[str]:
-    """What of its power may change how fast it is, in words."""
+    """Return what about its power may change its speed, in words."""
     battery = adb.shell("dumpsys battery").out
     level = re.search(r"^\s*level: (\d+)", battery, re.MULTILINE)
     powered = _POWERED.search(battery)
@@ -110,10 +113,60 @@ def _zone_degrees(text: str) -> list[float]:
         kind, _, value = line.strip().rpartition(" ")
         if kind and _WARM_ZONES.search(kind) and re.fullmatch(r"-?\d+", value):
             degrees = int(value)
-            found.append(degrees / 1000 if abs(degrees) > 1000 else float(degrees))  # some kernels tell degrees
+            found.append(degrees / 1000 if abs(degrees) > 1000 else float(degrees))  # some kernels report degrees
     return found
 
 
 def _plausible(degrees: list[float]) -> list[float]:
-    """Sensors that are not there tell 0, or impossible values."""
+    """Drop missing sensors, which report 0 or impossible values."""
     return [value for value in degrees if 5 < value < 130]
+
+
+@dataclass(frozen=True)
+class CoolingPolicy:
+    """Cool is at most `cool_c` and not throttling; as cool as it gets: less than `fall_c` cooler in `still_s`."""
+
+    cool_c: float = 40.0
+    fall_c: float = 0.5
+    still_s: float = 45.0
+    max_s: float = 300.0
+    every_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class CoolingResult:
+    """How warm it is now; `note` says if it is warmer than wanted."""
+
+    warmth: PhoneTemperature
+    waited_s: float
+    note: str | None
+
+
+def wait_until_cool(
+    adb: Adb,
+    cooling: CoolingPolicy,
+    progress: StatusCallback,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> CoolingResult:
+    """Wait for `cooling.max_s` at most, give or take one reading."""
+    start = clock()
+    lowest, lowest_at = float("inf"), start
+    while True:
+        warmth, now = read_temperature(adb), clock()
+        waited, celsius = now - start, warmth.celsius
+        if celsius is None:
+            return CoolingResult(warmth, waited, "the phone reports no temperature; skipped the cool-down wait")
+        throttles = bool(warmth.status)
+        if celsius <= cooling.cool_c and not throttles:
+            return CoolingResult(warmth, waited, None)
+        if celsius <= lowest - cooling.fall_c:
+            lowest, lowest_at = celsius, now
+        why = "throttling, " if throttles else ""
+        if waited >= cooling.max_s:
+            return CoolingResult(warmth, waited, f"{why}{celsius:.0f} °C after waiting {waited:.0f} s")
+        if now - lowest_at >= cooling.still_s and not throttles:
+            return CoolingResult(warmth, waited, f"{celsius:.0f} °C and no longer cooling after {waited:.0f} s")
+        progress(f"waiting for the phone to cool: {why}{celsius:.0f} °C")
+        sleep(cooling.every_s)

@@ -2,8 +2,8 @@
 
 Standard library only, nothing of EdgeSkip: there is nothing else on the other side yet. It reads one header (a JSON
 line) and then the payload from stdin, and answers in JSON lines; the last is of kind `answer` or `error`. As long as
-the other side lives, something comes on stdin every few seconds: where it ends or falls silent, this ends, and so
-does whatever it started.
+the other side lives, something comes on stdin every few seconds: if it ends or falls silent, this ends, and so does
+whatever it started.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EXIT_ERROR = 3
 
 
 class AgentError(Exception):
-    """Something its user can mend: one line."""
+    """Something the user can fix: one line."""
 
 
 heard = time.monotonic()
@@ -51,7 +51,7 @@ def emit(kind: str, **fields: Any) -> None:
 
 
 def receive_bytes(size: int) -> Iterator[bytes]:
-    """`size` bytes of stdin in pieces. EOFError where it ends before."""
+    """Yield `size` bytes of stdin in pieces. EOFError if it ends before."""
     global heard
     left = size
     while left:
@@ -64,7 +64,7 @@ def receive_bytes(size: int) -> Iterator[bytes]:
 
 
 def watch_silence() -> None:
-    """Ends this process where nothing is heard any more; what was written stays."""
+    """End this process if the other side falls silent; what was written stays."""
     while True:
         time.sleep(SILENCE_S / 4)
         if time.monotonic() - heard > SILENCE_S:
@@ -73,9 +73,9 @@ def watch_silence() -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time; waits for the other, AgentError when it takes too long."""
+    """Hold a lock; wait for another process, AgentError if that takes too long."""
     with path.open("a") as file:
-        deadline, told = time.monotonic() + LOCK_WAIT_S, False
+        deadline, reported = time.monotonic() + LOCK_WAIT_S, False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,15 +83,15 @@ def locked(path: Path) -> Iterator[None]:
             except OSError:
                 if time.monotonic() > deadline:
                     raise AgentError(f"another benchmark is at work in {path.parent}: wait for it") from None
-                if not told:
+                if not reported:
                     emit("progress", message="waiting for another benchmark there")
-                    told = True
+                    reported = True
                 time.sleep(0.2)
         yield
 
 
 def facts(cache: str | None) -> dict[str, Any]:
-    """Where the cache is (made if need be) and what the machine has: bytes, None where it does not say."""
+    """Return where the cache is (made if need be) and what the machine has: bytes, None if unknown."""
     chosen = cache or os.environ.get("EDGESKIP_CACHE")
     base = Path(chosen or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "edgeskip")
     folder = base.expanduser().absolute() / "bench"
@@ -116,7 +116,7 @@ def facts(cache: str | None) -> dict[str, Any]:
 
 
 def missing(modules: list[str]) -> dict[str, Any]:
-    """Which of these modules the Python that runs this cannot import; the folder it runs in does not count."""
+    """Return which of these modules this Python cannot import; the current folder does not count."""
     return {"missing": [name for name in modules if importlib.util.find_spec(name) is None]}
 
 
@@ -125,7 +125,7 @@ def exists(path: str) -> dict[str, Any]:
 
 
 def unpack(folder: str, size: int, sha256: str) -> dict[str, Any]:
-    """The zip archive that follows becomes `folder`, whole or not at all."""
+    """Turn the zip archive that follows into `folder`, whole or not at all."""
     target = Path(folder)
     data = b"".join(receive_bytes(size))
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -145,7 +145,7 @@ def unpack(folder: str, size: int, sha256: str) -> dict[str, Any]:
 
 
 def file_states(folder: str, files: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each file: whether it is there and whole, and how many bytes of it are in its part; damaged ones go."""
+    """Return for each file whether it is whole, and the bytes of its partial copy; delete damaged ones."""
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     states = []
@@ -164,9 +164,9 @@ def file_states(folder: str, files: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def receive(folder: str, name: str, offset: int, size: int, sha256: str) -> dict[str, Any]:
-    """Appends the bytes that follow to the file's part, at `offset`; whole and right, it gets its name.
+    """Append the bytes that follow to the partial file, at `offset`; rename it if it is whole and right.
 
-    `right` tells; a part that turns out wrong is deleted.
+    `right` says whether it is; a wrong partial file is deleted.
     """
     target = Path(folder)
     path, part = target / name, target / (name + ".part")
@@ -195,8 +195,7 @@ def run(
     stdin: str = "",
     lock: str | None = None,
 ) -> dict[str, Any]:
-    """Runs a process in a group of its own, its output being ours; answers with its exit code. `path`: where Python
-    looks first for modules.
+    """Run a process in its own group with our output; return its exit code. Python looks for modules in `path` first.
 
     It and whatever it started are gone when this returns or ends: by itself, after `seconds`, or because the other
     side is gone.
@@ -228,7 +227,7 @@ def run(
 
 
 def oom_kills() -> int:
-    """Processes that the out-of-memory killer has ended on this machine since it was started; 0 if it does not say."""
+    """Return how many processes the out-of-memory killer has ended since the machine started; 0 if unknown."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -237,7 +236,7 @@ def oom_kills() -> int:
 
 
 events: queue.Queue[int | None] = queue.Queue()
-"""The exit code of the process, or None where the other side is gone, whichever comes first."""
+"""The exit code of the process, or None if the other side is gone, whichever comes first."""
 
 
 def listen() -> None:

@@ -1,14 +1,14 @@
-"""One ssh connection and what is said through it: commands, bytes in, lines out, each with a limit. Nothing of what
-they mean.
+"""One ssh connection and what goes through it: commands, bytes in, lines out, each with a limit, whatever they mean.
 
-ssh does the work, as the user has it set up. One process holds the connection; commands share it through a socket in
-a private folder. It ends when our end of its stdin does, so that it cannot outlive this process.
+The system's ssh does the work, as the user has it set up. One process holds the connection; commands share it through a
+socket in a private folder. It ends when our end of its stdin does, so that it cannot outlive this process.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeskip.bench.devices.ssh.destination import Destination
-from edgeskip.bench.devices.ssh.ssh_errors import explain_ssh_error, last_line
 from edgeskip.core.errors import EdgeSkipError
 
 CONNECT_S = 15  # until the other side answers
 LOGIN_S = 60.0  # until a command runs there
-BEAT_S = 10.0  # a byte this often tells the other side that we live
+BEAT_S = 10.0  # a byte this often is our sign of life
 STALL_S = 60.0  # without a byte taken, what we send is stuck
 GRACE_S = 15.0  # for the other side to end what it started
 _READY = "edgeskip-connected"
@@ -54,7 +53,7 @@ class ConnectionLostError(EdgeSkipError):
 
 @dataclass(frozen=True)
 class SshOptions:
-    """What is passed on to ssh; the user's own configuration holds besides."""
+    """Options for ssh, on top of the user's own configuration."""
 
     identity: Path | None = None  # -i
     config: Path | None = None  # -F
@@ -78,13 +77,13 @@ class Connection:
     """Connects when it is first used, and again after it broke."""
 
     def __init__(self, destination: Destination, options: SshOptions) -> None:
-        """EdgeSkipError where there is no ssh here."""
+        """Prepare ssh's command line. EdgeSkipError if there is no ssh here."""
         program = shutil.which(options.program)
         if program is None:
-            raise EdgeSkipError(f"there is no {options.program} here: install OpenSSH's client")
+            raise EdgeSkipError(f"{options.program} is not installed here; install OpenSSH's client")
         self.destination = destination
         self._folder: str | None = None
-        self._known = False  # it was connected once
+        self._known = False  # whether it was ever connected
         self._master: _SshProcess | None = None
         self._base = [program]
         if options.config is not None:
@@ -102,11 +101,14 @@ class Connection:
         feed: Iterable[bytes] = (),
         limit_s: float,
     ) -> CommandResult:
-        """Runs `command` in the user's shell there: `feed` goes to its stdin, then a newline now and then.
+        """Run `command` in the user's shell there: `feed` goes to its stdin, then a newline now and then.
 
-        `on_line` gets each line of its stdout, without its end. EdgeSkipError after `limit_s`, or where what is sent
-        gets stuck; ConnectionLostError where the connection breaks. Whatever happens the command's stdin is closed and
-        it has GRACE_S to end before its connection goes.
+        `on_line` gets each line of its stdout, without its end. Whatever happens, the command's stdin is closed and it
+        has GRACE_S to end before its connection closes.
+
+        Raises:
+            EdgeSkipError: After `limit_s`, or if sending is stuck.
+            ConnectionLostError: If the connection breaks.
         """
         self._connect()
         argv = [*self._base, "-S", self._socket, "-o", "ControlMaster=no", *self.destination.arguments, command]
@@ -126,7 +128,7 @@ class Connection:
         return CommandResult(code, session.said)
 
     def close(self) -> None:
-        """Ends the connection; may be called twice."""
+        """End the connection; may be called twice."""
         session, self._master = self._master, None
         if session is not None:
             session.end()
@@ -165,7 +167,7 @@ class Connection:
             self.close()
             named = self.destination.named
             raise EdgeSkipError(
-                f"{named} does not let us run anything within {LOGIN_S:.0f} s: try  ssh {named} true"
+                f"{named} ran no command within {LOGIN_S:.0f} s of logging in; try  ssh {named} true"
             ) from None
         except BaseException:
             self.close()
@@ -180,10 +182,10 @@ class _TimeoutError(Exception):
 
 
 class _SshProcess:
-    """A process that is fed by one thread and heard by two."""
+    """A process with a thread that writes to it and two that read."""
 
     def __init__(self, argv: list[str], feed: Iterable[bytes]) -> None:
-        # Its complaints are looked at, hence the locale; a session of its own, as Ctrl-C is ours to pass on in order.
+        # The locale, as its errors are parsed; its own session, as Ctrl-C is ours to pass on in order.
         self._process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -216,7 +218,7 @@ class _SshProcess:
         return "".join(self._said)
 
     def next_line(self, deadline: float) -> str | None:
-        """The next line of stdout, None at its end. _TimeoutError at `deadline` or where sending is stuck."""
+        """Return the next line of stdout, None at its end. _TimeoutError at `deadline` or if sending is stuck."""
         start = time.monotonic()
         while True:
             try:
@@ -226,10 +228,10 @@ class _SshProcess:
             if now >= deadline:
                 raise _TimeoutError(f"no answer in {now - start:.0f} s") from None
             if self._sending and now - self._moved > STALL_S:
-                raise _TimeoutError(f"it has taken nothing of what was sent to it for {STALL_S:.0f} s")
+                raise _TimeoutError(f"it accepted no data for {STALL_S:.0f} s")
 
     def end(self) -> int:
-        """Closes its stdin, gives it time to end, then makes it; its exit code."""
+        """Close its stdin, give it time to end, then kill it; return its exit code."""
         self._stop.set()
         for signal, patience in ((None, GRACE_S), (self._process.terminate, 5.0), (self._process.kill, None)):
             if signal is not None:
@@ -272,6 +274,47 @@ class _SshProcess:
     def _next(self, chunks: Iterator[bytes]) -> bytes:
         try:
             return next(chunks, b"")
-        except (OSError, EdgeSkipError) as error:  # told by the thread that waits
+        except (OSError, EdgeSkipError) as error:  # raised by the thread that waits
             self.failure = error
             return b""
+
+
+# Searched for in this order; {host} is the machine as the user named it, {target} the host and port that ssh tried.
+_SSH_ERRORS = (
+    (
+        r"REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "the host key of {host} has changed: it is another machine, or set up anew; if you trust it, forget the old "
+        "key with  ssh-keygen -R '{target}'",
+    ),
+    (
+        r"Host key verification failed|host key is known for",
+        "the host key of {host} is not known here: connect once with  ssh {host}  and confirm it",
+    ),
+    (
+        r"Permission denied|Too many authentication failures|no mutual signature|No more authentication methods",
+        "{host} refuses the login: set up a key that needs no typing (ssh-copy-id, ssh-agent), or name one with an "
+        "identity file; passwords are not asked for",
+    ),
+    (r"Could not resolve hostname", "there is no machine called {host}: check the name and the network"),
+    (r"Connection refused", "nothing answers ssh on {host}: start its ssh server, or give the right port"),
+    (
+        r"(Connection|Operation) timed out|No route to host|Network is unreachable|Host is down",
+        "{host} cannot be reached: is it switched on and in this network?",
+    ),
+)
+
+
+def explain_ssh_error(destination: Destination, said: str) -> str:
+    """Return what ssh's whole stderr `said` means, as one line that says what to do."""
+    port = "" if destination.port is None else f":{destination.port}"
+    target = f"[{destination.host}]{port}" if port else destination.host
+    for pattern, line in _SSH_ERRORS:
+        if re.search(pattern, said):
+            return line.format(host=destination.named, target=target)
+    return f"ssh cannot connect to {destination.named}: {last_line(said) or 'it says nothing'}"
+
+
+def last_line(said: str) -> str:
+    """Return the last line that is not blank."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1][:500] if lines else ""

@@ -16,7 +16,7 @@ _HELP = "give user@host, user@host:port or a name from your ssh configuration"
 
 @dataclass(frozen=True)
 class Destination:
-    """`host` without brackets; None where ssh is to choose."""
+    """`host` without brackets; None if ssh is to choose."""
 
     named: str  # as the user wrote it
     host: str
@@ -25,13 +25,13 @@ class Destination:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """For ssh's command line."""
+        """Return the arguments for ssh's command line."""
         port = () if self.port is None else ("-p", str(self.port))
         return (*port, "--", self.host if self.user is None else f"{self.user}@{self.host}")
 
 
 def parse_destination(text: str) -> Destination:
-    """EdgeSkipError where it cannot be a machine's name."""
+    """Parse a machine's name. EdgeSkipError if it cannot be one."""
     plain = unquote(text.removeprefix("ssh://").rstrip("/")) if text.startswith("ssh://") else text
     user, at, place = plain.rpartition("@")
     match = re.fullmatch(r"\[([^\[\]]+)\](?::([0-9]+))?|([^:\[\]]+):([0-9]+)|([^\[\]]+)", place)

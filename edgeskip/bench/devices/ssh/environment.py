@@ -1,6 +1,6 @@
 """What a round needs on the remote machine before any artifact: EdgeSkip's sources and a Python with what they need.
 
-Both are kept in the remote cache, under names that tell their contents; what is there is not brought again.
+Both are kept in the remote cache, under names that depend on their contents; nothing is copied twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RemoteEnvironment:
 def prepare_environment(
     remote: RemoteMachine, facts: dict[str, object], *, given: bool, progress: StatusCallback
 ) -> RemoteEnvironment:
-    """`given`: the remote's own Python has what is needed, nothing is installed; checked."""
+    """Send the sources and prepare a Python. `given`: the remote's own is only checked, never changed."""
     code = _send_code(remote, str(facts["cache"]), progress)
     needed = requirements()
     if given:
@@ -65,7 +65,7 @@ def prepare_environment(
 
 
 def add_llama_cpp(remote: RemoteMachine, environment: RemoteEnvironment, progress: StatusCallback) -> None:
-    """llama-cpp-python, which GGUF files need: where it is missing it is installed, in our own environment only."""
+    """Install llama-cpp-python, which GGUF files need, if it is missing; in our own environment only."""
     needed = requirements("llamacpp")
     if not _missing(remote, environment.python, needed, progress):
         return
@@ -75,7 +75,7 @@ def add_llama_cpp(remote: RemoteMachine, environment: RemoteEnvironment, progres
             f"{environment.python} -m pip install {shlex.join(needed)}"
         )
     folder = environment.python.removesuffix("/bin/python")
-    progress(f"{remote.named}: installing llama-cpp-python (once; compiles for minutes where there is no wheel)")
+    progress(f"{remote.named}: installing llama-cpp-python (once; compiles for minutes if there is no wheel)")
     mark = f"{folder}/.complete-llamacpp"
     # The flags are those for the compiler and the processor there.
     module = "edgeskip.runtime.engines.llamacpp.build"
@@ -118,7 +118,7 @@ def _pip(folder: str, needed: list[str]) -> str:
 def _install(
     remote: RemoteMachine, steps: str, mark: str, needed: list[str], limit_s: float, progress: StatusCallback
 ) -> None:
-    """Runs the shell's `steps`, of which the last makes the file `mark`; one installs, others wait for it."""
+    """Run the shell's `steps`, the last of which makes the file `mark`; one installs, others wait for it."""
     lines: deque[str] = deque(maxlen=200)
 
     def hear(line: str) -> None:
@@ -140,4 +140,4 @@ def _pip_error(remote: RemoteMachine, lines: list[str], needed: list[str]) -> st
         return f"{remote.named}: pip cannot reach its package index there: give it a network, or {todo}"
     errors = [line.strip() for line in lines if line.lower().lstrip().startswith(("error", "fatal"))]
     said = (errors or lines or ["it says nothing"])[-1]
-    return f"{remote.named}: what is needed cannot be installed there ({said[:300]}): mend that, or {todo}"
+    return f"{remote.named}: what is needed cannot be installed there ({said[:300]}): fix that, or {todo}"

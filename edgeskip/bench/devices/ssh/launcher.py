@@ -1,4 +1,4 @@
-"""The launcher for another machine over ssh: the device it is, artifacts brought there, rounds measured there."""
+"""The launcher for another machine over ssh: what the device is, artifacts copied there, rounds measured there."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from types import TracebackType
 
 from pydantic import ValidationError
 
-from edgeskip.bench.devices.ssh.artifact import list_artifact_files
 from edgeskip.bench.devices.ssh.connection import Connection, SshOptions
 from edgeskip.bench.devices.ssh.destination import parse_destination
 from edgeskip.bench.devices.ssh.environment import add_llama_cpp, prepare_environment
 from edgeskip.bench.devices.ssh.machine import RemoteMachine, find_python
-from edgeskip.bench.devices.ssh.transfer import copy_artifact
+from edgeskip.bench.devices.ssh.transfer import copy_artifact, list_artifact_files
 from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.bench.runner.request import RoundRequest
 from edgeskip.bench.schema import Device, Roofline, RoundResult
@@ -40,9 +39,9 @@ class SshLauncher:
     """A machine with Python, reached by the system's ssh; a context manager."""
 
     def __init__(self, destination: str, settings: SshSettings, progress: StatusCallback) -> None:
-        """Connects, brings what is needed and asks what the machine is; minutes, the first time.
+        """Connect, bring what is needed and ask what the machine is; takes minutes the first time.
 
-        EdgeSkipError where that cannot be done: one line says what is missing.
+        EdgeSkipError if that cannot be done: one line says what is missing.
         """
         self._settings = settings
         self._connection = Connection(parse_destination(destination), settings.ssh)
@@ -63,7 +62,7 @@ class SshLauncher:
         return self._device
 
     def prepare(self, path: Path, progress: StatusCallback) -> str:
-        """Copies the artifact there once, checked; a GGUF file brings llama.cpp with it."""
+        """Copy the artifact there once, checked; a GGUF file brings llama.cpp with it."""
         artifact = list_artifact_files(path)
         if artifact.opened:
             add_llama_cpp(self._remote, self._environment, progress)
@@ -78,7 +77,7 @@ class SshLauncher:
         except ValidationError as error:
             raise self._strange(error) from None
         if (sample.cell, sample.round) != (request.cell, request.round):
-            raise EdgeSkipError(f"{self._remote.named} answered with another cell than the one asked for")
+            raise EdgeSkipError(f"{self._remote.named} answered for another cell than the one requested")
         return sample
 
     def rooflines_again(self, progress: StatusCallback) -> list[Roofline]:
@@ -111,7 +110,7 @@ class SshLauncher:
         return device.model_copy(update={"id": named, "type": "ssh", "facts": {**device.facts, "remote": remote}})
 
     def _child(self, options: Sequence[str], stdin: str, limit_s: float, progress: StatusCallback) -> str:
-        """The last record that the measuring process writes. EdgeSkipError where there is none."""
+        """Return the last record that the worker writes. EdgeSkipError if there is none."""
         code = self._environment.code
         last = ""
 

@@ -14,7 +14,7 @@ from edgeskip.core.errors import EdgeSkipError
 
 OLDEST_PYTHON = (3, 11)
 ANSWER_S = 120.0  # of what needs no long work
-_WAIT_S = 120.0  # for another's lock, and for the process to end when it is told to
+_WAIT_S = 120.0  # for another's lock, and for the process to end
 _SEARCHED = "looked for python"
 # Found in this order. $HOME/.local/bin: a login shell has it on its path, this one may not.
 _FIND_PYTHON = f"""PATH="$PATH:$HOME/.local/bin"
@@ -49,7 +49,7 @@ class RemoteMachine:
         python: str | None = None,
         **header: Any,
     ) -> dict[str, Any]:
-        """The agent's answer to a command (see agent.py), which may take `limit_s`.
+        """Return the agent's answer to a command (see agent.py), which may take `limit_s`.
 
         `on_line` gets the lines that are not the agent's: those of the process that it runs. EdgeSkipError with what
         the agent cannot do; ConnectionLostError.
@@ -88,10 +88,10 @@ class RemoteMachine:
         stdin: str = "",
         lock: str | None = None,
     ) -> dict[str, Any]:
-        """Runs a process there for at most `limit_s`: its `code`, and the last line it `said` on stderr.
+        """Run a process there for at most `limit_s`; return its `code` and the last line it `said` on stderr.
 
         It is gone, with whatever it started, when this ends, however it ends. `path`: where Python looks first for
-        modules. `lock`: file of those that wait for each other. EdgeSkipError where it took too long or was killed, or
+        modules. `lock`: file of those that wait for each other. EdgeSkipError if it took too long or was killed, or
         said so itself in a line of kind `error`.
         """
         return self.ask(
@@ -119,7 +119,7 @@ class RemoteMachine:
 
 
 def find_python(connection: Connection) -> str:
-    """Path of the first Python new enough. EdgeSkipError where there is none."""
+    """Return the path of the first Python that is new enough. EdgeSkipError if there is none."""
     found: list[tuple[tuple[int, ...], str]] = []
     looked = False
 
@@ -148,7 +148,7 @@ def find_python(connection: Connection) -> str:
 
 
 def _agent_record(line: str) -> dict[str, Any] | None:
-    """The line's record where the agent, or what measures, wrote it."""
+    """Return the line's record if the agent or the worker wrote it."""
     if not line.startswith("{"):
         return None
     try:

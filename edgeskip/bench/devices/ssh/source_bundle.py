@@ -30,7 +30,7 @@ class SourceBundle:
 
 
 def bundle_sources() -> SourceBundle:
-    """All modules and data files of the installed package, under the names they are imported by."""
+    """Bundle all modules and data files of the installed package, under the names they are imported by."""
     files: dict[str, bytes] = {}
     for package in _PACKAGES:
         module = importlib.import_module(package)
@@ -51,7 +51,7 @@ def bundle_sources() -> SourceBundle:
 
 
 def requirements(extra: str = "") -> list[str]:
-    """What the base install needs, or what `extra` adds, as pip takes it; markers are left to the other side's pip."""
+    """Return what the base install needs, or what `extra` adds, for pip; markers are left to the other side's pip."""
     found = []
     for line in _distribution().requires or []:
         requirement = Requirement(line)
@@ -64,7 +64,7 @@ def requirements(extra: str = "") -> list[str]:
 
 
 def import_names(needed: list[str]) -> list[str]:
-    """Names that these requirements are imported by: nearly all of ours have their distribution's."""
+    """Return the module names of these requirements: nearly all of ours are the distribution's."""
     names = [Requirement(line).name for line in needed]
     return [_IMPORTED_BY.get(name, name.replace("-", "_")) for name in names]
 

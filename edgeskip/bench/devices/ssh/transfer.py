@@ -1,31 +1,115 @@
-"""An artifact onto the remote machine: once, resumed after a cut, checked there by its checksums."""
+"""The files of an artifact and how they get to the remote machine: once, resumed after a cut, checked by checksums."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from edgeskip.bench.devices.ssh.artifact import ArtifactFile, ArtifactFiles
+from edgeskip.artifacts.manifest import read_manifest
+from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.bench.devices.ssh.connection import ConnectionLostError
 from edgeskip.bench.devices.ssh.machine import ANSWER_S, RemoteMachine
 from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.files import sha256_of
+
+_SPLIT = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
+
+
+@dataclass(frozen=True)
+class ArtifactFile:
+    path: Path
+    size: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+@dataclass(frozen=True)
+class ArtifactFiles:
+    """`key` identifies it; `opened` is the name of the file that is opened, "" for the folder itself."""
+
+    key: str
+    opened: str
+    files: tuple[ArtifactFile, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+def list_artifact_files(path: Path) -> ArtifactFiles:
+    """List a folder's files from its manifest, or a .gguf file and those it names; reads every byte once.
+
+    EdgeSkipError if one is missing or is not what the manifest says; MissingExtraError for a .gguf without gguf.
+    """
+    if path.suffix == ".gguf" and not path.is_dir():
+        return _gguf(path)
+    expected = read_manifest(path).files
+    for name in expected:
+        if not name or name in {".", ".."} or re.search(r"[/\\\x00]", name):
+            raise EdgeSkipError(f"{path / MANIFEST_NAME} is damaged: it lists {name!r}: export again")
+    files = [_file(path / MANIFEST_NAME)]
+    for name, digest in sorted(expected.items()):
+        file = _file(path / name)
+        if file.sha256 != digest:
+            raise EdgeSkipError(f"{file.path} is not the file that was exported (its sha256 differs): export again")
+        files.append(file)
+    return ArtifactFiles(files[0].sha256, "", tuple(files))
+
+
+def _gguf(path: Path) -> ArtifactFiles:
+    main = _file(path)
+    beside = [path.with_name(name) for name in _companions(path)]
+    if match := _SPLIT.fullmatch(path.name):
+        count = int(match["count"])
+        parts = (f"{match['stem']}-{n:05}-of-{count:05}.gguf" for n in range(1, count + 1))
+        beside += [path.with_name(name) for name in parts if name != path.name]
+    return ArtifactFiles(main.sha256, path.name, (main, *map(_file, beside)))
+
+
+def _companions(path: Path) -> list[str]:
+    """Return the names of files beside a GGUF that are opened with it."""
+    from edgeskip.artifacts.gguf.inspection import inspect_gguf
+
+    manifest = inspect_gguf(path).manifest
+    if manifest is None:
+        return []
+    names = (manifest.partner, manifest.draft, manifest.draft_head, manifest.decode)
+    for name in filter(None, names):
+        if re.search(r"[/\\\x00]", name) or name in {".", ".."}:
+            raise EdgeSkipError(f"{path} is damaged: it names the file {name!r}: export again")
+    return [name for name in names if name]
+
+
+def _file(path: Path) -> ArtifactFile:
+    try:
+        return ArtifactFile(path, path.stat().st_size, sha256_of(path))
+    except FileNotFoundError:
+        raise EdgeSkipError(f"{path} is missing: it belongs to the artifact; export again") from None
+    except OSError as error:
+        raise EdgeSkipError(f"cannot read {path} ({error.strerror}): check the path and its permissions") from None
+
 
 ATTEMPTS = 3  # broken connections in a row, none of which brought anything
 RETRY_S = 2.0  # pause after the first of them; it doubles
-SPARE_BYTES = 32_000_000  # left free besides
+SPARE_BYTES = 32_000_000  # left free
 HASH_RATE = 5e6  # bytes a second that the slowest card surely reads
 SEND_RATE = 2e4  # bytes a second of the slowest line; a line that stands still is given up much sooner
 _CHUNK = 1 << 20
-_REPORT_EVERY_S = 1.0  # between two words on the progress
-_REPORT_FROM_BYTES = 1_000_000  # smaller files are not worth a word
+_REPORT_EVERY_S = 1.0  # between two reports of progress
+_REPORT_FROM_BYTES = 1_000_000  # smaller files are not reported
 
 
 def copy_artifact(remote: RemoteMachine, artifact: ArtifactFiles, folder: str, progress: StatusCallback) -> None:
-    """`folder` there holds all files of the artifact, whole. Files that are there and right are not copied again.
+    """Copy all files of the artifact to `folder` there. Files that are there and right are not copied again.
 
-    EdgeSkipError where there is no room, a file arrives damaged twice, or the connection breaks again and again; what
+    EdgeSkipError if there is no room, a file arrives damaged twice, or the connection breaks again and again; what
     came is kept for the next call.
     """
     copy = _Copy(remote, artifact, folder, progress)
@@ -49,7 +133,7 @@ class _Copy:
     def __init__(self, remote: RemoteMachine, artifact: ArtifactFiles, folder: str, progress: StatusCallback) -> None:
         self.sent = 0
         self._remote, self._artifact, self._folder, self._progress = remote, artifact, folder, progress
-        self._told = 0.0
+        self._reported = 0.0
 
     def missing_files(self) -> None:
         states = self._states()
@@ -81,7 +165,7 @@ class _Copy:
         return states
 
     def _file(self, file: ArtifactFile, start: int) -> bool:
-        """From byte `start` on; whether it arrived as it is here."""
+        """Send the file from byte `start` on; return whether it arrived intact."""
         start = start if start <= file.size else 0
         answer = self._remote.ask(
             "receive",
@@ -107,12 +191,12 @@ class _Copy:
                 yield piece
                 done += len(piece)
                 self.sent += len(piece)
-                self._tell(file, done)
+                self._report(file, done)
 
-    def _tell(self, file: ArtifactFile, done: int) -> None:
+    def _report(self, file: ArtifactFile, done: int) -> None:
         now = time.monotonic()
-        if file.size >= _REPORT_FROM_BYTES and (now - self._told >= _REPORT_EVERY_S or done == file.size):
-            self._told = now
+        if file.size >= _REPORT_FROM_BYTES and (now - self._reported >= _REPORT_EVERY_S or done == file.size):
+            self._reported = now
             self._progress(f"{self._remote.named}: copying {file.name}, {done / 1e6:.0f} of {file.size / 1e6:.0f} MB")
 
 

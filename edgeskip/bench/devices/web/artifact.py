@@ -1,11 +1,10 @@
-"""An artifact as a browser gets it: a table of files by checksum, what the page must know to run them, and the prompts
-as token ids."""
+"""An artifact as a browser gets it: files by checksum, what the page needs to run them, and prompts as token ids."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from edgeskip.artifacts.files import check_files
 from edgeskip.artifacts.manifest import DraftRecord, GraphRecord, Manifest, read_manifest
-from edgeskip.bench.devices.web.graphs import attention_heads_of, derive, quantised_bytes, switches_of, weight_files
+from edgeskip.bench.devices.web.graphs import attention_heads_of, derive, quantized_bytes, switches_of, weight_files
 from edgeskip.bench.runner.request import BenchPrompt, RoundRequest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
@@ -26,7 +25,7 @@ from edgeskip.runtime.prompts import encode_text
 
 @dataclass(frozen=True)
 class WebFile:
-    """One file the server gives out; `source` is a file on disk or the bytes themselves."""
+    """One file that is served; `source` is a file on disk or the bytes themselves."""
 
     name: str
     sha256: str
@@ -39,7 +38,7 @@ class WebFile:
 
 @dataclass(frozen=True)
 class WebGraph:
-    """One graph of an artifact, derived for the page. `unpacked` is None where nothing in it is packed."""
+    """One graph of an artifact, derived for the page. `unpacked` is None if nothing in it is packed."""
 
     kv_layers: int
     columns: int
@@ -59,7 +58,7 @@ class WebGraph:
 
 
 class WebArtifact:
-    """An artifact folder, read once. EdgeSkipError where it is damaged, or not an ONNX artifact."""
+    """An artifact folder, read once. EdgeSkipError if it is damaged, or not an ONNX artifact."""
 
     def __init__(self, path: Path) -> None:
         if path.is_file() or path.suffix.lower() == ".gguf":
@@ -108,14 +107,14 @@ class WebArtifact:
         }
 
     def with_ids(self, request: RoundRequest) -> RoundRequest:
-        """The request with its prompts as token ids, so that the page needs no chat template."""
+        """Return the request with its prompts as token ids, so that the page needs no chat template."""
         prompts = [
             prompt.model_copy(update={"ids": self.encode(prompt, request.chat_options)}) for prompt in request.prompts
         ]
         return request.model_copy(update={"prompts": prompts})
 
     def encode(self, prompt: BenchPrompt, chat_options: Mapping[str, Any] | None = None) -> list[int]:
-        """One user message where the model has a chat template, else the text itself."""
+        """Encode one user message if the model has a chat template, else the text itself."""
         return encode_text(self._tokenizer, self._chat_template, prompt.text, chat_kwargs=chat_options)
 
     def _derive(self) -> tuple[list[WebGraph], list[WebFile], int]:
@@ -126,7 +125,7 @@ class WebArtifact:
             path = self.path / name
             if not path.is_file():
                 raise EdgeSkipError(f"{path} is missing: export again")
-            size = quantised_bytes(path)
+            size = quantized_bytes(path)
             packed = _from_memory(name, derive(path))
             unpacked = _from_memory(f"unpacked-{name}", derive(path, unpack=True)) if size else None
             source = packed.source
@@ -149,7 +148,7 @@ class WebArtifact:
 
 
 def _parts(manifest: Manifest, folder: Path) -> list[tuple[str, int, int, bool, bool]]:
-    """The graphs in the order they run: (file, KV layers, columns of its logits, exit states in, exit states out)."""
+    """Return the graphs in the order they run: (file, KV layers, logit columns, exit states in and out)."""
     graph: GraphRecord = manifest.graph
     draft = manifest.draft
     if draft is None or draft.kind == "skip-plan":
@@ -163,7 +162,7 @@ def _parts(manifest: Manifest, folder: Path) -> list[tuple[str, int, int, bool, 
 
 
 def _draft_tokens(folder: Path, manifest: Manifest) -> list[int] | None:
-    """Token ids of the draft heads' columns; None where these are the whole vocabulary."""
+    """Return the token ids of the draft heads' columns; None if these are the whole vocabulary."""
     name = None if manifest.draft is None else manifest.draft.vocabulary
     if name is None:
         return None
@@ -182,13 +181,8 @@ def _from_memory(name: str, data: bytes) -> WebFile:
 
 
 def job_json(request: RoundRequest, artifact: WebArtifact) -> str:
-    """What the page is told about one request, as JSON."""
-    told = json.loads(artifact.with_ids(request).model_dump_json())
-    for prompt in told["prompts"]:
+    """Return what the page needs for one request, as JSON."""
+    data = json.loads(artifact.with_ids(request).model_dump_json())
+    for prompt in data["prompts"]:
         del prompt["text"]  # the ids are what runs
-    return json.dumps({"request": told, "artifact": artifact.description})
-
-
-def artifacts_of(paths: Sequence[Path]) -> dict[str, WebArtifact]:
-    """One for each path, under the path as requests name it."""
-    return {str(path): WebArtifact(path) for path in dict.fromkeys(paths)}
+    return json.dumps({"request": data, "artifact": artifact.description})

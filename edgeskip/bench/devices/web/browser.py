@@ -1,4 +1,4 @@
-"""A headless Chromium with a profile of its own: found, started at an address, watched, ended with all it started."""
+"""A headless Chromium with its own profile: find it, start it, watch it, slow it down, end all its processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 _VERSION_TIMEOUT_S = 30.0
-_TERM_S = 5.0  # to write its storage down; then it is made to end
+_TERM_S = 5.0  # to write its storage; then it is killed
 _FLAGS = (
     "--headless=new",
     "--disable-quic",
@@ -36,25 +37,25 @@ WITH_GPU = ("--enable-unsafe-webgpu", "--enable-features=Vulkan", "--ignore-gpu-
 
 
 def find_browser(given: str | None = None) -> str:
-    """Path of a Chromium. EdgeSkipError where there is none, or `given` is no program."""
+    """Return the path of a Chromium. EdgeSkipError if there is none, or `given` is not a program."""
     for name in NAMES if given is None else (given,):
         found = shutil.which(name)
         if found is not None:
             return found
     if given is not None:
-        raise EdgeSkipError(f"{given} is no program: give the path of a Chromium or Chrome")
+        raise EdgeSkipError(f"{given} is not a program; give the path of a Chromium or Chrome")
     raise EdgeSkipError(f"no browser is installed ({', '.join(NAMES[:3])} …): install Chromium, or give its path")
 
 
 def version_of(browser: str) -> str:
-    """What it calls itself, e.g. "Chromium 156.0.8078.79"; EdgeSkipError where it does not answer."""
+    """Return what it calls itself, e.g. "Chromium 156.0.8078.79". EdgeSkipError if it does not answer."""
     try:
         done = subprocess.run([browser, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise EdgeSkipError(f"{browser} does not start ({error}): give the path of another browser") from None
     words = done.stdout.split()
     if done.returncode or not words:
-        raise EdgeSkipError(f"{browser} does not tell its version: give the path of a Chromium or Chrome")
+        raise EdgeSkipError(f"{browser} does not report its version; give the path of a Chromium or Chrome")
     return " ".join(words[:2])
 
 
@@ -67,7 +68,7 @@ class Browser:
         except ImportError:
             raise MissingExtraError("psutil", "bench") from None
         self._psutil: Any = psutil
-        for left in profile.glob("Singleton*"):  # of one that was made to end
+        for left in profile.glob("Singleton*"):  # of one that was killed
             left.unlink(missing_ok=True)
         root = ("--no-sandbox",) if hasattr(os, "geteuid") and os.geteuid() == 0 else ()  # root has no other way
         command = [program, *_FLAGS, *flags, *root, f"--user-data-dir={profile}", url]
@@ -97,7 +98,7 @@ class Browser:
         return self._process.poll()
 
     def memory(self) -> int:
-        """Bytes of all its processes now; what they share counts once where the system tells."""
+        """Return the bytes of all its processes now; what they share counts once if the system reports it."""
         total = 0
         for process in self._processes():
             with suppress(self._psutil.Error, OSError):
@@ -106,7 +107,7 @@ class Browser:
         return total
 
     def close(self) -> None:
-        """Ends it and every process it started; may be called twice."""
+        """End it and every process it started; may be called twice."""
         started = self._processes()
         self._signal(signal.SIGCONT)  # a stopped process hears nothing
         if self.alive:
@@ -139,3 +140,55 @@ class Browser:
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.group, number)
+
+
+PERIOD_S = 0.02
+
+
+def describe_throttle(factor: float) -> str:
+    """Return the text for `Device.emulated`."""
+    return f"{factor:g}x CPU throttling (stopped {100 * (1 - 1 / factor):.0f} % of every {1e3 * PERIOD_S:.0f} ms)"
+
+
+class Throttle:
+    """From the constructor to `close`."""
+
+    def __init__(self, group: int, factor: float) -> None:
+        if not factor > 1:
+            raise EdgeSkipError(f"a throttling factor of {factor:g} must be greater than 1, e.g. 4")
+        if not hasattr(signal, "SIGSTOP"):
+            raise EdgeSkipError("this system cannot stop processes for a while: leave throttling out")
+        self._group, self._factor = group, factor
+        self._ran = self._total = 0.0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._alternate, name="throttle", daemon=True)
+        self._thread.start()
+
+    @property
+    def achieved(self) -> float:
+        """Wall-clock time over running time so far: the factor, as far as the clock allows."""
+        return self._total / self._ran if self._ran else 1.0
+
+    def close(self) -> None:
+        """Let the processes run freely again."""
+        self._end.set()
+        self._thread.join(5)
+
+    def _alternate(self) -> None:
+        run_s = PERIOD_S / self._factor
+        try:
+            while not self._end.is_set():
+                begin = time.perf_counter()
+                os.killpg(self._group, signal.SIGCONT)
+                time.sleep(run_s)
+                os.killpg(self._group, signal.SIGSTOP)
+                ran = time.perf_counter() - begin
+                # What it overslept while running is made up for while stopped.
+                time.sleep(max(0.0, ran * (self._factor - 1)))
+                self._ran += ran
+                self._total += time.perf_counter() - begin
+        except (ProcessLookupError, PermissionError):
+            return  # it has ended
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._group, signal.SIGCONT)

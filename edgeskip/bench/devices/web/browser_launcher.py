@@ -11,11 +11,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgeskip.bench.devices.web.artifact import WebArtifact
-from edgeskip.bench.devices.web.browser import NO_GPU, WITH_GPU, Browser, find_browser, version_of
-from edgeskip.bench.devices.web.handler import RejectedRecordError
+from edgeskip.bench.devices.web.browser import (
+    NO_GPU,
+    WITH_GPU,
+    Browser,
+    Throttle,
+    describe_throttle,
+    find_browser,
+    version_of,
+)
 from edgeskip.bench.devices.web.packages import ONNXRUNTIME_WEB, web_packages
-from edgeskip.bench.devices.web.server import WebServer
-from edgeskip.bench.devices.web.throttle import Throttle, describe_throttle
+from edgeskip.bench.devices.web.server import RejectedRecordError, WebServer
+from edgeskip.bench.grid import PAGE_PROVIDERS
 from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.bench.runner.request import RoundRequest
 from edgeskip.bench.runner.roofline import merge_rooflines
@@ -24,7 +31,6 @@ from edgeskip.bench.schema import Device, Roofline, RoundFailure, RoundResult
 from edgeskip.core.child_exit import how_it_ended
 from edgeskip.core.errors import EdgeSkipError
 
-PROVIDERS = ("web", "webgpu")
 ROUND_TIMEOUT_S = 3600.0
 START_TIMEOUT_S = 60.0  # to the page's first sign of life
 SILENCE_S = 90.0  # the page says something every 3 s; a crashed one says nothing
@@ -38,7 +44,7 @@ class BrowserLauncher:
     `throttle` makes the processor so many times slower, as in a phone; `draft_tokens` fixes what a round drafts, else
     the page drafts as much as pays. `cells` are the providers and numbers of threads whose roofline is wanted, measured
     at full speed and, but for a GPU, divided by `throttle`: the shortest passes fit between two stops. `packages` is a
-    folder of the page's npm archives, for a machine without npm. EdgeSkipError where there is no browser, it does not
+    folder of the page's npm archives, for a machine without npm. EdgeSkipError if there is no browser, it does not
     start, or the packages cannot be had.
     """
 
@@ -60,8 +66,8 @@ class BrowserLauncher:
         self._throttle, self._timeout_s, self._gpu_flags = throttle, timeout_s, tuple(gpu_flags)
         version = version_of(self._program)
         slow = "" if throttle is None else f"-{throttle:g}x"
-        self._desk = _SingleRoundHandler(device_id or f"chromium{slow}")
-        self._server = WebServer(self._desk, {}, web_packages(packages))
+        self._handler = _SingleRoundHandler(device_id or f"chromium{slow}")
+        self._server = WebServer(self._handler, {}, web_packages(packages))
         # Downloads stay from round to round: one profile for all, and the server keeps its port.
         self._profile = Path(tempfile.mkdtemp(prefix="edgeskip-browser-"))
         try:
@@ -82,9 +88,9 @@ class BrowserLauncher:
         return str(path)
 
     def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
-        if request.cell.provider not in PROVIDERS:
-            raise EdgeSkipError(f"a browser has no provider {request.cell.provider}: use {' or '.join(PROVIDERS)}")
-        self._desk.begin(request, progress)
+        if request.cell.provider not in PAGE_PROVIDERS:
+            raise EdgeSkipError(f"a browser has no provider {request.cell.provider}; use {' or '.join(PAGE_PROVIDERS)}")
+        self._handler.begin(request, progress)
         flags = self._gpu_flags if request.cell.provider == "webgpu" else NO_GPU
         browser = Browser(self._program, self._profile, self._url, flags=flags)
         throttle = None
@@ -94,7 +100,7 @@ class BrowserLauncher:
             if self._throttle is not None:
                 throttle = Throttle(browser.group, self._throttle)
             deadline = time.monotonic() + self._timeout_s
-            while not self._desk.ended.wait(_LOOK_S):
+            while not self._handler.ended.wait(_LOOK_S):
                 if time.monotonic() >= look:  # seldom: it reads every process' pages, on the cores that are measured
                     peak, look = max(peak, browser.memory()), time.monotonic() + _MEMORY_S
                 self._check(browser, deadline)
@@ -103,7 +109,7 @@ class BrowserLauncher:
             if throttle is not None:
                 throttle.close()
             browser.close()
-        outcome = self._desk.outcome
+        outcome = self._handler.outcome
         assert outcome is not None
         if isinstance(outcome, RoundFailure):
             raise EdgeSkipError(outcome.message)
@@ -112,7 +118,7 @@ class BrowserLauncher:
             notes.append("peak memory is that of all the browser's processes")
         if throttle is not None:
             notes.append(f"slowed down {throttle.achieved:.2f}x")
-        # The browser's own processes are not told from others', so how busy those were is not known.
+        # The browser's processes count as others', so how busy those were is unknown.
         conditions = watch.conditions().model_copy(update={"others_cores": None})
         peak_bytes = outcome.peak_rss_bytes or peak or None
         return outcome.model_copy(update={"peak_rss_bytes": peak_bytes, "notes": notes, "conditions": conditions})
@@ -131,23 +137,23 @@ class BrowserLauncher:
 
     @property
     def _url(self) -> str:
-        return f"{self._server.url()}?auto=1&device={self._desk.id}{self._query}"
+        return f"{self._server.url()}?auto=1&device={self._handler.id}{self._query}"
 
     def _check(self, browser: Browser, deadline: float) -> None:
-        """EdgeSkipError where waiting on is of no use."""
+        """Raise EdgeSkipError if waiting on is useless."""
         if self._server.defect is not None:
             raise EdgeSkipError(f"the web server failed ({self._server.defect})") from self._server.defect
         if not browser.alive:
             raise EdgeSkipError(f"{self._program} ended in the middle: it {how_it_ended(browser.code)}")
-        silent = time.monotonic() - self._desk.heard
-        patience = (SILENCE_S if self._desk.registered else START_TIMEOUT_S) * max(1.0, self._throttle or 1.0)
+        silent = time.monotonic() - self._handler.heard
+        patience = (SILENCE_S if self._handler.registered else START_TIMEOUT_S) * max(1.0, self._throttle or 1.0)
         if silent > patience:
             raise EdgeSkipError(f"the page has been silent for {silent:.0f} s: it hangs, or the browser is too busy")
         if time.monotonic() > deadline:
             raise EdgeSkipError("the round was not over in time: give fewer or shorter tests")
 
     def _probe(self, version: str) -> Device:
-        """Opens the page once, with nothing to do, for what the browser says of itself."""
+        """Open the page once, with nothing to do, for what the browser reports about itself."""
         from edgeskip.core.machine import this_machine
 
         return self._visit().model_copy(
@@ -165,7 +171,7 @@ class BrowserLauncher:
             flags = self._gpu_flags if gpu else NO_GPU
             try:
                 (roofline,) = self._visit(f"&roofline={provider}:{threads}", flags).rooflines
-            except EdgeSkipError as error:  # the rounds will tell whether anything runs there
+            except EdgeSkipError as error:  # the rounds will show whether anything runs there
                 roofline = Roofline(
                     provider=provider, threads=threads, bytes_per_s=None, flops_per_s=None, how=str(error)[:300]
                 )
@@ -175,17 +181,17 @@ class BrowserLauncher:
         return found
 
     def _visit(self, query: str = "", flags: Sequence[str] = NO_GPU) -> Device:
-        """What the page says of the device, opened with no round to run."""
-        self._desk.expect(None)
+        """Return what the page reports about the device, opened with no round to run."""
+        self._handler.expect(None)
         browser = Browser(self._program, self._profile, self._url + query, flags=tuple(flags))
         deadline = time.monotonic() + START_TIMEOUT_S
         try:
-            while self._desk.device is None:
+            while self._handler.device is None:
                 self._check(browser, deadline)
                 time.sleep(0.05)
         finally:
             browser.close()
-        return self._desk.device
+        return self._handler.device
 
 
 def _throttled(roofline: Roofline, factor: float) -> Roofline:
@@ -206,7 +212,7 @@ class _SingleRoundHandler:
 
     def expect(self, request: RoundRequest | None) -> None:
         self._request = request
-        self._tell: StatusCallback = _ignore
+        self._report: StatusCallback = _ignore
         self.heard = time.monotonic()
         self.registered = False
         self.device: Device | None = None
@@ -215,7 +221,7 @@ class _SingleRoundHandler:
 
     def begin(self, request: RoundRequest, progress: StatusCallback) -> None:
         self.expect(request)
-        self._tell = progress
+        self._report = progress
 
     def register(self, device: Device) -> str:
         self.heard, self.registered = time.monotonic(), True
@@ -228,7 +234,7 @@ class _SingleRoundHandler:
 
     def progress(self, device: str, message: str) -> None:
         self.heard = time.monotonic()
-        self._tell(message)
+        self._report(message)
 
     def sample(self, device: str, sample: RoundResult) -> None:
         self._take(sample)

@@ -1,6 +1,6 @@
 """Derives from an artifact's graph the one that onnxruntime-web can run: same weights, same result.
 
-It feeds required inputs only, so initialisers that may be overridden (`logits_to_keep`, `skip`) become such inputs.
+It feeds required inputs only, so initializers that may be overridden (`logits_to_keep`, `skip`) become such inputs.
 And its WASM build has no int4 kernels: it widens every int4 matrix again in each step. Unpacked when the model is
 loaded, the matrices take 8 times the memory and a decode step a fifteenth of the time.
 """
@@ -24,15 +24,15 @@ _UNPACKED_OPSET = 21  # blocked DequantizeLinear
 
 
 def derive(path: Path, *, unpack: bool = False) -> bytes:
-    """The derived graph of the file at `path`; its weights stay in the external file, at the same places.
+    """Return the derived graph of the file at `path`; its weights stay in the external file, at the same places.
 
     With `unpack`, each int4 or int8 matrix product reads its matrix through a DequantizeLinear, which a session folds
-    when it is opened with `session.disable_quant_qdq`. EdgeSkipError where the file is no ONNX graph.
+    when it is opened with `session.disable_quant_qdq`. EdgeSkipError if the file is not an ONNX graph.
     """
     try:
         data = runtime_graph(path.read_bytes(), FED, required=True)
     except ValueError as error:
-        raise EdgeSkipError(f"{path} is no ONNX graph ({error}): export again") from None
+        raise EdgeSkipError(f"{path} is not an ONNX graph ({error}); export again") from None
     model = parse_graph(data, path)
     graph = model.graph
     for output in graph.output:
@@ -46,14 +46,14 @@ def derive(path: Path, *, unpack: bool = False) -> bytes:
 
 
 def switches_of(data: bytes) -> list[str]:
-    """The switches that a derived graph asks for."""
+    """Return the switches that a derived graph takes."""
     import onnx
 
     return [value.name for value in onnx.load_from_string(data).graph.input if value.name in FED]
 
 
 def attention_heads_of(data: bytes) -> int:
-    """Heads of the queries, the most of any attention in a graph; 0 where there is none."""
+    """Return the number of query heads, the most of any attention in a graph; 0 if there is none."""
     import onnx
 
     nodes = onnx.load_from_string(data).graph.node
@@ -62,13 +62,13 @@ def attention_heads_of(data: bytes) -> int:
 
 
 def weight_files(path: Path) -> list[str]:
-    """Names of the external files that a graph's initialisers lie in."""
+    """Return the names of the external files that hold a graph's initializers."""
     tensors = read_graph(path).graph.initializer
     return list(dict.fromkeys(entry.value for t in tensors for entry in t.external_data if entry.key == "location"))
 
 
-def quantised_bytes(path: Path) -> int:
-    """What the graph's int4 and int8 matrices take as float32; 0 where it has none."""
+def quantized_bytes(path: Path) -> int:
+    """Return what the graph's int4 and int8 matrices take as float32; 0 if it has none."""
     products = {}
     for node in read_graph(path).graph.node:
         if node.op_type == "MatMulNBits":
@@ -125,7 +125,7 @@ class _Unpacker:
         return new
 
     def _matrix(self, packed: str, scales: str, zeros: str, sizes: dict[str, int]) -> str:
-        """Name of the float matrix [K, N] made of what is packed as [N, K]."""
+        """Return the name of the float matrix [K, N] made of what is packed as [N, K]."""
         from onnx import TensorProto, helper
 
         key = (packed, scales, zeros)
@@ -168,7 +168,7 @@ class _Unpacker:
             raise EdgeSkipError(f"{self._path} is damaged ({name[:60]!r} has not {count} numbers): export again")
 
     def _alias(self, name: str, alias: str, kind: int, dims: list[int]) -> None:
-        """The same bytes as another initialiser, under another type and shape."""
+        """Add the same bytes as another initializer, under another type and shape."""
         if any(tensor.name == alias for tensor in self._model.graph.initializer):
             return
         tensor = self._model.graph.initializer.add()
@@ -178,7 +178,7 @@ class _Unpacker:
         tensor.dims.extend(dims)
 
     def _zero_points(self, name: str, rows: int, blocks: int, bits: int) -> NDArray[np.uint8]:
-        """uint8 [rows · blocks]; each row starts a new byte in the file, and none where they are all in the middle."""
+        """Return uint8 [rows · blocks]; each row starts a new byte; without `name` all are in the middle."""
         if not name:
             return np.full(rows * blocks, 1 << (bits - 1), np.uint8)
         stored = np.frombuffer(self._bytes_of(name), np.uint8).reshape(rows, -1)

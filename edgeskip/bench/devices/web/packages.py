@@ -1,4 +1,4 @@
-"""The npm packages that the page runs on: which, how they are brought to this machine once, and that they are intact.
+"""The npm packages that the page runs on: which ones, fetched once, checked, and the switch patched into them.
 
 npm itself fetches them, from wherever it is set up to; a folder of .tgz files does as well.
 """
@@ -70,10 +70,10 @@ PACKAGES = (ONNXRUNTIME_WEB, TOKENIZERS, HASH_WASM)
 
 @cache
 def web_packages(folder: Path | None = None) -> Mapping[str, bytes]:
-    """Every file the page needs by its base name.
+    """Return every file the page needs by its base name.
 
     From `folder`, which holds the .tgz files; else from the user's cache, where npm puts them the first time.
-    EdgeSkipError where they cannot be had or are not what was pinned.
+    EdgeSkipError if they cannot be had or are not what was pinned.
     """
     found: dict[str, bytes] = {}
     for package in PACKAGES:
@@ -83,7 +83,7 @@ def web_packages(folder: Path | None = None) -> Mapping[str, bytes]:
 
 
 def read_package(package: WebPackage, path: Path) -> dict[str, bytes]:
-    """The wanted files of one archive, by base name, after its integrity was checked."""
+    """Return the wanted files of one archive by base name, after checking its integrity."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -103,7 +103,7 @@ def is_intact(package: WebPackage, data: bytes) -> bool:
 
 
 def _extract(package: WebPackage, data: bytes, path: Path) -> dict[str, bytes]:
-    """Reads members by their exact names into memory: no member of an archive is ever written anywhere."""
+    """Read members by their exact names into memory: no member of an archive is ever written anywhere."""
     wanted = {f"package/{name}": Path(name).name for name in package.files}
     found: dict[str, bytes] = {}
     try:
@@ -169,3 +169,28 @@ def _run_npm(command: Sequence[str], folder: str, spec: str) -> None:
         lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or done.stderr.splitlines()
         reason = lines[0].strip() if lines else f"it {how_it_ended(done.returncode)}"
         raise EdgeSkipError(f"npm cannot fetch {spec} ({reason[:200]}): check the network, or use  --web-packages")
+
+
+WASM_SWITCH = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+"""Environment variable that ONNX Runtime reads whenever it opens a model: 1 = no tiles.
+
+GroupQueryAttention works on tiles that fit the L2 cache when there is more than one new token. WebAssembly knows no L2
+cache, so a tile is one token by one there, and attention takes nine times as long as without tiles (onnxruntime 1.30;
+its issues 29613 and 33196): more than half of the time of a prompt of 512 tokens.
+"""
+_ENVIRONMENT = b'PATH:"/",'  # in the list of what Emscripten's getenv knows; once in each file of the pinned package
+
+
+def patch_environment(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the page's files by base name, the switch written into onnxruntime's scripts: nothing asks for it there.
+
+    Raises:
+        EdgeSkipError: If a script has no place for it.
+    """
+    found = dict(files)
+    for name, data in files.items():
+        if name.startswith("ort-wasm-") and name.endswith(".mjs"):
+            if data.count(_ENVIRONMENT) != 1:
+                raise EdgeSkipError(f"{name} is not of the onnxruntime-web that EdgeSkip pins: it has no environment")
+            found[name] = data.replace(_ENVIRONMENT, _ENVIRONMENT + f'{WASM_SWITCH}:"1",'.encode())
+    return found

@@ -1,4 +1,4 @@
-"""Benchmarks on whatever opens the page: prints where it is, takes what phones send until they are done or Ctrl-C."""
+"""Benchmarks on whatever opens the page: says where it is, keeps what phones send until they are done or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,81 +13,82 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeskip.bench.analysis.formatting import sanitize
-from edgeskip.bench.devices.web.artifact import artifacts_of
+from edgeskip.bench.config import BenchConfig
+from edgeskip.bench.devices.web.artifact import WebArtifact
 from edgeskip.bench.devices.web.certificates import Certificate, addresses, is_loopback, own_certificate, self_signed
-from edgeskip.bench.devices.web.handler import RejectedRecordError
 from edgeskip.bench.devices.web.packages import web_packages
-from edgeskip.bench.devices.web.server import WebServer
+from edgeskip.bench.devices.web.serve_config import ServeOptions, requests_for, servable_targets
+from edgeskip.bench.devices.web.server import RejectedRecordError, WebServer
 from edgeskip.bench.runner.request import RoundRequest
 from edgeskip.bench.runner.roofline import merge_rooflines
-from edgeskip.bench.schema import Device, Roofline, RoundFailure, RoundResult
+from edgeskip.bench.runner.run_file import RunLog
+from edgeskip.bench.schema import Device, Roofline, RoundFailure, RoundResult, timestamp
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
 DeviceRecord = Device | RoundResult | RoundFailure
-ANY_ADDRESS = ("0.0.0.0",)
+ANY_ADDRESS = "0.0.0.0"
 SILENCE_S = 900.0
-_TRIES = 2  # times a request is given out whose page was gone in the middle
+_ATTEMPTS = 2  # times a request is given out whose page was lost in the middle
 
 
-@dataclass(frozen=True)
-class ServeSecurity:
-    """How the page is reached from other machines; on this one plain http is secure enough.
-
-    `plain` serves http all the same, and browsers then give the page one thread and no WebGPU. `certificate` and `key`
-    are the user's own PEM files; None = a self-signed certificate, which a phone warns of once.
-    """
-
-    plain: bool = False
-    certificate: Path | None = None
-    key: Path | None = None
+def serve_phones(config: BenchConfig, options: ServeOptions, log: RunLog, note: Callable[[str], None]) -> int:
+    """Serve until Ctrl-C, or until as many devices as wanted are done; return how many are. `log` gets every record."""
+    paths = [Path(target.path) for target in servable_targets(config)]
+    return serve(paths, lambda device: requests_for(config, device), log.add, options, note=note)
 
 
 def serve(
     paths: Sequence[Path],
     requests_for: Callable[[Device], Sequence[RoundRequest]],
     keep: Callable[[DeviceRecord], None],
+    options: ServeOptions,
     *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    security: ServeSecurity | None = None,
-    packages: Path | None = None,
-    devices: int | None = None,
-    say: Callable[[str], None] = print,
+    note: Callable[[str], None],
 ) -> int:
-    """Serves the page until Ctrl-C, or until `devices` of them have finished; how many have.
+    """Serve the page until Ctrl-C, or until `options.devices` of them have finished.
 
-    `requests_for` makes the requests of a device, whose id and facts (cores, WebGPU) it looks at; their paths are of
-    `paths`. `keep` is handed each record at once and returns when it is safe: only then the phone forgets it. It is
-    called in the server's thread, one call at a time. EdgeSkipError where the port is taken, an artifact is damaged or
-    the page's packages cannot be had; what `keep` raises ends serving and is raised here.
+    Args:
+        paths: Artifact folders that are served.
+        requests_for: Returns the requests of a device, from its id and facts (cores, WebGPU); their paths are of
+            `paths`.
+        keep: Called with each record at once; returns when it is safe, and only then the phone forgets it. It is called
+            in the server's thread, one call at a time. What it raises ends serving and is raised here.
+        options: Where and how the page is served.
+        note: Called with lines for the user: where the page is, and what devices have done.
+
+    Returns:
+        How many devices have finished.
+
+    Raises:
+        EdgeSkipError: If the port is taken, an artifact is damaged or the page's packages cannot be had.
     """
-    artifacts = artifacts_of(paths)
-    files = web_packages(packages)
-    desk = PhoneHandler(requests_for, keep, say)
-    shown = addresses() if host in ANY_ADDRESS else [host]
-    certificate = _certificate(host, shown, security or ServeSecurity())
+    artifacts = {str(path): WebArtifact(path) for path in dict.fromkeys(paths)}
+    files = web_packages(options.packages)
+    handler = PhoneHandler(requests_for, keep, note)
+    shown = addresses() if options.host == ANY_ADDRESS else [options.host]
+    certificate = _certificate(options, shown)
     tls = None if certificate is None else certificate.context()
-    server = WebServer(desk, artifacts, files, host=host, port=port, tls=tls)
+    server = WebServer(handler, artifacts, files, host=options.host, port=options.port, tls=tls)
     server.start()
     try:
-        _announce(server, shown or ["127.0.0.1"], certificate, loopback=is_loopback(host), say=say)
+        _announce(server, shown or ["127.0.0.1"], certificate, loopback=is_loopback(options.host), note=note)
         with suppress(KeyboardInterrupt):
-            while devices is None or desk.finished < devices:
-                desk.changed.wait(0.5)
-                desk.changed.clear()
-                if devices is not None:  # somebody waits for the end
-                    server.call_soon(lambda: desk.give_up(SILENCE_S))
+            while options.devices is None or handler.finished < options.devices:
+                handler.changed.wait(0.5)
+                handler.changed.clear()
+                if options.devices is not None:  # somebody waits for the end
+                    server.call_soon(lambda: handler.give_up(SILENCE_S))
                 if server.defect is not None:
                     raise server.defect
     finally:
         server.close()
     if server.defect is not None:
         raise server.defect
-    return desk.finished
+    return handler.finished
 
 
 def qr_code(url: str) -> str:
-    """Half-block characters for a terminal."""
+    """Return the code in half-block characters for a terminal."""
     try:
         import segno
     except ImportError:
@@ -97,12 +98,12 @@ def qr_code(url: str) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def _certificate(host: str, shown: Sequence[str], security: ServeSecurity) -> Certificate | None:
-    if (security.certificate is None) != (security.key is None):
-        raise EdgeSkipError("a certificate needs its key: give both files or neither")
-    if security.certificate is not None and security.key is not None:
-        return own_certificate(security.certificate, security.key)
-    if security.plain or is_loopback(host):
+def _certificate(options: ServeOptions, shown: Sequence[str]) -> Certificate | None:
+    if (options.certificate is None) != (options.key is None):
+        raise EdgeSkipError("a certificate needs its key; give both files or neither")
+    if options.certificate is not None and options.key is not None:
+        return own_certificate(options.certificate, options.key)
+    if options.plain_http or is_loopback(options.host):
         return None
     return self_signed([*shown, "localhost", "127.0.0.1"])
 
@@ -113,37 +114,52 @@ def _announce(
     certificate: Certificate | None,
     *,
     loopback: bool,
-    say: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> None:
     url = server.url(shown[0])
-    say(f"open this page on the device to be measured (it holds a one-time token):\n\n  {url}\n")
+    note(f"open this page on the device to be measured (it holds a one-time token):\n\n  {url}\n")
     for other in shown[1:]:
-        say(f"  or {server.url(other)}")
-    say(qr_code(url))
+        note(f"  or {server.url(other)}")
+    note(qr_code(url))
     if certificate is not None:
-        say("The browser warns of the certificate, which is this machine's own unless you gave one; its sha256 is")
-        say(certificate.fingerprint)
+        note("The browser warns of the certificate, which is this machine's own unless you gave one; its sha256 is")
+        note(certificate.fingerprint)
     elif not loopback:
-        say("Plain http: browsers give the page one thread, no WebGPU, and keep no download.")
+        note("Plain http: browsers give the page one thread, no WebGPU, and keep no download.")
     if loopback:
-        say("Only this machine reaches that address: give  --host 0.0.0.0  for phones on the same network.")
-    say("Ctrl-C ends.")
+        note("Only this machine reaches that address: give  --host 0.0.0.0  for phones on the same network.")
+    note("Ctrl-C ends.")
 
 
 @dataclass
 class _Phone:
+    """A device, its requests, and which of them (by index) are done, running, or were begun how often."""
+
     device: Device
     requests: list[RoundRequest]
     heard: float = field(default_factory=time.monotonic)
-    given_out: dict[int, int] = field(default_factory=dict)  # by index in `requests`: how often it was begun
+    begun: dict[int, int] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     running: int | None = None
 
+    @property
+    def left(self) -> list[int]:
+        return [index for index in range(len(self.requests)) if index not in self.done]
+
+    def find(self, record: RoundResult | RoundFailure) -> list[int]:
+        """Return the requests that a record may answer."""
+        wanted = (record.cell, record.round)
+        return [at for at, request in enumerate(self.requests) if (request.cell, request.round) == wanted]
+
+    def failure(self, index: int, message: str) -> RoundFailure:
+        request = self.requests[index]
+        return RoundFailure(cell=request.cell, round=request.round, created=timestamp(), message=message)
+
 
 class PhoneHandler:
-    """A `Desk` for any number of devices, each with requests of its own, done in their order.
+    """A `ResultHandler` for any number of devices, each with its own requests, done in their order.
 
-    A page that is opened again goes on with what is left; a request in whose middle the page was lost twice is a
+    A page that is opened again continues with what is left; a request during which the page was lost twice is a
     failure: phones close pages that take too much memory.
     """
 
@@ -151,30 +167,28 @@ class PhoneHandler:
         self,
         requests_for: Callable[[Device], Sequence[RoundRequest]],
         keep: Callable[[DeviceRecord], None],
-        say: Callable[[str], None],
+        note: Callable[[str], None],
     ) -> None:
-        self._requests_for, self._keep, self._say = requests_for, keep, say
+        self._requests_for, self._keep, self._note = requests_for, keep, note
         self._phones: dict[str, _Phone] = {}
         self.changed = threading.Event()
 
     @property
     def finished(self) -> int:
-        """Devices that have done, or failed, everything asked of them."""
+        """How many devices have done, or failed, everything they were asked for."""
         return sum(len(phone.done) == len(phone.requests) for phone in self._phones.values())
 
     def give_up(self, silence_s: float) -> None:
-        """What devices that said nothing for so long have not done counts as failed: the page speaks every 3 s."""
+        """Count as failed what devices that were silent for so long have not done: the page reports every 3 s."""
+        message = f"the device said nothing for {silence_s:.0f} s: was the page closed, or the network lost?"
         for phone in list(self._phones.values()):
-            if time.monotonic() - phone.heard < silence_s:
-                continue
-            for index in [at for at in range(len(phone.requests)) if at not in phone.done]:
-                request = phone.requests[index]
-                message = f"the device said nothing for {silence_s:.0f} s: was the page closed, or the network lost?"
-                self._end(phone, RoundFailure(cell=request.cell, round=request.round, created=_now(), message=message))
+            if time.monotonic() - phone.heard >= silence_s:
+                for index in phone.left:
+                    self._end(phone, phone.failure(index, message))
 
     def register(self, device: Device) -> str:
         if device.type != "browser":
-            raise RejectedRecordError("this is no browser")
+            raise RejectedRecordError("this is not a browser")
         known = self._phones.get(device.id)
         if known is not None and known.device.name == device.name:  # another phone may open an address that was sent on
             self._add_rooflines(known, device.rooflines)
@@ -185,7 +199,7 @@ class PhoneHandler:
         requests = list(self._requests_for(device))
         self._keep(device)
         self._phones[device.id] = _Phone(device, requests)
-        self._say(f"{device.id}: {sanitize(device.name, 100)}, {len(requests)} measurements")
+        self._note(f"{device.id}: {sanitize(device.name, 100)}, {len(requests)} measurements")
         self.changed.set()
         return device.id
 
@@ -193,18 +207,16 @@ class PhoneHandler:
         phone = self._phone(device)
         if phone.running is not None:  # the page was opened again in the middle of this one
             index, phone.running = phone.running, None
-            if phone.given_out.get(index, 0) >= _TRIES:
-                request = phone.requests[index]
+            if phone.begun.get(index, 0) >= _ATTEMPTS:
                 message = "the page was closed in the middle, twice: keep it in front, or measure a smaller model"
-                self._end(phone, RoundFailure(cell=request.cell, round=request.round, created=_now(), message=message))
-        return [request for index, request in enumerate(phone.requests) if index not in phone.done]
+                self._end(phone, phone.failure(index, message))
+        return [phone.requests[index] for index in phone.left]
 
     def progress(self, device: str, message: str) -> None:
         phone = self._phone(device)
-        left = [index for index in range(len(phone.requests)) if index not in phone.done]
-        if phone.running is None and left:
-            phone.running = left[0]
-            phone.given_out[left[0]] = phone.given_out.get(left[0], 0) + 1
+        if phone.running is None and phone.left:
+            phone.running = phone.left[0]
+            phone.begun[phone.running] = phone.begun.get(phone.running, 0) + 1
 
     def sample(self, device: str, sample: RoundResult) -> None:
         self._end(self._phone(device), sample)
@@ -213,12 +225,12 @@ class PhoneHandler:
         self._end(self._phone(device), failure)
 
     def _add_rooflines(self, phone: _Phone, rooflines: Sequence[Roofline]) -> None:
-        """The page measures them before its first round, and again where it goes on after it was closed."""
+        """Merge what the page measures before its first round, and again if it continues after it was closed."""
         cells = {(request.cell.provider, request.cell.threads) for request in phone.requests}
         if not {(one.provider, one.threads) for one in rooflines} <= cells:
             raise RejectedRecordError("nobody asked for the roofline of such a cell")
         device = merge_rooflines(phone.device, rooflines)
-        if device != phone.device:  # what says nothing new is not written down again
+        if device != phone.device:  # if nothing is new, nothing is written
             phone.device = device
             self._keep(device)
 
@@ -229,40 +241,23 @@ class PhoneHandler:
         return self._phones[device]
 
     def _end(self, phone: _Phone, record: RoundResult | RoundFailure) -> None:
-        index = next(
-            (
-                index
-                for index, request in enumerate(phone.requests)
-                if (request.cell, request.round) == (record.cell, record.round) and index not in phone.done
-            ),
-            None,
-        )
-        if index is None:
-            if any(
-                (phone.requests[at].cell, phone.requests[at].round) == (record.cell, record.round) for at in phone.done
-            ):
-                return  # it came before, and the page did not hear that it did
+        asked = phone.find(record)
+        if not asked:
             raise RejectedRecordError("nobody asked for this cell and round")
+        index = next((at for at in asked if at not in phone.done), None)
+        if index is None:
+            return  # it came before, and the page was not told so
         if isinstance(record, RoundResult) and not _matches_request(record, phone.requests[index]):
             raise RejectedRecordError("these are other tests or prompts than those asked for")
         self._keep(record)
         phone.done.add(index)
         phone.running = None
         what = "measured" if isinstance(record, RoundResult) else f"failed, {sanitize(record.message)}"
-        self._say(f"{phone.device.id}: {record.cell.target} {record.cell.strategy} round {record.round} {what}")
+        self._note(f"{phone.device.id}: {record.cell.target} {record.cell.strategy} round {record.round} {what}")
         self.changed.set()
 
 
 def _matches_request(sample: RoundResult, request: RoundRequest) -> bool:
-    """Whether it has a figure for each test and prompt that was asked for, and no others."""
-    tests = [(test.test, test.tokens, test.depth) for test in request.tests]
-    found = [(test.test, test.tokens, test.depth) for test in sample.tests]
-    return found == tests and [answer.prompt for answer in sample.answers] == [
-        prompt.name for prompt in request.prompts
-    ]
-
-
-def _now() -> str:
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """Return whether there is a figure for each test and prompt of the request, and no others."""
+    tests, found = ([(test.test, test.tokens, test.depth) for test in some] for some in (request.tests, sample.tests))
+    return found == tests and [one.prompt for one in sample.answers] == [prompt.name for prompt in request.prompts]

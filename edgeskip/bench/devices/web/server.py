@@ -1,4 +1,4 @@
-"""The web server behind the page: gives out files from a table, takes records, keeps everybody else out.
+"""The web server behind the page: serves files from a table, takes records, keeps everybody else out.
 
 One thread with its own event loop. Nothing in a URL is ever a path on disk: names are looked up in tables.
 """
@@ -14,14 +14,15 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from edgeskip.bench.devices.web.artifact import WebArtifact, WebFile, job_json
-from edgeskip.bench.devices.web.handler import RejectedRecordError, ResultHandler
-from edgeskip.bench.devices.web.wasm_env import patch_environment
-from edgeskip.bench.schema import Device, RoundFailure, RoundResult
+from edgeskip.bench.devices.web.packages import patch_environment
+from edgeskip.bench.runner.request import RoundRequest
+from edgeskip.bench.schema import Device, Record, RoundFailure, RoundResult
+from edgeskip.core.bounds import first_problem
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -43,27 +44,48 @@ HEADERS = {
     "worker-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
 }
-Record = TypeVar("Record", bound=BaseModel)
+RecordKind = TypeVar("RecordKind", bound=BaseModel)
 
 
-class ProgressRecord(BaseModel):
+class ProgressRecord(Record):
     """A sign of life."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["progress"] = "progress"
     message: str = Field(max_length=500)
 
 
-class WebServer:
-    """Serves from `start` to `close`; `url` is where the page is, token included.
+class RejectedRecordError(Exception):
+    """A browser sent what nobody asked it for: one line."""
 
-    `defect` is the first error of the desk's own, where it had one: the record it was handed may not be safe.
+
+class ResultHandler(Protocol):
+    """Handler for what browsers post, called by the server's one thread; RejectedRecordError becomes an HTTP 400."""
+
+    def register(self, device: Device) -> str:
+        """Take in what a browser says it is, perhaps again with its rooflines; return the id it has from now on."""
+
+    def work(self, device: str) -> list[RoundRequest]:
+        """Return what is left to do for it. RejectedRecordError for an unknown id."""
+
+    def progress(self, device: str, message: str) -> None:
+        """Take in what it is doing now; comes every few seconds."""
+
+    def sample(self, device: str, sample: RoundResult) -> None:
+        """Keep a round that has ended; return once it is safe. RejectedRecordError if nobody asked for it."""
+
+    def failure(self, device: str, failure: RoundFailure) -> None:
+        """Keep a round that has failed; otherwise as `sample`."""
+
+
+class WebServer:
+    """Serves from `start` to `close`; `url` is the page's address, token included.
+
+    `defect` is the first error of the handler itself, if any: the record it was handed may not be safe.
     """
 
     def __init__(
         self,
-        desk: ResultHandler,
+        handler: ResultHandler,
         artifacts: Mapping[str, WebArtifact],
         packages: Mapping[str, bytes],
         *,
@@ -71,7 +93,7 @@ class WebServer:
         port: int = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._desk, self._artifacts = desk, dict(artifacts)
+        self._handler, self._artifacts = handler, dict(artifacts)
         self._host, self._port, self._tls = host, port, tls
         self._token = secrets.token_urlsafe(12)
         self._static = {path.name: path.read_bytes() for path in _PAGE.iterdir() if path.is_file()}
@@ -91,27 +113,27 @@ class WebServer:
         return self._port
 
     def url(self, host: str | None = None) -> str:
-        """The page's address on `host`, which is where others reach this machine."""
+        """Return the page's address on `host`, by which others reach this machine."""
         name = host or self._host
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://{f'[{name}]' if ':' in name else name}:{self._port}/{self._token}/"
 
     def add(self, artifact: WebArtifact) -> None:
-        """One more artifact to give out, under its path."""
+        """Serve one more artifact, under its path."""
         self._artifacts[str(artifact.path)] = artifact
 
     def start(self) -> None:
-        """Returns once it listens. EdgeSkipError where the port is taken or the address is not this machine's."""
+        """Listen, and return once it does. EdgeSkipError if the port is taken or the address is not this machine's."""
         try:
             import aiohttp  # noqa: F401
         except ImportError:
             raise MissingExtraError("aiohttp", "bench") from None
         ready: list[BaseException | None] = []
-        told = threading.Event()
+        started = threading.Event()
 
         def listens() -> None:
             ready.append(None)
-            told.set()
+            started.set()
 
         def run() -> None:
             try:
@@ -119,11 +141,11 @@ class WebServer:
             except BaseException as error:
                 ready.append(error)
             finally:
-                told.set()
+                started.set()
 
         self._thread = threading.Thread(target=run, name="web server", daemon=True)
         self._thread.start()
-        told.wait(30)
+        started.wait(30)
         error = ready[0] if ready else TimeoutError("it does not start")
         if isinstance(error, OSError):
             where = f"{self._host}:{self._port}"
@@ -134,7 +156,7 @@ class WebServer:
             raise error
 
     def call_soon(self, work: Callable[[], None]) -> None:
-        """Runs `work` in the server's thread, where records are handed on, between two of them."""
+        """Run `work` in the server's thread, which hands on records, between two of them."""
 
         def run() -> None:
             try:
@@ -146,7 +168,7 @@ class WebServer:
             self._loop.call_soon_threadsafe(run)
 
     def close(self) -> None:
-        """Ends every connection; may be called twice."""
+        """End every connection; may be called twice."""
         if self._loop is not None and self._stop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread is not None:
@@ -165,7 +187,7 @@ class WebServer:
         app.router.add_post("/{token}/results", self._results)
         app.router.add_post("/{token}/failure", self._failure)
         app.router.add_post("/{token}/progress", self._progress)
-        silent = logging.getLogger(f"{__name__}.silent")  # aiohttp prints a traceback for what is no HTTP
+        silent = logging.getLogger(f"{__name__}.silent")  # aiohttp prints a traceback for what is not HTTP
         silent.addHandler(logging.NullHandler())
         silent.propagate = False
         runner = web.AppRunner(app, access_log=None, logger=silent, shutdown_timeout=1.0, handle_signals=False)
@@ -182,7 +204,7 @@ class WebServer:
 
     @property
     def _guard(self) -> Callable[..., Awaitable[web.StreamResponse]]:
-        """The token first, whatever is asked for; then the answer with the headers that every answer has."""
+        """Check the token first, whatever is asked for; then add the headers that every answer has."""
         from aiohttp import web
 
         @web.middleware
@@ -238,7 +260,7 @@ class WebServer:
 
     async def _work(self, request: web.Request) -> web.StreamResponse:
         jobs = []
-        for job in self._desk.work(request.query.get("device", "")):
+        for job in self._handler.work(request.query.get("device", "")):
             artifact = self._artifacts.get(job.path)
             if artifact is None:
                 raise RejectedRecordError(f"{job.path} is not served")
@@ -250,37 +272,35 @@ class WebServer:
     async def _device(self, request: web.Request) -> web.StreamResponse:
         from aiohttp import web
 
-        return web.json_response({"id": self._desk.register(await _read(request, Device))})
+        return web.json_response({"id": self._handler.register(await _read(request, Device))})
 
     async def _results(self, request: web.Request) -> web.StreamResponse:
         sample = await _read(request, RoundResult)
-        self._desk.sample(sample.cell.device, sample)
+        self._handler.sample(sample.cell.device, sample)
         return _text(200, "kept")
 
     async def _failure(self, request: web.Request) -> web.StreamResponse:
         failure = await _read(request, RoundFailure)
-        self._desk.failure(failure.cell.device, failure)
+        self._handler.failure(failure.cell.device, failure)
         return _text(200, "kept")
 
     async def _progress(self, request: web.Request) -> web.StreamResponse:
         progress = await _read(request, ProgressRecord)
-        self._desk.progress(request.query.get("device", ""), progress.message)
+        self._handler.progress(request.query.get("device", ""), progress.message)
         return _text(200, "")
 
 
-async def _read(request: web.Request, kind: type[Record]) -> Record:
-    """The body as a record; RejectedRecordError says in one line what is wrong with it."""
+async def _read(request: web.Request, kind: type[RecordKind]) -> RecordKind:
+    """Return the body as a record; RejectedRecordError says in one line what is wrong with it."""
     body = await asyncio.wait_for(request.read(), READ_TIMEOUT_S)
     try:
         record = kind.model_validate(json.loads(body))
-        record.model_dump_json()  # what cannot be written down is not taken in
+        record.model_dump_json()  # what cannot be written is rejected
         return record
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RejectedRecordError(f"this is no {kind.__name__} ({where}: {first['msg']})") from None
+        raise RejectedRecordError(f"this is not a {kind.__name__} ({first_problem(error)})") from None
     except (ValueError, RecursionError):  # PydanticSerializationError, of an unpaired surrogate, is a ValueError too
-        raise RejectedRecordError(f"this is no {kind.__name__} (not JSON)") from None
+        raise RejectedRecordError(f"this is not a {kind.__name__} (not JSON)") from None
 
 
 def _from(table: Mapping[str, bytes], name: str) -> web.StreamResponse:

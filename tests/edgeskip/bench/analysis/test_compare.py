@@ -204,5 +204,5 @@ def test_bad_options(cli: Cli, tmp_path: Path, arguments: tuple[str, ...], words
 def test_bad_files(cli: Cli, tmp_path: Path) -> None:
     a = write_run(run_of([1]), tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").write_text("{}")
-    assert "is no benchmark run" in cli("compare", a, tmp_path / "b.jsonl").complaint()
+    assert "a benchmark run" in cli("compare", a, tmp_path / "b.jsonl").complaint()
     assert "No such file" in cli("compare", a, tmp_path / "c.jsonl").complaint()

@@ -169,7 +169,7 @@ def test_the_summary_says_what_the_figures_say() -> None:
         ),
         (
             "",
-            "6 rounds of 2 cells on 1 device were measured, each in a process of its own. "
+            "6 rounds of 2 cells on 1 device were measured, each in its own process. "
             "Emulated, not the device itself: Made CPU, emulated: 4x CPU throttling.",
         ),
     ]

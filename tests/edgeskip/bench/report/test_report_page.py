@@ -353,7 +353,7 @@ def test_the_verb(cli: Any, tmp_path: Path) -> None:
         in cli("report", path, "-o", tmp_path / "report.html").complaint()
     )
     (tmp_path / "no.jsonl").write_text("{}\n")
-    assert "is no benchmark run" in cli("report", tmp_path / "no.jsonl", "-o", tmp_path / "x.html").complaint()
+    assert "a benchmark run" in cli("report", tmp_path / "no.jsonl", "-o", tmp_path / "x.html").complaint()
     assert "No such file" in cli("report", tmp_path / "none.jsonl", "-o", tmp_path / "x.html").complaint()
 
 

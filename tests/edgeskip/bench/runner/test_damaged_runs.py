@@ -79,7 +79,7 @@ def test_times_that_nothing_measured_are_refused(seconds: float, tmp_path: Path)
     path = write_run(made_run(made_target(), made_device()), tmp_path / "a.jsonl")
     with path.open("a") as file:
         file.write(json.dumps(good) + "\n")
-    with pytest.raises(EdgeSkipError, match="is no benchmark run"):
+    with pytest.raises(EdgeSkipError, match="a benchmark run"):
         read_run(path)
 
 

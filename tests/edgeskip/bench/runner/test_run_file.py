@@ -90,7 +90,7 @@ def test_an_existing_file_is_never_written_over(tmp_path: Path) -> None:
 )
 def test_what_is_no_run_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.jsonl").write_bytes(content)
-    with pytest.raises(EdgeSkipError, match="is no benchmark run") as raised:
+    with pytest.raises(EdgeSkipError, match="a benchmark run") as raised:
         read_run(tmp_path / "run.jsonl")
     assert "\n" not in str(raised.value)
 

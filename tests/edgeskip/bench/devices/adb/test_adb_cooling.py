@@ -53,7 +53,7 @@ def test_no_temperature_at_all(phone: Phone) -> None:
     phone.transcript = Transcript((*phone.transcript.entries, Entry(ZONES)))
     sample = phone.run()
     assert sample.conditions.temperature_c == []
-    assert "the phone tells no temperature: it was not waited for to cool" in sample.notes
+    assert any("temperature" in note for note in sample.notes)
 
 
 def test_battery_saver_is_noted(phone: Phone) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from edgeskip.artifacts.gguf.manifest import GgufManifest
 from edgeskip.artifacts.manifest import read_manifest
-from edgeskip.bench.devices.ssh.artifact import list_artifact_files
+from edgeskip.bench.devices.ssh.transfer import list_artifact_files
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeskip.bench.devices.web.packages import web_packages
-from edgeskip.bench.devices.web.wasm_env import SWITCH, patch_environment
+from edgeskip.bench.devices.web.packages import WASM_SWITCH as SWITCH
+from edgeskip.bench.devices.web.packages import patch_environment, web_packages
 from edgeskip.core.errors import EdgeSkipError
 
 GLUE = "ort-wasm-simd-threaded.mjs"

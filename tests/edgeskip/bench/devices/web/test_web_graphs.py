@@ -14,7 +14,7 @@ from accepted import accept_changes
 from web_artifacts import web_artifact
 
 from edgeskip.bench.devices.web.artifact import WebArtifact
-from edgeskip.bench.devices.web.graphs import derive, quantised_bytes, switches_of, weight_files
+from edgeskip.bench.devices.web.graphs import derive, quantized_bytes, switches_of, weight_files
 from edgeskip.bench.runner.request import BenchPrompt
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
@@ -84,7 +84,7 @@ def test_unpacked_matrices_are_what_the_int4_kernels_multiply_by(tiny_llama: Pat
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
         assert np.abs(expected).max() > 1
     assert sha256_of(folder / "model.onnx.data") == weights
-    assert quantised_bytes(folder / "model.onnx") > 4 * 320 * 64
+    assert quantized_bytes(folder / "model.onnx") > 4 * 320 * 64
 
 
 def _all(nodes: Any) -> list[Any]:

@@ -14,9 +14,9 @@ from served_bench import LIB, Bench, sample_of
 
 from edgeskip.bench.devices.web.artifact import WebArtifact
 from edgeskip.bench.devices.web.certificates import addresses, own_certificate, self_signed
-from edgeskip.bench.devices.web.handler import RejectedRecordError
-from edgeskip.bench.devices.web.serve import DeviceRecord, ServeSecurity, qr_code, serve
-from edgeskip.bench.devices.web.server import WebServer
+from edgeskip.bench.devices.web.serve import DeviceRecord, qr_code, serve
+from edgeskip.bench.devices.web.serve_config import ServeOptions
+from edgeskip.bench.devices.web.server import RejectedRecordError, WebServer
 from edgeskip.bench.schema import Device, RoundFailure
 from edgeskip.core.errors import EdgeSkipError
 
@@ -104,7 +104,7 @@ def test_https_with_a_certificate_of_its_own(
 
 def test_a_bad_certificate_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "c.pem").write_text("no certificate", encoding="utf-8")
-    with pytest.raises(EdgeSkipError, match="is no PEM certificate"):
+    with pytest.raises(EdgeSkipError, match=r"c\.pem is not a PEM"):
         own_certificate(tmp_path / "c.pem", tmp_path / "k.pem")
 
 
@@ -138,7 +138,7 @@ def test_serving_ends_when_the_devices_are_done(artifact: WebArtifact, monkeypat
             url = line.split("\n\n")[1].strip()
             threading.Thread(target=phone, args=(url,), daemon=True).start()
 
-    assert serve([artifact.path], bench.requests_for, kept.append, devices=1, say=say) == 1
+    assert serve([artifact.path], bench.requests_for, kept.append, ServeOptions(devices=1), note=say) == 1
     assert [record.kind for record in kept] == ["device", "sample", "sample"]
     assert any("Only this machine reaches" in line for line in lines)
     assert any("█" in line for line in lines)  # the QR code
@@ -148,13 +148,13 @@ def test_other_hosts_get_https_unless_plain_is_asked_for(tmp_path: Path, monkeyp
     from edgeskip.bench.devices.web.serve import _certificate
 
     monkeypatch.setenv("EDGESKIP_CACHE", str(tmp_path))
-    assert _certificate("127.0.0.1", ["127.0.0.1"], ServeSecurity()) is None
-    assert _certificate("0.0.0.0", ["192.0.2.7"], ServeSecurity(plain=True)) is None
-    made = _certificate("0.0.0.0", ["192.0.2.7"], ServeSecurity())
+    assert _certificate(ServeOptions(), ["127.0.0.1"]) is None
+    assert _certificate(ServeOptions("0.0.0.0", plain_http=True), ["192.0.2.7"]) is None
+    made = _certificate(ServeOptions("0.0.0.0"), ["192.0.2.7"])
     assert made is not None
     assert made.fingerprint.count(":") == 31
     with pytest.raises(EdgeSkipError, match="needs its key"):
-        _certificate("0.0.0.0", [], ServeSecurity(certificate=tmp_path / "c.pem"))
+        _certificate(ServeOptions("0.0.0.0", certificate=tmp_path / "c.pem"), [])
     found = addresses()
     assert len(found) == len(set(found))
     assert all(address.count(".") == 3 for address in found)
