@@ -127,10 +127,10 @@ def test_tests_are_llama_benchs() -> None:
 def test_baselines_and_references() -> None:
     skip, lossy = target("skip", label="lossy-skip"), target("lossy", "llama.cpp", label="lossy-skip")
     check_baselines([DENSE], ["dense"])
-    with pytest.raises(EdgeSkipError, match="--baseline x .*choose from dense"):
+    with pytest.raises(EdgeSkipError, match=r"--baseline x .*choose from dense"):
         check_baselines([DENSE], ["x"])
     check_distinct_names(["a", "b"])
-    with pytest.raises(EdgeSkipError, match="two targets are called a: name them"):
+    with pytest.raises(EdgeSkipError, match="called a;"):
         check_distinct_names(["a", "b", "a"])
     assert reference_of(skip, [DENSE, skip], []) == DENSE
     assert reference_of(DENSE, [DENSE, skip], []) is None  # itself

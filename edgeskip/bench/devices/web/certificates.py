@@ -75,7 +75,8 @@ def self_signed(hosts: Sequence[str]) -> Certificate:
             if age_days < _VALID_DAYS - _RENEW_DAYS:
                 return found
     now = datetime.datetime.now(datetime.UTC)
-    made = trustme.CA(organization_name="EdgeSkip benchmark").issue_cert(
+    authority = trustme.CA(organization_name="EdgeSkip benchmark")
+    made = authority.issue_cert(
         *names,
         not_before=now - datetime.timedelta(days=1),  # the phone's clock may be behind
         not_after=now + datetime.timedelta(days=_VALID_DAYS),
@@ -84,7 +85,7 @@ def self_signed(hosts: Sequence[str]) -> Certificate:
     key.unlink(missing_ok=True)
     with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(made.private_key_pem.bytes())
-    replace_file(certificate, b"".join(pem.bytes() for pem in made.cert_chain_pems))
+    replace_file(certificate, made.cert_chain_pems[0].bytes() + authority.cert_pem.bytes())
     return own_certificate(certificate, key)
 
 

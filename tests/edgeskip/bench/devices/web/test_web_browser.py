@@ -258,7 +258,7 @@ def test_a_browser_that_dies_or_never_speaks_is_an_error(
         program.chmod(0o755)
         with pytest.raises(EdgeSkipError, match=message):
             BrowserLauncher(browser=str(program))
-    with pytest.raises(EdgeSkipError, match="is no program"):
+    with pytest.raises(EdgeSkipError, match="none is not a program"):
         BrowserLauncher(browser=str(tmp_path / "none"))
 
 

@@ -98,7 +98,7 @@ def _all(nodes: Any) -> list[Any]:
 
 def test_what_is_no_graph_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\x08garbage")
-    with pytest.raises(EdgeSkipError, match="is no ONNX graph"):
+    with pytest.raises(EdgeSkipError, match="an ONNX graph"):
         derive(tmp_path / "model.onnx")
 
 

@@ -39,7 +39,7 @@ def test_a_device_that_is_gone_ends_with_failures(bench: Bench) -> None:
 
 def test_a_name_cannot_command_the_terminal(bench: Bench) -> None:
     heard: list[str] = []
-    bench.phones._say = heard.append
+    bench.phones._note = heard.append
     device = {"kind": "device", "id": "new", "type": "browser", "name": "p\x1b]0;x\x07\nq", "facts": {}}
     assert bench.post("device", device)[0] == 200
     (line,) = heard
