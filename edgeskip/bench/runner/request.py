@@ -43,4 +43,4 @@ class RoundRequest(Record):
     max_tokens: int
     seed: int = 0
     allow_fallback: bool = False
-    chat_options: dict[str, Any] = {}
+    chat_options: dict[str, Any] = Field(default_factory=dict)
