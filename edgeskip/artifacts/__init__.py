@@ -1,1 +1,1 @@
-"""What an export leaves: manifests, their files, and where a named artifact is."""
+"""What an export leaves: manifests, their files, and the location of a named artifact."""

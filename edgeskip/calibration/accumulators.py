@@ -93,7 +93,7 @@ def statistics_of(
 
     A bias holds for the text it was measured on. `bias_share` says how far windows agree on it: 1 − v/‖b‖², not
     below 0, with v the variance of b between windows; it shrinks b towards 0 as James and Stein's estimator does.
-    EdgeSkipError where a sum is not finite.
+    Raises EdgeSkipError if a sum is not finite.
     """
     num_blocks = scalars.shape[1] // 2
     for sublayer in sublayers_of(num_blocks):
@@ -138,7 +138,7 @@ def statistics_of(
 
 
 def _bias_share(scalars: Array, slope: Array, square_bias: Array) -> Array | None:
-    """1 − v/‖b‖² for every sublayer [2M]; None where a single window tells nothing of the variance v."""
+    """1 − v/‖b‖² for every sublayer [2M]; None if a single window tells nothing of the variance v."""
     windows = scalars[_WINDOWS]
     if not (windows > 1).all():
         return None

@@ -47,11 +47,14 @@ class CalibrationConfig:
         for layer in self.exits:
             if not 1 <= layer < num_blocks:
                 raise EdgeSkipError(
-                    f"--exits {layer} is no exit layer: a model of {num_blocks} blocks has 1 … {num_blocks - 1}"
+                    f"--exits {layer} is not an exit layer; a model of {num_blocks} blocks has 1 … {num_blocks - 1}"
                 )
 
     def context_for(self, max_positions: int) -> int:
-        """Return tokens per window for a model that holds `max_positions`; EdgeSkipError where they are too many."""
+        """Return tokens per window for a model that holds `max_positions`.
+
+        Raises EdgeSkipError if they are too many.
+        """
         if self.context is not None and self.context > max_positions:
             raise EdgeSkipError(f"--context {self.context} is longer than the model's {max_positions} positions")
         return self.context or min(1024, max_positions, max(self.tokens, _SHORTEST))

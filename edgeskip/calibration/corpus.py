@@ -52,7 +52,7 @@ def read_corpus(paths: Sequence[Path], field: str | None = None) -> Corpus:
     """Read .jsonl files (one document per record, from `field`) and text files (one document each).
 
     Without `field` a record's `text`, or else its only string, is read. EdgeSkipError for a file that is missing,
-    not UTF-8, not JSON lines or without the field, and where there is no text at all.
+    not UTF-8, not JSON lines or without the field, or if there is no text at all.
     """
     documents: list[str] = []
     files: list[CorpusFile] = []
@@ -61,7 +61,7 @@ def read_corpus(paths: Sequence[Path], field: str | None = None) -> Corpus:
             data = read_bounded(path)
             text = decode_text(data, path)
         except FileNotFoundError:
-            raise EdgeSkipError(f"there is no corpus file {path}: name a text or .jsonl file") from None
+            raise EdgeSkipError(f"corpus file {path} does not exist; name a text or .jsonl file") from None
         except OSError as error:
             raise EdgeSkipError(f"cannot read the corpus file {path}: {error.strerror}") from None
         documents += _records(path, text, field) if path.suffix == ".jsonl" else [text]
@@ -101,7 +101,7 @@ def cut(ids: Sequence[int], start: list[int], *, context: int, tokens: int, seed
 
     Where the ids give more windows than wanted, `seed` draws some, so that they come from all over the corpus. A model
     whose tokenizer starts a text with special tokens (`start`: BOS) gets them at the start of every window.
-    EdgeSkipError where the ids do not fill one window.
+    Raises EdgeSkipError if the ids do not fill one window.
     """
     body = context - len(start)
     if body < 1:
@@ -118,7 +118,7 @@ def cut(ids: Sequence[int], start: list[int], *, context: int, tokens: int, seed
 
 
 def prompts_from(windows: list[list[int]], *, count: int, length: int, seed: int) -> list[list[int]]:
-    """`count` prompts of `length` tokens cut from the windows, drawn by `seed`; fewer where there are no more."""
+    """`count` prompts of `length` tokens cut from the windows, drawn by `seed`; fewer if there are no more."""
     pieces = [window[i : i + length] for window in windows for i in range(0, len(window) - length + 1, length)]
     return random.Random(seed).sample(pieces, min(count, len(pieces)))
 

@@ -34,7 +34,7 @@ def roles_of(windows: int, context: int) -> list[int]:
     """Return what each window is for: a fifth (at least one) held out, a fifth of the rest to choose λ by, spread
     evenly.
 
-    EdgeSkipError where there is only one window of `context` tokens.
+    Raises EdgeSkipError if there is only one window of `context` tokens.
     """
     if windows < 2:
         raise EdgeSkipError(
@@ -111,8 +111,8 @@ class ExitProbe:
     ) -> tuple[list[ExitStatistics], dict[int, NDArray[np.float32]]]:
         """Return the exits' statistics and maps from all processes' windows, which must call this together.
 
-        Maps are rounded to float16 where that can hold them, and measured as rounded. `advance` is told the held-out
-        tokens of this process as they are done. EdgeSkipError where an exit state is not finite.
+        Maps are rounded to float16 if that can hold them, and measured as rounded. `advance` is told the held-out
+        tokens of this process as they are done. Raises EdgeSkipError if an exit state is not finite.
         """
         import torch
 

@@ -2,7 +2,7 @@
 
 
 class EdgeSkipError(Exception):
-    """Something the user can mend.
+    """A problem that the user can fix.
 
     The message is one line that says what is wrong and what to do. The command line prints it without a
     traceback and exits with code 2; everything else that escapes is a defect of ours.

@@ -30,7 +30,7 @@ def sha256_of(path: Path) -> str:
 def replace_file(path: Path, data: bytes, *, overwrite: bool = True) -> None:
     """Write `data` beside `path`, flushes it to disk and rename it into place; an OSError names `path`.
 
-    EdgeSkipError if something is there and `overwrite` is false, however lately it came.
+    Raises EdgeSkipError if something is there and `overwrite` is false, however lately it came.
     """
     temporary: Path | None = None
     try:
@@ -80,7 +80,7 @@ def staged_files(targets: Sequence[Path], *, overwrite: bool) -> Iterator[list[P
     """Paths in a temporary folder beside the `targets` (all of one folder), under their names, that become them
     together when the block ends without an error.
 
-    EdgeSkipError where one exists and `overwrite` is false; on any error nothing at the targets has changed. An
+    Raises EdgeSkipError if one exists and `overwrite` is false; on any error nothing at the targets has changed. An
     OSError in writing names the first.
     """
     for target in targets:
@@ -99,7 +99,7 @@ def staged_files(targets: Sequence[Path], *, overwrite: bool) -> Iterator[list[P
 def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Return a temporary folder beside `target` that becomes `target` when the block ends without an error.
 
-    EdgeSkipError where `target` exists and `overwrite` is false; on any error the temporary folder is removed
+    Raises EdgeSkipError if `target` exists and `overwrite` is false; on any error the temporary folder is removed
     and what was at `target` stays as it was. An OSError in writing names `target`.
     """
     refuse_folder(target, overwrite=overwrite)
@@ -207,13 +207,13 @@ def _take_places(staged: Sequence[Path], targets: Sequence[Path], *, overwrite: 
 
 
 def _put(path: Path, target: Path, *, overwrite: bool) -> None:
-    """Rename the file `path` to `target`; EdgeSkipError if something is there and `overwrite` is false."""
+    """Rename the file `path` to `target`; raises EdgeSkipError if something is there and `overwrite` is false."""
     if overwrite:
         path.replace(target)
         return
     try:
         try:
-            os.link(path, target)  # unlike a rename, which replaces, this fails where something is
+            os.link(path, target)  # unlike a rename, which replaces, this fails if something is
             path.unlink()
         except FileExistsError:
             raise

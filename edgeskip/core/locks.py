@@ -36,7 +36,7 @@ def lock_path(target: Path) -> Path:
 def claim(*targets: Path) -> Iterator[None]:
     """Hold `targets` as outputs of this process while the block runs; a thread that holds one may claim it again.
 
-    Folders on the way are made, and removed afterwards if they are still empty. EdgeSkipError if another process
+    Folders on the way are made, and removed afterwards if they are still empty. Raises EdgeSkipError if another process
     holds one of them.
     """
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def _told(target: Path, who: str) -> str:
 
 
 def _lock(path: Path, target: Path) -> int | None:
-    """Return the open lock file; None where there are no locks. EdgeSkipError if somebody else holds it."""
+    """Return the open lock file; None if there are no locks. Raises EdgeSkipError if somebody else holds it."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

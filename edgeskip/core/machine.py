@@ -32,7 +32,7 @@ SIMD_FLAGS = (
 
 @dataclass(frozen=True)
 class Machine:
-    """Memory in bytes; None where the system does not say."""
+    """Memory in bytes; None if the system does not say."""
 
     system: str
     processor: str
@@ -129,7 +129,7 @@ _ARM_CORES = {
 
 
 def _arm_core(cpu: dict[str, str]) -> str:
-    """Return the first core's name on Linux on Arm, which has no "model name"; '' where this is none."""
+    """Return the first core's name on Linux on Arm, which has no "model name"; '' if this is none."""
     maker, part = cpu.get("CPU implementer", ""), cpu.get("CPU part", "")
     try:
         core = _ARM_CORES.get(int(part, 16)) if int(maker, 16) == 0x41 else None

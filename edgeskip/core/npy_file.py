@@ -22,7 +22,7 @@ def read_npy(path: Path, kinds: str, *, dimensions: int = 1) -> NDArray[Any]:
         dimensions: How many dimensions it must have.
 
     Raises:
-        ValueError: If it is no such array, or holds less or more than its header says. One line.
+        ValueError: If it is not such an array, or holds less or more than its header says. One line.
         OSError: If it cannot be read.
     """
     with path.open("rb") as file:

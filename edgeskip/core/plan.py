@@ -27,7 +27,7 @@ Label = Literal["dense", "lossy-skip", "draft-only", "verified"]
 class Skip:
     """A skipped sublayer becomes `x ← scale·x + map·u + bias` on the residual stream (AdaSkip eq. 3; design §2, §4).
 
-    u is what the sublayer `source`, the last one kept before this, has added to the stream; nothing where that one is
+    u is what the sublayer `source`, the last one kept before this, has added to the stream; nothing if that one is
     left out too, by an engine for instance that skips more as it runs.
     """
 

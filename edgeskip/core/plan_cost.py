@@ -57,7 +57,7 @@ class PlanCost(_Record):
 
 
 def plan_digest(fingerprint: str, plan: Plan) -> str:
-    """Return what tells one plan of one model from another: its skips, what replaces them and with which scales."""
+    """Return what identifies one plan of one model: its skips, what replaces them and with which scales."""
     skips = [[str(skip.sublayer), skip.scale] for skip in plan.skips]
     data = json.dumps([fingerprint, plan.compensation if skips else "none", skips])
     return hashlib.sha256(data.encode()).hexdigest()[:16]

@@ -37,7 +37,7 @@ def distribution_name(name: str) -> str:
 
 
 def installed_version(package: str) -> str | None:
-    """Version of an installed distribution, None where it is not installed."""
+    """Version of an installed distribution, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -47,7 +47,7 @@ def installed_version(package: str) -> str | None:
 def requirements() -> tuple[Requirement, ...]:
     """Return everything that EdgeSkip's own metadata declares, in its order.
 
-    Empty where the metadata is not installed.
+    Empty if the metadata is not installed.
     """
     from packaging.requirements import Requirement as Declared
 
@@ -73,7 +73,7 @@ def requirements() -> tuple[Requirement, ...]:
 
 
 def extra_of(module: str) -> str | None:
-    """Return the extra that brings the importable top-level `module`; None where no extra does."""
+    """Return the extra that brings the importable top-level `module`; None if no extra does."""
     name = distribution_name(module)
     name = _BROUGHT_BY.get(name, name)
     return next((r.extra for r in requirements() if r.extra and distribution_name(r.package) == name), None)

@@ -19,7 +19,7 @@ def read_arrays(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         The arrays by name, and the file's metadata, which the format keeps as text.
 
     Raises:
-        ValueError: If it is no such file, or has arrays of a type that numpy has not, such as BF16. One line.
+        ValueError: If it is not such a file, or has arrays of a type that numpy does not have, such as BF16. One line.
 
     Source: the format's description in the safetensors library's README.
     """
@@ -31,6 +31,6 @@ def read_arrays(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     except SafetensorError as error:
         raise ValueError(str(error)) from None
     except KeyError as error:  # how its table of numpy's types says it
-        raise ValueError(f"an array is of type {error.args[0]}, which numpy has not") from None
+        raise ValueError(f"an array is of type {error.args[0]}, which numpy does not have") from None
     header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return arrays, header.get("__metadata__") or {}

@@ -35,7 +35,7 @@ def sublayers_of(num_blocks: int) -> tuple[Sublayer, ...]:
 
 
 def parse_sublayer(name: str, num_blocks: int) -> Sublayer:
-    """`"attn.7"` → Sublayer(7, "attn"); EdgeSkipError where the model has no such sublayer."""
+    """`"attn.7"` → Sublayer(7, "attn"); raises EdgeSkipError if the model has no such sublayer."""
     match = re.fullmatch(r"(attn|ffn)\.([0-9]+)", name.strip())
     block = whole_number(match[2]) if match else None
     if match is None or block is None or block >= num_blocks:

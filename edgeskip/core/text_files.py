@@ -24,7 +24,7 @@ def decode_text(data: bytes, name: str | Path) -> str:
     """Return the text of `data`, without a byte order mark; line ends stay as they are.
 
     Raises:
-        EdgeSkipError if it is not text; `name` is what the message calls it.
+        Raises EdgeSkipError if it is not text; `name` is what the message calls it.
     """
     mark, encoding = next(((mark, encoding) for mark, encoding in _MARKS if data.startswith(mark)), (b"", "utf-8"))
     also = "" if encoding == "utf-8" else f", nor {encoding.upper()[:-3]} as its first bytes say"
@@ -39,8 +39,8 @@ def decode_text(data: bytes, name: str | Path) -> str:
 
 
 def read_text_file(path: Path) -> str:
-    """Return the text of a file, with Windows' and old Macs' line ends made \\n; EdgeSkipError if it is not text, or
-    more than `MAX_BYTES`."""
+    """Return the text of a file, with Windows' and old Macs' line ends made \\n; raises EdgeSkipError if it is not
+    text, or more than `MAX_BYTES`."""
     return unix_lines(decode_text(read_bounded(path), path))
 
 
@@ -48,7 +48,7 @@ def read_bounded(source: Path | BinaryIO, name: str | Path | None = None) -> byt
     """Return all of a file, or of an open stream that messages call `name`: it may have no end, as /dev/zero.
 
     Raises:
-        EdgeSkipError if there are more than `MAX_BYTES`.
+        Raises EdgeSkipError if there are more than `MAX_BYTES`.
         OSError if it cannot be read.
     """
     if isinstance(source, Path):

@@ -23,7 +23,7 @@ def locate(data: Path | None, names: Sequence[str], task: str) -> list[Path]:
     """Return the files `names` of the folder `data` (None = the default one); a file for `data` stands for a single
     name.
 
-    EdgeSkipError where one is missing.
+    Raises EdgeSkipError if one is missing.
     """
     folder = default_data() if data is None else data
     if folder.is_file():
@@ -31,7 +31,7 @@ def locate(data: Path | None, names: Sequence[str], task: str) -> list[Path]:
             raise EdgeSkipError(f"--data {folder} is a file, which {task} cannot read: give the folder of its data")
         return [folder]
     if not folder.is_dir():
-        raise EdgeSkipError(f"there is no data folder {folder}: name one with --data or EDGESKIP_DATA")
+        raise EdgeSkipError(f"data folder {folder} does not exist; name one with --data or EDGESKIP_DATA")
     for name in names:
         if not (folder / name).is_file():
             raise EdgeSkipError(f"{folder} has no {name}, which {task} needs: choose another --data")
@@ -44,7 +44,7 @@ def drawn(items: Sequence[Item], limit: int | None) -> list[Item]:
 
 
 def records(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """(place for messages, record) of a .jsonl or .tsv file; EdgeSkipError where it is damaged or has none."""
+    """(place for messages, record) of a .jsonl or .tsv file; raises EdgeSkipError if it is damaged or has none."""
     found = list(read_records(path))
     if not found:
         raise EdgeSkipError(f"{path} has no records: choose another --data")

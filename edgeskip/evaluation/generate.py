@@ -1,4 +1,4 @@
-"""A task's samples through a session: the prompt in token ids, cut in its middle where it is too long; the answer."""
+"""A task's samples through a session: the prompt in token ids, cut in its middle if it is too long; the answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cut_middle(ids: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def prompt_room(context_length: int, task: Task, settings: EvalSettings) -> int:
-    """Most tokens of a prompt; EdgeSkipError where the answer leaves it no room."""
+    """Most tokens of a prompt; raises EdgeSkipError if the answer leaves it no room."""
     new = settings.max_new_tokens or task.max_new_tokens
     room = context_length - new
     if room < 2:
@@ -41,7 +41,7 @@ def answer(session: Session, task: Task, sample: EvalSample, settings: EvalSetti
     """
     chat = task.chat and session.chat_template is not None
     if settings.chat_kwargs and task.chat and not chat:
-        raise EdgeSkipError("--chat-option is for a chat template, which this artifact has not: leave it out")
+        raise EdgeSkipError("--chat-option needs a chat template, and this artifact has none; leave it out")
     options: dict[str, Any] = {"chat_kwargs": settings.chat_kwargs} if chat and settings.chat_kwargs else {}
     whole = session.encode(sample.prompt, chat=chat, **options)
     layer = settings.exit_layer

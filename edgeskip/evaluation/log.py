@@ -56,7 +56,7 @@ class RecordLog:
             file.flush()
 
     def _resume(self, path: Path, metrics: Sequence[str]) -> int | None:
-        """Take the records of whole lines and return their bytes; None where not even the first line is whole."""
+        """Take the records of whole lines and return their bytes; None if not even the first line is whole."""
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if not whole and data.startswith(b'{"format"'[: len(data)]):
@@ -74,7 +74,7 @@ class RecordLog:
                 raise ValueError(f"a record has no {missing[0]}")
         except ValueError as error:
             raise EdgeSkipError(
-                f"{path} is no log of an evaluation ({error}): choose another -o or add --overwrite"
+                f"{path} is not an evaluation log ({error}); choose another -o or add --overwrite"
             ) from None
         if before != self._settings:
             names = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]

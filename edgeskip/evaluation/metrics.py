@@ -67,7 +67,7 @@ def class_score(prediction: str, answer: str, classes: Sequence[str]) -> float:
 
 
 def exact_match(prediction: str, answers: Iterable[str]) -> float:
-    """1 where the prediction is one of the answers, white space aside."""
+    """1 if the prediction is one of the answers, white space aside."""
     return float(any(prediction.split() == answer.split() for answer in answers))
 
 

@@ -15,7 +15,10 @@ ROWS = 128  # in float64 at once
 
 
 def cut_windows(ids: Sequence[int], count: int, length: int) -> list[NDArray[np.int64]]:
-    """Return the first `count` windows of `length` token ids, end to end; EdgeSkipError where the text has fewer."""
+    """Return the first `count` windows of `length` token ids, end to end.
+
+    Raises EdgeSkipError if the text has fewer.
+    """
     if len(ids) < count * length:
         raise EdgeSkipError(f"the test text has {len(ids)} tokens, not {count} × {length}")
     return [np.array(ids[i * length : (i + 1) * length], dtype=np.int64) for i in range(count)]

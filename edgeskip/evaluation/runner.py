@@ -59,7 +59,7 @@ def evaluate(
 
     `data` is the folder of the tasks' files (None = the default one); for texts it may be a file. With `output` every
     sample's record is kept in `output/TASK-ARTIFACT.jsonl`, and what is there already is not done again. `advance` is
-    called after every sample. EdgeSkipError before anything runs where something is missing or does not fit.
+    called after every sample. EdgeSkipError before anything runs if something is missing or does not fit.
     """
     works = prepare(tasks, data, settings)
     path = Path(artifact)
@@ -69,7 +69,7 @@ def evaluate(
 
 
 def prepare(tasks: Sequence[str], data: Path | None, settings: EvalSettings) -> list[TaskRun]:
-    """Read the data of every task; EdgeSkipError where a task or a setting cannot be, or data is missing."""
+    """Read the data of every task; raises EdgeSkipError if a task or a setting cannot be, or data is missing."""
     named = tasks_named(tasks)
     _check(named, settings)
     works = []
@@ -100,7 +100,7 @@ def open_logs(
     """Return a log for each task, named after the artifact (`name`, else `artifact_name`); claim its `log_files`
     before.
 
-    EdgeSkipError where there is no artifact, or a log is of other settings.
+    Raises EdgeSkipError if there is no artifact, or a log is of other settings.
     """
     made = identity(artifact)
     reference = identity(settings.reference) if settings.reference else None
@@ -146,12 +146,12 @@ def run(
 
 def identity(artifact: Path) -> str:
     """Return the sha256 of what tells the artifact from any other: of a folder its manifest, which has every file's;
-    of a GGUF file itself (its other half is bound to it when both are opened). EdgeSkipError where there is none."""
-    artifact = artifact_at(artifact)
-    if artifact.is_dir():
+    of a GGUF file itself (its other half is bound to it when both are opened). Raises EdgeSkipError if there is
+    none.""" artifact = artifact_at(artifact)
+     if artifact.is_dir():
         return sha256_of(artifact / MANIFEST_NAME)
     if not artifact.is_file():
-        raise EdgeSkipError(f"there is no artifact {artifact}: name an exported folder or a .gguf file")
+        raise EdgeSkipError(f"artifact {artifact} does not exist; name an exported folder or a .gguf file")
     return sha256_of(artifact)
 
 

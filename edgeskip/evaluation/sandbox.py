@@ -1,6 +1,6 @@
-"""Runs code that a model wrote, in a process of its own (`sandbox_child`) that the kernel confines as far as it can.
+"""Runs code that a model wrote, in a separate process (`sandbox_child`) that the kernel confines as far as it can.
 
-Layers, each used where it is there: bubblewrap (own namespaces: no network, no other processes, a file system that
+Layers, each used if it is there: bubblewrap (own namespaces: no network, no other processes, a file system that
 cannot be written), Landlock (no writes, no programs, no TCP), seccomp through libseccomp (no processes, no sockets),
 resource limits, and audit hooks in the interpreter. `layers_here` reports which. With bubblewrap or Landlock nothing of
 the machine is changed by the program. With neither, a careless program is stopped and one written to break out is not:

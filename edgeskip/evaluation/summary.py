@@ -45,7 +45,7 @@ class Summary:
     """One metric of one task on one artifact, as tables show it (perplexity, shares × 100).
 
     Times are of generated answers: `ttft_s` the mean, `decode_tokens_per_s` all tokens after the first over their time.
-    `cut` prompts lost their middle. `gated` FFNs were left out online per answer, None where nothing was watched.
+    `cut` prompts lost their middle. `gated` FFNs were left out online per answer, None if nothing was watched.
     """
 
     task: str

@@ -74,9 +74,9 @@ AnyTask = Task | TextTask
 class Record:
     """What one sample gave. Of a text's window: `tokens` are those predicted, and what generation tells is None.
 
-    `prompt_tokens` were run; `cut_from` is how many the prompt had before its middle was taken out, None where it fits.
+    `prompt_tokens` were run; `cut_from` is how many the prompt had before its middle was taken out, None if it fits.
     `ttft_s` counts from the token ids; `decode_s` is the time after the first token, for `decode_tokens`. `gated` FFNs
-    were left out online once the window was over, None where the strategy is another.
+    were left out online once the window was over, None if the strategy is another.
     """
 
     id: str

@@ -32,7 +32,7 @@ TASKS: dict[str, AnyTask] = {
 
 
 def tasks_named(names: Sequence[str]) -> tuple[AnyTask, ...]:
-    """Return the tasks, each once, in the order given; EdgeSkipError for a name of none, and where something they need
+    """Return the tasks, each once, in the order given; EdgeSkipError for a name of none, or if something they need
     to count an answer is not there."""
     for name in names:
         if name == "qasper":

@@ -40,7 +40,7 @@ INSTRUCTION = "Tell the type of the last question below. These are examples of q
 
 
 def questions(path: Path) -> list[tuple[str, str]]:
-    """(question, class in words) of every line; EdgeSkipError where one is damaged or of an unknown class."""
+    """(question, class in words) of every line; raises EdgeSkipError if one is damaged or of an unknown class."""
     found = []
     for number, line in enumerate(path.read_text(encoding="latin-1").split("\n"), 1):
         if not line.strip():

@@ -27,7 +27,7 @@ class _Record(BaseModel):
 
 
 class DeviceRecord(_Record):
-    """The machine; memory in bytes, None where it does not say."""
+    """The machine; memory in bytes, None if it does not say."""
 
     system: str
     processor: str
@@ -170,5 +170,5 @@ def read_device_profile(path: Path) -> DeviceProfile:
 
 
 def write_device_profile(profile: DeviceProfile, path: Path, *, overwrite: bool = True) -> None:
-    """Replace the file at `path` in one step; EdgeSkipError if one is there and `overwrite` is false."""
+    """Replace the file at `path` in one step; raises EdgeSkipError if one is there and `overwrite` is false."""
     replace_file(path, (profile.model_dump_json(indent=1) + "\n").encode("utf-8"), overwrite=overwrite)

@@ -17,8 +17,8 @@ def draft_vocabulary(token_counts: NDArray[np.int64], size: int, always: Collect
 
     `token_counts` [vocab_size] says how often a corpus has each token (`Vectors.token_counts`). Of tokens that are
     equally frequent, such as those the corpus does not have, the lower id is taken: merges of a BPE vocabulary are
-    numbered roughly in the order of their frequency. EdgeSkipError where `size` is not in 1 … vocab_size or too
-    small for `always`, and where an id of `always` is none of the vocabulary.
+    numbered roughly in the order of their frequency. Raises EdgeSkipError if `size` is not in 1 … vocab_size or too
+    small for `always`, or if an id of `always` is none of the vocabulary.
     """
     vocab_size = len(token_counts)
     if not 1 <= size <= vocab_size:
@@ -34,6 +34,6 @@ def draft_vocabulary(token_counts: NDArray[np.int64], size: int, always: Collect
 
 
 def coverage(token_counts: NDArray[np.int64], vocabulary: NDArray[np.int64]) -> float:
-    """Share of the counted tokens that are in `vocabulary` (ids, each once), 0 … 1; 0 where none was counted."""
+    """Share of the counted tokens that are in `vocabulary` (ids, each once), 0 … 1; 0 if none was counted."""
     total = int(token_counts.sum())
     return int(token_counts[vocabulary].sum()) / total if total else 0.0

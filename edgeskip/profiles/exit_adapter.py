@@ -33,7 +33,7 @@ class ExitAdapter:
         return "block" if self.block else "map"
 
     def arrays(self, layer: int) -> dict[str, NDArray[Any]]:
-        """Name → array as they are stored: float16 where that holds the values exactly, else float32."""
+        """Name → array as they are stored: float16 if that holds the values exactly, else float32."""
         named = {"map": self.map} | {f"block.{name}": array for name, array in self.block.items()}
         return {f"exit.{layer}.adapter.{name}": narrowed(array) for name, array in named.items()}
 
@@ -46,7 +46,7 @@ def is_adapter_array(name: str) -> bool:
 def read_adapters(arrays: Mapping[str, NDArray[Any]], hidden_size: int) -> dict[int, ExitAdapter]:
     """Exit layer → adapter, from the arrays of a vectors file; other arrays are left alone.
 
-    EdgeSkipError where an adapter has no map or its map is not [hidden_size, hidden_size].
+    Raises EdgeSkipError if an adapter has no map or its map is not [hidden_size, hidden_size].
     """
     found: dict[int, dict[str, Float32]] = {}
     for name, array in arrays.items():
@@ -71,7 +71,7 @@ def pack_adapters(adapters: Mapping[int, ExitAdapter]) -> dict[str, NDArray[Any]
 
 
 def narrowed(array: Float32) -> NDArray[Any]:
-    """Return the array as float16 where that holds it exactly, else as it is; C-contiguous."""
+    """Return the array as float16 if that holds it exactly, else as it is; C-contiguous."""
     with np.errstate(over="ignore"):
         narrow = array.astype(np.float16)
     return np.ascontiguousarray(narrow if np.array_equal(narrow, array) else array)

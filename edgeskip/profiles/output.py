@@ -27,8 +27,8 @@ def adapter_path(path: Path) -> Path:
 def refuse_output(path: Path, *, overwrite: bool) -> None:
     """Raise EdgeSkipError if a profile must not or cannot be written to `path`; call it before the work, not after.
 
-    What is no profile, a model's config.json perhaps, is never replaced, nor a `.safetensors` file beside `path` that
-    does not belong to the profile there.
+    A file that is not a profile, such as a model's config.json, is never replaced, nor is a `.safetensors` file beside
+    `path` that does not belong to the profile there.
     """
     if path.suffix != ".json":
         raise EdgeSkipError(f"{path} does not end in .json: name the profile, e.g.  -o {path.stem or 'llama'}.json")
@@ -37,7 +37,7 @@ def refuse_output(path: Path, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise EdgeSkipError(f"{path} exists: choose another -o or add --overwrite")
     if path.is_file() and (text := path.read_text("utf-8", errors="replace").strip()) and f'"{FORMAT}"' not in text:
-        raise EdgeSkipError(f"{path} exists and is no profile: choose another -o")
+        raise EdgeSkipError(f"{path} exists and is not a profile; choose another -o")
     for beside in (vectors_path(path), adapter_path(path)):
         if beside.exists() and not _names(path, beside):
             raise EdgeSkipError(f"{beside} exists and belongs to no profile: choose another -o")

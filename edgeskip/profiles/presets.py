@@ -51,7 +51,7 @@ def ready_profile(name: str) -> Path:
     make = "edgeskip calibrate MODEL -o llama.json makes a profile"
     if not profiles:
         raise EdgeSkipError(
-            f"there is no profile {name}; {make}, and the presets that ship with EdgeSkip are not installed: "
+            f"profile {name} does not exist; {make}; the presets that ship with EdgeSkip are not installed: "
             f"{INSTALL_PRESETS}"
         )
-    raise EdgeSkipError(f"there is no profile {name}; {make}, and EdgeSkip ships with {', '.join(profiles)}")
+    raise EdgeSkipError(f"profile {name} does not exist; {make}; EdgeSkip ships with {', '.join(profiles)}")

@@ -212,7 +212,7 @@ class VectorsRecord(_Record):
     """The file beside the profile: `{prefill,decode}.mean_in` and `.mean_out`, float32 [2M, hidden_size], and more.
 
     These are means of x and y over tokens weighted by 1/‖x‖², as the affine compensation is. `exit.E.map`
-    [hidden_size, hidden_size] is the map of exit layer E, float16 where that holds it exactly, else float32;
+    [hidden_size, hidden_size] is the map of exit layer E, float16 if that holds it exactly, else float32;
     `token_counts` int32 [vocab_size] says how often the corpus has each token. `exit.E.adapter.*` are the weights of
     a trained exit adapter (`edgeskip.profiles.exit_adapter`). `plan.bias` float32 [skips, hidden_size] and
     `plan.map` [skips, hidden_size, hidden_size], float16 or float32, were fitted to the plan.
@@ -346,7 +346,7 @@ class Profile(_Record):
 def locate_profile(reference: str | Path) -> Path:
     """Return the profile a user named: a path, or the name of a profile that ships with EdgeSkip.
 
-    EdgeSkipError where it is neither; a reference that looks like a path is never taken for a name.
+    Raises EdgeSkipError if it is neither; a reference that looks like a path is never taken for a name.
     """
     from edgeskip.profiles.presets import ready_profile
 
@@ -440,7 +440,7 @@ def _checked(file: Path, sha256: str, path: Path, fix: str) -> bytes:
 
 
 def read_beside(file: Path, path: Path) -> bytes:
-    """Return the bytes of a file that belongs beside the profile at `path`; EdgeSkipError where it is missing."""
+    """Return the bytes of a file that belongs beside the profile at `path`; raises EdgeSkipError if it is missing."""
     try:
         return file.read_bytes()
     except FileNotFoundError:
@@ -464,7 +464,7 @@ def write_profile(
 ) -> None:
     """Replace the profile at `path` in one step, after the files beside it whose bytes are given.
 
-    EdgeSkipError if a profile is there and `overwrite` is false, however lately it came.
+    Raises EdgeSkipError if a profile is there and `overwrite` is false, however lately it came.
 
     When writing the profile fails or is interrupted, those files are put back as they were. The LoRA of a profile
     that was there before goes where the new one has none.

@@ -34,11 +34,11 @@ class Vectors:
     exit_adapters: dict[int, ExitAdapter] = field(default_factory=dict)
     """Exit layer → what `edgeskip train --method exit-adapter` trained for it."""
     plan_bias: NDArray[np.float32] | None = None
-    """Fitted bias of each of the plan's skips [skips, hidden_size]; None where the plan is not fitted."""
+    """Fitted bias of each of the plan's skips [skips, hidden_size]; None if the plan is not fitted."""
     plan_map: NDArray[np.floating[Any]] | None = None
     """Fitted map of each skip [skips, hidden_size, hidden_size]; None unless the compensation is linear."""
     token_counts: NDArray[np.int64] | None = None
-    """How often the corpus has each token [vocab_size]; None where the profile was made before they were kept."""
+    """How often the corpus has each token [vocab_size]; None if the profile was made before they were kept."""
 
 
 def read_vectors(profile: Profile, path: Path) -> Vectors:

@@ -117,7 +117,7 @@ def _refuse_plan(path: Path, plan: PlanSummary) -> None:
 
 
 def settle(opened: ProfiledModel, prompt: int, contexts: Sequence[int], rounds: int) -> ProfilingRequest:
-    """Return the request as far as the model's context holds it. EdgeSkipError where it makes no sense."""
+    """Return the request as far as the model's context holds it. Raises EdgeSkipError if it makes no sense."""
     if not 2 <= prompt <= min(PREFILL_CHUNK, opened.context_length):
         longest = min(PREFILL_CHUNK, opened.context_length)
         raise EdgeSkipError(f"--prompt {prompt} must be 2 to {longest} tokens: longer prompts run in such pieces")

@@ -147,7 +147,7 @@ class SweepLog:
             before, cells = _parts(content)
         except ValueError as error:
             raise EdgeSkipError(
-                f"{self._path} is no sweep's file ({error}): choose another -o or add --overwrite"
+                f"{self._path} is not the file of a sweep ({error}); choose another -o or add --overwrite"
             ) from None
         if before != self._settings:
             keys = [name for name in {**before, **self._settings} if before.get(name) != self._settings.get(name)]
@@ -161,8 +161,8 @@ class SweepLog:
 def _parts(content: Any) -> tuple[dict[str, Any], list[SweepPoint]]:
     """Return the settings and cells of a sweep's file; ValueError if it is none."""
     if not (isinstance(content, dict) and content.keys() == {"settings", "cells"}):
-        raise ValueError("it has not the fields settings and cells")
+        raise ValueError("the fields settings and cells are missing")
     before, cells = content["settings"], content["cells"]
     if not (isinstance(before, dict) and isinstance(cells, list)):
-        raise ValueError("settings is no object, or cells no list")
+        raise ValueError("settings is not an object, or cells is not a list")
     return before, [dataclass_from(SweepPoint, cell) for cell in cells]

@@ -20,7 +20,7 @@ POOL = 32  # batches that are sorted by length together, so that little of a bat
 class Batches(Generic[Item]):
     """Batches of `size` items, in an order drawn anew by `seed` for every epoch; similar lengths stand together.
 
-    `collate` turns a list of items into what the objective takes. EdgeSkipError where there are no items.
+    `collate` turns a list of items into what the objective takes. Raises EdgeSkipError if there are no items.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ def split_off(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item
 
 
 def example_collator(encoder: Any) -> Callable[[list[Any]], dict[str, Tensor]]:
-    """Examples → input_ids and labels [batch, n] (padded on the right, −100 where nothing is learned)."""
+    """Examples → input_ids and labels [batch, n] (padded on the right, −100 if nothing is learned)."""
     from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 
     end = encoder.ends[0] if encoder.ends else 0

@@ -47,7 +47,7 @@ def save_state(
 def load_state(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]) -> int:
     """Take the state of `path` and return its step.
 
-    EdgeSkipError where it is damaged, or of a run with other settings.
+    Raises EdgeSkipError if it is damaged, or of a run with other settings.
     """
     import torch
     from safetensors import SafetensorError, safe_open

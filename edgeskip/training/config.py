@@ -124,7 +124,9 @@ class LayerSkipConfig:
         if not 0 <= self.p_max < 1:
             raise EdgeSkipError(f"--p-max {self.p_max} is not a rate: choose 0 … below 1")
         if not 0 <= self.e_scale < math.inf:
-            raise EdgeSkipError(f"--e-scale {self.e_scale} is no scale: 0 trains no exits, 1 is the paper's largest")
+            raise EdgeSkipError(
+                f"--e-scale {self.e_scale} is out of range; 0 trains no exits, 1 is the paper's largest"
+            )
         if self.curriculum not in get_args(Curriculum):
             raise EdgeSkipError(f"--curriculum {self.curriculum} is unknown: choose {', '.join(get_args(Curriculum))}")
         if self.weighting not in get_args(Weighting):

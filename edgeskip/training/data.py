@@ -77,7 +77,7 @@ class Data:
         """Read the files, makes `folder` the run's (which the main process does) and let the model write.
 
         `inputs`: what else the run reads, which replacing the folder must not remove. EdgeSkipError as
-        `read_examples` and `open_folder` raise it, and where nothing can be held out.
+        `read_examples` and `open_folder` raise it, or if nothing can be held out.
         """
         from edgeskip.training.self_data import SELF_FILE, write_self_data
 

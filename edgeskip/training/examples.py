@@ -98,7 +98,7 @@ class Encoder:
 
 
 def split_reference(reference: str) -> tuple[Path, tuple[str, ...]]:
-    """`FILE#FIELD` or `FILE#PROMPT,RESPONSE` → path and fields, () where none are named."""
+    """`FILE#FIELD` or `FILE#PROMPT,RESPONSE` → path and fields, () if none are named."""
     name, mark, fields = reference.rpartition("#")
     if not mark or Path(reference).exists():
         return Path(reference), ()
@@ -120,7 +120,7 @@ def read_examples(
     response, prompt and completion, question and answer), else of text. Other files are one text each. Texts are cut
     into windows of `context` tokens, and a pair that is longer is left out: `too_long` is told the file's name and how
     many such it had. EdgeSkipError for a file that is missing,
-    damaged or without the fields, and where no example is left.
+    damaged or without the fields, or if no example is left.
     """
     examples: list[Example] = []
     files: list[CorpusFile] = []
@@ -158,7 +158,10 @@ def read_prompts(references: Sequence[str]) -> tuple[list[str], tuple[CorpusFile
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place for messages, record) of every line of a .jsonl, .tsv or .csv file; EdgeSkipError where it is damaged."""
+    """(place for messages, record) of every line of a .jsonl, .tsv or .csv file.
+
+    Raises EdgeSkipError if it is damaged.
+    """
     return _records(path, _bytes(path))
 
 
@@ -182,7 +185,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return read_bounded(path)
     except FileNotFoundError:
-        raise EdgeSkipError(f"there is no data file {path}: name a text, .jsonl, .tsv or .csv file") from None
+        raise EdgeSkipError(f"data file {path} does not exist; name a text, .jsonl, .tsv or .csv file") from None
     except OSError as error:
         raise EdgeSkipError(f"cannot read the data file {path}: {error.strerror}") from None
 

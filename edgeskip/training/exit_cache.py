@@ -68,7 +68,7 @@ class ExitCache:
         """Run the model over the examples that are not in the cache yet, shortest first; `advance` is told the
         tokens done and in all. What is there is checked by its hashes first, and computed again where they differ.
 
-        EdgeSkipError where an exit state does not fit into float16.
+        Raises EdgeSkipError if an exit state does not fit into float16.
         """
         import torch
 

@@ -54,7 +54,7 @@ class ExitAdapters(nn.Module):
 
     def targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the head's rows [rows, K] of the teacher's tokens, −1 = it has none, and their probabilities; a row's
-        add up to 1, or 0 where the head has none of them."""
+        add up to 1, or 0 if the head has none of them."""
         columns = self.columns[batch["top"]]
         probabilities = batch["probabilities"] * (columns >= 0)
         return columns, probabilities / probabilities.sum(dim=-1, keepdim=True).clamp_min(1e-9)

@@ -43,7 +43,7 @@ def accelerator_for(dtype: str) -> Accelerator:
     """Return what runs the steps. `dtype`: float32, bfloat16 (autocast), or auto: bfloat16 where the hardware computes
     in it.
 
-    EdgeSkipError for another one, and where a package of the extra `train` is missing.
+    EdgeSkipError for another one, or if a package of the extra `train` is missing.
     """
     try:
         from accelerate import Accelerator
@@ -78,7 +78,7 @@ def train(
 
     `batch(step)` is this process' share. `folder` gets `losses.csv`, a row a step, and a checkpoint every
     `policy.save_every` steps and at the end; where it has one of a run with the same `settings`, the run goes on from
-    there, and draws, learns and writes what it would have without the break. EdgeSkipError where a loss is not
+    there, and draws, learns and writes what it would have without the break. Raises EdgeSkipError if a loss is not
     finite, or the checkpoint is of another run.
     """
     import torch

@@ -45,7 +45,7 @@ def with_lora(model: PreTrainedModel, lora: LowRankConfig, *, seed: int, without
 
 def trained_lora(adapted: Any) -> TrainedLora:
     """Return what was trained, rounded to float16, in which it is stored; the model is rounded with it, so that what is
-    measured from here on is what is shipped. EdgeSkipError where a weight does not fit into float16."""
+    measured from here on is what is shipped. Raises EdgeSkipError if a weight does not fit into float16."""
     import torch
     from peft import get_peft_model_state_dict
 

@@ -61,7 +61,7 @@ def close_folder(folder: Path, record: dict[str, Any]) -> None:
 def _written_by_us(path: Path, key: str) -> dict[str, Any] | None:
     """Return the JSON object at `path`.
 
-    None where there is none, or none with `key`: other programs call files so too.
+    None if there is none, or none with `key`: other programs call files so too.
     """
     try:
         found = parse_json(path.read_bytes())

@@ -37,7 +37,7 @@ def write_self_data(
     A record has `prompt_ids` and `response_ids` (the end token included, where the model came to it) and their text.
     Prompts run in batches of similar length, in an order that does not depend on how often the run was broken off;
     `advance` is told the prompts done and in all. Those that leave no room for an answer in `context` tokens are left
-    out. EdgeSkipError where none is left.
+    out. Raises EdgeSkipError if none is left.
     """
     prompts = _prompts(encoder, generation)
     fitting = sorted((ids, text) for ids, text in prompts if len(ids) + 8 <= context)
@@ -76,7 +76,7 @@ def batch_for(source: ModelSource, context: int) -> int:
     """Return how many answers of `context` tokens to write at once: what their keys and values leave room for in
     CACHE_BYTES.
 
-    Two bytes each; where there is no bfloat16 it is twice that. More than MOST gain little: a batch goes on until its
+    Two bytes each; if there is no bfloat16 it is twice that. More than MOST gain little: a batch goes on until its
     last answer ends.
     """
     config = source.decoder.config

@@ -48,7 +48,7 @@ def train_exits(
 
     The model is run over the examples once; training reads what that left in `folder`/cache. The profile's statistics
     get the agreement on the examples held out, its token counts become those of what the model predicts on the
-    others, and where the draft's vocabulary is trimmed, the adapters are for those tokens. An adapter that the profile
+    others, or if the draft's vocabulary is trimmed, the adapters are for those tokens. An adapter that the profile
     has learns on from where it is (and may have seen what is held out now). A broken-off run goes on.
     Of several processes only the main one writes and returns. EdgeSkipError for an exit the model does not have.
     """
@@ -135,7 +135,7 @@ def train_exits(
 
 
 def _start(module: ExitAdapterModule, exit_map: Any) -> None:
-    """The block starts as one that adds nothing, the map as the calibrated one where there is one."""
+    """The block starts as one that adds nothing, the map as the calibrated one if there is one."""
     import torch
 
     with torch.no_grad():

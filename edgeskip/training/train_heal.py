@@ -41,7 +41,7 @@ def train_heal(
     the profile with it to `folder`.
 
     The plan's scales, biases and maps stay the profile's, which are of the model before. A broken-off
-    run goes on. Of several processes only the main one writes and returns. EdgeSkipError where the profile has no
+    run goes on. Of several processes only the main one writes and returns. Raises EdgeSkipError if the profile has no
     plan.
     """
     from edgeskip.models.torch_reference.load import load_torch_model

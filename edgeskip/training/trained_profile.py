@@ -102,8 +102,12 @@ class TrainedProfile:
 def open_profile(reference: str | Path | Profile, model: str | None = None) -> TrainedProfile:
     """Return a profile (a path, the name of a preset, or the profile itself) with its model, or with `model` instead.
 
+<<<<<<< HEAD
     Raises:
         EdgeSkipError: if there is no such profile or model.
+=======
+    Raises EdgeSkipError if it is no profile.
+>>>>>>> e877fb7 (Plain English in core, profiles, artifacts, calibration, training, evaluation; tests match fragments)
     """
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.models.profile_source import check_weights, source_of
@@ -112,7 +116,7 @@ def open_profile(reference: str | Path | Profile, model: str | None = None) -> T
         path = reference.working_path() if isinstance(reference, Profile) else locate_profile(reference)
     except EdgeSkipError as error:
         raise EdgeSkipError(
-            f"{reference} is no profile ({error}): this method trains a profile, make one with  edgeskip calibrate"
+            f"{reference} is not a profile ({error}); this method trains a profile, made with  edgeskip calibrate"
         ) from None
     profile = reference if isinstance(reference, Profile) else read_profile(path)
     source = source_of(profile, path, model)

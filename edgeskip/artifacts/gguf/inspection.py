@@ -17,10 +17,10 @@ from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
 @dataclass(frozen=True)
 class GgufReport:
-    """A GGUF file of any origin; `manifest` is None where EdgeSkip did not write it, a fact the file lacks is None.
+    """A GGUF file of any origin; `manifest` is None if EdgeSkip did not write it, a fact the file lacks is None.
 
     `tensor_types`: ggml type name -> number of tensors, most frequent first. `partner_found`, `draft_found`,
-    `draft_head_found` and `decode_found`: whether the file that the manifest names so lies beside this one; None where
+    `draft_head_found` and `decode_found`: whether the file that the manifest names so lies beside this one; None if
     it names none.
     """
 
@@ -69,7 +69,7 @@ class GgufReport:
 
 
 def inspect_gguf(path: Path) -> GgufReport:
-    """Read the header. EdgeSkipError where the file is missing, not GGUF, damaged or truncated, or where its
+    """Read the header. Raises EdgeSkipError if the file is missing, not GGUF, damaged or truncated, or where its
     `edgeskip.*` keys are no manifest; MissingExtraError without the gguf package. A header that no decoder-only
     language model has so, which llama.cpp may not be given, is the report's `problem`."""
     try:

@@ -104,9 +104,9 @@ class GgufManifest(BaseModel):
 
 
 def read_gguf_manifest(metadata: Mapping[str, Any], file: str) -> GgufManifest | None:
-    """Return the manifest in a GGUF's metadata; None where EdgeSkip did not write the file.
+    """Return the manifest in a GGUF's metadata; None if EdgeSkip did not write the file.
 
-    EdgeSkipError where the keys are there but do not make a manifest.
+    Raises EdgeSkipError if the keys are there but do not make a manifest.
     """
     fields: dict[str, Any] = {
         key.removeprefix(PREFIX): value for key, value in metadata.items() if key.startswith(PREFIX) and key != SEAL_KEY

@@ -1,4 +1,4 @@
-"""What the keys of a GGUF language model may say: llama.cpp ends the whole process over nonsense in them.
+"""What the keys of a GGUF language model may say: llama.cpp ends the whole process if they make no sense.
 
 Its loader asserts (llama-model.cpp `load_hparams`, llama-vocab.cpp `load`, the graphs in src/models); where it throws
 instead, the rules here only say it better. They are for decoder-only models; other files still have a header that can
@@ -94,7 +94,7 @@ def check_gguf(header: GgufHeader, file: str, *, complete: bool = True) -> None:
         return
     if keys.architecture in _NO_DECODERS:
         raise EdgeSkipError(
-            f"{file} is no decoder-only language model ({keys.architecture!r}): EdgeSkip runs no others"
+            f"{file} is not a decoder-only language model ({keys.architecture!r}); EdgeSkip runs no other kind"
         )
     for rule in INTEGERS:
         if keys.has(rule.name) or (rule.required and complete):
@@ -126,7 +126,7 @@ def part_count(header: GgufHeader, file: str) -> int:
     """Number of files that a model is split into; 1 if it is not.
 
     Raises:
-        EdgeSkipError: if the key is no such number.
+        EdgeSkipError: if the key is not such a number.
     """
     count = header.metadata.get(_SPLITS, 1)
     if header.types.get(_SPLITS, (UINT16, None))[0] != UINT16:

@@ -1,7 +1,8 @@
-"""A digest of a GGUF's header in one of its own keys: tells a file that EdgeSkip wrote from one that was changed since.
+"""A digest of a GGUF's header in one of its keys: distinguishes a file that EdgeSkip wrote from one that was changed
+since.
 
 It covers every key, its own value taken as zeros, and every tensor's name, type, shape and place; not the weights,
-whose bytes cannot end llama.cpp. It is no signature: whoever changes a file on purpose can compute it anew.
+whose bytes cannot end llama.cpp. It is not a signature: whoever changes a file on purpose can compute it anew.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "an architecture that is a number": (put("general.architecture", U32, 7), "general.architecture"),
     "an architecture of odd signs": (put("general.architecture", STRING, "lla\nma"), "general.architecture"),
     "split in a number of another type": (put("split.count", U64, 2), "split.count"),
-    **{name: (architecture(name), "no decoder-only language model") for name in ("clip", "bert", "t5encoder", "gptj")},
+    **{name: (architecture(name), "decoder-only language model") for name in ("clip", "bert", "t5encoder", "gptj")},
 }  # fmt: skip
 
 

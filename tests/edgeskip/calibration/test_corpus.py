@@ -61,7 +61,7 @@ def test_bad_files(tmp_path: Path, content: bytes, field: str | None, message: s
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(EdgeSkipError, match="no corpus file"):
+    with pytest.raises(EdgeSkipError, match="corpus file"):
         read_corpus([tmp_path / "a.txt"])
     with pytest.raises(EdgeSkipError, match="cannot read"):
         read_corpus([tmp_path])

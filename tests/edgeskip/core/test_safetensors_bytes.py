@@ -39,7 +39,7 @@ def test_what_is_none(data: bytes) -> None:
 
 def test_a_type_that_numpy_has_not() -> None:
     assert read_arrays(typed("F16"))[0]["a"].tolist() == [0, 0]
-    with pytest.raises(ValueError, match="an array is of type BF16, which numpy has not"):
+    with pytest.raises(ValueError, match="an array is of type BF16"):
         read_arrays(typed("BF16"))
 
 

@@ -65,7 +65,7 @@ def test_fields(path: Path, field: str, value: object, told: str | None) -> None
     if told is None:
         assert list(_log(path).records) == ["0", "1", "2"]
         return
-    with pytest.raises(EdgeSkipError, match=rf"is no log of an evaluation \(.*{told}.*\): choose another -o") as caught:
+    with pytest.raises(EdgeSkipError, match=rf"not an evaluation log \(.*{told}.*\)") as caught:
         _log(path)
     assert len(str(caught.value).removeprefix(str(path))) < 300
 
@@ -79,14 +79,14 @@ def test_lines(path: Path, at: int, line: str) -> None:
     lines = path.read_text().splitlines()
     lines[at] = line
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(EdgeSkipError, match=r"is no log of an evaluation \(.*\): choose another -o or add --overwrite"):
+    with pytest.raises(EdgeSkipError, match=r"not an evaluation log \(.*\)"):
         _log(path)
 
 
 @pytest.mark.parametrize("data", [b"\n", b"\n\n\n", b"\xff\n", b"\0\n"])
 def test_other_files(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    with pytest.raises(EdgeSkipError, match="is no log of an evaluation"):
+    with pytest.raises(EdgeSkipError, match="not an evaluation log"):
         _log(path)
 
 

@@ -74,7 +74,7 @@ def test_something_else_is_not_overwritten(tmp_path: Path, content: str | bytes)
     path = tmp_path / "log.jsonl"
     data = content if isinstance(content, bytes) else content.encode()
     path.write_bytes(data)
-    with pytest.raises(EdgeSkipError, match="is no log of an evaluation"):
+    with pytest.raises(EdgeSkipError, match="not an evaluation log"):
         _log(path)
     assert path.read_bytes() == data
 
@@ -86,5 +86,5 @@ def test_a_damaged_line_in_the_middle(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write("{}\n")
     log.add(RECORDS[1])
-    with pytest.raises(EdgeSkipError, match="is no log of an evaluation"):
+    with pytest.raises(EdgeSkipError, match="not an evaluation log"):
         _log(path)

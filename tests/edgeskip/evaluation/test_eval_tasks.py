@@ -201,7 +201,7 @@ def test_damaged_data_is_one_line(tmp_path: Path, name: str, task: str, content:
 
 
 def test_missing_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(EdgeSkipError, match="there is no data folder"):
+    with pytest.raises(EdgeSkipError, match="data folder"):
         prepare(["topv2"], tmp_path / "no", EvalSettings())
     with pytest.raises(EdgeSkipError, match=r"has no topv2_en_validation\.tsv, which topv2 needs"):
         prepare(["topv2"], tmp_path, EvalSettings())

@@ -356,7 +356,7 @@ def test_what_is_no_profile_is_never_replaced(tmp_path: Path, content: str) -> N
     """A model's config.json ends in .json too."""
     path = tmp_path / "config.json"
     path.write_text(content)
-    with pytest.raises(EdgeSkipError, match=r"config\.json exists and is no profile: choose another -o"):
+    with pytest.raises(EdgeSkipError, match=r"config\.json exists and is not a profile"):
         refuse_output(path, overwrite=True)
     path.write_text("")
     refuse_output(path, overwrite=True)  # an empty file loses nothing

@@ -156,7 +156,7 @@ def test_a_log_goes_on_where_it_was(tmp_path):
     with pytest.raises(EdgeSkipError, match="sweep with another --gammas"):
         SweepLog(tmp_path / "sweep.json", {"gammas": (1, 4)}, overwrite=False)
     (tmp_path / "sweep.json").write_text("[]")
-    with pytest.raises(EdgeSkipError, match="is no sweep's file"):
+    with pytest.raises(EdgeSkipError, match="file of a sweep"):
         SweepLog(tmp_path / "sweep.json", {"gammas": (1, 2)}, overwrite=False)
 
 

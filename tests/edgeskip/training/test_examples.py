@@ -158,7 +158,7 @@ def test_references(tmp_path: Path) -> None:
         ("d.txt", b"\xff\xfe\xff", "not UTF-8"),
         ("d.txt", b"", "no example fits"),
         ("d.jsonl", b"", "no example fits"),
-        ("missing.txt", None, "there is no data file"),
+        ("missing.txt", None, "data file"),
         ("d.jsonl", b'{"prompt_ids": [1], "response_ids": [%d]}\n' % VOCAB_SIZE, "response_ids are not token ids"),
         ("d.jsonl", b'{"prompt_ids": ["a"], "response_ids": [2]}\n', "prompt_ids are not token ids"),
     ],

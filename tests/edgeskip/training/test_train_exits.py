@@ -327,7 +327,7 @@ def test_a_broken_off_run_goes_on(profile: Path, pairs_file: Path, tmp_path: Pat
 
 
 def test_no_profile(tiny_llama: Path) -> None:
-    with pytest.raises(EdgeSkipError, match="is no profile"):
+    with pytest.raises(EdgeSkipError, match="not a profile"):
         open_profile(str(tiny_llama))
 
 

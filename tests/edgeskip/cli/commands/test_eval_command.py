@@ -145,7 +145,7 @@ def test_humaneval(cli: Cli, lossy: Any, data: Path) -> None:
         (["--tasks", "mmlu"], "--tasks 'mmlu' is unknown"),
         (["--tasks", "divergence"], "give --tasks divergence and --reference DIR"),
         (["--limit", "-1"], "--limit must be at least 1, or 0 for all"),
-        (["--data", "nowhere"], "there is no data folder nowhere"),
+        (["--data", "nowhere"], "data folder nowhere"),
         (["--window-tokens", 700, "--windows", 1], "do not fit into a context of 600"),
         (["--windows", 100], "tokens, not 100 × 1024"),
         (["--tasks", "gov_report", "--max-new-tokens", 600], "600 new tokens leave no room in a context of 600"),
