@@ -147,8 +147,9 @@ def run(
 def identity(artifact: Path) -> str:
     """Return the sha256 of what tells the artifact from any other: of a folder its manifest, which has every file's;
     of a GGUF file itself (its other half is bound to it when both are opened). Raises EdgeSkipError if there is
-    none.""" artifact = artifact_at(artifact)
-     if artifact.is_dir():
+    none."""
+    artifact = artifact_at(artifact)
+    if artifact.is_dir():
         return sha256_of(artifact / MANIFEST_NAME)
     if not artifact.is_file():
         raise EdgeSkipError(f"artifact {artifact} does not exist; name an exported folder or a .gguf file")
