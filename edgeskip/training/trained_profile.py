@@ -102,12 +102,8 @@ class TrainedProfile:
 def open_profile(reference: str | Path | Profile, model: str | None = None) -> TrainedProfile:
     """Return a profile (a path, the name of a preset, or the profile itself) with its model, or with `model` instead.
 
-<<<<<<< HEAD
     Raises:
         EdgeSkipError: if there is no such profile or model.
-=======
-    Raises EdgeSkipError if it is no profile.
->>>>>>> e877fb7 (Plain English in core, profiles, artifacts, calibration, training, evaluation; tests match fragments)
     """
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.models.profile_source import check_weights, source_of
