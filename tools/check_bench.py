@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ import numpy as np
 import typer
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))  # what the checks share with them
+from harness.bench import bench, speeds_of
 from harness.command import JsonFile, Rounds, Threads, cache_folder, main
 from harness.llama_bench import llama_bench, output_of
 from harness.peers import environment
@@ -36,7 +36,6 @@ from harness.work_left import prediction, work_of
 
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.bench.analysis.statistics import Ratio, paired_ratio
-from edgeskip.bench.schema import RoundResult
 from edgeskip.core.errors import EdgeSkipError
 
 GOAL = 0.10
@@ -136,19 +135,9 @@ def _text(ratio: Ratio) -> str:
 
 def our_figures(path: Path, prompt: int, new: int, threads: int) -> Figures:
     """What `edgeskip bench` says: one round, a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.jsonl"
-        command = [*(sys.executable, "-m", "edgeskip", "bench", str(path), "-r", "1", "-t", str(threads))]
-        command += ["-p", str(prompt), "-n", str(new), "-d", f"0,{prompt}", "--num-prompts", "0", "--no-quality"]
-        output_of([*command, "--log", str(log)])
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    (sample,) = [RoundResult.model_validate(line) for line in lines if line["kind"] == "sample"]
-    seconds = {(t.test, t.depth): t.seconds for t in sample.tests}
-    return {
-        f"pp{prompt}": prompt / seconds["pp", 0],
-        f"tg{new}": new / seconds["tg", 0],
-        f"tg{new} @ d{prompt}": new / seconds["tg", prompt],
-    }
+    result = bench({"it": path}, prompt=prompt, new=new, depths=[0, prompt], rounds=1, threads=threads)
+    found = {test: speeds[0] for (_, test), speeds in speeds_of(result).items()}
+    return {test: found[test] for test in (f"pp{prompt}", f"tg{new}", f"tg{new} @ d{prompt}")}
 
 
 def llama_bench_figures(program: Path, file: Path, prompt: int, new: int, threads: int) -> Figures:

@@ -10,11 +10,8 @@ peers' rounds: transformers eager and compiled, and onnxruntime-genai-cuda over 
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from harness.bench import bench
 from harness.command import DEFAULT_MODEL, ROOT, Model, Work, cache_folder, main
 from harness.peers import checkpoint_folder
 from harness.processes import tell
@@ -87,7 +85,11 @@ def gpu_report(
     same = same_tokens(targets["dense"], variants, num_prompts, new_tokens)
     lossless = lossless_on(targets["self-speculative"], provider, num_prompts, new_tokens)
     tell("edgeskip bench")
-    log = bench(targets, variants, rounds, prompt_tokens, new_tokens, depth, num_prompts)
+    result = bench(
+        targets, prompt=prompt_tokens, new=new_tokens, depths=[0, prompt_tokens, depth], rounds=rounds, threads=1,
+        provider=",".join(variants), strategy="plain,self-speculative", num_prompts=num_prompts,
+        quality=TEXT,
+    )  # fmt: skip
     found = peers_of(model, work, targets["dense"], provider, rounds, prompt_tokens, new_tokens) if peers else {}
     Results(
         name="gpu_report",
@@ -111,7 +113,7 @@ def gpu_report(
                 {"artifact": artifact, "provider": one, **found._asdict()} for (artifact, one), found in parity.items()
             ],
             "lossless": asdict(lossless),
-            "bench": log,
+            "bench": [line.model_dump(mode="json") for line in result.run.lines],
             "peers": found,
         },
         notes=[f"{len(lossless.parts_at)} of {lossless.prompts} drafted answers differ from plain decoding's."],
@@ -181,28 +183,6 @@ def lossless_on(artifact: Path, provider: str, num_prompts: int, new_tokens: int
                 parts_at.append(found.position)
                 margins.append(found.margin)
     return Lossless(artifact.name, len(prompts), count, parts_at, margins)
-
-
-def bench(
-    targets: dict[str, Path],
-    variants: Sequence[str],
-    rounds: int,
-    prompt: int,
-    new: int,
-    depth: int,
-    num_prompts: int,
-) -> list[dict[str, Any]]:
-    """The lines of the log of `edgeskip bench`, which `edgeskip report` makes tables of."""
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.jsonl"
-        command = [sys.executable, "-m", "edgeskip", "bench", *(f"{name}={path}" for name, path in targets.items())]
-        command += ["--provider", ",".join(variants), "--strategy", "plain,self-speculative", "--threads", "1"]
-        command += ["-r", str(rounds), "-p", str(prompt), "-n", str(new), "-d", f"0,{prompt},{depth}"]
-        command += ["--num-prompts", str(num_prompts), "--max-tokens", str(new), "--log", str(log)]
-        done = subprocess.run(command, stdout=sys.stderr, check=False)
-        if done.returncode not in (0, 1):  # 1: a cell failed, and the log says which
-            raise EdgeSkipError("edgeskip bench failed; see its output above")
-        return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 def peers_of(

@@ -6,8 +6,8 @@
                                                      exports as they are, onnxruntime-genai's too
 
 Makes the tables of docs/results/perplexity.md, int4.md and part of gguf.md. Calibrates on wikitext2_valid, tests on
-wikitext2_test as `edgeskip eval --tasks perplexity` does: consecutive windows from its start, each a sequence of its
-own. Skipped artifacts are lossy and are labelled so; the script stops if an artifact is not labelled as what it is.
+wikitext2_test by `edgeskip eval --tasks perplexity`: consecutive windows from its start, each a sequence of its own.
+Skipped artifacts are lossy and are labelled so; the script stops if an artifact is not labelled as what it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -39,29 +39,29 @@ from harness.product import calibrated, delete_artifact, exported, model_folder,
 from harness.results import Results, Table
 from numpy.typing import NDArray
 
-from edgeskip.artifacts.manifest import Manifest, Precision
+from edgeskip.artifacts.manifest import Precision
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.plan import STATISTICAL, Compensation
+from edgeskip.core.plan import STATISTICAL
 from edgeskip.evaluation.perplexity import cut_windows, negative_log_likelihood
+from edgeskip.evaluation.runner import evaluate
+from edgeskip.evaluation.summary import summarise
+from edgeskip.evaluation.task import EvalSettings
 
 Logits = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
 """Token ids [n] → logits [n, vocab_size] of every position."""
-Windows = Sequence[NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class Result:
-    """Perplexity of one artifact; `skipped` sublayers, `compensation` what replaced them."""
+    """Perplexity of one artifact; of rows made here the `target`, `skipped` sublayers and what replaced them."""
 
     name: str
     label: str
     perplexity: float
     tokens: int
+    target: str = ""
     skipped: int = 0
     compensation: str = "none"
-    precision: str = ""
-    target: str = ""  # of rows made here: onnx or gguf
-    quantization: dict[str, Any] | None = None
 
 
 def perplexity_table(
@@ -79,9 +79,7 @@ def perplexity_table(
         str | None, typer.Option(help="Profile, or name of a preset.  [default: calibrate on wikitext2_valid]")
     ] = None,
     calibration_tokens: Annotated[int, typer.Option(min=1, help="Tokens to calibrate with.")] = 16384,
-    rows: Annotated[str, typer.Option(help="Numbers of sublayers to skip, by comma; empty = no skipping.")] = (
-        "0,4,8,12,16"
-    ),
+    rows: Annotated[str, typer.Option(help="Numbers of sublayers to skip, by comma; empty = none.")] = "0,4,8,12,16",
     artifact: Annotated[
         list[str] | None, typer.Option(help="NAME=DIR or NAME=FILE.gguf, repeatable: measure this artifact too.")
     ] = None,
@@ -94,9 +92,7 @@ def perplexity_table(
     data: DataFolder = DATA,
     threads: Threads = 2,
     work: Work = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the exports, 13 × 0.5 GB for the whole fp32 table.")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the exports, 13 × 0.5 GB for the fp32 table.")] = False,
     export_argument: Annotated[
         list[str] | None,
         typer.Option(help="Passed on to edgeskip export, repeatable: --export-argument=--block-size=64"),
@@ -118,32 +114,26 @@ def perplexity_table(
     if not counts and not artifacts and not peers:
         raise EdgeSkipError("nothing to measure: give --rows, --artifact or --genai")
     folder = model_folder(model, work or cache_folder("perplexity")) if counts else Path()
-    made: list[Result] = []
-    given: list[Result] = []
-    text = (data / "wikitext2_test.txt").read_text(encoding="utf-8")
-    batches: Windows = []
+    settings = EvalSettings(windows=windows, window_tokens=window_tokens, threads=threads)
     if counts and profile is None:
         valid = data / "wikitext2_valid.txt"
         profile = str(calibrated(model, folder / "wikitext2.json", corpus=[valid], tokens=calibration_tokens))
+    made = []
     plans = [(count, compensation) for count in counts for compensation in (STATISTICAL if count else STATISTICAL[:1])]
     for count, compensation in plans:
         for kind, of in targets.items():
             name = f"{kind}-{of}-skip{count}-{compensation}" if count else f"{kind}-{of}-dense"
             plan = planned(str(profile), folder / f"{name}.json", skip_sublayers=count, compensation=compensation)
             out = folder / (f"{name}.gguf" if kind == "gguf" else name)
-            arguments = ["--target", kind, *(export_argument or [])]
-            exported(model, plan, out, precision=str(of), arguments=arguments)
-            batches = batches or windows_of(out, text, windows, window_tokens)
-            result = measured(name, out, batches, threads, expected=(count, compensation))
-            made.append(_reported(replace(result, target=kind)))
+            exported(model, plan, out, precision=str(of), arguments=["--target", kind, *(export_argument or [])])
+            made.append(_reported(Result(name, *measured(out, data, settings), kind, count, compensation)))
+            if made[-1].label != ("lossy-skip" if count else "dense"):
+                raise EdgeSkipError(f"{name} is labelled {made[-1].label!r}: the export is wrong")
             if not keep:
                 delete_artifact(out)
-    for name, path in artifacts.items():
-        batches = batches or windows_of(path, text, windows, window_tokens)
-        given.append(_reported(measured(name, path, batches, threads)))
+    given = [_reported(Result(name, *measured(path, data, settings))) for name, path in artifacts.items()]
     for name, path in peers.items():
-        batches = batches or windows_of(path, text, windows, window_tokens)
-        given.append(_reported(Result(name, "onnxruntime-genai", *perplexity(genai_logits(path, threads), batches))))
+        given.append(_reported(Result(name, "onnxruntime-genai", *genai_perplexity(path, data, settings))))
     Results(
         name="perplexity_table",
         setting={"model": model, "windows": windows, "window_tokens": window_tokens},
@@ -152,55 +142,22 @@ def perplexity_table(
     ).publish(json_file)
 
 
-def windows_of(artifact: Path, text: str, count: int, length: int) -> list[NDArray[np.int64]]:
-    """The first `count` windows of `length` token ids, end to end; EdgeSkipError if the text has fewer.
+def measured(path: Path, data: Path, settings: EvalSettings) -> tuple[str, float, int]:
+    """An artifact's label, its perplexity on the test text, and how many tokens were predicted."""
+    (summary,) = summarise(evaluate(path, ["perplexity"], data=data, settings=settings))
+    return summary.label, summary.value, summary.tokens
 
-    `artifact` has the tokenizer: a folder with tokenizer.json, or a GGUF file.
-    """
-    if artifact.is_file():
-        import edgeskip
 
-        with edgeskip.load(artifact) as session:
-            return cut_windows(session.tokenizer.encode(text, add_special_tokens=False), count, length)
+def genai_perplexity(folder: Path, data: Path, settings: EvalSettings) -> tuple[float, int]:
+    """Perplexity of an onnxruntime-genai folder over the same windows, and how many tokens were predicted."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(artifact / "tokenizer.json"))
-    return cut_windows(tokenizer.encode(text, add_special_tokens=False).ids, count, length)
-
-
-def perplexity(logits: Logits, batches: Windows) -> tuple[float, int]:
-    """Perplexity over all windows, and how many tokens were predicted."""
-    total = sum(negative_log_likelihood(logits(window), window) for window in batches)
-    tokens = sum(len(window) - 1 for window in batches)
-    return math.exp(total / tokens), tokens
-
-
-def check_label(label: str, skip: Sequence[str], compensation: str, expected: tuple[int, Compensation] | None) -> None:
-    """EdgeSkipError if a manifest's label or plan is not what was exported."""
-    if label != ("lossy-skip" if skip else "dense"):
-        raise EdgeSkipError(f"an artifact that skips {len(skip)} sublayers is labelled {label!r}: the export is wrong")
-    if expected and (len(skip), compensation) != expected:
-        raise EdgeSkipError(f"asked to skip {expected}, the artifact skips {(len(skip), compensation)}")
-
-
-def measured(
-    name: str, path: Path, batches: Windows, threads: int, expected: tuple[int, Compensation] | None = None
-) -> Result:
-    import edgeskip
-
-    with edgeskip.load(path, threads=threads) as session:
-        skip, compensation = (session.plan.skip, session.plan.compensation) if session.plan else ([], "none")
-        check_label(session.label, skip, compensation, expected)
-        value, tokens = perplexity(session.logits, batches)
-        manifest = session.manifest
-        precision, numbers = "", None
-        if isinstance(manifest, Manifest):
-            precision, numbers = manifest.graph.precision, manifest.graph.quantisation or None
-        elif manifest:
-            precision = manifest.precision
-        return Result(
-            name, session.label, value, tokens, len(skip), compensation, precision, quantization=numbers
-        )  # fmt: skip
+    text = (data / "wikitext2_test.txt").read_text(encoding="utf-8")
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    windows = cut_windows(ids, settings.windows, settings.window_tokens)
+    logits = genai_logits(folder, settings.threads or 1)
+    tokens = sum(len(window) - 1 for window in windows)
+    return math.exp(sum(negative_log_likelihood(logits(window), window) for window in windows) / tokens), tokens
 
 
 def genai_logits(folder: Path, threads: int) -> Logits:
@@ -213,12 +170,12 @@ def genai_logits(folder: Path, threads: int) -> Logits:
     session = onnxruntime.InferenceSession(
         str(folder / config["filename"]), options, providers=["CPUExecutionProvider"]
     )
-    empty: dict[str, NDArray[Any]] = {}
-    for value in session.get_inputs():
-        if value.name.startswith("past_key_values."):
-            dtype = np.float16 if value.type == "tensor(float16)" else np.float32
-            shape = (1, config["num_key_value_heads"], 0, config["head_size"])
-            empty[value.name] = np.zeros(shape, dtype)
+    shape = (1, config["num_key_value_heads"], 0, config["head_size"])
+    empty: dict[str, NDArray[Any]] = {
+        value.name: np.zeros(shape, np.float16 if value.type == "tensor(float16)" else np.float32)
+        for value in session.get_inputs()
+        if value.name.startswith("past_key_values.")
+    }
 
     def logits(tokens: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
         feed = {"input_ids": tokens[None], "attention_mask": np.ones((1, len(tokens)), np.int64), **empty}
@@ -246,10 +203,10 @@ def tables_of(made: Sequence[Result], given: Sequence[Result]) -> list[Table]:
     }
     tables.append(_grid("gguf / onnx", ratios, 4))
     rest = [r for r in made if not r.skipped] + list(given)
-    lines = [[r.name, r.label, r.precision, f"{r.perplexity:.3f}"] for r in rest]
+    lines = [[r.name, r.label, f"{r.perplexity:.3f}"] for r in rest]
     if dense := ratios.get((0, "none")):
-        lines.append(["dense, gguf / onnx", "", "", f"{dense:.4f}"])
-    return [*tables, Table("Artifacts", ["artifact", "label", "precision", "perplexity"], lines)]
+        lines.append(["dense, gguf / onnx", "", f"{dense:.4f}"])
+    return [*tables, Table("Artifacts", ["artifact", "label", "perplexity"], lines)]
 
 
 def _grid(title: str, values: Mapping[tuple[int, str], float], digits: int) -> Table:

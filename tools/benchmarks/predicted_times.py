@@ -5,25 +5,24 @@
     python tools/benchmarks/predicted_times.py DENSE.gguf SKIP4.gguf SKIP8.gguf
 
 Makes the table of docs/results/predicted-times.md. The first artifact is dense; without `--device` it is profiled
-first. Then every figure is taken in a process of its own that loads, warms up and runs once (several open models slow
-each other by a few per cent, the dense one most), in turns. A machine's speed drifts between profile and check, so two
-ratios are given: predicted over measured seconds, and predicted over measured *speedup*, paired by round, in which
-drift cancels. The bound is on the second; exit code 1 if it is missed.
+first. Then `edgeskip bench` measures all of them, every figure in a process of its own (several open models slow each
+other by a few per cent, the dense one most). A machine's speed drifts between profile and check, so two ratios are
+given: predicted over measured seconds, and predicted over measured *speedup*, paired by round, in which drift cancels.
+The bound is on the second; exit code 1 if it is missed.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
-from harness.command import JsonFile, Rounds, Threads, cache_folder, check_names, main
-from harness.processes import take_turns, tell
+from harness.bench import bench, speeds_of
+from harness.command import JsonFile, Rounds, Threads, check_names, main
+from harness.processes import tell
 from harness.results import Results, Spread, Table
-from harness.runtimes import our_contestant, run_afresh
 
 from edgeskip.artifacts.gguf.header import read_gguf_header
 from edgeskip.artifacts.gguf.manifest import read_gguf_manifest
@@ -33,20 +32,8 @@ from edgeskip.core.sublayers import Sublayer, parse_sublayer
 from edgeskip.profiles.device_profile import DeviceProfile, read_device_profile
 from edgeskip.profiling.measure import measure_device, open_dense, settle
 from edgeskip.runtime.engines.prefill import PREFILL_CHUNK
-from edgeskip.runtime.sublayer_times import QUARTILE, random_tokens
 
 BOUND = 0.05
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An artifact, what it skips, and the seconds of each round: of the prompt, and of a token (the lower quartile,
-    which is what the profile has too)."""
-
-    name: str
-    skip: frozenset[Sublayer]
-    prefill_s: list[float] = field(default_factory=list)
-    decode_s: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -86,34 +73,26 @@ def predicted_times(
     profile = read_device_profile(device) if device else profiled(artifacts[0], new, threads)
     if profile.threads != threads:
         raise EdgeSkipError(f"the device profile is of {profile.threads} threads: give --threads {profile.threads}")
-    subjects = [subject_of(path, profile) for path in artifacts]
-    if subjects[0].skip:
+    named = {path.stem if path.is_file() else path.name: path for path in artifacts}
+    check_names([path.stem if path.is_file() else path.name for path in artifacts])
+    skips = {name: skips_of(path, profile) for name, path in named.items()}
+    if skips[next(iter(named))]:
         raise EdgeSkipError(f"{artifacts[0]} skips sublayers: name the dense artifact first")
-    check_names([subject.name for subject in subjects])
-    tokens, logs = profile.prefill.tokens, cache_folder() / "logs"
-    prompt = [int(token) for token in random_tokens(tokens, profile.model.vocab_size)]
-    cells = {
-        subject.name: partial(
-            run_afresh, our_contestant(path), prompt=prompt, new_tokens=new, threads=threads, logs=logs
-        )
-        for subject, path in zip(subjects, artifacts, strict=True)
-    }
-    runs = take_turns(cells, rounds=rounds)
-    for subject in subjects:
-        for run in runs[subject.name]:
-            subject.prefill_s.append(run.prefill_s)
-            subject.decode_s.append(float(np.quantile(run.token_s, QUARTILE)))
-    context = tokens + new // 2
-    rows = rows_of(subjects, profile, context)
+    prompt = profile.prefill.tokens
+    result = bench(named, prompt=prompt, new=new, depths=[0, prompt], rounds=rounds, threads=threads)
+    speeds, context = speeds_of(result), prompt + new // 2
+    prefill_s = {name: [prompt / speed for speed in speeds[name, f"pp{prompt}"]] for name in named}
+    decode_s = {name: [1 / speed for speed in speeds[name, f"tg{new} @ d{prompt}"]] for name in named}
+    rows = rows_of(skips, prefill_s, decode_s, profile, context)
     Results(
         name="predicted_times",
         setting={
-            "device_profile": profile.name, "profiled": profile.created, "prompt_tokens": tokens, "context": context,
+            "device_profile": profile.name, "profiled": profile.created, "prompt_tokens": prompt, "context": context,
             "threads": threads, "rounds": rounds,
         },
         tables=[table_of(rows)],
-        data=[{**asdict(row), "speedup_ratio": row.speedup_ratio, "met": row.met} for row in rows],
-        others_cores=[run.others_cores for some in runs.values() for run in some],
+        data=[asdict(row) | {"speedup_ratio": row.speedup_ratio, "met": row.met} for row in rows],
+        others_cores=[sample.conditions.others_cores for sample in result.run.samples],
     ).publish(json_file)  # fmt: skip
     if not all(row.met for row in rows):
         raise typer.Exit(1)
@@ -126,29 +105,34 @@ def profiled(path: Path, new: int, threads: int) -> DeviceProfile:
     return measure_device(opened, settle(opened, prompt, (prompt, prompt + new - 1), 4))
 
 
-def subject_of(path: Path, profile: DeviceProfile) -> Subject:
+def skips_of(path: Path, profile: DeviceProfile) -> frozenset[Sublayer]:
     """EdgeSkipError if the artifact is not one whose time the profile can tell."""
     engine = "llama.cpp" if path.is_file() else "onnxruntime"
     manifest = read_gguf_manifest(read_gguf_header(path).metadata, str(path)) if path.is_file() else read_manifest(path)
     if manifest is None or manifest.plan.num_blocks != profile.model.num_blocks or engine != profile.engine:
         raise EdgeSkipError(f"{path} and the device profile ({profile.name}) are not of one model and engine")
-    skip = frozenset(parse_sublayer(name, manifest.plan.num_blocks) for name in manifest.plan.skip)
-    return Subject(path.stem if path.is_file() else path.name, skip)
+    return frozenset(parse_sublayer(name, manifest.plan.num_blocks) for name in manifest.plan.skip)
 
 
-def rows_of(subjects: list[Subject], profile: DeviceProfile, context: int) -> list[Row]:
-    """Two rows for each artifact after the first; ratios are paired round by round."""
-    dense, rows = subjects[0], []
-    for subject in subjects[1:]:
-        speedups = profile.speedups(subject.skip, context)
-        phases = (
-            ("prefill", dense.prefill_s, subject.prefill_s, profile.prefill_s(subject.skip), speedups[0]),
-            ("decode", dense.decode_s, subject.decode_s, profile.decode_s(subject.skip, context), speedups[1]),
+def rows_of(
+    skips: Mapping[str, frozenset[Sublayer]],
+    prefill_s: Mapping[str, Sequence[float]],
+    decode_s: Mapping[str, Sequence[float]],
+    profile: DeviceProfile,
+    context: int,
+) -> list[Row]:
+    """Two rows for each artifact after the first, from seconds by round of a prompt and of a token."""
+    dense, *others = skips
+    rows = []
+    for name in others:
+        skip = skips[name]
+        predicted_s = profile.prefill_s(skip), profile.decode_s(skip, context)
+        phases = zip(
+            ("prefill", "decode"), (prefill_s, decode_s), predicted_s, profile.speedups(skip, context), strict=True
         )
-        for phase, whole, measured, predicted_s, predicted in phases:
-            speedup = Spread.of_ratios(whole, measured)
-            skipped = len(subject.skip)
-            rows.append(Row(subject.name, skipped, phase, Spread.of(measured), predicted_s, speedup, predicted))
+        for phase, seconds, expected_s, expected in phases:
+            speedup, measured = Spread.of_ratios(seconds[dense], seconds[name]), Spread.of(seconds[name])
+            rows.append(Row(name, len(skip), phase, measured, expected_s, speedup, expected))
     return rows
 
 

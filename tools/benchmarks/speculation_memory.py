@@ -73,14 +73,15 @@ def speculation_memory(
     json_file: JsonFile = None,
 ) -> None:
     """Measure peak memory against the dense artifact's and count what files hold; tables to stdout."""
-    paths = {path.name: path for path in (dense, *artifacts)}
     check_names([dense.name, *(path.name for path in artifacts)])
+    paths = {path.name: path for path in (dense, *artifacts)}
     for path in paths.values():
         if not path.exists():
             raise EdgeSkipError(f"{path} does not exist")
     if not Path("/proc/self/smaps_rollup").exists():
         raise EdgeSkipError("memory is read from /proc, which this system does not have: run this on Linux")
-    request = {"text": str(text.resolve()), "prompt": prompt, "new": new, "threads": threads}
+    setting = {"prompt": prompt, "new": new, "threads": threads}
+    request = {"text": str(text.resolve()), **setting}
     cells = {
         name: partial(turn_of, request | {"path": str(path.resolve()), "gamma": num_speculations * (path != dense)})
         for name, path in paths.items()
@@ -91,25 +92,15 @@ def speculation_memory(
     checks = {name: checks_of(path, contents[name]) for name, path in paths.items()}
     for path in artifacts:
         checks[path.name] += like(contents[path.name], contents[dense.name])
+    last = {name: some[-1] for name, some in turns.items()}
+    counts = {name: count_of(found) for name, found in contents.items()}
     Results(
         name="speculation_memory",
-        setting={
-            "prompt_tokens": prompt, "new_tokens": new, "num_speculations": num_speculations, "rounds": rounds,
-            "threads": threads,
-        },
-        tables=[
-            peaks_table(rows, {name: some[-1] for name, some in turns.items()}),
-            contents_table(contents),
-            checks_table(checks),
-        ],
+        setting={**setting, "num_speculations": num_speculations, "rounds": rounds},
+        tables=[peaks_table(rows, last), contents_table(contents), checks_table(checks)],
         targets=targets_of(rows),
-        data={
-            "rows": rows,
-            "turns": turns,
-            "contents": {name: count_of(found) for name, found in contents.items()},
-            "checks": checks,
-        },
-    ).publish(json_file)  # fmt: skip
+        data={"rows": rows, "turns": turns, "contents": counts, "checks": checks},
+    ).publish(json_file)
 
 
 def turn_of(request: dict[str, Any]) -> Turn:
@@ -133,20 +124,18 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
     from edgeskip.runtime.speculation.policy import Speculation
 
     stages: dict[str, tuple[int, int]] = {}
-    path, accepted = Path(request["path"]), None
+    path, gamma, new, accepted = Path(request["path"]), request["gamma"], request["new"], None
     with load(path, threads=request["threads"]) as session:
         stages["load"] = rss_peak_bytes(), pss_bytes()
         session.end_tokens = frozenset()
-        gamma = request["gamma"]
         if gamma and not session.drafts:
             raise EdgeSkipError(f"{path} does not draft: export it with --draft")
         ids = session.encode(Path(request["text"]).read_text(encoding="utf-8"), chat=False)[: request["prompt"]]
-        session.generate(ids, max_tokens=request["new"], strategy="plain")
+        session.generate(ids, max_tokens=new, strategy="plain")
         stages["plain"] = rss_peak_bytes(), pss_bytes()
         if gamma:
             policy = Speculation("model", gamma)
-            generation = session.generate(ids, max_tokens=request["new"], strategy="speculative", speculation=policy)
-            counts = generation.stats.speculation
+            counts = session.generate(ids, max_tokens=new, strategy="speculative", speculation=policy).stats.speculation
             accepted = counts.accepted if counts else None
             stages["speculative"] = rss_peak_bytes(), pss_bytes()
         mapped = weight_files(Path("/proc/self/maps").read_text(encoding="utf-8"), path)
@@ -180,16 +169,14 @@ def weight_files(maps: str, path: Path) -> list[str]:
 
 def rows_of(turns: Mapping[str, Sequence[Turn]]) -> list[Row]:
     """A row per artifact; the first one is what the others are compared with, round by round."""
-    dense = next(iter(turns.values()))
+    rss = {name: [turn.peak_rss_bytes / MIB for turn in some] for name, some in turns.items()}
+    pss = {name: [turn.peak_pss_bytes / MIB for turn in some] for name, some in turns.items()}
+    first = next(iter(turns))
     return [
         Row(
-            name,
-            Spread.of(turn.peak_rss_bytes / MIB for turn in some),
-            Spread.of(turn.peak_pss_bytes / MIB for turn in some),
-            Spread.of_ratios((turn.peak_rss_bytes for turn in some), (turn.peak_rss_bytes for turn in dense)),
-            Spread.of_ratios((turn.peak_pss_bytes for turn in some), (turn.peak_pss_bytes for turn in dense)),
+            name, Spread.of(rss[name]), Spread.of(pss[name]), *(Spread.of_ratios(p[name], p[first]) for p in (rss, pss))
         )
-        for name, some in turns.items()
+        for name in turns
     ]
 
 
@@ -204,7 +191,7 @@ def targets_of(rows: Sequence[Row]) -> list[Target]:
 def count_of(contents: Contents) -> dict[str, Any]:
     """Counts for JSON; which weights they are stays out."""
     parts = [
-        {**asdict(part), "weights": len(part.weights), "weight_bytes": part.weight_bytes} for part in contents.parts
+        asdict(part) | {"weights": len(part.weights), "weight_bytes": part.weight_bytes} for part in contents.parts
     ]
     return {"files": contents.files, "weight_bytes": contents.weight_bytes, "parts": parts}
 
@@ -223,10 +210,9 @@ def peaks_table(rows: Sequence[Row], turns: Mapping[str, Turn]) -> Table:
     columns = ["", "peak VmHWM", "÷ dense", "peak Pss", "÷ dense", "VmHWM after load, plain, speculative"]
     lines = []
     for row in rows:
-        turn = turns[row.name]
-        stages = ", ".join(f"{rss / MIB:.0f}" for rss, _ in turn.stages.values())
+        stages = ", ".join(f"{rss / MIB:.0f}" for rss, _ in turns[row.name].stages.values())
         peaks = (row.rss_mib.text(0), row.rss_ratio.text(3), row.pss_mib.text(0), row.pss_ratio.text(3))
-        lines.append([row.name, *peaks, stages, ", ".join(turn.mapped) or "none"])
+        lines.append([row.name, *peaks, stages, ", ".join(turns[row.name].mapped) or "none"])
     return Table("Peak memory, MiB", [*columns, "files mapped"], lines)
 
 
@@ -234,9 +220,8 @@ def contents_table(contents: Mapping[str, Contents]) -> Table:
     """A line per artifact and one per graph or GGUF file of it."""
     lines = []
     for name, found in contents.items():
-        total = sum(found.files.values()) / MIB
-        weights = f"{found.weight_bytes / MIB:.1f}"
-        lines.append([f"**{name}**, {len(found.files)} files, {total:.1f} MiB", "", "", weights])
+        total = f"**{name}**, {len(found.files)} files, {sum(found.files.values()) / MIB:.1f} MiB"
+        lines.append([total, "", "", f"{found.weight_bytes / MIB:.1f}"])
         for part in found.parts:
             blocks = f"{min(part.blocks)} … {max(part.blocks)}" if part.blocks else ""
             lines.append([part.file, str(part.operators), blocks, f"{part.weight_bytes / MIB:.1f}"])
@@ -244,11 +229,8 @@ def contents_table(contents: Mapping[str, Contents]) -> Table:
 
 
 def checks_table(checks: Mapping[str, Sequence[Check]]) -> Table:
-    lines = [
-        [f"{name}: {check.what}", check.found, "yes" if check.holds else "NO"]
-        for name, found in checks.items()
-        for check in found
-    ]
+    every = [(f"{name}: {check.what}", check) for name, found in checks.items() for check in found]
+    lines = [[what, check.found, "yes" if check.holds else "NO"] for what, check in every]
     return Table("What files show", ["what files show", "found", "as it should be"], lines)
 
 

@@ -13,31 +13,13 @@ import perplexity_table
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from perplexity_table import (
-    Result,
-    check_label,
-    genai_logits,
-    negative_log_likelihood,
-    perplexity,
-    tables_of,
-    windows_of,
-)
+from perplexity_table import Result, genai_logits, negative_log_likelihood, tables_of
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import edgeskip
-from edgeskip.artifacts.manifest import PlanSummary
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.runtime.detokenizer import TextTokenizer
-
-
-def test_uniform_logits_have_the_vocabulary_as_perplexity() -> None:
-    """300 tokens: more than two slices of rows."""
-    tokens = np.arange(300) % 7
-    value, counted = perplexity(lambda window: np.full((len(window), 7), 3.25, np.float32), [tokens, tokens[:5]])
-    assert value == pytest.approx(7.0)
-    assert counted == 299 + 4
 
 
 def test_negative_log_likelihood_by_hand() -> None:
@@ -62,59 +44,38 @@ def test_slices_do_not_change_the_sum() -> None:
 
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
+    """A folder with a tokenizer of three words and a test text of seven."""
     tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="a"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "wikitext2_test.txt").write_text("a b c a b c a")
     return tmp_path
 
 
-def test_windows_lie_end_to_end(words: Path) -> None:
-    assert [w.tolist() for w in windows_of(words, "a b c a b c a", 2, 3)] == [[0, 1, 2], [0, 1, 2]]
-
-
-def test_a_short_text_is_refused(words: Path) -> None:
-    with pytest.raises(EdgeSkipError, match="has 7 tokens, not 4 × 2"):
-        windows_of(words, "a b c a b c a", 4, 2)
-
-
-@pytest.mark.parametrize("made", [True, False])
-def test_a_gguf_file_is_measured_like_a_folder(
-    made: bool, words: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_artifacts_are_measured_as_eval_does(
+    tiny_early_exit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Uniform logits over three words; a file that EdgeSkip did not make has no manifest."""
-    file = words / "some.gguf"
-    file.touch()
-    opened: list[Path] = []
-
-    class FakeSession:
-        tokenizer = TextTokenizer(words)
-        label = "lossy-skip" if made else "dense"
-        plan = PlanSummary(method="io", compensation="scale", skip=["attn.1"], num_blocks=2) if made else None
-        manifest = None
-
-        def __enter__(self) -> FakeSession:
-            return self
-
-        def __exit__(self, *exception: object) -> None: ...
-
-        def logits(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-            return np.zeros((len(tokens), 3), np.float32)
-
-    monkeypatch.setattr(edgeskip, "load", lambda path, **_: (opened.append(path), FakeSession())[1])
-    (words / "wikitext2_test.txt").write_text("a b c a b c a")
+    """Oracle: the session's own logits, window by window."""
+    text = "The quick brown fox jumps over the lazy dog. " * 8
+    (tmp_path / "wikitext2_test.txt").write_text(text)
+    options: dict[str, Any] = {"windows": 2, "window_tokens": 16, "threads": 1}
     perplexity_table.perplexity_table(
-        rows="", artifact=[f"it={file}"], data=words, windows=2, window_tokens=3, json_file=words / "out.json"
+        rows="", artifact=[f"it={tiny_early_exit}"], data=tmp_path, json_file=tmp_path / "out.json", **options
     )
-    assert opened == [file, file]
-    assert f"| it | {FakeSession.label} |  | 3.000 |" in capsys.readouterr().out
-    (result,) = json.loads((words / "out.json").read_text())["data"]
-    assert (result["tokens"], result["skipped"]) == (4, 1 if made else 0)
+    with edgeskip.load(tiny_early_exit, threads=1) as session:
+        ids = np.array(session.tokenizer.encode(text, add_special_tokens=False))
+        nats = [negative_log_likelihood(session.logits(one), one) for one in (ids[:16], ids[16:32])]
+    expected = math.exp(sum(nats) / 30)
+    (result,) = json.loads((tmp_path / "out.json").read_text())["data"]
+    assert (result["perplexity"], result["tokens"]) == (pytest.approx(expected), 30)
+    assert f"| it | dense | {expected:.3f} |" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("wrong", [False, True])
 def test_rows_through_both_targets(
-    words: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: bool
 ) -> None:
-    """Which exports are asked for; perplexities are those of a fake measurement."""
+    """Which exports are asked for; perplexities are those of a fake measurement. A wrong label ends it."""
     asked: list[tuple[str, str, str]] = []
 
     def export(model: str, plan: Path, out: Path, *, precision: str, arguments: list[str]) -> None:
@@ -124,19 +85,21 @@ def test_rows_through_both_targets(
         else:
             out.mkdir()
 
-    def measure(name: str, path: Path, batches: object, threads: int, expected: tuple[int, Any]) -> Result:
-        value = 10.0 + expected[0] + (0.5 if path.suffix == ".gguf" else 0)
-        return Result(name, "lossy-skip" if expected[0] else "dense", value, 4, *expected)
+    def measure(path: Path, data: Path, settings: object) -> tuple[str, float, int]:
+        skipped = 0 if "dense" in path.name else 4
+        label = "dense" if not skipped or wrong else "lossy-skip"
+        return label, 10.0 + skipped + (0.5 if path.suffix == ".gguf" else 0), 4
 
     monkeypatch.setattr(perplexity_table, "model_folder", lambda model, work: words)
     monkeypatch.setattr(perplexity_table, "planned", lambda *_, **__: Path("plan.json"))
     monkeypatch.setattr(perplexity_table, "exported", export)
     monkeypatch.setattr(perplexity_table, "measured", measure)
-    monkeypatch.setattr(perplexity_table, "windows_of", lambda *_: [np.arange(4)])
-    (words / "wikitext2_test.txt").write_text("a")
-    perplexity_table.perplexity_table(
-        target="onnx,gguf", rows="0,4", profile="p.json", data=words, work=words, export_argument=["--no-check"]
-    )
+    options: dict[str, Any] = {"rows": "0,4", "profile": "p.json", "data": words, "work": words}
+    if wrong:
+        with pytest.raises(EdgeSkipError, match="onnx-fp32-skip4-none is labelled 'dense'"):
+            perplexity_table.perplexity_table(**options)
+        return
+    perplexity_table.perplexity_table(target="onnx,gguf", export_argument=["--no-check"], **options)
     assert asked[:2] == [
         ("onnx-fp32-dense", "fp32", "--target onnx --no-check"),
         ("gguf-keep-dense.gguf", "keep", "--target gguf --no-check"),
@@ -144,24 +107,17 @@ def test_rows_through_both_targets(
     assert len(asked) == 8
     assert not list(words.glob("*gguf*"))  # not kept
     assert not list(words.glob("*dense*"))
-    assert capsys.readouterr().out.splitlines()[2:] == [
+    assert [line for line in capsys.readouterr().out.splitlines() if "|" in line and "---" not in line] == [
         "| sublayers skipped (lossy-skip), onnx | none | scale | affine |",
-        "| --- | --- | --- | --- |",
         "| 4 | 14.00 | 14.00 | 14.00 |",
-        "",
         "| sublayers skipped (lossy-skip), gguf | none | scale | affine |",
-        "| --- | --- | --- | --- |",
         "| 4 | 14.50 | 14.50 | 14.50 |",
-        "",
         "| gguf / onnx | none | scale | affine |",
-        "| --- | --- | --- | --- |",
         "| 4 | 1.0357 | 1.0357 | 1.0357 |",
-        "",
-        "| artifact | label | precision | perplexity |",
-        "| --- | --- | --- | --- |",
-        "| onnx-fp32-dense | dense |  | 10.000 |",
-        "| gguf-keep-dense | dense |  | 10.500 |",
-        "| dense, gguf / onnx |  |  | 1.0500 |",
+        "| artifact | label | perplexity |",
+        "| onnx-fp32-dense | dense | 10.000 |",
+        "| gguf-keep-dense | dense | 10.500 |",
+        "| dense, gguf / onnx |  | 1.0500 |",
     ]
 
 
@@ -169,15 +125,6 @@ def test_rows_through_both_targets(
 def test_an_unknown_target_is_refused(target: str) -> None:
     with pytest.raises(EdgeSkipError, match="write onnx, gguf or onnx,gguf"):
         perplexity_table.perplexity_table(target=target)
-
-
-def test_labels_are_checked() -> None:
-    check_label("dense", [], "none", (0, "none"))
-    check_label("lossy-skip", ["attn.3"], "scale", (1, "scale"))
-    with pytest.raises(EdgeSkipError, match="skips 1 sublayers is labelled 'dense'"):
-        check_label("dense", ["attn.3"], "scale", None)
-    with pytest.raises(EdgeSkipError, match="asked to skip"):
-        check_label("lossy-skip", ["attn.3"], "scale", (1, "affine"))
 
 
 def genai_model(folder: Path, table: NDArray[np.float32], *, pruned: bool) -> Path:
@@ -207,11 +154,14 @@ def genai_model(folder: Path, table: NDArray[np.float32], *, pruned: bool) -> Pa
     return folder
 
 
-def test_genai_graph_is_run_on_an_empty_cache(tmp_path: Path) -> None:
-    table = np.log(np.array([[1, 3], [1, 1]], np.float32))
-    value, counted = perplexity(genai_logits(genai_model(tmp_path, table, pruned=False), 1), [np.array([0, 1, 0])])
-    assert value == pytest.approx(math.exp(-(math.log(3 / 4) + math.log(1 / 2)) / 2))
-    assert counted == 2
+def test_genai_graph_is_run_on_an_empty_cache(words: Path) -> None:
+    """The text is a b c a b c a; a bigram's probabilities by hand over two windows of three words."""
+    table = np.log(np.array([[1, 3, 0.0001], [1, 1, 2], [1, 1, 1]], np.float32))
+    folder = genai_model(words, table, pruned=False)
+    settings = perplexity_table.EvalSettings(windows=2, window_tokens=3, threads=1)
+    value, counted = perplexity_table.genai_perplexity(folder, words, settings)
+    assert value == pytest.approx(math.exp(-(math.log(3 / 4) + math.log(1 / 2)) / 2), rel=1e-3)
+    assert counted == 4
 
 
 def test_a_pruned_genai_graph_is_refused(tmp_path: Path) -> None:
@@ -222,27 +172,18 @@ def test_a_pruned_genai_graph_is_refused(tmp_path: Path) -> None:
 
 def test_table() -> None:
     made = [
-        Result("fp32-dense", "dense", 23.481, 10, precision="fp32"),
+        Result("fp32-dense", "dense", 23.481, 10, "onnx"),
         *(
-            Result(f"{count}{c}", "lossy-skip", count + i, 10, count, c, "fp32")
+            Result(f"{count}{c}", "lossy-skip", count + i, 10, "onnx", count, c)
             for count in (8, 4)
             for i, c in enumerate(("none", "scale", "affine"))
             if (count, c) != (8, "scale")
         ),
     ]
-    given = [Result("mine", "lossy-skip", 30.0, 10, 4, "affine", "int4")]
-    text = "\n\n".join(table.markdown() for table in tables_of(made, given) if table.rows)
-    assert text.splitlines() == [
-        "| sublayers skipped (lossy-skip) | none | scale | affine |",
-        "| --- | --- | --- | --- |",
-        "| 4 | 4.00 | 5.00 | 6.00 |",
-        "| 8 | 8.00 |  | 10.00 |",
-        "",
-        "| artifact | label | precision | perplexity |",
-        "| --- | --- | --- | --- |",
-        "| fp32-dense | dense | fp32 | 23.481 |",
-        "| mine | lossy-skip | int4 | 30.000 |",
-    ]
+    by_plan, ratios, rest = tables_of(made, [Result("mine", "lossy-skip", 30.0, 10)])
+    assert by_plan.rows == [["4", "4.00", "5.00", "6.00"], ["8", "8.00", "", "10.00"]]
+    assert ratios.rows == []
+    assert rest.rows == [["fp32-dense", "dense", "23.481"], ["mine", "lossy-skip", "30.000"]]
 
 
 @pytest.mark.parametrize("argument", ["folder", "=folder"])

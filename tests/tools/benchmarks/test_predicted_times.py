@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import typer
-from predicted_times import Subject, predicted_times, rows_of, table_of
+from predicted_times import predicted_times, rows_of, table_of
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import Plan, Skip
@@ -23,11 +23,10 @@ def test_ratios_are_paired_by_round() -> None:
     profile: Any = SimpleNamespace(
         speedups=lambda skip, context: (2.0, 2.2), prefill_s=lambda skip: 0.75, decode_s=lambda skip, context: 0.9
     )
-    dense, skip = Subject("dense", frozenset()), Subject("skip", frozenset([parse_sublayer("ffn.0", 1)]))
-    for subject, factor in ((dense, 1.0), (skip, 0.5)):
-        subject.prefill_s.extend([factor * 1.0, factor * 2.0])
-        subject.decode_s.extend([factor * 2.0, factor * 4.0])
-    prompt, token = rows_of([dense, skip], profile, 2)
+    skips = {"dense": frozenset(), "skip": frozenset([parse_sublayer("ffn.0", 1)])}
+    prefill_s = {"dense": [1.0, 2.0], "skip": [0.5, 1.0]}
+    decode_s = {"dense": [2.0, 4.0], "skip": [1.0, 2.0]}
+    prompt, token = rows_of(skips, prefill_s, decode_s, profile, 2)
     assert (prompt.speedup.median, prompt.speedup_ratio, prompt.met) == (2.0, 1.0, True)
     assert (token.speedup.median, token.speedup_ratio, token.met) == (2.0, 1.1, False)
     assert (prompt.seconds_ratio, token.seconds_ratio) == (1.0, 0.6)

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgeskip.artifacts.gguf.header import read_gguf_header
 from edgeskip.artifacts.gguf.manifest import GgufManifest, read_gguf_manifest
-from edgeskip.artifacts.manifest import DraftRecord, read_manifest
+from edgeskip.artifacts.manifest import read_manifest
 
 PADDING = 0.01  # weights are aligned in the data file
 _NODE = re.compile(r"(?:attn|ffn)\.(\d+)")
@@ -69,37 +69,38 @@ def contents_of(path: Path) -> Contents:
         files = sorted(file for file in path.iterdir() if file.is_file())
         parts = [_graph(file) for file in files if file.suffix == ".onnx"]
     else:
-        files = [path, *_beside(path)]
+        manifest = _manifest(path)
+        names = (manifest.partner, manifest.draft, manifest.draft_head) if manifest else ()
+        files = [path, *(path.with_name(name) for name in names if name and path.with_name(name).is_file())]
         parts = [_gguf(file) for file in files if file.suffix == ".gguf"]
     return Contents({file.name: file.stat().st_size for file in files}, tuple(parts))
 
 
 def checks_of(path: Path, contents: Contents) -> list[Check]:
     """What shared state comes to: of an ONNX artifact that drafts, and of a GGUF pair."""
-    if path.is_dir():
-        draft = read_manifest(path).draft
-        return [] if draft is None else _onnx_checks(draft, contents)
-    manifest = _manifest(path)
-    if manifest is None or manifest.part != "first":
+    if not path.is_dir():
+        manifest = _manifest(path)
+        if manifest is None or manifest.part != "first":
+            return []
+        first, rest = contents.parts[:2]
+        shared = [name for name in first.weights.keys() & rest.weights.keys() if name.startswith("blk ")]
+        return [Check("block weights that both halves hold", str(len(shared)), not shared)]
+    draft = read_manifest(path).draft
+    if draft is None:
         return []
-    first, rest = contents.parts[:2]
-    shared = [name for name in first.weights.keys() & rest.weights.keys() if name.startswith("blk ")]
-    return [Check("block weights that both halves hold", str(len(shared)), not shared)]
-
-
-def _onnx_checks(draft: DraftRecord, contents: Contents) -> list[Check]:
-    parts = {part.file: part for part in contents.parts}
     files = sorted(contents.data_files)
-    found = [Check("data files that all graphs name", ", ".join(files), len(files) == 1)]
-    data = sum(contents.files[file] for file in files)
-    ratio = data / contents.weight_bytes
-    found.append(Check("their bytes ÷ weights of all graphs, each once", f"{ratio:.3f}", ratio <= 1 + PADDING))
-    graphs = [(exit_.file, exit_.layer) for exit_ in draft.exits]
+    ratio = sum(contents.files[file] for file in files) / contents.weight_bytes
+    found = [
+        Check("data files that all graphs name", ", ".join(files), len(files) == 1),
+        Check("their bytes ÷ weights of all graphs, each once", f"{ratio:.3f}", ratio <= 1 + PADDING),
+    ]
+    blocks = {part.file: part.blocks for part in contents.parts}
+    graphs: list[tuple[str, int | None]] = [(exit_.file, exit_.layer) for exit_ in draft.exits]
     begin = 0
     for file, end in [*graphs, *([(draft.verify, None)] if draft.verify else [])]:
-        outside = {b: n for b, n in parts[file].blocks.items() if b < begin or (end is not None and b >= end)}
+        outside = sum(n for b, n in blocks[file].items() if b < begin or (end is not None and b >= end))
         what = f"operators in {file} of blocks before {begin}" + ("" if end is None else f" or from {end} on")
-        found.append(Check(what, str(sum(outside.values())), not outside and bool(parts[file].blocks)))
+        found.append(Check(what, str(outside), not outside and bool(blocks[file])))
         begin = end or begin
     return found
 
@@ -107,65 +108,42 @@ def _onnx_checks(draft: DraftRecord, contents: Contents) -> list[Check]:
 def _graph(file: Path) -> Part:
     import onnx
 
-    graph = onnx.load(file, load_external_data=False).graph
-    blocks: Counter[int] = Counter()
-    count = 0
-    for node in _nodes(graph):
-        count += 1
-        if found := _NODE.match(node.name):
-            blocks[int(found[1])] += 1
+    graphs = list(_graphs(onnx.load(file, load_external_data=False).graph))
+    nodes = [node for graph in graphs for node in graph.node]
+    blocks = Counter(int(found[1]) for node in nodes if (found := _NODE.match(node.name)))
     weights: dict[str, int] = {}
     data_files: set[str] = set()
-    for tensor in _initialisers(graph):
+    for tensor in (tensor for graph in graphs for tensor in graph.initializer):
         where = {entry.key: entry.value for entry in tensor.external_data}
         content = tensor.raw_data
         if where:
             data_files.add(where["location"])
             content = _bytes_at(file.with_name(where["location"]), int(where.get("offset", 0)), int(where["length"]))
         weights[hashlib.sha256(content).hexdigest()] = len(content)
-    return Part(file.name, count, dict(sorted(blocks.items())), weights, tuple(sorted(data_files)))
+    return Part(file.name, len(nodes), dict(sorted(blocks.items())), weights, tuple(sorted(data_files)))
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
     """The graph and those inside its `If`s."""
     yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    return (node for one in _graphs(graph) for node in one.node)
-
-
-def _initialisers(graph: Any) -> Iterator[Any]:
-    return (tensor for one in _graphs(graph) for tensor in one.initializer)
+    for attribute in (attribute for node in graph.node for attribute in node.attribute if attribute.HasField("g")):
+        yield from _graphs(attribute.g)
 
 
 def _gguf(file: Path) -> Part:
-    blocks: Counter[int] = Counter()
+    tensors = list(read_gguf_header(file).tensors.values())
+    blocks = Counter(int(found[1]) for tensor in tensors if (found := _TENSOR.match(tensor.name)))
     weights: dict[str, int] = {}
-    tensors = read_gguf_header(file).tensors.values()
     for tensor in tensors:
-        found = _TENSOR.match(tensor.name)
-        if found:
-            blocks[int(found[1])] += 1
         content = _bytes_at(file, tensor.offset, tensor.num_bytes)
         empty = content.count(0) == len(content)  # a block of zeros stands where there is none
-        kind = "blk " if found and not empty else ""
+        kind = "blk " if _TENSOR.match(tensor.name) and not empty else ""
         weights[kind + hashlib.sha256(content).hexdigest()] = len(content)
     return Part(file.name, len(tensors), dict(sorted(blocks.items())), weights, (file.name,))
 
 
 def _manifest(file: Path) -> GgufManifest | None:
     return read_gguf_manifest(read_gguf_header(file).metadata, str(file))
-
-
-def _beside(file: Path) -> list[Path]:
-    manifest = _manifest(file)
-    names = (manifest.partner, manifest.draft, manifest.draft_head) if manifest else ()
-    return [file.with_name(name) for name in names if name and file.with_name(name).is_file()]
 
 
 def _bytes_at(file: Path, offset: int, length: int) -> bytes:
