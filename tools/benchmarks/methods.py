@@ -7,8 +7,8 @@
 Makes the tables of docs/results/methods.md. Calibrates and searches on wikitext2_valid, tests on wikitext2_test and the
 tasks of `edgeskip eval`. AdaSkip and the other baselines skip what their rule says (scale compensation, as AdaSkip has
 it); ours is `plan --method budget` with the device profile of this machine: by number of sublayers, and by speed-up.
-Every artifact is exported, measured and deleted; speed in pairs of fresh processes, the dense artifact and this one,
-that generate in turns and ask for huge pages. All but dense are lossy-skip and are labelled so by the artifact itself.
+Every artifact is exported, measured and deleted; speed by `edgeskip bench` beside the dense artifact, fresh processes
+in turns that ask for huge pages. All but dense are lossy-skip and are labelled so by the artifact itself.
 What was measured in another way than this run would (threads, rounds, search, text, machine's settings …) is measured
 again, and left out of the report.
 """
@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from harness.bench import bench, speeds_of
 from harness.command import (
     DATA,
     DEFAULT_MODEL,
@@ -43,7 +43,6 @@ from harness.methods_report import check_figure, plot, tables_of
 from harness.processes import tell
 from harness.product import delete_artifact, edgeskip, exported, model_folder, planned
 from harness.results import Results
-from harness.runtimes import Run, Worker, our_contestant, race
 
 from edgeskip.artifacts.manifest import read_manifest
 from edgeskip.core.errors import EdgeSkipError
@@ -55,12 +54,10 @@ from edgeskip.evaluation.task import EvalSettings
 from edgeskip.evaluation.tasks import tasks_named
 from edgeskip.profiles.device_profile import read_device_profile
 from edgeskip.profiles.schema import read_profile
-from edgeskip.runtime.sublayer_times import QUARTILE, random_tokens
 
 BASELINES = ("adaskip", "early-exit", "skipdecode", "unified", "least-similar")
 OURS, AFFINE = "budget", "budget-affine"
 PROMPT, NEW = 512, 48
-TURNS = 10  # generations of each process of a pair
 # What the search keeps: far beyond what anyone would use, so that fast plans are on the front too.
 SEARCH = ("--search-kl", "2.0", "--max-skips", "24")
 
@@ -98,7 +95,7 @@ def methods(
     ),
     limit: Annotated[int, typer.Option(min=1, help="Samples of each task.")] = 10,
     precision: Annotated[str, typer.Option(help="Of the exports.")] = "fp32",
-    rounds: Rounds = 3,
+    rounds: Rounds = 10,
     threads: Threads = 2,
     data: DataFolder = DATA,
     work: Work = None,
@@ -106,10 +103,7 @@ def methods(
     json_file: JsonFile = None,
     figure: Annotated[Path | None, typer.Option(help="Write the figure there (.png, .svg or .pdf).")] = None,
 ) -> None:
-    """Measure the methods at the same numbers of sublayers and the same speed-ups; tables to stdout.
-
-    A round is a pair of processes, each of which generates ten times.
-    """
+    """Measure the methods at the same numbers of sublayers and the same speed-ups; tables to stdout."""
     folder = model_folder(model, work or cache_folder()) / f"frontier-{precision}"
     chosen = methods.split(",")
     if unknown := set(chosen) - {*BASELINES, OURS, AFFINE}:
@@ -121,17 +115,17 @@ def methods(
     tasks_named(named or ["perplexity"])
     if figure:
         check_figure(figure)
-    bench = Bench(model, precision, folder, data, threads, rounds)
+    measuring = Bench(model, precision, folder, data, threads, rounds)
     failed = []
     if not report_only:
-        bench.prepare()
+        measuring.prepare()
         for setting in settings_of(chosen, words(rows), words(more_rows), words(speedups)):
             try:
-                bench.measure(setting, named if setting.wanted in ("0", *words(rows)) else [], limit)
+                measuring.measure(setting, named if setting.wanted in ("0", *words(rows)) else [], limit)
             except EdgeSkipError as error:
                 failed.append(f"{setting.name} is left out: {error}")
                 tell(failed[-1])
-    results = bench.results(limit)
+    results = measuring.results(limit)
     if not results:
         raise EdgeSkipError(f"nothing is measured yet in {folder}: leave --report-only out")
     if figure:
@@ -140,7 +134,7 @@ def methods(
         name="methods",
         setting={
             "model": model, "precision": precision, "prompt_tokens": PROMPT, "new_tokens": NEW, "threads": threads,
-            "pairs_of_processes": rounds, "turns_of_each": TURNS, "samples_of_each_task": limit,
+            "rounds": rounds, "samples_of_each_task": limit,
         },
         tables=tables_of(results, words(rows), speeds, (OURS, AFFINE)),
         data=results,
@@ -267,7 +261,7 @@ class Bench:
             "front": front.created if front else None,
             "device": read_device_profile(self._device).created if front else None,
             "test": sha256_of(self._data / "wikitext2_test.txt"),
-            "timing": [self._threads, self._rounds, TURNS, PROMPT, NEW],
+            "timing": [self._threads, self._rounds, PROMPT, NEW],
             "processor": this_machine().processor,
             "memory": os.environ.get("GLIBC_TUNABLES"),
         }
@@ -279,53 +273,29 @@ class Bench:
         return {"label": manifest.label, "skip": plan.skip, "compensation": plan.compensation, "checked": checked}
 
     def _speed(self, setting: Setting, artifact: Path) -> dict[str, Any]:
-        """Speed-ups over dense, medians and quartiles over all turns; every turn's seconds; how busy the rest of the
-        machine was at worst. The two of a turn follow on each other, as a machine's speed changes within seconds.
-        """
+        """Speed-ups over dense, medians and quartiles over rounds; every round's; how busy the machine was at worst."""
         if setting.method == "dense":
             one = {"median": 1.0, "low": 1.0, "high": 1.0}
-            return {"prefill": one, "decode": one, "turns": [], "others_cores": None}
-        size = read_profile(self._profile).model.vocab_size
-        prompt = [int(token) for token in random_tokens(PROMPT, size)]
+            return {"prefill": one, "decode": one, "tokens_per_s": {}, "others_cores": None}
         os.sync()  # the export is still being written to disk otherwise
-        turns, busy = [], []
-        for number in range(self._rounds):
-            order = (self._dense, artifact) if number % 2 else (artifact, self._dense)
-            with ExitStack() as stack:
-                workers = []
-                for path in order:
-                    capacity, logs = PROMPT + NEW, self._folder / "logs"
-                    worker = Worker.start(our_contestant(path), threads=self._threads, capacity=capacity, logs=logs)
-                    stack.callback(worker.stop)
-                    workers.append(worker)
-                runs = race(workers, prompt, NEW, rounds=TURNS, pause_s=0.1, report=lambda line: None)
-            pair = zip(runs[self._dense.name], runs[artifact.name], strict=True)
-            turns += [{"dense": _seconds(dense), "own": _seconds(own)} for dense, own in pair]
-            busy += [run.others_cores for one in runs.values() for run in one if run.others_cores is not None]
-            ratios = [speedup(turns[-TURNS:], at) for at in (0, 1)]
-            tell("   pair {}: prefill {:.3f}, decode {:.3f}".format(number + 1, *(one["median"] for one in ratios)))
-        return {
-            "prefill": speedup(turns, 0),
-            "decode": speedup(turns, 1),
-            "turns": turns,
-            "others_cores": max(busy, default=None),
-        }
+        named, timing = {"dense": self._dense, "own": artifact}, {"rounds": self._rounds, "threads": self._threads}
+        result = bench(named, prompt=PROMPT, new=NEW, depths=[0, PROMPT], **timing)
+        speeds, tests = speeds_of(result), {"prefill": f"pp{PROMPT}", "decode": f"tg{NEW} @ d{PROMPT}"}
+        ratios = {phase: quartiles(speeds["own", test], speeds["dense", test]) for phase, test in tests.items()}
+        tell("   prefill {:.3f}, decode {:.3f}".format(*(one["median"] for one in ratios.values())))
+        busy = [sample.conditions.others_cores or 0.0 for sample in result.run.samples]
+        every = {phase: {name: speeds[name, test] for name in named} for phase, test in tests.items()}
+        return {**ratios, "tokens_per_s": every, "others_cores": max(busy)}
 
     def _summary(self, artifact: Path, task: str, limit: int | None) -> Any:
         settings = EvalSettings(limit=limit, threads=self._threads)
         return summarise(evaluate(artifact, [task], data=self._data, settings=settings))[0]
 
 
-def speedup(turns: Sequence[Mapping[str, Sequence[float]]], at: int) -> dict[str, float]:
-    """Median and quartiles of dense over own seconds, turn by turn; `at` 0 of a prompt, 1 of a token."""
-    ratios = [turn["dense"][at] / turn["own"][at] for turn in turns]
-    low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75)).tolist()
+def quartiles(own: Sequence[float], dense: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles of own over dense, round by round."""
+    low, median, high = np.quantile(np.divide(own, dense), (0.25, 0.5, 0.75)).tolist()
     return {"median": median, "low": low, "high": high}
-
-
-def _seconds(run: Run) -> tuple[float, float]:
-    """Of the prompt, and of a token: the lower quartile."""
-    return run.prefill_s, float(np.quantile(run.token_s, QUARTILE))
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:

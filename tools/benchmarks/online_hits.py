@@ -1,6 +1,6 @@
 """Do an answer's first tokens find the FFNs that all of it would leave out? AdaSkip's table 2 (arXiv 2501.02336).
 
-    python tools/benchmarks/online_hits.py ARTIFACT --data longbench_gov_report.jsonl --limit 10 --log online.jsonl
+    python tools/benchmarks/online_hits.py ARTIFACT --data longbench_gov_report.jsonl --limit 10 --log online.json
 
 Makes the second table of docs/results/online.md: of the FFNs that a whole answer's similarities would leave out, the
 share that its first P decode steps find. Nothing is left out meanwhile: the answers are those of plain decoding.
@@ -38,7 +38,7 @@ from edgeskip.evaluation.tasks import TASKS
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Session
 
-FORMAT = "edgeskip-hit-rates-1"
+FORMAT = "edgeskip-hit-rates-2"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def online_hits(
     beta: Annotated[str | None, typer.Option(help="Thresholds β, by comma.  [default: the artifact's]")] = None,
     counts: Annotated[str, typer.Option(help="Numbers of FFNs, k, for the k most similar; by comma.")] = "4,8",
     oracle: Annotated[str, typer.Option(help="Of all of an answer's steps: whole; of those after P: rest.")] = "whole",
-    log: Annotated[Path, typer.Option(help="Requests go there, and are taken from there.")] = Path("online_hits.jsonl"),
+    log: Annotated[Path, typer.Option(help="Requests go there, and are taken from there.")] = Path("online_hits.json"),
     threads: Annotated[int | None, typer.Option(min=1, help="Threads (default: the physical cores).")] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -107,14 +107,13 @@ def online_hits(
             **{"data_sha256": sha256_of(path), "task": f"{task.name} {task.protocol}"},
             **{"tokens": tokens, "prompt_tokens": prompt_tokens, "windows": steps},
         }
-        found = {request.id: request for request in read_log(log, setting)}
-        with log.open("a", encoding="utf-8") as file:
-            for at, sample in enumerate(samples, 1):
-                if sample.id not in found:
-                    found[sample.id] = watch(session, task, sample, settings, steps)
-                    file.write(json.dumps(asdict(found[sample.id])) + "\n")
-                    file.flush()
-                tell(f"{task.name}: {at} of {len(samples)}")
+        found = read_log(log, setting)
+        for at, sample in enumerate(samples, 1):
+            if sample.id not in found:
+                found[sample.id] = watch(session, task, sample, settings, steps)
+                kept = {"format": FORMAT, "settings": setting, "requests": [asdict(one) for one in found.values()]}
+                replace_file(log, (json.dumps(kept) + "\n").encode())  # whole or not there
+            tell(f"{task.name}: {at} of {len(samples)}")
     requests = [found[sample.id] for sample in samples]
     rows = rows_of(requests, steps, thresholds or [record.threshold], sizes, rest=oracle == "rest")
     if not rows:
@@ -146,31 +145,20 @@ def task_of(data: Path) -> tuple[Task, Path]:
     return tasks[path.name], path
 
 
-def read_log(path: Path, setting: dict[str, Any]) -> list[Request]:
-    """The requests of a log, () where it is new: its first line then says `setting`.
-
-    A last line that was not written to its end is cut off. EdgeSkipError for a log of something else.
-    """
+def read_log(path: Path, setting: dict[str, Any]) -> dict[str, Request]:
+    """The requests of a log by id; EdgeSkipError for a log of something else."""
     if not path.exists():
-        header = {"format": FORMAT, "settings": setting}
-        replace_file(path, (json.dumps(header) + "\n").encode())  # whole or not there
-        return []
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
+        return {}
     try:
-        first, *lines = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
-        if first["format"] != FORMAT:
-            raise ValueError(first["format"])
-        before: dict[str, Any] = dict(first["settings"])
-        found = [Request(**line) for line in lines]
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        before, found = dict(kept["settings"]), {one["id"]: Request(**one) for one in kept["requests"]}
+        if kept["format"] != FORMAT:
+            raise ValueError(kept["format"])
     except (ValueError, TypeError, KeyError):
         raise EdgeSkipError(f"{path} is not a log of watched requests: name another --log") from None
     if before != setting:
         names = [name for name in {**before, **setting} if before.get(name) != setting.get(name)]
         raise EdgeSkipError(f"{path} was made with another {', '.join(names)}: name another --log")
-    if whole != data:
-        with path.open("rb+") as file:
-            file.truncate(len(whole))
     return found
 
 
