@@ -135,7 +135,7 @@ def _text(ratio: Ratio) -> str:
 
 def our_figures(path: Path, prompt: int, new: int, threads: int) -> Figures:
     """What `edgeskip bench` says: one round, a process of its own."""
-    result = bench({"it": path}, prompt=prompt, new=new, depths=[0, prompt], rounds=1, threads=threads)
+    result = bench({"it": path}, prompt_tokens=prompt, new_tokens=new, depths=[0, prompt], rounds=1, threads=threads)
     found = {test: speeds[0] for (_, test), speeds in speeds_of(result).items()}
     return {test: found[test] for test in (f"pp{prompt}", f"tg{new}", f"tg{new} @ d{prompt}")}
 

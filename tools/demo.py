@@ -1,8 +1,8 @@
 """What `make demo` runs: the default model from fetch to a table that compares dense with skipped, in a few minutes.
 
-Every step before the table is the `edgeskip` command, printed as it is run; the last of them is an artifact that drafts
+Every step before the table is an `edgeskip` command, printed as it is run; the last of them is an artifact that drafts
 for itself, answering plainly and speculatively. The table is measured with the Python API: speed in turns, so that a
-busy moment of the machine hits all artifacts alike, and quality on `edgeskip/bench/quality.txt`, a text written for
+busy moment of the machine hits all artifacts alike, and quality on `edgeskip/core/quality.txt`, a text written for
 this purpose that nothing was calibrated on.
 """
 
@@ -11,29 +11,30 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import statistics
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import edgeskip
 from edgeskip.core.child_exit import how_it_ended
+from edgeskip.core.held_out import HELD_OUT_TEXT
+from edgeskip.core.metrics import compare_logits
+from edgeskip.evaluation.perplexity import negative_log_likelihood
 
 MODEL = "smollm2-135m-instruct"
 SKIPPED = 4  # sublayers: twice as many and int4, and this model repeats itself
 INT4 = ("--block-size", 32, "--head-bits", 8)  # what costs less than the defaults
 EXIT_LAYER, DRAFT_TOKENS = 4, 8192  # of the artifact that drafts for itself
 PROMPT = "Why is the sky blue?"
-TEXT = Path(__file__).parents[1] / "edgeskip" / "core" / "quality.txt"
 PROMPT_TOKENS, NEW_TOKENS, QUALITY_TOKENS, ROUNDS = 512, 64, 1024, 3
 
 
@@ -52,7 +53,7 @@ class Row:
 
 
 def main() -> None:
-    """Runs the steps and prints the table; leaves everything in --output."""
+    """Run the steps and print the table; everything is left in --output."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("-o", "--output", type=Path, default=Path("demo"), help="folder to fill (default: demo)")
     parser.add_argument("--threads", type=int, default=None, help="threads to compute with (default: physical cores)")
@@ -91,13 +92,13 @@ def main() -> None:
     say(f"{time.perf_counter() - begin:.0f} s in all; profiles, artifacts, figure and numbers are in {folder}/")
 
 
-def run(verb: str, *arguments: object) -> None:
-    """Runs one `edgeskip` command, after saying so; the demo ends where it fails."""
-    words = [verb, *map(str, arguments)]
+def run(command: str, *arguments: object) -> None:
+    """Run one `edgeskip` command after printing it; the demo ends if it fails."""
+    words = [command, *map(str, arguments)]
     say(f"$ edgeskip {shlex.join(words)}")
     code = subprocess.run([sys.executable, "-m", "edgeskip", *words], check=False).returncode
     if code != 0:
-        sys.exit(code if code > 0 else f"edgeskip {verb} {how_it_ended(code)}")
+        sys.exit(code if code > 0 else f"edgeskip {command} {how_it_ended(code)}")
 
 
 def say(line: str) -> None:
@@ -105,10 +106,10 @@ def say(line: str) -> None:
 
 
 def compare(artifacts: list[Path], *, threads: int | None) -> list[Row]:
-    """Measures the artifacts in one process; the first is the reference of the quality columns."""
+    """Measure the artifacts in one process; the first is the reference of the quality columns."""
     sessions = {artifact: edgeskip.load(artifact, threads=threads) for artifact in artifacts}
     first = sessions[artifacts[0]]
-    tokens = first.encode(TEXT.read_text(encoding="utf-8"), chat=False)[:QUALITY_TOKENS]
+    tokens = first.encode(HELD_OUT_TEXT.read_text(encoding="utf-8"), chat=False)[:QUALITY_TOKENS]
     prefill: dict[Path, list[float]] = {artifact: [] for artifact in artifacts}
     decode: dict[Path, list[float]] = {artifact: [] for artifact in artifacts}
     for session in sessions.values():
@@ -120,31 +121,24 @@ def compare(artifacts: list[Path], *, threads: int | None) -> list[Row]:
             prefill[artifact].append(stats.prefill_tokens_per_s)
             decode[artifact].append(stats.decode_tokens_per_s)
 
-    reference = log_probabilities(first, tokens)
+    reference = first.logits(tokens)
     rows: list[Row] = []
     for artifact, session in sessions.items():
-        here = log_probabilities(session, tokens)
+        here = session.logits(tokens)
+        compared = compare_logits(reference[:-1], here[:-1])
         rows.append(
             Row(
                 artifact=artifact.name,
                 label=session.label,
                 size_bytes=sum(file.stat().st_size for file in [artifact, *artifact.glob("*")] if file.is_file()),
-                prefill_tokens_per_s=statistics.median(prefill[artifact]),
-                decode_tokens_per_s=statistics.median(decode[artifact]),
-                perplexity=float(np.exp(-here[np.arange(len(tokens) - 1), tokens[1:]].mean())),
-                kl_divergence=float((np.exp(reference) * (reference - here)).sum(axis=1).mean()),
-                top1_agreement=float((reference.argmax(axis=1) == here.argmax(axis=1)).mean()),
+                prefill_tokens_per_s=median(prefill[artifact]),
+                decode_tokens_per_s=median(decode[artifact]),
+                perplexity=float(np.exp(negative_log_likelihood(here, tokens) / (len(tokens) - 1))),
+                kl_divergence=compared.kl_divergence,
+                top1_agreement=compared.top1_agreement,
             )
         )
     return rows
-
-
-def log_probabilities(session: edgeskip.Session, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Log-probabilities of the next token after each of `tokens` [n] but the last: float32 [n-1, vocab_size]."""
-    logits = session.logits(tokens)[:-1]
-    logits -= logits.max(axis=1, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    return logits
 
 
 def show(rows: list[Row]) -> None:
@@ -154,7 +148,7 @@ def show(rows: list[Row]) -> None:
         box=box.SIMPLE_HEAD,
         caption=f"tokens/s with a {PROMPT_TOKENS}-token prompt, median of {ROUNDS} rounds in turns (× = against "
         f"{first.artifact}); perplexity, KL and top-1 agreement with {first.artifact} over {QUALITY_TOKENS} tokens of "
-        f"{TEXT.name}",
+        f"{HELD_OUT_TEXT.name}",
     )
     table.add_column("artifact", no_wrap=True)
     table.add_column("label", no_wrap=True)

@@ -86,9 +86,9 @@ def gpu_report(
     lossless = lossless_on(targets["self-speculative"], provider, num_prompts, new_tokens)
     tell("edgeskip bench")
     result = bench(
-        targets, prompt=prompt_tokens, new=new_tokens, depths=[0, prompt_tokens, depth], rounds=rounds, threads=1,
-        provider=",".join(variants), strategy="plain,self-speculative", num_prompts=num_prompts,
-        quality=TEXT,
+        targets, prompt_tokens=prompt_tokens, new_tokens=new_tokens, depths=[0, prompt_tokens, depth], rounds=rounds,
+        threads=1, provider=variants, strategy=("plain", "self-speculative"), num_prompts=num_prompts,
+        max_tokens=new_tokens, quality=True,
     )  # fmt: skip
     found = peers_of(model, work, targets["dense"], provider, rounds, prompt_tokens, new_tokens) if peers else {}
     Results(

@@ -279,7 +279,7 @@ class Bench:
             return {"prefill": one, "decode": one, "tokens_per_s": {}, "others_cores": None}
         os.sync()  # the export is still being written to disk otherwise
         named, timing = {"dense": self._dense, "own": artifact}, {"rounds": self._rounds, "threads": self._threads}
-        result = bench(named, prompt=PROMPT, new=NEW, depths=[0, PROMPT], **timing)
+        result = bench(named, prompt_tokens=PROMPT, new_tokens=NEW, depths=[0, PROMPT], **timing)
         speeds, tests = speeds_of(result), {"prefill": f"pp{PROMPT}", "decode": f"tg{NEW} @ d{PROMPT}"}
         ratios = {phase: quartiles(speeds["own", test], speeds["dense", test]) for phase, test in tests.items()}
         tell("   prefill {:.3f}, decode {:.3f}".format(*(one["median"] for one in ratios.values())))

@@ -79,7 +79,7 @@ def predicted_times(
     if skips[next(iter(named))]:
         raise EdgeSkipError(f"{artifacts[0]} skips sublayers: name the dense artifact first")
     prompt = profile.prefill.tokens
-    result = bench(named, prompt=prompt, new=new, depths=[0, prompt], rounds=rounds, threads=threads)
+    result = bench(named, prompt_tokens=prompt, new_tokens=new, depths=[0, prompt], rounds=rounds, threads=threads)
     speeds, context = speeds_of(result), prompt + new // 2
     prefill_s = {name: [prompt / speed for speed in speeds[name, f"pp{prompt}"]] for name in named}
     decode_s = {name: [1 / speed for speed in speeds[name, f"tg{new} @ d{prompt}"]] for name in named}

@@ -1,42 +1,19 @@
-"""`edgeskip bench` as the scripts use it: fresh processes in turns, here, every failure an error."""
+"""`edgeskip.bench` as the scripts use it: synthetic tests only unless asked for more, every failure an error."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from edgeskip.bench.benchmark import BenchResult, run_benchmark
-from edgeskip.bench.config import BenchArgs, BenchConfig
+import edgeskip
+from edgeskip.bench.benchmark import BenchResult
 from edgeskip.core.errors import EdgeSkipError
-from harness.processes import tell
 
 
-def bench(
-    targets: Mapping[str, Path],
-    *,
-    prompt: int,
-    new: int,
-    depths: Sequence[int],
-    rounds: int,
-    threads: int,
-    provider: str = "cpu",
-    strategy: str = "plain",
-    num_prompts: int = 0,
-    quality: Path | None = None,
-) -> BenchResult:
-    """Measure targets by name; synthetic tests only unless `num_prompts`, losses on the text `quality`.
-
-    EdgeSkipError if nothing was measured.
-    """
-    config = BenchConfig.from_args(
-        BenchArgs(
-            targets=[f"{name}={path}" for name, path in targets.items()],
-            prompt_tokens=str(prompt), new_tokens=str(new), depths=",".join(map(str, depths)), threads=str(threads),
-            provider=provider, strategy=strategy, prompts=None, num_prompts=num_prompts, max_tokens=new, rounds=rounds,
-            baselines=(), allow_fallback=False, pythons=(), seed=0,
-        )
-    )  # fmt: skip
-    result = run_benchmark(config, quality=quality, note=tell)
+def bench(targets: Mapping[str, Path], **options: Any) -> BenchResult:
+    """Measure targets by name, with `options` of `edgeskip.bench`. EdgeSkipError if nothing was measured."""
+    result = edgeskip.bench(targets, **{"num_prompts": 0, "quality": False, **options})
     if result.error is not None:
         raise result.error
     if result.interrupted:
