@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from edgeskip.core.plan import Plan
     from edgeskip.models.source import ModelSource
-    from edgeskip.planning.dense_cost import HeldOut
+    from edgeskip.planning.dense_cost import HeldOutText
     from edgeskip.profiles.exit_adapter import ExitAdapter
 
 
@@ -23,7 +23,7 @@ def reference_logits(
     source: ModelSource,
     plan: Plan,
     tokens: NDArray[np.int64],
-    text: HeldOut | None,
+    text: HeldOutText | None,
     adapter: ExitAdapter | None = None,
     columns: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]], str]:

@@ -34,7 +34,7 @@ from edgeskip.exporters.tokenizer_check import (
 if TYPE_CHECKING:
     from edgeskip.core.plan import Plan, Skip
     from edgeskip.models.source import ModelSource
-    from edgeskip.planning.dense_cost import HeldOut
+    from edgeskip.planning.dense_cost import HeldOutText
     from edgeskip.profiles.exit_adapter import ExitAdapter
 
 TOKENS = 256  # of the shipped text; fewer where the context is shorter
@@ -270,23 +270,23 @@ def shipped_text(count: int) -> str:
     return "\n\n".join(corpus_named(()).documents)[: 16 * count]
 
 
-def _held_out(dense: ModelSource | None, context_length: int | None) -> HeldOut | None:
+def _held_out(dense: ModelSource | None, context_length: int | None) -> HeldOutText | None:
     from edgeskip.models.source import is_large
-    from edgeskip.planning.dense_cost import held_out
+    from edgeskip.planning.dense_cost import held_out_text
 
-    return None if dense is None else held_out(dense, positions=context_length, large=is_large(dense))
+    return None if dense is None else held_out_text(dense, positions=context_length, large=is_large(dense))
 
 
 def _cost(
-    dense: ModelSource, text: HeldOut, dense_rows: list[NDArray[np.float32]], logits: Path
+    dense: ModelSource, text: HeldOutText, dense_rows: list[NDArray[np.float32]], logits: Path
 ) -> DenseComparison | None:
     """The artifact's logits beside the file `logits` against `dense_rows`; the dense model is run if there are none."""
     from edgeskip.models.torch_reference.load import load_torch_model
-    from edgeskip.planning.dense_cost import compared, dense_logits
+    from edgeskip.planning.dense_cost import compare_windows, dense_logits
 
     if not dense_rows:
         dense_rows = list(dense_logits(load_torch_model(dense, stream=True), text))
-    return compared(text, dense_rows, np.load(_windows_file(logits), mmap_mode="r"))
+    return compare_windows(text, dense_rows, np.load(_windows_file(logits), mmap_mode="r"))
 
 
 def _windows_file(logits: Path) -> Path:
@@ -299,7 +299,7 @@ def _run_probe(
     logits: Path,
     flags: list[str],
     cases: TokenizerCases | None = None,
-    text: HeldOut | None = None,
+    text: HeldOutText | None = None,
 ) -> dict[str, Any]:
     """Writes the logits [n, V] of `tokens` [n], and of the windows of `text` beside them, and returns what the probe
     prints."""

@@ -16,7 +16,7 @@ from edgeskip.profiles.schema import Profile, read_adapter
 
 if TYPE_CHECKING:
     from edgeskip.core.plan import Compensation, Plan, PlanMethod
-    from edgeskip.planning.budget import PlanningRequest
+    from edgeskip.planning.budget import SearchOptions
     from edgeskip.planning.measure_cost import MeasuredCost
     from edgeskip.planning.search.decode_set import DecodeSet
     from edgeskip.planning.search.search import FittedPlan
@@ -201,11 +201,11 @@ class PlanOptions:
         """Whether the compensation is fitted to a plan that was chosen without a search."""
         return self.fit or self.kind == "linear"
 
-    def request(self, log: Path | None) -> PlanningRequest:
+    def request(self, log: Path | None) -> SearchOptions:
         """Return what a search or a fit is asked for; `log` is where a search keeps what it measures."""
-        from edgeskip.planning.budget import PlanningRequest
+        from edgeskip.planning.budget import SearchOptions
 
-        return PlanningRequest(
+        return SearchOptions(
             corpus=self.corpus, field=self.field, model=self.model,
             compensation=self.compensation if self.searches else self.kind, objective=self.objective,
             tokens=self.tokens, window_tokens=self.window_tokens, max_skips=self.max_skips, search_kl=self.search_kl,
@@ -246,7 +246,7 @@ def plan_with_details(
 
 
 def _planned(read: Profile, options: PlanOptions, target: Path, log: Path | None, progress: Progress) -> PlanResult:
-    from edgeskip.planning.budget import device_costs, plan_by_budget, plan_fitted
+    from edgeskip.planning.budget import device_cost_model, plan_by_budget, plan_fitted
     from edgeskip.planning.measure_cost import measure_cost
     from edgeskip.planning.planner import choose, resolve
     from edgeskip.planning.search.pareto import Budget
@@ -255,7 +255,7 @@ def _planned(read: Profile, options: PlanOptions, target: Path, log: Path | None
     path, healed_from = read.working_path(), read.plan.healed_from if read.plan else None
     vectors, adapter = read_vectors(read, path), read_adapter(read, path)
     request = options.request(log)
-    times = device_costs(read, request)
+    times = device_cost_model(read, request)
     fitted, decode = None, None
 
     def report(stage: str, done: float, total: float | None) -> None:

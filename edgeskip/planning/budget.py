@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.notes import note
 from edgeskip.core.sublayers import parse_sublayer
-from edgeskip.planning.search.kept_front import check_settings, settled_options, within
-from edgeskip.planning.search.pareto import Budget, pick
-from edgeskip.profiles.schema import FrontRecord, PlanRecord, Profile
+from edgeskip.planning.search.kept_front import check_settings, points_within, resolve_options
+from edgeskip.planning.search.pareto import Budget, pick_point
+from edgeskip.profiles.schema import ParetoFront, PlanRecord, Profile
 
 if TYPE_CHECKING:
     from edgeskip.models.source import ModelSource
-    from edgeskip.planning.search.costs import Costs, DeviceCosts
+    from edgeskip.planning.search.costs import CostModel, DeviceCostModel
     from edgeskip.planning.search.decode_set import DecodeSet
     from edgeskip.planning.search.policy import SearchPolicy
     from edgeskip.planning.search.search import FittedPlan, Progress, Searcher
 
 
 @dataclass(frozen=True)
-class PlanningRequest:
+class SearchOptions:
     """What the command line asks of a search or a fit; `log` is where a search writes what it measured, without the end
     of its name. `tokens` are fitted to, 3/4 as many reported on, 3/8 compared on; None = what the corpus is good for.
     """
@@ -71,7 +71,7 @@ class PlanningRequest:
 
 
 def plan_by_budget(
-    profile: Profile, path: Path, budget: Budget, request: PlanningRequest, progress: Progress
+    profile: Profile, path: Path, budget: Budget, request: SearchOptions, progress: Progress
 ) -> tuple[Profile, FittedPlan, DecodeSet | None]:
     """The profile with a front, the one it has unless `request` wants another, and the fitted plan that `budget` buys.
 
@@ -81,7 +81,7 @@ def plan_by_budget(
     """
     front = None if request.search else profile.front
     if front is not None:
-        kept = settled_options(
+        kept = resolve_options(
             front,
             tokens=request.tokens,
             window_tokens=request.window_tokens,
@@ -92,15 +92,15 @@ def plan_by_budget(
     policy = request.policy(max_positions=1024)  # refuses what cannot be, before anything is read
     if front is not None:
         front = _as_asked(front, profile, request)
-        allowed = within(front, max_skips=request.max_skips, search_kl=request.search_kl)
-        number = pick(front, budget, allowed)  # before the model is loaded
+        allowed = points_within(front, max_skips=request.max_skips, search_kl=request.search_kl)
+        number = pick_point(front, budget, allowed)  # before the model is loaded
     source = _source(profile, path, request)
     searcher = _searcher(source, request)
     if front is None:
         front = searcher.search(_costs(profile, source, request), request.log, progress)
         if not front.points:
             raise EdgeSkipError(f"every skip costs more than {policy.max_kl:g} nats per token: raise --search-kl")
-        number = pick(front, budget)
+        number = pick_point(front, budget)
     else:
         check_settings(front, searcher.settings)
     point = front.points[number]
@@ -126,7 +126,7 @@ def plan_by_budget(
 
 
 def plan_fitted(
-    profile: Profile, path: Path, record: PlanRecord, request: PlanningRequest, progress: Progress
+    profile: Profile, path: Path, record: PlanRecord, request: SearchOptions, progress: Progress
 ) -> tuple[PlanRecord, FittedPlan]:
     """The plan of `record` with its compensation fitted on the stream that its skips leave."""
     progress("fitting", 0, None)
@@ -136,7 +136,7 @@ def plan_fitted(
     return record.model_copy(update=changed), fitted
 
 
-def _source(profile: Profile, path: Path, request: PlanningRequest) -> ModelSource:
+def _source(profile: Profile, path: Path, request: SearchOptions) -> ModelSource:
     from edgeskip.models.profile_source import check_weights, source_of
     from edgeskip.runtime.engines.onnxruntime.attention_limits import head_size_problem
 
@@ -152,7 +152,7 @@ def _source(profile: Profile, path: Path, request: PlanningRequest) -> ModelSour
     return source
 
 
-def _searcher(source: ModelSource, request: PlanningRequest) -> Searcher:
+def _searcher(source: ModelSource, request: SearchOptions) -> Searcher:
     from edgeskip.calibration.corpus import corpus_named
     from edgeskip.planning.search.search import Searcher
 
@@ -160,15 +160,15 @@ def _searcher(source: ModelSource, request: PlanningRequest) -> Searcher:
     return Searcher(source, corpus_named(request.corpus, request.field), policy)
 
 
-def _costs(profile: Profile, source: ModelSource, request: PlanningRequest) -> Costs:
-    from edgeskip.planning.search.costs import weight_costs
+def _costs(profile: Profile, source: ModelSource, request: SearchOptions) -> CostModel:
+    from edgeskip.planning.search.costs import weight_cost_model
 
-    return device_costs(profile, request) or weight_costs(source.decoder)
+    return device_cost_model(profile, request) or weight_cost_model(source.decoder)
 
 
-def device_costs(profile: Profile, request: PlanningRequest) -> DeviceCosts | None:
+def device_cost_model(profile: Profile, request: SearchOptions) -> DeviceCostModel | None:
     """The times of the device profile that `request` names; None if it names none."""
-    from edgeskip.planning.search.costs import DeviceCosts
+    from edgeskip.planning.search.costs import DeviceCostModel
 
     if request.device_profile is None:
         if request.context is not None:
@@ -178,17 +178,17 @@ def device_costs(profile: Profile, request: PlanningRequest) -> DeviceCosts | No
 
     device = read_device_profile(request.device_profile)
     device.check_model(profile)
-    return DeviceCosts(device, 512 if request.context is None else request.context)
+    return DeviceCostModel(device, 512 if request.context is None else request.context)
 
 
-def _as_asked(front: FrontRecord, profile: Profile, request: PlanningRequest) -> FrontRecord:
+def _as_asked(front: ParetoFront, profile: Profile, request: SearchOptions) -> ParetoFront:
     """The front with the times of the device that `request` names, if any. EdgeSkipError for options of a search."""
     if request.objective not in (None, front.objective):
         raise EdgeSkipError(
             f"the profile's front was searched with --objective {front.objective}, not {request.objective}: leave it "
             "out, or add --search to search anew"
         )
-    costs = device_costs(profile, request)
+    costs = device_cost_model(profile, request)
     if costs is None:
         return front
     points = []

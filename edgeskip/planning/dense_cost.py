@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from edgeskip.core.plan import Plan
     from edgeskip.models.source import ModelSource
-    from edgeskip.planning.search.costs import Costs
+    from edgeskip.planning.search.costs import CostModel
     from edgeskip.profiles.schema import Profile
 
 WINDOW, WINDOWS = 512, 2  # as `edgeskip bench` measures its targets' losses, on the same text
@@ -30,7 +30,7 @@ NAME = f"edgeskip:{HELD_OUT_TEXT.name}"
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutText:
     """Windows of token ids int64 [W, T]; T ≤ 512."""
 
     windows: NDArray[np.int64]
@@ -42,7 +42,7 @@ class HeldOut:
         return self.windows.size - len(self.windows)
 
 
-def held_out(source: ModelSource, *, positions: int | None = None, large: bool = False) -> HeldOut | None:
+def held_out_text(source: ModelSource, *, positions: int | None = None, large: bool = False) -> HeldOutText | None:
     """The text that ships, cut for the model; None if its context or tokenizer leaves fewer than 16 tokens.
 
     Args:
@@ -62,10 +62,10 @@ def held_out(source: ModelSource, *, positions: int | None = None, large: bool =
     if body < LEAST or max(ids, default=0) >= config.vocab_size:
         return None
     cut = [[*start, *ids[n * body : (n + 1) * body]] for n in range(windows)]
-    return HeldOut(np.array(cut, np.int64), hashlib.sha256(data).hexdigest())
+    return HeldOutText(np.array(cut, np.int64), hashlib.sha256(data).hexdigest())
 
 
-def dense_logits(model: PreTrainedModel, text: HeldOut) -> Iterator[NDArray[np.float32]]:
+def dense_logits(model: PreTrainedModel, text: HeldOutText) -> Iterator[NDArray[np.float32]]:
     """Logits float32 [T, V] of each window by a torch model as it is (hooks included)."""
     import torch
 
@@ -75,8 +75,8 @@ def dense_logits(model: PreTrainedModel, text: HeldOut) -> Iterator[NDArray[np.f
             yield logits.float().numpy()
 
 
-def compared(
-    text: HeldOut, dense: Iterable[NDArray[np.float32]], other: Iterable[NDArray[np.float32]]
+def compare_windows(
+    text: HeldOutText, dense: Iterable[NDArray[np.float32]], other: Iterable[NDArray[np.float32]]
 ) -> DenseComparison | None:
     """`other` against `dense`, logits float32 [T, V] of each window; None if there is no finite number to give."""
     kl, top1, losses = 0.0, 0.0, [0.0, 0.0]
@@ -107,13 +107,13 @@ def measure_plan(source: ModelSource, plan: Plan, dense: ModelSource) -> DenseCo
     from edgeskip.models.torch_reference.skipping import skipped
 
     large = is_large(source)
-    text = held_out(source, large=large)
+    text = held_out_text(source, large=large)
     if text is None:
         return None
     model = load_torch_model(source, stream=large)
     reference = list(dense_logits(model if dense is source else load_torch_model(dense, stream=True), text))
     with skipped(model, plan):
-        return compared(text, reference, dense_logits(model, text))
+        return compare_windows(text, reference, dense_logits(model, text))
 
 
 def dense_source(profile: Profile, source: ModelSource, plan: Plan, *, planning: bool = False) -> ModelSource | None:
@@ -132,13 +132,13 @@ def dense_source(profile: Profile, source: ModelSource, plan: Plan, *, planning:
     return base if base is not None and base.fingerprint == record.healed_from else None
 
 
-def predicted(source: ModelSource, plan: Plan, costs: Costs | None = None) -> SpeedPrediction | None:
+def predict_speedup(source: ModelSource, plan: Plan, costs: CostModel | None = None) -> SpeedPrediction | None:
     """The speed-up of `plan` by the times of `costs`, else by the weights a step reads; None for the dense model."""
-    from edgeskip.planning.search.costs import weight_costs
+    from edgeskip.planning.search.costs import weight_cost_model
 
     if not plan.skips:
         return None
-    costs = costs or weight_costs(source.decoder)
+    costs = costs or weight_cost_model(source.decoder)
     prefill, decode = costs.speedups(plan.skipped)
     return SpeedPrediction(prefill=prefill, decode=decode, basis=costs.name)
 
@@ -148,7 +148,7 @@ def artifact_cost(
 ) -> PlanCost | None:
     """What a manifest says: `measured` of the artifact, and what the profile knows of its plan; None if nothing."""
     known = cost_of(profile.plan.cost if profile.plan else None, source.fingerprint, plan)
-    speedup = known.speedup if known and known.speedup else predicted(source, plan)
+    speedup = known.speedup if known and known.speedup else predict_speedup(source, plan)
     if measured is None and speedup is None:
         return None
     digest = plan_digest(source.fingerprint, plan)

@@ -12,7 +12,7 @@ from edgeskip.core.user_errors import explain
 
 if TYPE_CHECKING:
     from edgeskip.core.plan import Plan
-    from edgeskip.planning.search.costs import DeviceCosts
+    from edgeskip.planning.search.costs import DeviceCostModel
     from edgeskip.profiles.schema import Profile
 
 
@@ -45,7 +45,7 @@ def measure_cost(
     plan: Plan,
     *,
     model: str | None = None,
-    device: DeviceCosts | None = None,
+    device: DeviceCostModel | None = None,
     measure: bool = True,
 ) -> MeasuredCost:
     """The cost of `plan`, which the profile at `path` resolves to; nothing is downloaded for it.
@@ -85,11 +85,11 @@ def measure_cost(
 
 def _measured(profile: Profile, path: Path, plan: Plan, model: str | None, cost: PlanCost) -> MeasuredCost:
     from edgeskip.models.profile_source import check_weights, source_of
-    from edgeskip.planning.dense_cost import dense_source, measure_plan, predicted
+    from edgeskip.planning.dense_cost import dense_source, measure_plan, predict_speedup
 
     source = source_of(profile, path, model)
     check_weights(source, profile)
-    cost = cost.model_copy(update={"speedup": cost.speedup or predicted(source, plan)})
+    cost = cost.model_copy(update={"speedup": cost.speedup or predict_speedup(source, plan)})
     dense = dense_source(profile, source, plan, planning=True)
     if dense is None:
         return MeasuredCost(cost, "the model before healing is not known")

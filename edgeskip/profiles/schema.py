@@ -178,7 +178,7 @@ class PlanRecord(_Record):
     )
 
 
-class FrontPoint(_Record):
+class ParetoPoint(_Record):
     """A plan that no other of the search beats in quality and predicted time, or in quality with as many skips.
 
     Quality is that of the skipped model on held-out text, times are predicted for the device of the search.
@@ -193,10 +193,10 @@ class FrontPoint(_Record):
     decode_speedup: float = Field(gt=0, description="Predicted, dense time over skipped")
 
 
-class FrontRecord(_Record):
+class ParetoFront(_Record):
     """What `edgeskip plan --method budget` found; `points` by rising KL, the dense model not among them."""
 
-    points: list[FrontPoint]
+    points: list[ParetoPoint]
     compensation: Compensation
     objective: Literal["kl", "perplexity"] = Field(description="What the search kept low")
     corpus: list[CorpusFile]
@@ -258,7 +258,7 @@ class Profile(_Record):
     plan: PlanRecord | None = Field(default=None, description="None = dense")
     exits: list[ExitStatistics] = Field(default_factory=list, description="Early exits that were calibrated")
     speculation: SpeculationRecord | None = Field(default=None, description="None = no sweep yet")
-    front: FrontRecord | None = Field(default=None, description="None = no search yet")
+    front: ParetoFront | None = Field(default=None, description="None = no search yet")
     _files: SideFiles | None = PrivateAttr(default=None)
 
     @classmethod
@@ -387,7 +387,7 @@ def read_profile(path: Path) -> Profile:
 def _check_plans(profile: Profile, path: Path) -> None:
     """EdgeSkipError for a plan with a sublayer that the model does not have, or as many scales as not skips."""
     num_blocks = profile.model.num_blocks
-    plans: list[PlanRecord | FrontPoint] = [profile.plan] if profile.plan else []
+    plans: list[PlanRecord | ParetoPoint] = [profile.plan] if profile.plan else []
     plans += profile.front.points if profile.front else []
     for plan in plans:
         for name in plan.skip:

@@ -25,7 +25,7 @@ class Stub:
 
 
 @dataclass(frozen=True)
-class Block:
+class GgufBlock:
     """One block of the file; `attention` None = attention-free."""
 
     attention: Attention | Stub | None
@@ -37,7 +37,7 @@ class Layout:
     """`interleaved`: llama.cpp rotates adjacent pairs in this architecture, so rows of q and k are reordered."""
 
     architecture: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[GgufBlock, ...]
     interleaved: bool
 
 
@@ -72,7 +72,7 @@ def lay_out(decoder: Decoder, *, trailing_stub: bool = False, architecture: str 
     own = _OWN[decoder.config.family]
     blocks = _paired(decoder)
     if trailing_stub:
-        blocks.append(Block(None, Stub()))
+        blocks.append(GgufBlock(None, Stub()))
     obstacle = _obstacle(decoder, blocks, own)
     if obstacle is None and architecture in (None, own.name):
         return Layout(own.name, tuple(blocks), own.interleaved)
@@ -99,7 +99,7 @@ def lay_out_pair(decoder: Decoder, fewer: Decoder) -> tuple[Layout, Layout]:
     except EdgeSkipError as error:
         raise EdgeSkipError(f"{error}; or export without --online") from None
     kept = {sublayer.sublayer: sublayer for sublayer in fewer.sublayers}
-    blocks: list[Block] = []
+    blocks: list[GgufBlock] = []
     for block in first.blocks:
         attention: Attention | FeedForward | Stub | None = block.attention
         feed_forward: Attention | FeedForward | Stub = block.feed_forward
@@ -111,7 +111,7 @@ def lay_out_pair(decoder: Decoder, fewer: Decoder) -> tuple[Layout, Layout]:
             feed_forward = kept.get(feed_forward.sublayer, Stub())
         assert not isinstance(attention, FeedForward)
         assert not isinstance(feed_forward, Attention)
-        blocks.append(Block(attention, feed_forward))
+        blocks.append(GgufBlock(attention, feed_forward))
     if (obstacle := _obstacle(fewer, blocks, _DECI)) is not None:
         raise EdgeSkipError(
             f"llama.cpp cannot leave out an FFN of {decoder.config.family} while decoding: 'deci', the architecture "
@@ -120,30 +120,30 @@ def lay_out_pair(decoder: Decoder, fewer: Decoder) -> tuple[Layout, Layout]:
     return first, Layout(DECI, tuple(blocks), _DECI.interleaved)
 
 
-def _paired(decoder: Decoder) -> list[Block]:
-    blocks: list[Block] = []
+def _paired(decoder: Decoder) -> list[GgufBlock]:
+    blocks: list[GgufBlock] = []
     pending: Attention | Stub | None = Stub(decoder.embedding_bias) if decoder.embedding_bias else None
     for sublayer in decoder.sublayers:
         if isinstance(sublayer, FeedForward):
-            blocks.append(Block(pending, sublayer))
+            blocks.append(GgufBlock(pending, sublayer))
             pending = None
             continue
         if pending is not None:
-            blocks.append(Block(pending, Stub()))
+            blocks.append(GgufBlock(pending, Stub()))
         pending = sublayer
     if pending is not None:
-        blocks.append(Block(pending, Stub()))
+        blocks.append(GgufBlock(pending, Stub()))
     return blocks
 
 
-def _with_first_attention(blocks: list[Block]) -> list[Block]:
+def _with_first_attention(blocks: list[GgufBlock]) -> list[GgufBlock]:
     """llama.cpp takes every head size from the first block, so that one needs a head."""
     if blocks and blocks[0].attention is None:
-        return [Block(Stub(), blocks[0].feed_forward), *blocks[1:]]
+        return [GgufBlock(Stub(), blocks[0].feed_forward), *blocks[1:]]
     return blocks
 
 
-def _obstacle(decoder: Decoder, blocks: list[Block], target: _Architecture) -> str | None:
+def _obstacle(decoder: Decoder, blocks: list[GgufBlock], target: _Architecture) -> str | None:
     """What `target` lacks, completing "has …"; None where it holds the decoder."""
     plain = all(isinstance(b.attention, Attention) and isinstance(b.feed_forward, FeedForward) for b in blocks)
     if target.name != DECI and not plain:

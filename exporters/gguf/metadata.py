@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.exporters.gguf.layout import DECI, Block, Layout
+from edgeskip.exporters.gguf.layout import DECI, GgufBlock, Layout
 from edgeskip.models.decoder import Attention, Decoder, DecoderConfig, FeedForward
 from edgeskip.models.readers.gguf_tokenizer import build_tokenizer
 
@@ -164,7 +164,7 @@ def _shape(decoder: Decoder, layout: Layout, eps: float) -> dict[str, Any]:
     }
 
 
-def _block_shape(config: DecoderConfig, block: Block) -> tuple[int, int, int]:
+def _block_shape(config: DecoderConfig, block: GgufBlock) -> tuple[int, int, int]:
     """(query heads, key-value heads, FFN width) of one block."""
     width = config.intermediate_size if isinstance(block.feed_forward, FeedForward) else STUB_WIDTH
     if block.attention is None:

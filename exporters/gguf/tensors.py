@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.exporters.gguf.blocks import encode, kept_bytes
-from edgeskip.exporters.gguf.layout import Block, Layout, Stub
+from edgeskip.exporters.gguf.layout import GgufBlock, Layout, Stub
 from edgeskip.exporters.gguf.metadata import STUB_WIDTH
 from edgeskip.models.decoder import Attention, Decoder, FeedForward, Float32, Linear, Norm, Tensor, constant
 
@@ -57,7 +57,7 @@ def paired_up(rows: NDArray[Any], heads: int) -> NDArray[Any]:
     return np.ascontiguousarray(rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2)).reshape(rows.shape)
 
 
-def _block_tensors(name: str, block: Block, decoder: Decoder, layout: Layout) -> Iterator[NamedTensor]:
+def _block_tensors(name: str, block: GgufBlock, decoder: Decoder, layout: Layout) -> Iterator[NamedTensor]:
     config = decoder.config
     attention, feed_forward = block.attention, block.feed_forward
     if isinstance(attention, Stub):

@@ -12,7 +12,7 @@ from edgeskip.exporters.onnx.formats import WeightFormat
 from edgeskip.exporters.onnx.graph import GraphBuilder
 
 
-def compensated(
+def apply_compensation(
     graph: GraphBuilder,
     form: WeightFormat,
     skips: Sequence[Skip],

@@ -14,7 +14,7 @@ from edgeskip.core.plan import Skip
 from edgeskip.core.sublayers import Sublayer
 from edgeskip.exporters.draft import DraftHead
 from edgeskip.exporters.job import StepCallback, no_step
-from edgeskip.exporters.onnx.compensation import compensated
+from edgeskip.exporters.onnx.compensation import apply_compensation
 from edgeskip.exporters.onnx.formats import WeightFormat, embedding, linear, stacked, tied_head, vector
 from edgeskip.exporters.onnx.gates import FfnGates
 from edgeskip.exporters.onnx.graph import MICROSOFT, GraphBuilder, int64
@@ -254,7 +254,7 @@ class _Lowering:
         self, sublayers: list[Attention | FeedForward], stream: ir.Value, update: ir.Value | None, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
         skips = [self.segment.skips[sublayer.sublayer] for sublayer in sublayers]
-        return compensated(self.graph, self.form, skips, stream, update, bias)
+        return apply_compensation(self.graph, self.form, skips, stream, update, bias)
 
     def _lengths(self, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
         """seqlens_k int32 [batch] = total − 1 and total_sequence_length int32 [] of GroupQueryAttention."""

@@ -150,7 +150,7 @@ def _plan_budget(folder: Path) -> None:
     """Reads the front, and what sublayers cost; nothing is searched or fitted."""
     from edgeskip.cli.views.pareto import front_line, front_table
     from edgeskip.core.sublayers import parse_sublayer
-    from edgeskip.planning.search.pareto import Budget, pick
+    from edgeskip.planning.search.pareto import Budget, pick_point
     from edgeskip.profiles.device_profile import read_device_profile
     from edgeskip.profiles.schema import read_profile
 
@@ -162,17 +162,17 @@ def _plan_budget(folder: Path) -> None:
     if profile.front is not None:
         front_line(profile.front)
         front_table(profile.front, 0)
-        pick(profile.front, Budget(max_kl=1e9))
+        pick_point(profile.front, Budget(max_kl=1e9))
     cli("inspect", "tiny.json")
 
 
 def _search_log(folder: Path) -> None:
     from edgeskip.planning.search.plan_evaluator import QualityLog
-    from edgeskip.planning.search.quality import Quality
+    from edgeskip.planning.search.quality import PlanQuality
 
     log = QualityLog(folder / "tiny", {"model": "x"})
     for number in range(6):
-        log.add(frozenset(range(number)), Quality(kl=0.1 * number, loss=2.0 + number / 9, top1=0.9))
+        log.add(frozenset(range(number)), PlanQuality(kl=0.1 * number, loss=2.0 + number / 9, top1=0.9))
     log.report(frozenset({1}), {"kl": 0.1, "perplexity": 9.0})
     (path,) = folder.glob("tiny.search-*.jsonl")
     path.rename(folder / "log.jsonl")

@@ -12,7 +12,7 @@ from edgeskip.cli.views.tables import table
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 from edgeskip.core.files import replace_file
 from edgeskip.planning.search.pareto import KL_DIGITS, SPEEDUP_DIGITS
-from edgeskip.profiles.schema import FrontRecord, Profile
+from edgeskip.profiles.schema import ParetoFront, Profile
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ATTENTION, _CHOSEN, _INK, _GRID = "#0072B2", "#D55E00", "#222222", "#DDDDDD"
 
 
-def front_table(front: FrontRecord, chosen: int) -> Table:
+def front_table(front: ParetoFront, chosen: int) -> Table:
     """Return a row for each point; the chosen one is bold."""
     columns = ("point", "attn", "ffn", "KL", "perplexity", "top-1", "prefill", "decode")
     rows = table(*(f">{name}" for name in columns), title=f"lossy-skip plans; times predicted: {front.device}")
@@ -38,7 +38,7 @@ def front_table(front: FrontRecord, chosen: int) -> Table:
     return rows
 
 
-def front_line(front: FrontRecord) -> str:
+def front_line(front: ParetoFront) -> str:
     """Return what a front spans."""
     speeds = [point.decode_speedup for point in front.points]
     counts = [len(point.skip) for point in front.points]
@@ -52,7 +52,7 @@ def front_line(front: FrontRecord) -> str:
 def quality_line(fitted: FittedPlan) -> str:
     """Return what a fitted plan costs."""
     quality, dense = fitted.quality, fitted.dense
-    ratio, error = quality.over(dense)
+    ratio, error = quality.perplexity_ratio(dense)
     return (
         f"on {fitted.tokens} tokens, in windows of {fitted.window}, that the fit did not use: "
         f"KL {quality.kl:.4f} nats per token, top-1 "

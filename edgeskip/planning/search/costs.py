@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edgeskip.profiles.device_profile import DeviceProfile
 
 
-class Costs(Protocol):
+class CostModel(Protocol):
     """Predicted times of the skipped model on one device."""
 
     @property
@@ -25,7 +25,7 @@ class Costs(Protocol):
 
 
 @dataclass(frozen=True)
-class DeviceCosts:
+class DeviceCostModel:
     """From the times of each sublayer on a device, decoding at `context` tokens in the cache."""
 
     device: DeviceProfile
@@ -40,7 +40,7 @@ class DeviceCosts:
 
 
 @dataclass(frozen=True)
-class WeightCosts:
+class WeightCostModel:
     """Where no device was measured: a step reads every weight once (decode), a prompt multiplies by each (prefill).
 
     `weights` [2M] of each sublayer, `head` of the head.
@@ -56,7 +56,7 @@ class WeightCosts:
         return blocks / (blocks - less), (blocks + self.head) / (blocks + self.head - less)
 
 
-def weight_costs(decoder: Decoder) -> WeightCosts:
+def weight_cost_model(decoder: Decoder) -> WeightCostModel:
     """The costs of a decoder by the sizes of its matrices."""
     from edgeskip.models.decoder import Attention
 
@@ -70,4 +70,4 @@ def weight_costs(decoder: Decoder) -> WeightCosts:
         else:
             matrices = [sublayer.gate, sublayer.up, sublayer.down]
         weights.append(sum(size(matrix.weight.shape) for matrix in matrices))
-    return WeightCosts(tuple(weights), size(decoder.embedding.shape))
+    return WeightCostModel(tuple(weights), size(decoder.embedding.shape))

@@ -126,7 +126,7 @@ def _run(
     watched: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     for index in range(runner.num_sublayers):
         if index in fits:
-            x = fits[index].applied(x, update)
+            x = fits[index].apply(x, update)
             continue
         update = runner.update(index, x)
         if index in late:

@@ -26,7 +26,7 @@ class Fit:
     bias: Tensor | None = None
     map: Tensor | None = None
 
-    def applied(self, x: Tensor, update: Tensor | None) -> Tensor:
+    def apply(self, x: Tensor, update: Tensor | None) -> Tensor:
         y = x * self.scale if self.bias is None else x * self.scale + self.bias
         return y if self.map is None or update is None else y + update @ self.map.T
 

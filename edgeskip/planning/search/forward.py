@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from edgeskip.core.plan import Compensation
     from edgeskip.planning.search.runner import SublayerRunner
 
-Kept = tuple["Tensor", "Tensor | None"]
+StreamState = tuple["Tensor", "Tensor | None"]
 """The stream before a sublayer, and what the last kept one before it has added."""
-Dense = Callable[[int], "Tensor"]
+DenseStreams = Callable[[int], "Tensor"]
 """Number of a sublayer → the dense model's stream after it, of the windows that are fitted to; asked for in order."""
 
 
-def stored(streams: list[Tensor]) -> Dense:
+def kept_streams(streams: list[Tensor]) -> DenseStreams:
     """From streams kept in memory."""
     return streams.__getitem__
 
 
-def alongside(runner: SublayerRunner, rows: slice) -> Dense:
+def recomputed_streams(runner: SublayerRunner, rows: slice) -> DenseStreams:
     """From a dense run of `rows` that goes along, sublayer by sublayer: twice the work, no memory."""
     at, x = 0, runner.start[rows]
     narrow = runner.narrowed(rows)
@@ -39,16 +39,16 @@ def alongside(runner: SublayerRunner, rows: slice) -> Dense:
     return after
 
 
-def run(
+def forward(
     runner: SublayerRunner,
     skip: Collection[int],
     compensation: Compensation,
-    dense: Dense,
+    dense: DenseStreams,
     rows: slice,
     *,
     first: int = 0,
-    before: Kept | None = None,
-    watch: Callable[[int, Kept], None] = lambda index, kept: None,
+    before: StreamState | None = None,
+    watch: Callable[[int, StreamState], None] = lambda index, kept: None,
 ) -> tuple[Tensor, dict[int, Fit]]:
     """The stream after the last sublayer [W, T, d], and what replaced each of the sublayers `skip` from `first` on.
 
@@ -62,7 +62,7 @@ def run(
         if index in skip:
             last = None if update is None else update[rows]
             fits[index] = fit(x[rows], dense(index), last, compensation)
-            x = fits[index].applied(x, update)
+            x = fits[index].apply(x, update)
         else:
             update = runner.update(index, x)
             x = x + update

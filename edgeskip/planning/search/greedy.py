@@ -6,36 +6,36 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from edgeskip.planning.search.plan_evaluator import Losses, Skips
+from edgeskip.planning.search.plan_evaluator import PlanEvaluator, SkipSet
 
 if TYPE_CHECKING:
     from edgeskip.planning.search.policy import SearchPolicy
-    from edgeskip.planning.search.quality import Quality
+    from edgeskip.planning.search.quality import PlanQuality
 
 LEAST, MOST = 4, 16  # candidates tried at a step after the first, which tries all
-Saved = Callable[[Skips, int], float]
+Saved = Callable[[SkipSet, int], float]
 """A plan and one more sublayer → what skipping that is worth, above 0: seconds, or 1."""
 
 
 def greedy_path(
-    losses: Losses,
+    losses: PlanEvaluator,
     policy: SearchPolicy,
     saved: Saved,
     *,
-    progress: Callable[[Skips], None] = lambda plan: None,
-) -> Iterator[tuple[Skips, Quality]]:
+    progress: Callable[[SkipSet], None] = lambda plan: None,
+) -> Iterator[tuple[SkipSet, PlanQuality]]:
     """Plans of 1, 2, … sublayers, each the one before and the sublayer that costs least for what it saves.
 
     Skipping one sublayer seldom makes another cheaper to skip, so what a candidate cost when it was last tried is a
     lower bound: the step ends when the best found is better than what the next promised (Minoux's lazy greedy).
     `progress` is told every plan before it is measured.
     """
-    plan: Skips = frozenset()
+    plan: SkipSet = frozenset()
     loss = _loss(losses.dense, policy)
     promised = dict.fromkeys(range(losses.num_sublayers), -math.inf)
     most_skips = policy.max_skips or losses.num_sublayers - 1
     while len(plan) < min(most_skips, losses.num_sublayers - 1):
-        losses.rebase(plan)
+        losses.set_base(plan)
         best, chosen = math.inf, -1
         for number, candidate in enumerate(sorted(promised, key=lambda index: (promised[index], index))):
             if plan and number >= LEAST and (best <= promised[candidate] or number >= MOST):
@@ -58,5 +58,5 @@ def greedy_path(
         yield plan, quality
 
 
-def _loss(quality: Quality, policy: SearchPolicy) -> float:
+def _loss(quality: PlanQuality, policy: SearchPolicy) -> float:
     return quality.kl if policy.objective == "kl" else quality.loss

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgeskip.core.errors import EdgeSkipError
 
 if TYPE_CHECKING:
-    from edgeskip.profiles.schema import FrontRecord
+    from edgeskip.profiles.schema import ParetoFront
 
 # What a quality depends on, and the option that sets it.
 _OPTIONS = {
@@ -24,8 +24,8 @@ _OPTIONS = {
 _AGAIN = "or add --search to search anew"
 
 
-def settled_options(
-    front: FrontRecord, *, tokens: int | None, window_tokens: int | None, seed: int | None, compensation: str | None
+def resolve_options(
+    front: ParetoFront, *, tokens: int | None, window_tokens: int | None, seed: int | None, compensation: str | None
 ) -> dict[str, Any]:
     """What the front was searched with, for those options that are None; and more tokens than were asked for.
 
@@ -53,7 +53,7 @@ def settled_options(
     }
 
 
-def within(front: FrontRecord, *, max_skips: int | None, search_kl: float | None) -> list[int]:
+def points_within(front: ParetoFront, *, max_skips: int | None, search_kl: float | None) -> list[int]:
     """Numbers, from 0, of the points that a search with these limits would have come to.
 
     EdgeSkipError for a limit beyond the one that the front's search had.
@@ -80,7 +80,7 @@ def within(front: FrontRecord, *, max_skips: int | None, search_kl: float | None
     ]
 
 
-def check_settings(front: FrontRecord, settings: Mapping[str, Any]) -> None:
+def check_settings(front: ParetoFront, settings: Mapping[str, Any]) -> None:
     """EdgeSkipError, in terms of options, if a point of `front`, fitted again, would not be what the front says."""
     for name, value in settings.items():
         if (before := front.settings.get(name)) == value:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.profiles.schema import FrontPoint, FrontRecord
+from edgeskip.profiles.schema import ParetoFront, ParetoPoint
 
 KL_DIGITS, SHARE_DIGITS, SPEEDUP_DIGITS = 4, 3, 2
 """Decimals that the front's table prints of KL, of shares (one of their per cent) and of speed-ups."""
@@ -57,7 +57,7 @@ def parse_share(text: str) -> float:
         raise EdgeSkipError(f"--max-ppl-increase {text} is no share: write 10% or 0.1") from None
 
 
-def pick(front: FrontRecord, budget: Budget, allowed: Sequence[int] | None = None) -> int:
+def pick_point(front: ParetoFront, budget: Budget, allowed: Sequence[int] | None = None) -> int:
     """Number, from 0, of the point that `budget` buys: the fastest decoder within it, or for a speed the one that
     loses least; of those `allowed` (None = all). EdgeSkipError where the front has none, naming what it has.
 
@@ -75,22 +75,22 @@ def pick(front: FrontRecord, budget: Budget, allowed: Sequence[int] | None = Non
     return numbers[_pick(front, [front.points[number] for number in numbers], budget)]
 
 
-def shown_kl(point: FrontPoint) -> float:
+def shown_kl(point: ParetoPoint) -> float:
     """KL as the table prints it."""
     return round(point.kl, KL_DIGITS)
 
 
-def shown_speedup(point: FrontPoint) -> float:
+def shown_speedup(point: ParetoPoint) -> float:
     """Decode speed-up as the table prints it."""
     return round(point.decode_speedup, SPEEDUP_DIGITS)
 
 
-def shown_increase(point: FrontPoint) -> float:
+def shown_increase(point: ParetoPoint) -> float:
     """Perplexity's increase and its standard error, as a share, as the table prints them."""
     return round(round(point.perplexity_ratio - 1, SHARE_DIGITS) + round(point.perplexity_error, SHARE_DIGITS), 6)
 
 
-def _pick(front: FrontRecord, points: Sequence[FrontPoint], budget: Budget) -> int:
+def _pick(front: ParetoFront, points: Sequence[ParetoPoint], budget: Budget) -> int:
     if budget.max_kl is not None:
         most = budget.max_kl
         return _fastest(
@@ -117,13 +117,13 @@ def _pick(front: FrontRecord, points: Sequence[FrontPoint], budget: Budget) -> i
     return min((n for n, fit in enumerate(fits) if fit), key=lambda n: _loss(front, points[n]))
 
 
-def thinned(points: Sequence[FrontPoint], record_loss: str) -> list[FrontPoint]:
+def pareto_points(points: Sequence[ParetoPoint], record_loss: str) -> list[ParetoPoint]:
     """The points that no other one beats: with as many skips or fewer in loss, or in loss and time. By rising KL."""
 
-    def loss(point: FrontPoint) -> float:
+    def loss(point: ParetoPoint) -> float:
         return point.kl if record_loss == "kl" else point.perplexity_ratio
 
-    def beaten(point: FrontPoint) -> bool:
+    def beaten(point: ParetoPoint) -> bool:
         others = [other for other in points if other is not point and loss(other) <= loss(point)]
         slower = any(
             other.decode_speedup >= point.decode_speedup
@@ -136,16 +136,16 @@ def thinned(points: Sequence[FrontPoint], record_loss: str) -> list[FrontPoint]:
     return sorted((point for point in points if not beaten(point)), key=lambda point: point.kl)
 
 
-def _fastest(points: Sequence[FrontPoint], fits: Sequence[bool], wanted: str, least: str) -> int:
+def _fastest(points: Sequence[ParetoPoint], fits: Sequence[bool], wanted: str, least: str) -> int:
     if not any(fits):
         raise EdgeSkipError(f"no point of the front has {wanted}: the least is {least}; allow more")
     return max((n for n, fit in enumerate(fits) if fit), key=lambda n: points[n].decode_speedup)
 
 
-def _least(points: Sequence[FrontPoint], name: str) -> float:
+def _least(points: Sequence[ParetoPoint], name: str) -> float:
     found: float = min(getattr(point, name) for point in points)
     return found
 
 
-def _loss(front: FrontRecord, point: FrontPoint) -> float:
+def _loss(front: ParetoFront, point: ParetoPoint) -> float:
     return point.kl if front.objective == "kl" else point.perplexity_ratio

@@ -14,8 +14,8 @@ from edgeskip.core.bounds import Count, dataclass_from
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import replace_file
 from edgeskip.core.json_file import parse_json
-from edgeskip.planning.search.forward import Kept, run, stored
-from edgeskip.planning.search.quality import Quality, QualityMeter
+from edgeskip.planning.search.forward import StreamState, forward, kept_streams
+from edgeskip.planning.search.quality import PlanQuality, QualityMeter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from edgeskip.core.plan import Compensation
     from edgeskip.planning.search.runner import SublayerRunner
 
-Skips = frozenset[int]
+SkipSet = frozenset[int]
 KEPT_EVERY = 4  # sublayers between streams that are kept: memory against running a few sublayers again
 ROWS = 1024  # tokens that a candidate is compared on, at most: the head is a third of the work
 
 
 @dataclass(frozen=True)
 class _Reported:
-    """What a front's point says of a plan; names and bounds as `FrontPoint` has them."""
+    """What a point of the front records about a plan; names and bounds as `ParetoPoint` has them."""
 
     kl: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     perplexity_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -49,8 +49,8 @@ class QualityLog:
 
     def __init__(self, stem: Path | None, settings: dict[str, Any]) -> None:
         self.path: Path | None = None
-        self.known: dict[Skips, Quality] = {}
-        self.reported: dict[Skips, dict[str, float]] = {}
+        self.known: dict[SkipSet, PlanQuality] = {}
+        self.reported: dict[SkipSet, dict[str, float]] = {}
         """What was measured on the text to report on, by the names of a front's point."""
         if stem is None:
             return
@@ -66,14 +66,14 @@ class QualityLog:
         if not text.endswith("\n") or len(whole) < len(lines) - 1:
             replace_file(self.path, "".join(f"{line}\n" for line in [header, *whole]).encode())
 
-    def add(self, skips: Skips, quality: Quality) -> None:
+    def add(self, skips: SkipSet, quality: PlanQuality) -> None:
         self.known[skips] = quality
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 means = {name: value for name, value in asdict(quality).items() if name != "losses"}
                 file.write(json.dumps({"skip": sorted(skips), **means}) + "\n")
 
-    def report(self, skips: Skips, found: dict[str, float]) -> None:
+    def report(self, skips: SkipSet, found: dict[str, float]) -> None:
         self.reported[skips] = found
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
@@ -89,13 +89,13 @@ class QualityLog:
             if "reported" in record:
                 self.reported[skips] = asdict(dataclass_from(_Reported, record["reported"]))
             else:
-                self.known[skips] = dataclass_from(Quality, record)
+                self.known[skips] = dataclass_from(PlanQuality, record)
         except ValueError:  # pydantic's is one too
             return False
         return True
 
 
-class Losses:
+class PlanEvaluator:
     """Measures plans that are near a base plan: what comes before the first difference is not run again.
 
     The windows of `runner` are those to fit to, number below `fit_windows`, then those to compare on.
@@ -104,10 +104,10 @@ class Losses:
     def __init__(self, runner: SublayerRunner, fit_windows: int, compensation: Compensation, log: QualityLog) -> None:
         self._runner, self._compensation, self._log = runner, compensation, log
         self._rows = slice(0, fit_windows)
-        self._base: Skips = frozenset()
-        self._kept: dict[int, Kept] = {}
+        self._base: SkipSet = frozenset()
+        self._kept: dict[int, StreamState] = {}
         self._dense: list[Tensor] = []
-        x = self._rebased(frozenset())
+        x = self._run_base(frozenset())
         compared = slice(fit_windows, None)
         tokens = (len(runner.windows) - fit_windows) * (runner.windows.shape[1] - 1)
         self._meter = QualityMeter(runner, x, compared, stride=-(-tokens // ROWS))
@@ -117,40 +117,40 @@ class Losses:
     def num_sublayers(self) -> int:
         return self._runner.num_sublayers
 
-    def rebase(self, skips: Skips) -> None:
+    def set_base(self, skips: SkipSet) -> None:
         """Says which plan the next ones are near to."""
         self._wanted = skips
 
-    def quality(self, skips: Skips) -> Quality:
+    def quality(self, skips: SkipSet) -> PlanQuality:
         """Of a plan, its compensation fitted on the way."""
         found = self._log.known.get(skips)
         if found is None:
             if self._wanted != self._base:
-                self._rebased(self._wanted)
+                self._run_base(self._wanted)
             found = self._meter.measure(self._run(skips))
             self._log.add(skips, found)
         return found
 
-    def _run(self, skips: Skips) -> Tensor:
+    def _run(self, skips: SkipSet) -> Tensor:
         first = min(skips ^ self._base, default=self.num_sublayers - 1) // KEPT_EVERY * KEPT_EVERY
-        return run(
-            self._runner, skips, self._compensation, stored(self._dense), self._rows,
+        return forward(
+            self._runner, skips, self._compensation, kept_streams(self._dense), self._rows,
             first=first, before=self._kept[first],
         )[0]  # fmt: skip
 
-    def _rebased(self, skips: Skips) -> Tensor:
+    def _run_base(self, skips: SkipSet) -> Tensor:
         """Keeps the streams of `skips`; of the dense model first, whose streams everything is fitted to."""
         first = min(skips ^ self._base, default=0) // KEPT_EVERY * KEPT_EVERY
         fill = not self._dense
 
-        def keep(index: int, kept: Kept) -> None:
+        def keep(index: int, kept: StreamState) -> None:
             if fill and index:
                 self._dense.append(kept[0][self._rows].clone())
             if index % KEPT_EVERY == 0:
                 self._kept[index] = kept
 
-        x, _ = run(
-            self._runner, skips, self._compensation, stored(self._dense), self._rows,
+        x, _ = forward(
+            self._runner, skips, self._compensation, kept_streams(self._dense), self._rows,
             first=first, before=self._kept.get(first), watch=keep,
         )  # fmt: skip
         if fill:

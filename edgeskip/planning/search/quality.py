@@ -21,7 +21,7 @@ MOST_KEPT = 2**27  # numbers: the dense model's logits are kept up to there, and
 
 
 @dataclass(frozen=True)
-class Quality:
+class PlanQuality:
     """Means per token: `kl` = KL(dense ‖ skipped) and `loss` = −ln p(next token), in nats; `losses` of each window."""
 
     kl: Reading
@@ -33,7 +33,7 @@ class Quality:
     def perplexity(self) -> float:
         return _exp(self.loss)
 
-    def over(self, dense: Quality) -> tuple[float, float]:
+    def perplexity_ratio(self, dense: PlanQuality) -> tuple[float, float]:
         """Perplexity over the dense model's, and its standard error by how much windows differ in it (0 for one)."""
         ratio = _exp(self.loss - dense.loss)
         differences = [ours - theirs for ours, theirs in zip(self.losses, dense.losses, strict=True)]
@@ -65,7 +65,7 @@ class QualityMeter:
     def tokens(self) -> int:
         return len(self._next)
 
-    def measure(self, stream: Tensor) -> Quality:
+    def measure(self, stream: Tensor) -> PlanQuality:
         """The quality of a stream [W, T, hidden_size] of all the runner's windows."""
         kl, agreed = 0.0, 0
         losses: list[float] = []
@@ -78,7 +78,7 @@ class QualityMeter:
             agreed += int((expected.argmax(dim=-1) == found.argmax(dim=-1)).sum())
         size = self.tokens // len(self._runner.windows[self._rows])  # tokens of a window
         windows = tuple(statistics.fmean(losses[start : start + size]) for start in range(0, self.tokens, size))
-        return Quality(max(kl / self.tokens, 0.0), statistics.fmean(windows), agreed / self.tokens, windows)
+        return PlanQuality(max(kl / self.tokens, 0.0), statistics.fmean(windows), agreed / self.tokens, windows)
 
     def _reference(self, number: int) -> Tensor:
         if self._kept is not None:

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from edgeskip.calibration.calibrate import end_tokens_of
 from edgeskip.core.sublayers import Sublayer, sublayers_of
-from edgeskip.planning.search.forward import Kept, alongside, run, stored
+from edgeskip.planning.search.forward import StreamState, forward, kept_streams, recomputed_streams
 from edgeskip.planning.search.greedy import Saved, greedy_path
-from edgeskip.planning.search.pareto import thinned
-from edgeskip.planning.search.plan_evaluator import Losses, QualityLog, Skips
+from edgeskip.planning.search.pareto import pareto_points
+from edgeskip.planning.search.plan_evaluator import PlanEvaluator, QualityLog, SkipSet
 from edgeskip.planning.search.progress_estimate import SearchEstimate
-from edgeskip.planning.search.quality import Quality, QualityMeter
+from edgeskip.planning.search.quality import PlanQuality, QualityMeter
 from edgeskip.planning.search.runner import SublayerRunner
 from edgeskip.planning.search.text import search_text
-from edgeskip.profiles.schema import FrontPoint, FrontRecord
+from edgeskip.profiles.schema import ParetoFront, ParetoPoint
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from edgeskip.calibration.corpus import Corpus
     from edgeskip.models.source import ModelSource
-    from edgeskip.planning.search.costs import Costs
+    from edgeskip.planning.search.costs import CostModel
     from edgeskip.planning.search.decode_set import DecodeSet
     from edgeskip.planning.search.fit import Fit
     from edgeskip.planning.search.policy import SearchPolicy
@@ -50,8 +50,8 @@ class FittedPlan:
     biases: NDArray[np.float32] | None
     maps: NDArray[np.float32] | None
     fits: dict[int, Fit]
-    quality: Quality
-    dense: Quality
+    quality: PlanQuality
+    dense: PlanQuality
     tokens: int
     window: int
 
@@ -81,7 +81,7 @@ class Searcher:
         """What the quality of a plan depends on."""
         return {**self._policy.settings, **self._settings}
 
-    def search(self, costs: Costs, log: Path | None, progress: Progress = lambda *_: None) -> FrontRecord:
+    def search(self, costs: CostModel, log: Path | None, progress: Progress = lambda *_: None) -> ParetoFront:
         """Follows two greedy paths, by loss and by loss over time saved, and measures their plans on unseen text.
 
         What is measured goes into `log` at once; a search that was cut short goes on from there.
@@ -89,18 +89,18 @@ class Searcher:
         import torch
 
         policy, fit_windows = self._policy, self._policy.windows[1]
-        found: dict[Skips, Quality] = {}
+        found: dict[SkipSet, PlanQuality] = {}
         with torch.inference_mode():
             windows = self._tensor(self._text.fit[:fit_windows] + self._text.compare)
             runner = SublayerRunner(self._model, windows)
             known = QualityLog(log, self.settings)
-            losses = Losses(runner, fit_windows, policy.compensation, known)
+            losses = PlanEvaluator(runner, fit_windows, policy.compensation, known)
             ends = policy.max_skips or losses.num_sublayers
             cost = sum(policy.windows[::2]) / (2 * policy.windows[1])
             estimate = SearchEstimate(losses.num_sublayers, ends, policy.max_kl, 2 * cost)
             for name, saved in (("by loss", lambda plan, index: 1.0), ("by loss and time", self._saved(costs))):
 
-                def step(plan: Skips, name: str = name) -> None:
+                def step(plan: SkipSet, name: str = name) -> None:
                     if plan not in known.known:
                         estimate.measured()
                     progress(f"searching: {name}, {len(plan)} skipped", round(estimate.done), round(estimate.total))
@@ -123,12 +123,12 @@ class Searcher:
             prefill, decode = costs.speedups(skip)
             names = [str(sublayer) for sublayer in skip]
             speeds = {"prefill_speedup": prefill, "decode_speedup": decode}
-            points.append(FrontPoint(skip=names, **speeds, **known.reported[plan]))
+            points.append(ParetoPoint(skip=names, **speeds, **known.reported[plan]))
         estimate.reporting(reported, fresh)
         progress("searching: measured on unseen text", round(estimate.done), round(estimate.total))
         reporter = self._reporting()
-        return FrontRecord(
-            points=thinned(points, policy.objective),
+        return ParetoFront(
+            points=pareto_points(points, policy.objective),
             compensation=policy.compensation,
             objective=policy.objective,
             corpus=list(self._corpus.files),
@@ -143,7 +143,7 @@ class Searcher:
     def _report(self, skip: Sequence[Sublayer]) -> dict[str, float]:
         """The quality of a plan as a front's point names it."""
         fitted = self.fitted(skip)
-        ratio, error = fitted.quality.over(fitted.dense)
+        ratio, error = fitted.quality.perplexity_ratio(fitted.dense)
         return {
             "kl": fitted.quality.kl,
             "perplexity_ratio": ratio,
@@ -183,10 +183,10 @@ class Searcher:
 
         return torch.tensor(windows, device=self._policy.device)
 
-    def _saved(self, costs: Costs) -> Saved:
+    def _saved(self, costs: CostModel) -> Saved:
         """Seconds of a dense decode step = 1 that one more skip saves."""
 
-        def time(plan: Skips) -> float:
+        def time(plan: SkipSet) -> float:
             return 1 / costs.speedups([self._sublayers[index] for index in plan])[1]
 
         return lambda plan, index: max(time(plan) - time(plan | {index}), 1e-9)
@@ -205,11 +205,11 @@ class _Reporter:
             self._streams: list[Tensor] = []
             keep = self._runner.num_sublayers * self._runner.start[self._rows].numel() <= MOST_KEPT
 
-            def watch(index: int, kept: Kept) -> None:
+            def watch(index: int, kept: StreamState) -> None:
                 if keep and index:
                     self._streams.append(kept[0][self._rows].clone())
 
-            x, _ = run(self._runner, (), "none", stored([]), self._rows, watch=watch)
+            x, _ = forward(self._runner, (), "none", kept_streams([]), self._rows, watch=watch)
             if keep:
                 self._streams.append(x[self._rows].clone())
             self._meter = QualityMeter(self._runner, x, slice(fit_windows, None))
@@ -224,8 +224,8 @@ class _Reporter:
 
         with torch.inference_mode():
             indices = [sublayer.index for sublayer in skip]
-            dense = stored(self._streams) if self._streams else alongside(self._runner, self._rows)
-            x, fits = run(self._runner, indices, self._compensation, dense, self._rows)
+            dense = kept_streams(self._streams) if self._streams else recomputed_streams(self._runner, self._rows)
+            x, fits = forward(self._runner, indices, self._compensation, dense, self._rows)
             quality = self._meter.measure(x)
         ordered = [fits[index] for index in indices]
         size = x.shape[-1]

@@ -308,16 +308,16 @@ def test_numbers_that_are_none_are_no_cost(tiny_llama: Path) -> None:
     import numpy as np
 
     from edgeskip.models.source import open_model
-    from edgeskip.planning.dense_cost import compared, held_out
+    from edgeskip.planning.dense_cost import compare_windows, held_out_text
 
-    text = held_out(open_model(str(tiny_llama)))
+    text = held_out_text(open_model(str(tiny_llama)))
     assert text is not None
     logits = [np.zeros((512, 320), np.float32)] * 2
-    assert compared(text, logits, logits) is not None
+    assert compare_windows(text, logits, logits) is not None
     for value in (np.nan, np.inf):
         bad = [row.copy() for row in logits]
         bad[1][3, 3] = value
-        assert compared(text, logits, bad) is None
+        assert compare_windows(text, logits, bad) is None
 
 
 def test_a_healed_plan_is_compared_with_the_model_before_healing(

@@ -11,11 +11,11 @@ import pytest
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.planning.search.plan_evaluator import QualityLog
-from edgeskip.planning.search.quality import Quality
+from edgeskip.planning.search.quality import PlanQuality
 from edgeskip.sweep.run import SweepLog, SweepPoint
 
 DEEP = "[" * 100_000 + "]" * 100_000
-GOOD = Quality(0.5, 1.0, 0.9)
+GOOD = PlanQuality(0.5, 1.0, 0.9)
 REPORTED = {"kl": 0.5, "perplexity_ratio": 1.1, "perplexity_error": 0.1, "top1_agreement": 0.9}
 LINES = [
     DEEP, '{"skip": ' + DEEP + "}", "1", "null", "[]", '"x"', "{}", '{"skip": null}', '{"skip": [0]}',
@@ -47,9 +47,9 @@ def test_a_search_measures_again_what_it_cannot_read(line: str, tmp_path: Path) 
 
 def test_a_loss_beyond_every_float_is_still_a_perplexity() -> None:
     """exp(1000) is none."""
-    quality = Quality(0.1, 1000.0, 0.5, (1000.0, 1001.0))
+    quality = PlanQuality(0.1, 1000.0, 0.5, (1000.0, 1001.0))
     assert math.isfinite(quality.perplexity)
-    assert all(map(math.isfinite, quality.over(Quality(0.0, 1.0, 1.0, (1.0, 1.5)))))
+    assert all(map(math.isfinite, quality.perplexity_ratio(PlanQuality(0.0, 1.0, 1.0, (1.0, 1.5)))))
 
 
 SETTINGS = {"model": "x", "num_speculations": (1, 2)}

@@ -60,7 +60,7 @@ def test_linear_is_weighted_ridge_regression_on_the_update() -> None:
     assert found.map is not None
     np.testing.assert_allclose(found.map.numpy(), expected, rtol=1e-4, atol=1e-5)
     assert found.scale == 1.0
-    error = (found.applied(x, u) - y).norm() / (x - y).norm()
+    error = (found.apply(x, u) - y).norm() / (x - y).norm()
     assert error < 0.2
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from edgeskip.planning.search.greedy import MOST, greedy_path
-from edgeskip.planning.search.plan_evaluator import Skips
+from edgeskip.planning.search.plan_evaluator import SkipSet
 from edgeskip.planning.search.policy import SearchPolicy
-from edgeskip.planning.search.quality import Quality
+from edgeskip.planning.search.quality import PlanQuality
 
 
 @dataclass
@@ -16,20 +16,20 @@ class KnownLosses:
 
     prices: list[float]
     penalty: float = 0.0
-    asked: list[Skips] = field(default_factory=list)
-    dense: Quality = field(default_factory=lambda: Quality(0.0, 1.0, 1.0))
+    asked: list[SkipSet] = field(default_factory=list)
+    dense: PlanQuality = field(default_factory=lambda: PlanQuality(0.0, 1.0, 1.0))
 
     @property
     def num_sublayers(self) -> int:
         return len(self.prices)
 
-    def rebase(self, skips: Skips) -> None:
+    def set_base(self, skips: SkipSet) -> None:
         pass
 
-    def quality(self, skips: Skips) -> Quality:
+    def quality(self, skips: SkipSet) -> PlanQuality:
         self.asked.append(skips)
         kl = sum(self.prices[i] for i in skips) + self.penalty * sum(i + 1 in skips for i in skips)
-        return Quality(kl, 1.0 + kl, 1.0)
+        return PlanQuality(kl, 1.0 + kl, 1.0)
 
 
 WIDE = SearchPolicy(max_kl=100.0)

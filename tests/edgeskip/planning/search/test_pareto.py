@@ -9,20 +9,20 @@ from edgeskip.cli.views.pareto import front_table, plot_front
 from edgeskip.cli.views.similarity_plot import plot_similarity
 from edgeskip.core import terminal
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.planning.search.pareto import Budget, parse_share, pick, thinned
-from edgeskip.profiles.schema import FrontPoint, FrontRecord, read_profile
+from edgeskip.planning.search.pareto import Budget, pareto_points, parse_share, pick_point
+from edgeskip.profiles.schema import ParetoFront, ParetoPoint, read_profile
 
 
-def point(skips: int, kl: float, decode: float, ratio: float | None = None, error: float = 0.0) -> FrontPoint:
-    return FrontPoint(
+def point(skips: int, kl: float, decode: float, ratio: float | None = None, error: float = 0.0) -> ParetoPoint:
+    return ParetoPoint(
         skip=[f"attn.{n}" for n in range(skips)], kl=kl, perplexity_ratio=ratio or 1 + kl, perplexity_error=error,
         top1_agreement=0.9,
         prefill_speedup=1.1, decode_speedup=decode,
     )  # fmt: skip
 
 
-def front(*points: FrontPoint) -> FrontRecord:
-    return FrontRecord(
+def front(*points: ParetoPoint) -> ParetoFront:
+    return ParetoFront(
         points=list(points), compensation="affine", objective="kl", corpus=[], tokens=8, perplexity=20.0, device="here",
         context=0, settings={}, created="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
@@ -43,7 +43,7 @@ FRONT = front(point(1, 0.01, 1.01), point(2, 0.03, 1.10), point(3, 0.04, 1.08), 
     ],
 )
 def test_what_a_budget_buys(budget: Budget, number: int) -> None:
-    assert pick(FRONT, budget) == number
+    assert pick_point(FRONT, budget) == number
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_a_budget_buys(budget: Budget, number: int) -> None:
 )
 def test_what_the_front_does_not_have(budget: Budget, says: str) -> None:
     with pytest.raises(EdgeSkipError, match=says):
-        pick(FRONT, budget)
+        pick_point(FRONT, budget)
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_budgets_that_are_none(values: dict[str, float]) -> None:
 def test_a_standard_error_is_to_spare() -> None:
     """10 % more that may as well be 12 is no 10 %."""
     found = front(point(1, 0.1, 1.1, 1.07, 0.02), point(2, 0.2, 1.2, 1.09, 0.02))
-    assert pick(found, Budget(max_ppl_increase=0.1)) == 0
+    assert pick_point(found, Budget(max_ppl_increase=0.1)) == 0
     with pytest.raises(EdgeSkipError, match=r"the least is 9\.0%"):
-        pick(found, Budget(max_ppl_increase=0.08))
+        pick_point(found, Budget(max_ppl_increase=0.08))
 
 
 def test_shares() -> None:
@@ -90,7 +90,7 @@ def test_what_another_plan_beats_goes() -> None:
     """Worse and slower than another goes, unless it is the best with as many skips."""
     better, beaten = point(3, 0.05, 1.2), point(3, 0.06, 1.1)
     best_of_two = point(2, 0.055, 1.15)
-    assert thinned([beaten, better, best_of_two], "kl") == [better, best_of_two]
+    assert pareto_points([beaten, better, best_of_two], "kl") == [better, best_of_two]
 
 
 @pytest.mark.parametrize(
@@ -102,22 +102,22 @@ def test_what_another_plan_beats_goes() -> None:
         (Budget(max_ppl_increase=parse_share("0.1")), point(1, 0.1, 1.1, 1.0804, 0.0203)),
     ],
 )
-def test_a_point_counts_as_it_is_printed(budget: Budget, found: FrontPoint) -> None:
+def test_a_point_counts_as_it_is_printed(budget: Budget, found: ParetoPoint) -> None:
     """Oracle: the table. What prints as enough is enough, what prints as more is not."""
-    assert pick(front(found), budget) == 0
+    assert pick_point(front(found), budget) == 0
     worse = found.model_copy(
         update={"decode_speedup": 1.1449, "kl": found.kl + 1e-4, "perplexity_ratio": found.perplexity_ratio + 1e-3}
     )
     with pytest.raises(EdgeSkipError, match="no point of the front"):
-        pick(front(worse), budget)
+        pick_point(front(worse), budget)
 
 
 def test_limits_of_a_search_narrow_a_front() -> None:
-    assert pick(FRONT, Budget(max_kl=1), allowed=[0, 2]) == 2
+    assert pick_point(FRONT, Budget(max_kl=1), allowed=[0, 2]) == 2
     with pytest.raises(EdgeSkipError, match="--point 2 is beyond"):
-        pick(FRONT, Budget(point=2), allowed=[0])
+        pick_point(FRONT, Budget(point=2), allowed=[0])
     with pytest.raises(EdgeSkipError, match="allow more"):
-        pick(FRONT, Budget(max_kl=1), allowed=[])
+        pick_point(FRONT, Budget(max_kl=1), allowed=[])
 
 
 def test_a_devices_name_is_text_in_the_table() -> None:

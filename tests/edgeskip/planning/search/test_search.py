@@ -19,10 +19,10 @@ from edgeskip.models.torch_reference.load import load_torch_model
 from edgeskip.models.torch_reference.skipping import skipped
 from edgeskip.planning.planner import fitted_plan
 from edgeskip.planning.search import search as search_module
-from edgeskip.planning.search.costs import DeviceCosts, weight_costs
-from edgeskip.planning.search.plan_evaluator import Losses, QualityLog, Skips
+from edgeskip.planning.search.costs import DeviceCostModel, weight_cost_model
+from edgeskip.planning.search.plan_evaluator import PlanEvaluator, QualityLog, SkipSet
 from edgeskip.planning.search.policy import SearchPolicy
-from edgeskip.planning.search.quality import Quality
+from edgeskip.planning.search.quality import PlanQuality
 from edgeskip.planning.search.runner import SublayerRunner
 from edgeskip.planning.search.search import FittedPlan, Searcher
 from edgeskip.planning.search.text import search_text
@@ -88,14 +88,14 @@ def test_running_on_from_a_base_is_running_all(tmp_path: Path) -> None:
     plans = [frozenset({3}), frozenset({3, 6}), frozenset({3, 6, 1}), frozenset({1, 6, 7})]
     with torch.inference_mode():
         runner = SublayerRunner(load_torch_model(source), windows)
-        moving = Losses(runner, 4, "linear", QualityLog(None, {}))
+        moving = PlanEvaluator(runner, 4, "linear", QualityLog(None, {}))
         near = []
         for base, plan in zip([frozenset[int](), *plans], plans, strict=False):
-            moving.rebase(base)
+            moving.set_base(base)
             near.append(moving.quality(plan))
         for plan, found in zip(plans, near, strict=True):
-            fresh = Losses(runner, 4, "linear", QualityLog(None, {})) if plan else moving
-            fresh.rebase(frozenset())
+            fresh = PlanEvaluator(runner, 4, "linear", QualityLog(None, {})) if plan else moving
+            fresh.set_base(frozenset())
             expected = fresh.quality(plan)
             assert (found.kl, found.loss) == pytest.approx((expected.kl, expected.loss), rel=1e-4)
 
@@ -103,14 +103,14 @@ def test_running_on_from_a_base_is_running_all(tmp_path: Path) -> None:
 def test_a_search_goes_on_where_it_was_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in the log is not measured again; the front is the uninterrupted search's."""
     source = source_of(tmp_path)
-    costs, stem = weight_costs(source.decoder), tmp_path / "llama"
+    costs, stem = weight_cost_model(source.decoder), tmp_path / "llama"
     whole = Searcher(source, CORPUS, POLICY).search(costs, stem)
     (log,) = tmp_path.glob("llama.search-*.jsonl")
     lines = log.read_text().splitlines()
     log.write_text("\n".join(lines[:7]) + '\n{"skip": [1, 2')  # killed while writing
-    measured: list[Skips] = []
-    run = Losses._run
-    monkeypatch.setattr(Losses, "_run", lambda self, skips: measured.append(skips) or run(self, skips))
+    measured: list[SkipSet] = []
+    run = PlanEvaluator._run
+    monkeypatch.setattr(PlanEvaluator, "_run", lambda self, skips: measured.append(skips) or run(self, skips))
     again = Searcher(source, CORPUS, POLICY).search(costs, stem)
     assert [point.skip for point in again.points] == [point.skip for point in whole.points]
     assert log.read_text().splitlines() == lines
@@ -126,15 +126,15 @@ def test_a_search_goes_on_where_it_was_cut_short(tmp_path: Path, monkeypatch: py
 
 def test_logs_of_other_settings_stay_and_a_file_that_is_no_log_is_not_touched(tmp_path: Path) -> None:
     one = QualityLog(tmp_path / "x", {"seed": 0})
-    one.add(frozenset({3, 1}), Quality(0.5, 1.0, 0.9))
+    one.add(frozenset({3, 1}), PlanQuality(0.5, 1.0, 0.9))
     other = QualityLog(tmp_path / "x", {"seed": 1})
     assert other.known == {}
-    assert QualityLog(tmp_path / "x", {"seed": 0}).known == {frozenset({1, 3}): Quality(0.5, 1.0, 0.9)}
+    assert QualityLog(tmp_path / "x", {"seed": 0}).known == {frozenset({1, 3}): PlanQuality(0.5, 1.0, 0.9)}
     assert other.path is not None
     assert one.path is not None
     one.path.write_text(one.path.read_text().removesuffix("\n"))  # killed between a record and its end
     again = QualityLog(tmp_path / "x", {"seed": 0})
-    again.add(frozenset({2}), Quality(0.7, 1.0, 0.8))
+    again.add(frozenset({2}), PlanQuality(0.7, 1.0, 0.8))
     assert len(QualityLog(tmp_path / "x", {"seed": 0}).known) == 2
     other.path.write_text("my notes\n")
     with pytest.raises(EdgeSkipError, match="not the log of this search"):
@@ -151,7 +151,7 @@ def test_another_field_of_the_corpus_is_another_search(tmp_path: Path) -> None:
 def test_points_have_the_costs_of_their_skips(tmp_path: Path) -> None:
     """By hand: decode reads every weight once, the head's too."""
     source = source_of(tmp_path)
-    costs = weight_costs(source.decoder)
+    costs = weight_cost_model(source.decoder)
     config = source.decoder.config
     ffn = 3 * config.hidden_size * config.intermediate_size
     blocks = sum(costs.weights)
@@ -211,7 +211,7 @@ def test_a_devices_times_are_taken_at_the_context_asked_for() -> None:
         one_row="last", rounds=1, created="2026-01-01", versions={},
     )  # fmt: skip
     attention = [parse_sublayer("attn.0", 1)]
-    assert DeviceCosts(device, 0).speedups(attention)[1] == pytest.approx(10 / 8)
-    assert DeviceCosts(device, 1024).speedups(attention)[1] == pytest.approx(20 / 8)
-    assert DeviceCosts(device, 512).speedups(attention)[1] == pytest.approx(15 / 8)
-    assert DeviceCosts(device, 0).name == "a phone"
+    assert DeviceCostModel(device, 0).speedups(attention)[1] == pytest.approx(10 / 8)
+    assert DeviceCostModel(device, 1024).speedups(attention)[1] == pytest.approx(20 / 8)
+    assert DeviceCostModel(device, 512).speedups(attention)[1] == pytest.approx(15 / 8)
+    assert DeviceCostModel(device, 0).name == "a phone"
