@@ -20,9 +20,12 @@ from edgeskip.models.decoder import Attention, Decoder, FeedForward, Float32, Li
 
 
 def bake(decoder: Decoder, plan: Plan, *, shifts_apart: Collection[Sublayer] = ()) -> Decoder:
-    """The decoder with `plan` applied; weights stay lazy. EdgeSkipError where the plan is for another shape.
+    """Return the decoder with `plan` applied; weights stay lazy.
 
     `shifts_apart`: what these FFNs would absorb stays beside them, as `shift`, for a graph that may leave them out.
+
+    Raises:
+        EdgeSkipError: If the plan is for another shape.
     """
     if plan.num_blocks != decoder.config.num_blocks:
         raise EdgeSkipError(
@@ -58,7 +61,7 @@ def bake(decoder: Decoder, plan: Plan, *, shifts_apart: Collection[Sublayer] = (
 
 
 def _norm_of_scaled(norm: Norm, scale: float) -> Norm:
-    """RMSNorm(S·y; eps) = RMSNorm(y; eps/S²)."""
+    """Return the norm of y for one of S·y: RMSNorm(S·y; eps) = RMSNorm(y; eps/S²)."""
     return replace(norm, eps=norm.eps / scale**2)
 
 
@@ -67,7 +70,7 @@ def _divided(linear: Linear, scale: float) -> Linear:
 
 
 def on_scaled_stream(sublayer: Attention | FeedForward, scale: float) -> Attention | FeedForward:
-    """The same sublayer reading and writing y = x/scale instead of x."""
+    """Return the same sublayer reading and writing y = x/scale instead of x."""
     norm = _norm_of_scaled(sublayer.norm, scale)
     if isinstance(sublayer, Attention):
         return replace(sublayer, norm=norm, o=_divided(sublayer.o, scale))
@@ -77,7 +80,7 @@ def on_scaled_stream(sublayer: Attention | FeedForward, scale: float) -> Attenti
 def _with_map(
     kept: Attention | FeedForward, original: Attention | FeedForward | None, matrix: Float32
 ) -> Attention | FeedForward:
-    """`kept` adding matrix·u to the stream as well, u what `original`, the same sublayer before baking, adds."""
+    """Return `kept` adding matrix·u to the stream as well, u what the same sublayer before baking, `original`, adds."""
     if isinstance(kept, Attention) and isinstance(original, Attention):
         return replace(kept, o=_added(kept.o, _mapped(original.o, matrix)))
     assert isinstance(kept, FeedForward), "a map reads the last kept sublayer"
@@ -86,7 +89,7 @@ def _with_map(
 
 
 def _mapped(linear: Linear, matrix: Float32) -> Linear:
-    """matrix·(weight·h + bias) as one projection."""
+    """Return matrix·(weight·h + bias) as one projection."""
 
     def product(tensor: Tensor) -> Tensor:
         wide = matrix.astype(np.float64)
@@ -101,7 +104,7 @@ def _added(one: Linear, other: Linear) -> Linear:
 
 
 def _with_output_bias(sublayer: Attention | FeedForward, bias: Tensor, *, apart: bool) -> Attention | FeedForward:
-    """The same sublayer adding `bias` [d] to the stream as well."""
+    """Return the same sublayer adding `bias` [d] to the stream as well."""
     if isinstance(sublayer, Attention):
         return replace(sublayer, o=Linear(sublayer.o.weight, bias.plus(sublayer.o.bias)))
     if apart:

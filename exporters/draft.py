@@ -89,12 +89,12 @@ def draft_head(
     fold: bool = False,
     block: tuple[Attention, FeedForward] | None = None,
 ) -> DraftHead:
-    """The head of an exit of `decoder`, after `block` where there is one.
+    """Return the head of an exit of `decoder`, after `block` if there is one.
 
     `exit_map` A [d, d] takes the RMS-normalised exit state to the final normalised state (design §7); None = the
-    model's own norm and head. `tokens` trims the head to these rows (FR-Spec, arXiv 2502.14856 §3). A trimmed head is
-    a matrix of its own, so the map is folded into it, head · A; the whole head is folded only with `fold`, because
-    that is a second copy of the largest matrix, where applying A costs hidden_size / vocab_size of the head.
+    model's own norm and head. `tokens` trims the head to these rows (FR-Spec, arXiv 2502.14856 §3). A trimmed head is a
+    matrix of its own, so the map is folded into it, head · A; the whole head is folded only with `fold`, because that
+    is a second copy of the largest matrix, where applying A costs hidden_size / vocab_size of the head.
     """
     norm = decoder.norm
     if exit_map is not None:
@@ -127,8 +127,9 @@ def draft_head(
 
 
 def chosen_head(profile: Profile, vectors: Vectors | None, layer: int) -> ChosenHead:
-    """What drafts at an exit: its trained adapter unless something else was measured to agree more often, else its
-    calibrated map, else, where the model's own head does as well or the exit is not known, that."""
+    """Return what drafts at an exit: its trained adapter unless something else was measured to agree more often, else
+    its calibrated map, else, if the model's own head does as well or the exit is not known, that.
+    """
     found = next((statistics for statistics in profile.exits if statistics.layer == layer), None)
     if found is None:
         return PLAIN
@@ -143,8 +144,12 @@ def chosen_head(profile: Profile, vectors: Vectors | None, layer: int) -> Chosen
 
 
 def draft_tokens(source: ModelSource, vectors: Vectors | None, size: int | None) -> NDArray[np.int64] | None:
-    """Ids [size], ascending, of the tokens a trimmed head knows: the corpus' most frequent, and the model's ends of
-    text. None for the whole vocabulary. EdgeSkipError where the profile has no counts."""
+    """Return ids [size], ascending, of the tokens a trimmed head knows: the corpus' most frequent, and the model's ends
+    of text. None for the whole vocabulary.
+
+    Raises:
+        EdgeSkipError: If the profile has no counts.
+    """
     if size is None:
         return None
     counts = vectors.token_counts if vectors else None
@@ -158,11 +163,13 @@ def draft_tokens(source: ModelSource, vectors: Vectors | None, size: int | None)
 def exit_block(
     source: ModelSource, adapter: ExitAdapter | None, plan: Plan, layer: int
 ) -> tuple[Attention, FeedForward] | None:
-    """The block of the adapter of exit `layer`, for the model under `plan`; None where the adapter has none.
+    """Return the block of the adapter of exit `layer`, for the model under `plan`; None if the adapter has none.
 
     What blocks of a family may differ in (rotary positions, window) is as in the model's first. Its weights go by
-    `exit.E.adapter.block.NAME`, so that nothing measured of the model's own is taken for theirs. EdgeSkipError where
-    they are not of the model's shape.
+    `exit.E.adapter.block.NAME`, so that nothing measured of the model's own is taken for theirs.
+
+    Raises:
+        EdgeSkipError: If they are not of the model's shape.
     """
     if adapter is None or not adapter.block:
         return None

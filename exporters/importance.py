@@ -27,14 +27,14 @@ WINDOWS, CONTEXT = 4, 512  # 2,048 tokens: more change the scales' quality by le
 
 
 def importance_of(source: ModelSource, plan: Plan) -> Importance:
-    """Measured on the shipped text."""
+    """Return the importances of a model under `plan`, measured on the shipped text."""
     from edgeskip.exporters.verify import shipped_tokens
 
     return measure_importance(source, plan, shipped_tokens(source, WINDOWS * CONTEXT))
 
 
 def measure_importance(source: ModelSource, plan: Plan, tokens: NDArray[np.int64]) -> Importance:
-    """Mean square of the inputs of every linear layer over `tokens` [n], cut into windows.
+    """Return mean square of the inputs of every linear layer over `tokens` [n], cut into windows.
 
     Runs the torch model under `plan`, block by block (`stream=True`), without its head.
     """
@@ -72,7 +72,7 @@ def measure_importance(source: ModelSource, plan: Plan, tokens: NDArray[np.int64
 
 
 def _give_back_memory() -> None:
-    """Frees what the model left: modules and hooks that refer to each other, and glibc's free but unreturned heap."""
+    """Free what the model left: modules and hooks that refer to each other, and glibc's free but unreturned heap."""
     gc.collect()
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

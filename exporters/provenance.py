@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def plan_summary(profile: Profile) -> PlanSummary:
-    """What is skipped and what replaces it, without the numbers."""
+    """Return what is skipped and what replaces it, without the numbers."""
     plan = profile.plan
     return PlanSummary(
         method=plan.method if plan else "dense",
@@ -29,12 +29,12 @@ def plan_summary(profile: Profile) -> PlanSummary:
 
 
 def plan_label(profile: Profile) -> Label:
-    """What the output of the profile's plan is called."""
+    """Return what the output of the profile's plan is called."""
     return "lossy-skip" if profile.plan and profile.plan.skip else "dense"
 
 
 def inputs_of(source: ModelSource, profile: Profile, *, importance: bool) -> dict[str, str]:
-    """Fingerprints of what an artifact is made from.
+    """Return fingerprints of what an artifact is made from.
 
     `importance`: quantized by what matters on the shipped text, whatever the profile was calibrated on.
     """
@@ -46,11 +46,11 @@ def inputs_of(source: ModelSource, profile: Profile, *, importance: bool) -> dic
 
 
 def software_versions(*packages: str) -> dict[str, str]:
-    """EdgeSkip's, Python's and those of the `packages` that are installed."""
+    """Return the versions of EdgeSkip, Python and those of the `packages` that are installed."""
     own = {"edgeskip": __version__, "python": platform.python_version()}
     return own | {package: version for package in packages if (version := installed_version(package)) is not None}
 
 
 def now() -> str:
-    """The time in ISO 8601, UTC."""
+    """Return the time in ISO 8601, UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_exit_layer(exit_layer: int, num_blocks: int) -> None:
-    """EdgeSkipError unless blocks 0 … exit_layer-1 leave at least one block for the rest."""
+    """Raise EdgeSkipError unless blocks 0 … exit_layer-1 leave at least one block for the rest."""
     if not 1 <= exit_layer < num_blocks:
         raise EdgeSkipError(
             f"--exit-layer {exit_layer} is not possible: the model has {num_blocks} blocks, choose 1 … {num_blocks - 1}"
@@ -24,10 +24,12 @@ def check_exit_layer(exit_layer: int, num_blocks: int) -> None:
 
 
 def kept_between(decoder: Decoder, start: int, end: int) -> tuple[Attention | FeedForward, ...]:
-    """The kept sublayers of blocks start … end-1 (the model's own numbering); `end` may be the number of blocks.
+    """Return the kept sublayers of blocks start … end-1 (the model's own numbering); `end` may be the number of blocks.
 
-    The bias of a sublayer skipped right after them is in the last one's, as in the whole. EdgeSkipError where none is
-    kept.
+    The bias of a sublayer skipped right after them is in the last one's, as in the whole.
+
+    Raises:
+        EdgeSkipError: If none is kept.
     """
     kept = tuple(sublayer for sublayer in decoder.sublayers if start <= sublayer.block < end)
     if not kept:
@@ -38,14 +40,19 @@ def kept_between(decoder: Decoder, start: int, end: int) -> tuple[Attention | Fe
 
 
 def parts_of(decoder: Decoder, exit_layers: Sequence[int]) -> list[tuple[Attention | FeedForward, ...]]:
-    """The kept sublayers before the first exit, between exits and after the last. EdgeSkipError for a part of none."""
+    """Return the kept sublayers before the first exit, between exits and after the last.
+
+    Raises:
+        EdgeSkipError: For a part of none.
+    """
     bounds = [0, *exit_layers, decoder.config.num_blocks]
     return [kept_between(decoder, start, end) for start, end in pairwise(bounds)]
 
 
 def exit_plan(plan: Plan, exit_layer: int) -> Plan:
-    """The plan of the first part alone: every later sublayer is skipped and replaced by nothing, but for those the
-    plan skips right after it, whose bias its last sublayer adds."""
+    """Return the plan of the first part alone: every later sublayer is skipped and replaced by nothing, but for those
+    the plan skips right after it, whose bias its last sublayer adds.
+    """
     skips = [skip for skip in plan.skips if skip.sublayer.block < exit_layer]
     follows = True
     for sublayer in sublayers_of(plan.num_blocks):

@@ -224,7 +224,10 @@ def require_match(record: VerificationRecord, what: str = "exported model", *, a
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A temporary folder. Its name is known before it is made, so that a signal that comes meanwhile leaves nothing."""
+    """Return a temporary folder.
+
+    Its name is known before it is made, so that a signal that comes meanwhile leaves nothing.
+    """
     folder = Path(tempfile.gettempdir()) / f"edgeskip-verify-{secrets.token_hex(8)}"
     try:
         folder.mkdir(mode=0o700)
@@ -234,7 +237,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _columns(file: Path, draft: DraftCheck | None) -> NDArray[np.float32]:
-    """The logits in a file, of a trimmed head's tokens alone where a graph gives them among all others."""
+    """Return the logits in a file, of a trimmed head's tokens alone if a graph gives them among all others."""
     found: NDArray[np.float32] = np.load(file, mmap_mode="r")
     if draft is None or draft.tokens is None or found.shape[1] == len(draft.tokens):
         return found
@@ -242,13 +245,13 @@ def _columns(file: Path, draft: DraftCheck | None) -> NDArray[np.float32]:
 
 
 def _likeliest(logits: NDArray[np.float32], draft: DraftCheck | None) -> NDArray[np.int64]:
-    """Token ids [n] of the greatest of each row's logits [n, V']."""
+    """Return token ids [n] of the greatest of each row's logits [n, V']."""
     columns: NDArray[np.int64] = logits.argmax(axis=-1)
     return columns if draft is None or draft.tokens is None else draft.tokens[columns]
 
 
 def shipped_tokens(source: ModelSource, count: int) -> NDArray[np.int64]:
-    """The first tokens of the shipped text, at most `count`; ids [n]."""
+    """Return the first tokens of the shipped text, at most `count`; ids [n]."""
     ids = source.encoder().encode(shipped_text(count)).ids
     config = source.decoder.config
     count = min(count, config.max_positions - 1)  # a generated token must still fit
@@ -264,7 +267,7 @@ def shipped_tokens(source: ModelSource, count: int) -> NDArray[np.int64]:
 
 
 def shipped_text(count: int) -> str:
-    """Enough of the shipped text for `count` tokens of any tokenizer."""
+    """Return enough of the shipped text for `count` tokens of any tokenizer."""
     from edgeskip.calibration.corpus import corpus_named
 
     return "\n\n".join(corpus_named(()).documents)[: 16 * count]
@@ -280,7 +283,9 @@ def _held_out(dense: ModelSource | None, context_length: int | None) -> HeldOutT
 def _cost(
     dense: ModelSource, text: HeldOutText, dense_rows: list[NDArray[np.float32]], logits: Path
 ) -> DenseComparison | None:
-    """The artifact's logits beside the file `logits` against `dense_rows`; the dense model is run if there are none."""
+    """Return the artifact's logits beside the file `logits` against `dense_rows`; the dense model is run if there are
+    none.
+    """
     from edgeskip.models.torch_reference.load import load_torch_model
     from edgeskip.planning.dense_cost import compare_windows, dense_logits
 
@@ -301,7 +306,7 @@ def _run_probe(
     cases: TokenizerCases | None = None,
     text: HeldOutText | None = None,
 ) -> dict[str, Any]:
-    """Writes the logits [n, V] of `tokens` [n], and of the windows of `text` beside them, and returns what the probe
+    """Write the logits [n, V] of `tokens` [n], and of the windows of `text` beside them, and return what the probe
     prints."""
     tokens_file, questions_file = logits.with_name("tokens.npy"), logits.with_name("questions.json")
     np.save(tokens_file, tokens)

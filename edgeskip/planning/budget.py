@@ -45,7 +45,7 @@ class SearchOptions:
     log: Path | None
 
     def policy(self, max_positions: int) -> SearchPolicy:
-        """For a model of so many positions.
+        """Return the policy for a model of so many positions.
 
         Attentions are worth more in long windows: a plan of SmolLM2 that costs 10 % in windows of 512 tokens costs
         17 % in windows of 1,024.
@@ -73,11 +73,14 @@ class SearchOptions:
 def plan_by_budget(
     profile: Profile, path: Path, budget: Budget, request: SearchOptions, progress: Progress
 ) -> tuple[Profile, FittedPlan, DecodeSet | None]:
-    """The profile with a front, the one it has unless `request` wants another, and the fitted plan that `budget` buys.
+    """Return the profile with a front, the one it has unless `request` wants another, and the fitted plan that `budget`
+    buys.
 
     Decoding may lose as much on the model's own continuations as the budget allows on text (or as the plan loses on
-    text, where the budget is no KL): what that leaves room for is the decode set. EdgeSkipError where the front has no
-    such point, and where the text or settings are not those of the front.
+    text, if the budget is no KL): what that leaves room for is the decode set.
+
+    Raises:
+        EdgeSkipError: If the front has no such point, and if the text or settings are not those of the front.
     """
     front = None if request.search else profile.front
     if front is not None:
@@ -128,7 +131,7 @@ def plan_by_budget(
 def plan_fitted(
     profile: Profile, path: Path, record: PlanRecord, request: SearchOptions, progress: Progress
 ) -> tuple[PlanRecord, FittedPlan]:
-    """The plan of `record` with its compensation fitted on the stream that its skips leave."""
+    """Return the plan of `record` with its compensation fitted on the stream that its skips leave."""
     progress("fitting", 0, None)
     searcher = _searcher(_source(profile, path, request), request)
     fitted = searcher.fitted([parse_sublayer(name, profile.model.num_blocks) for name in record.skip])
@@ -167,7 +170,7 @@ def _costs(profile: Profile, source: ModelSource, request: SearchOptions) -> Cos
 
 
 def device_cost_model(profile: Profile, request: SearchOptions) -> DeviceCostModel | None:
-    """The times of the device profile that `request` names; None if it names none."""
+    """Return the times of the device profile that `request` names; None if it names none."""
     from edgeskip.planning.search.costs import DeviceCostModel
 
     if request.device_profile is None:
@@ -182,7 +185,11 @@ def device_cost_model(profile: Profile, request: SearchOptions) -> DeviceCostMod
 
 
 def _as_asked(front: ParetoFront, profile: Profile, request: SearchOptions) -> ParetoFront:
-    """The front with the times of the device that `request` names, if any. EdgeSkipError for options of a search."""
+    """Return the front with the times of the device that `request` names, if any.
+
+    Raises:
+        EdgeSkipError: For options of a search.
+    """
     if request.objective not in (None, front.objective):
         raise EdgeSkipError(
             f"the profile's front was searched with --objective {front.objective}, not {request.objective}: leave it "

@@ -43,7 +43,7 @@ class HeldOutText:
 
 
 def held_out_text(source: ModelSource, *, positions: int | None = None, large: bool = False) -> HeldOutText | None:
-    """The text that ships, cut for the model; None if its context or tokenizer leaves fewer than 16 tokens.
+    """Return the text that ships, cut for the model; None if its context or tokenizer leaves fewer than 16 tokens.
 
     Args:
         source: the model, for its tokenizer and limits.
@@ -66,7 +66,7 @@ def held_out_text(source: ModelSource, *, positions: int | None = None, large: b
 
 
 def dense_logits(model: PreTrainedModel, text: HeldOutText) -> Iterator[NDArray[np.float32]]:
-    """Logits float32 [T, V] of each window by a torch model as it is (hooks included)."""
+    """Yield logits float32 [T, V] of each window by a torch model as it is (hooks included)."""
     import torch
 
     with torch.inference_mode():
@@ -78,7 +78,7 @@ def dense_logits(model: PreTrainedModel, text: HeldOutText) -> Iterator[NDArray[
 def compare_windows(
     text: HeldOutText, dense: Iterable[NDArray[np.float32]], other: Iterable[NDArray[np.float32]]
 ) -> DenseComparison | None:
-    """`other` against `dense`, logits float32 [T, V] of each window; None if there is no finite number to give."""
+    """Compare `other` with `dense`, logits float32 [T, V] of each window; None if a number would not be finite."""
     kl, top1, losses = 0.0, 0.0, [0.0, 0.0]
     for window, reference, found in zip(text.windows, dense, other, strict=True):
         _, here, agreed = compare_logits(reference[:-1], found[:-1])
@@ -102,7 +102,7 @@ def compare_windows(
 
 
 def measure_plan(source: ModelSource, plan: Plan, dense: ModelSource) -> DenseComparison | None:
-    """`plan` on the torch model of `source` in float32, against `dense`, usually the same; block by block if large."""
+    """Measure `plan` on the torch model of `source` in float32, against `dense`, usually the same."""
     from edgeskip.models.torch_reference.load import load_torch_model
     from edgeskip.models.torch_reference.skipping import skipped
 
@@ -117,7 +117,7 @@ def measure_plan(source: ModelSource, plan: Plan, dense: ModelSource) -> DenseCo
 
 
 def dense_source(profile: Profile, source: ModelSource, plan: Plan, *, planning: bool = False) -> ModelSource | None:
-    """The model that `plan` is compared with: the profile's, or if its LoRA heals a plan the one before healing.
+    """Return the model that `plan` is compared with: the profile's, or if its LoRA heals a plan the one before healing.
 
     None if that is not known: a profile that was healed before profiles said so, or healed on top of another LoRA.
     `planning`: the plan has just been made, so it is not one that an older EdgeSkip healed.
@@ -133,7 +133,9 @@ def dense_source(profile: Profile, source: ModelSource, plan: Plan, *, planning:
 
 
 def predict_speedup(source: ModelSource, plan: Plan, costs: CostModel | None = None) -> SpeedPrediction | None:
-    """The speed-up of `plan` by the times of `costs`, else by the weights a step reads; None for the dense model."""
+    """Return the speed-up of `plan` by the times of `costs`, else by the weights a step reads; None for the dense
+    model.
+    """
     from edgeskip.planning.search.costs import weight_cost_model
 
     if not plan.skips:
@@ -146,7 +148,8 @@ def predict_speedup(source: ModelSource, plan: Plan, costs: CostModel | None = N
 def artifact_cost(
     profile: Profile, source: ModelSource, plan: Plan, measured: DenseComparison | None
 ) -> PlanCost | None:
-    """What a manifest says: `measured` of the artifact, and what the profile knows of its plan; None if nothing."""
+    """Return what a manifest says: `measured` of the artifact, and what the profile knows of its plan; None if nothing.
+    """
     known = cost_of(profile.plan.cost if profile.plan else None, source.fingerprint, plan)
     speedup = known.speedup if known and known.speedup else predict_speedup(source, plan)
     if measured is None and speedup is None:
@@ -156,7 +159,7 @@ def artifact_cost(
 
 
 def _loss(logits: NDArray[np.float32], tokens: NDArray[np.int64]) -> float:
-    """Mean −ln p of `tokens` [n] by logits [n, V], in nats."""
+    """Return mean −ln p of `tokens` [n] by logits [n, V], in nats."""
     total = 0.0
     for start in range(0, len(tokens), 64):  # rows in memory twice
         with np.errstate(invalid="ignore"):  # infinite logits end as a NaN, which is no cost

@@ -48,11 +48,11 @@ def measure_cost(
     device: DeviceCostModel | None = None,
     measure: bool = True,
 ) -> MeasuredCost:
-    """The cost of `plan`, which the profile at `path` resolves to; nothing is downloaded for it.
+    """Return the cost of `plan`, which the profile at `path` resolves to; nothing is downloaded for it.
 
     Args:
         profile: with the plan's record.
-        path: where the profile was read, which its model may be relative to.
+        path: if the profile was read, which its model may be relative to.
         plan: with at least one skip.
         model: in place of the model that the profile names.
         device: times to predict the speed-up from; by default the weights' sizes.

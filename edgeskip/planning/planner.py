@@ -21,7 +21,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def num_skipped(alpha: float, num_blocks: int) -> int:
-    """2m of AdaSkip's m = M − M/α, rounded to the nearest whole sublayer (a half rounds up).
+    """Return 2m of AdaSkip's m = M − M/α, rounded to the nearest whole sublayer (a half rounds up).
 
     m need not be whole: 2m counts sublayers, so α = 1.2 on 32 blocks (m = 5.33) skips 11 of 64.
     """
@@ -40,13 +40,15 @@ def choose(
     skip: Sequence[str] | None = None,
     seed: int = 0,
 ) -> PlanRecord:
-    """Chooses the sublayers to skip; exactly one of `alpha`, `skip_sublayers` and `skip` says how many or which.
+    """Choose the sublayers to skip; exactly one of `alpha`, `skip_sublayers` and `skip` says how many or which.
 
-    Methods: `adaskip` skips the sublayers of greatest prefill similarity, `least-similar` those of least (the
-    AdaSkip paper's LeastSkip control). Its baselines skip without looking, one or two sublayers a block:
-    `early-exit` the last ones; `skipdecode` the first ones, never block 0; `unified` whole blocks at a regular
-    distance, never the first or last block; `random` any. A plan of no sublayers is `dense`; names given in
-    `skip` are `explicit`. EdgeSkipError where the request cannot be met.
+    Methods: `adaskip` skips the sublayers of greatest prefill similarity, `least-similar` those of least (the AdaSkip
+    paper's LeastSkip control). Its baselines skip without looking, one or two sublayers a block: `early-exit` the last
+    ones; `skipdecode` the first ones, never block 0; `unified` whole blocks at a regular distance, never the first or
+    last block; `random` any. A plan of no sublayers is `dense`; names given in `skip` are `explicit`.
+
+    Raises:
+        EdgeSkipError: If the request cannot be met.
     """
     num_blocks = profile.model.num_blocks
     if compensation not in STATISTICAL:
@@ -73,10 +75,10 @@ def choose(
 
 
 def resolve(profile: Profile, vectors: Vectors | None) -> Plan:
-    """The profile's plan with the scale and bias of every skip; dense where the profile has no plan.
+    """Return the profile's plan with the scale and bias of every skip; dense if the profile has no plan.
 
-    `vectors` may be None unless the compensation is affine. Affine biases are bias_share·(mean_out − s·mean_in) of
-    the prefill phase, computed in float64 and rounded to float32.
+    `vectors` may be None unless the compensation is affine. Affine biases are bias_share·(mean_out − s·mean_in) of the
+    prefill phase, computed in float64 and rounded to float32.
     """
     plan = _resolved(profile, vectors)
     _check_scale(plan)
@@ -84,7 +86,8 @@ def resolve(profile: Profile, vectors: Vectors | None) -> Plan:
 
 
 def _check_scale(plan: Plan) -> None:
-    """EdgeSkipError if the plan's scales together leave what float32 has room for: weights are divided by them."""
+    """Raise EdgeSkipError if the plan's scales together leave what float32 has room for: weights are divided by them.
+    """
     total = 1.0
     for skip in plan.skips:
         total *= skip.scale
@@ -115,7 +118,9 @@ def fitted_plan(
     biases: NDArray[np.float32] | None,
     maps: NDArray[np.floating[Any]] | None,
 ) -> Plan:
-    """The plan of a record with fitted scales; `biases` [skips, d] and `maps` [skips, d, d] in its order or None."""
+    """Return the plan of a record with fitted scales; `biases` [skips, d] and `maps` [skips, d, d] in its order or
+    None.
+    """
     order = [parse_sublayer(name, num_blocks) for name in record.skip]
     sources = sources_of(order, num_blocks)
     skips = []
@@ -127,7 +132,7 @@ def fitted_plan(
 
 
 def sources_of(skipped: Collection[Sublayer], num_blocks: int) -> dict[Sublayer, Sublayer | None]:
-    """Of each skipped sublayer, the last one kept before it; None at the model's start."""
+    """Return, for each skipped sublayer, the last one kept before it; None at the model's start."""
     found: dict[Sublayer, Sublayer | None] = {}
     last: Sublayer | None = None
     for sublayer in sublayers_of(num_blocks):
@@ -139,7 +144,7 @@ def sources_of(skipped: Collection[Sublayer], num_blocks: int) -> dict[Sublayer,
 
 
 def skipped_of(profile: Profile) -> list[Sublayer]:
-    """What the profile's plan skips, each once and in execution order, however the plan lists them."""
+    """Return what the profile's plan skips, each once and in execution order, however the plan lists them."""
     names = profile.plan.skip if profile.plan else []
     return sorted({parse_sublayer(name, profile.model.num_blocks) for name in names})
 
@@ -160,7 +165,7 @@ def _skip(profile: Profile, vectors: Vectors | None, sublayer: Sublayer, compens
 
 
 def _pick(profile: Profile, method: Method, count: int, seed: int) -> list[Sublayer]:
-    """`count` sublayers by `method`, in any order."""
+    """Return `count` sublayers chosen by `method`, in any order."""
     num_blocks = profile.model.num_blocks
     every = sublayers_of(num_blocks)
     if not 0 <= count < len(every):
@@ -190,7 +195,7 @@ def _pick(profile: Profile, method: Method, count: int, seed: int) -> list[Subla
 
 
 def _periodic(num_blocks: int, count: int) -> list[Sublayer]:
-    """Whole blocks spread evenly over the blocks between the first and the last; an odd one out skips attn only."""
+    """Return whole blocks spread evenly between the first and the last; an odd one out skips attn only."""
     middle = max(num_blocks - 2, 0)
     wanted = min((count + 1) // 2, middle)
     blocks = [1 + math.floor((i + 0.5) * middle / wanted) for i in range(wanted)]

@@ -41,7 +41,7 @@ FLOATS = ("F32", "F16", "BF16")
 
 
 def check_scalable(blocks: QuantizedBlocks, name: str) -> None:
-    """EdgeSkipError where `blocks` must be multiplied and its type has no scales wide enough for that."""
+    """Raise EdgeSkipError if `blocks` must be multiplied and its type has no scales wide enough for that."""
     if blocks.factor != 1.0 and blocks.kind not in _SCALES and blocks.kind not in FLOATS:
         raise EdgeSkipError(
             f"{name} is {blocks.kind}, whose scales cannot take a skipped sublayer's factor: "
@@ -50,9 +50,10 @@ def check_scalable(blocks: QuantizedBlocks, name: str) -> None:
 
 
 def kept_bytes(blocks: QuantizedBlocks, name: str) -> NDArray[np.uint8]:
-    """The weight's bytes [rows…, bytes a row] with its factor folded in; the stored ones where the factor is 1.
+    """Return the weight's bytes [rows…, bytes a row] with its factor folded in; the stored ones if the factor is 1.
 
-    EdgeSkipError where the type cannot be scaled or a scale leaves the range of fp16.
+    Raises:
+        EdgeSkipError: If the type cannot be scaled or a scale leaves the range of fp16.
     """
     check_scalable(blocks, name)
     raw = blocks.read()
@@ -76,9 +77,12 @@ def kept_bytes(blocks: QuantizedBlocks, name: str) -> NDArray[np.uint8]:
 
 
 def encode(values: Float32, kind: str) -> NDArray[np.uint8]:
-    """float32 [rows…, n] as ggml blocks of `kind` [rows…, bytes a row], by the gguf package.
+    """Return float32 [rows…, n] as ggml blocks of `kind` [rows…, bytes a row], encoded by the gguf package.
 
-    n is a multiple of the kind's block length. EdgeSkipError where a value leaves the range of fp16.
+    n is a multiple of the kind's block length.
+
+    Raises:
+        EdgeSkipError: If a value leaves the range of fp16.
     """
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize

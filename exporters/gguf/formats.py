@@ -39,7 +39,7 @@ class GgufFormat:
     by_llamacpp: bool = False
 
     def kind_of(self, tensor: Tensor) -> str:
-        """ggml's type for a tensor; vectors are always F32."""
+        """Return ggml's type for a tensor; vectors are always F32."""
         if len(tensor.shape) == 1:
             return "F32"
         if self.kind is None:
@@ -48,9 +48,9 @@ class GgufFormat:
 
 
 def format_for(source: ModelSource, precision: str | None) -> GgufFormat:
-    """The format called `precision` for a model; None = the one that costs it nothing or next to nothing.
+    """Return the format called `precision` for a model; None = the one that costs it nothing or next to nothing.
 
-    That is a GGUF's own blocks, Q8_0 where a LoRA is merged into a GGUF, F16 for other models. EdgeSkipError as
+    That is a GGUF's own blocks, Q8_0 if a LoRA is merged into a GGUF, F16 for other models. EdgeSkipError as
     `gguf_format`, and for `keep` with a LoRA: the merged weights have no blocks of their own.
     """
     header, adapted = source.checkpoint.gguf, source.adaptation is not None
@@ -65,9 +65,10 @@ def format_for(source: ModelSource, precision: str | None) -> GgufFormat:
 
 
 def gguf_format(precision: str, header: GgufHeader | None) -> GgufFormat:
-    """The format called `precision`; `header` is that of the model's GGUF, None where it is none.
+    """Return the format called `precision`; `header` is that of the model's GGUF, None if it is none.
 
-    EdgeSkipError for an unknown name, or `keep` of a model that is no GGUF.
+    Raises:
+        EdgeSkipError: For an unknown name, or `keep` of a model that is no GGUF.
     """
     from gguf import LlamaFileType
 
@@ -87,7 +88,7 @@ def gguf_format(precision: str, header: GgufHeader | None) -> GgufFormat:
 
 
 def _kept_format(header: GgufHeader) -> GgufFormat:
-    """What the file says it is; where it does not say, the type that most of its matrices' weights have."""
+    """Return what the file says it is; if it does not say, the type that most of its matrices' weights have."""
     from gguf import GGMLQuantizationType, LlamaFileType
 
     try:

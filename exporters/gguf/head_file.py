@@ -13,9 +13,10 @@ from edgeskip.runtime.engines.llamacpp.trimmed_head import EPS
 
 
 def write_head_file(path: Path, head: DraftHead) -> str:
-    """Writes `head` float16 [V', d], the norm's weight in it, `tokens` int32 [V'] and eps; returns the file's sha256.
+    """Write `head` float16 [V', d], the norm's weight in it, `tokens` int32 [V'] and eps; returns the file's sha256.
 
-    EdgeSkipError where a weight leaves the range of float16.
+    Raises:
+        EdgeSkipError: If a weight leaves the range of float16.
     """
     from safetensors.numpy import save
 

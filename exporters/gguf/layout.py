@@ -64,10 +64,10 @@ _DECI = _Architecture(DECI, interleaved=True, output_biases=True, rope_factors=T
 
 
 def lay_out(decoder: Decoder, *, trailing_stub: bool = False, architecture: str | None = None) -> Layout:
-    """Chooses the architecture and pairs the sublayers. `architecture` DECI forces that one.
+    """Choose the architecture and pair the sublayers. `architecture` DECI forces that one.
 
     `trailing_stub` appends a block that adds nothing: without one, llama.cpp's last block keeps only the rows that
-    logits are wanted of. EdgeSkipError says what is possible where neither architecture holds the decoder.
+    logits are wanted of. EdgeSkipError says what is possible if neither architecture holds the decoder.
     """
     own = _OWN[decoder.config.family]
     blocks = _paired(decoder)
@@ -91,7 +91,10 @@ def lay_out_pair(decoder: Decoder, fewer: Decoder) -> tuple[Layout, Layout]:
     """Layouts of `decoder` and of `fewer`, which is the same without some FFNs, whose KV caches are interchangeable:
     the same number of blocks, attention at the same places, rotated alike.
 
-    An FFN that is gone leaves a stub, which only `deci` has. EdgeSkipError where llama.cpp cannot hold that.
+    An FFN that is gone leaves a stub, which only `deci` has.
+
+    Raises:
+        EdgeSkipError: If llama.cpp cannot hold that.
     """
     own = _OWN[decoder.config.family]
     try:
@@ -137,14 +140,14 @@ def _paired(decoder: Decoder) -> list[GgufBlock]:
 
 
 def _with_first_attention(blocks: list[GgufBlock]) -> list[GgufBlock]:
-    """llama.cpp takes every head size from the first block, so that one needs a head."""
+    """Return the blocks with a head in the first one, from which llama.cpp takes every head size."""
     if blocks and blocks[0].attention is None:
         return [GgufBlock(Stub(), blocks[0].feed_forward), *blocks[1:]]
     return blocks
 
 
 def _obstacle(decoder: Decoder, blocks: list[GgufBlock], target: _Architecture) -> str | None:
-    """What `target` lacks, completing "has …"; None where it holds the decoder."""
+    """Return what `target` lacks, completing "has …"; None if it holds the decoder."""
     plain = all(isinstance(b.attention, Attention) and isinstance(b.feed_forward, FeedForward) for b in blocks)
     if target.name != DECI and not plain:
         return "an attention and an FFN in every block"

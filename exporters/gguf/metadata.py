@@ -37,7 +37,11 @@ class Value:
 def file_metadata(
     source: ModelSource, decoder: Decoder, layout: Layout, file_type: int, manifest: Mapping[str, str]
 ) -> dict[str, Value]:
-    """Every key but general.architecture, in file order. EdgeSkipError where llama.cpp has no key for something."""
+    """Return every key but general.architecture, in file order.
+
+    Raises:
+        EdgeSkipError: If llama.cpp has no key for something.
+    """
     carried = _carried(source)
     general = {key: value for key, value in carried.items() if key.startswith("general.")}
     label = manifest.get("edgeskip.label", "dense")
@@ -64,7 +68,7 @@ def context_length(decoder: Decoder) -> int:
 
 
 def _carried(source: ModelSource) -> dict[str, Value]:
-    """general.* and tokenizer.* of the model: a GGUF's own, else built from the folder."""
+    """Return general.* and tokenizer.* of the model: a GGUF's own, else built from the folder."""
     header = source.checkpoint.gguf
     if header is not None:
         build_tokenizer(header.metadata)  # refuses a vocabulary that llama.cpp could not load either
@@ -78,7 +82,7 @@ def _carried(source: ModelSource) -> dict[str, Value]:
 
 
 def _general(source: ModelSource) -> dict[str, Value]:
-    """Name, licence and the like, read from the folder and its model card by the gguf package."""
+    """Return name, license and the like, read from the folder and its model card by the gguf package."""
     import logging
 
     import gguf
@@ -99,7 +103,7 @@ def _general(source: ModelSource) -> dict[str, Value]:
 
 
 def _as_type(value: Any, kind: Any, key: str, file: str) -> Any:
-    """`value` as what GGUF has under `key`: a model card may say 1.0 or a date where a text belongs."""
+    """Return `value` as GGUF stores it under `key`: a model card may have 1.0 or a date in place of a text."""
     from gguf import GGUFValueType
 
     scalars = str, int, float, date
@@ -165,7 +169,7 @@ def _shape(decoder: Decoder, layout: Layout, eps: float) -> dict[str, Any]:
 
 
 def _block_shape(config: DecoderConfig, block: GgufBlock) -> tuple[int, int, int]:
-    """(query heads, key-value heads, FFN width) of one block."""
+    """Return (query heads, key-value heads, FFN width) of one block."""
     width = config.intermediate_size if isinstance(block.feed_forward, FeedForward) else STUB_WIDTH
     if block.attention is None:
         return 0, 0, width
@@ -175,7 +179,7 @@ def _block_shape(config: DecoderConfig, block: GgufBlock) -> tuple[int, int, int
 
 
 def _rope_scaling(config: DecoderConfig) -> dict[str, Any]:
-    """`rope.scaling.*`. Llama 3's is a tensor instead (rope_freqs.weight)."""
+    """Return `rope.scaling.*`; Llama 3's is a tensor instead (rope_freqs.weight)."""
     scaling = config.rope.scaling or {}
     kind = scaling.get("rope_type", "default")
     if kind in ("default", "llama3"):

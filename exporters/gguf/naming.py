@@ -9,7 +9,7 @@ from edgeskip.artifacts.manifest import PlanSummary
 def file_name(
     model: str, plan: PlanSummary, precision: str, *, exit_layer: int | None = None, part: Part = "whole"
 ) -> str:
-    """`smollm2-135m-instruct-adaskip8-Q4_1.gguf`: method and number of skipped sublayers, where any are skipped.
+    """Return a name such as `smollm2-135m-instruct-adaskip8-Q4_1.gguf`: method and number of skips, if there are any.
 
     Early exit: `…-exit8-Q4_1.gguf` is the first part, a draft model of its own, `…-exit8-rest-Q4_1.gguf` the rest.
     """
@@ -24,10 +24,10 @@ def file_name(
 
 
 def head_file_name(first: str) -> str:
-    """Name of the side file with the trimmed draft head of the first part called `first`."""
+    """Return the name of the side file with the trimmed draft head of the first part called `first`."""
     return f"{first.removesuffix('.gguf')}-head.safetensors"
 
 
 def decode_file_name(whole: str) -> str:
-    """Name of the file that takes over from the one called `whole` while decoding."""
+    """Return the name of the file that takes over from the one called `whole` while decoding."""
     return f"{whole.removesuffix('.gguf')}-decode.gguf"

@@ -194,7 +194,7 @@ def _layer_of(draft: DraftRequest) -> int:
 
 
 def _kept_kind(embedding: Tensor) -> str | None:
-    """The type a head or a matrix of ours gets in a file that keeps the model's blocks; None = it keeps none.
+    """Return the type a head or a matrix of ours gets in a file that keeps the model's blocks; None = it keeps none.
 
     It is the embedding's if that is a float, else Q8_0: fewer bits need importances, and those of the model's own head
     are not those of an exit.
@@ -207,7 +207,7 @@ def _kept_kind(embedding: Tensor) -> str | None:
 
 
 def _stored_as(linear: Linear, kind: str | None) -> Linear:
-    """`linear` as a weight that a GGUF stores in `kind`."""
+    """Return `linear` with a weight that a GGUF stores in `kind`."""
     if kind is None:
         return linear
     weight = linear.weight
@@ -217,7 +217,7 @@ def _stored_as(linear: Linear, kind: str | None) -> Linear:
 def _block_stored_as(
     attention: Attention, feed_forward: FeedForward, kind: str | None
 ) -> tuple[Attention, FeedForward]:
-    """The same for every matrix of an exit's own block."""
+    """Return the same for every matrix of an exit's own block."""
     q, k, v, o = (_stored_as(linear, kind) for linear in (attention.q, attention.k, attention.v, attention.o))
     gate, up, down = (_stored_as(linear, kind) for linear in (feed_forward.gate, feed_forward.up, feed_forward.down))
     return replace(attention, q=q, k=k, v=v, o=o), replace(feed_forward, gate=gate, up=up, down=down)

@@ -37,7 +37,7 @@ PROBES: tuple[str, ...] = (
 
 
 def pre_tokenizer_name(tokenizer: Tokenizer) -> tuple[str, bool] | None:
-    """(name, whether llama.cpp takes whole words from the vocabulary under it); None where no known name fits.
+    """Return (name, whether llama.cpp takes whole words from the vocabulary under it); None if no known name fits.
 
     Of names whose words agree, one that treats whole words as the tokenizer does (`ignore_merges`) goes before the
     others, then the usual one for its kind.
@@ -54,7 +54,7 @@ def pre_tokenizer_name(tokenizer: Tokenizer) -> tuple[str, bool] | None:
 
 
 def _rule(name: str) -> Any:
-    """The pre-tokenizer that stands behind a name."""
+    """Return the pre-tokenizer that stands behind a name."""
     keys: dict[str, Any] = {"model": "gpt2", "pre": name, "tokens": ["a", "b", "ab"], "merges": ["a b"]}
     keys["add_bos_token"] = False
     return build_tokenizer({f"tokenizer.ggml.{key}": value for key, value in keys.items()}).pre_tokenizer

@@ -23,7 +23,7 @@ _ENTRY = "llama_model_imatrix_data"
 
 
 def check_quantizer() -> None:
-    """EdgeSkipError where llama-cpp-python is missing, or too old to be given importances."""
+    """Raise EdgeSkipError if llama-cpp-python is missing, or too old to be given importances."""
     if not hasattr(llama(), _ENTRY):
         raise too_old(_ENTRY)
 
@@ -36,11 +36,13 @@ def quantize_file(
     *,
     embedding_type: int | None = None,
 ) -> None:
-    """Quantizes the F16 GGUF `source` to `target`; `file_type` is a llama_ftype (llama.h), as `general.file_type`.
+    """Quantize the F16 GGUF `source` to `target`; `file_type` is a llama_ftype (llama.h), as `general.file_type`.
 
     `importance`: tensor name → mean square of each input [in], what llama.cpp calls an importance matrix; a tensor
-    without one has its own error minimised. `embedding_type`: ggml's type for the embedding, None = llama.cpp's
-    choice. EdgeSkipError where llama.cpp refuses.
+    without one has its own error minimised. `embedding_type`: ggml's type for the embedding, None = llama.cpp's choice.
+
+    Raises:
+        EdgeSkipError: If llama.cpp refuses.
     """
     check_quantizer()
     with tempfile.TemporaryDirectory(prefix="edgeskip-quantize-") as scratch:

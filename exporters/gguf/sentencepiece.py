@@ -18,15 +18,15 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def is_byte_piece(token: str) -> bool:
-    """Whether a piece stands for a byte: `<0x0A>`."""
+    """Return whether a piece stands for a byte: `<0x0A>`."""
     return _BYTE.fullmatch(token) is not None
 
 
 def space_prefix(spec: Mapping[str, Any]) -> bool | None:
-    """Whether a tokenizer.json puts a space in front of the text; None where its text treatment is another one.
+    """Return whether a tokenizer.json puts a space in front of the text; None if its text treatment is another one.
 
-    A `Metaspace` that does so only at the very start ("first") counts: llama.cpp does it after every special token
-    as well, and offers nothing in between.
+    A `Metaspace` that does so only at the very start ("first") counts: llama.cpp does it after every special token as
+    well, and offers nothing in between.
     """
     normalizer, cut = spec.get("normalizer"), spec.get("pre_tokenizer")
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
@@ -44,7 +44,11 @@ def space_prefix(spec: Mapping[str, Any]) -> bool | None:
 
 
 def piece_scores(tokens: Sequence[str], merges: Sequence[str], file: str) -> list[float]:
-    """A score for every token. EdgeSkipError where a byte piece is missing: llama.cpp spells the unknown with them."""
+    """Return a score for every token.
+
+    Raises:
+        EdgeSkipError: If a byte piece is missing: llama.cpp spells the unknown with them.
+    """
     missing = {f"<0x{byte:02X}>" for byte in range(256)} - set(tokens)
     if missing:
         raise EdgeSkipError(

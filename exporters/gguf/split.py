@@ -9,14 +9,17 @@ from edgeskip.models.decoder import Attention, Decoder, FeedForward
 
 
 def first_part(decoder: Decoder, exit_layer: int, block: tuple[Attention, FeedForward] | tuple[()] = ()) -> Decoder:
-    """The kept sublayers of blocks 0 … exit_layer-1 (the model's own numbering), the exit's own `block` where it has
-    one, the final norm and the head. EdgeSkipError where none is kept.
+    """Return the kept sublayers of blocks 0 … exit_layer-1 (the model's own numbering), the exit's own `block` if it
+    has one, the final norm and the head.
+
+    Raises:
+        EdgeSkipError: If none is kept.
     """
     return replace(decoder, sublayers=(*kept_between(decoder, 0, exit_layer), *block))
 
 
 def rest_part(decoder: Decoder, exit_layer: int) -> Decoder:
-    """The kept sublayers after them, the final norm and the head. Its input is the exit state.
+    """Return the kept sublayers after them, the final norm and the head. Its input is the exit state.
 
     llama.cpp wants an embedding in every file: here the head's matrix serves, unused as an embedding.
     """

@@ -25,7 +25,7 @@ class NamedTensor:
 
 
 def named_tensors(decoder: Decoder, layout: Layout) -> list[NamedTensor]:
-    """Every tensor of the file, in file order; weights stay lazy."""
+    """Return every tensor of the file, in file order; weights stay lazy."""
     found = [NamedTensor("token_embd.weight", decoder.embedding)]
     if (decoder.config.rope.scaling or {}).get("rope_type") == "llama3":
         found.append(NamedTensor("rope_freqs.weight", _rope_factors(decoder)))
@@ -38,7 +38,7 @@ def named_tensors(decoder: Decoder, layout: Layout) -> list[NamedTensor]:
 
 
 def stored_bytes(named: NamedTensor, kind: str, *, keep: bool) -> NDArray[np.uint8]:
-    """uint8 [rows…, bytes a row] of ggml's type `kind`; `keep` takes the blocks that the model came with."""
+    """Return uint8 [rows…, bytes a row] of ggml's type `kind`; `keep` takes the blocks that the model came with."""
     tensor = named.tensor
     if keep and tensor.blocks is not None and tensor.blocks.kind == kind:
         rows = kept_bytes(tensor.blocks, named.name)
@@ -52,8 +52,9 @@ def stored_bytes(named: NamedTensor, kind: str, *, keep: bool) -> NDArray[np.uin
 
 
 def paired_up(rows: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Rows of q or k from half-split rotation [heads, 2, D/2] to adjacent pairs [heads, D/2, 2] (the `permute` of
-    llama.cpp's converter)."""
+    """Return rows of q or k from half-split rotation [heads, 2, D/2] to adjacent pairs [heads, D/2, 2] (the `permute`
+    of llama.cpp's converter).
+    """
     return np.ascontiguousarray(rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2)).reshape(rows.shape)
 
 
@@ -90,14 +91,14 @@ def _linear(name: str, linear: Linear, heads: int = 0) -> Iterator[NamedTensor]:
 
 
 def _stub_attention(stub: Stub, hidden_size: int, head_dim: int) -> Attention:
-    """One head whose output is zero, plus the stub's bias."""
+    """Return one head whose output is zero, plus the stub's bias."""
     into, out = _zeros(head_dim, hidden_size), _zeros(hidden_size, head_dim)
     norm = Norm(constant("stub", np.ones(hidden_size, np.float32)), 0.0)
     return Attention(-1, norm, Linear(into), Linear(into), Linear(into), Linear(out, stub.bias))
 
 
 def _stub_feed_forward(hidden_size: int) -> FeedForward:
-    """An FFN of width 32 whose output is zero."""
+    """Return an FFN of width 32 whose output is zero."""
     into, out = Linear(_zeros(STUB_WIDTH, hidden_size)), Linear(_zeros(hidden_size, STUB_WIDTH))
     return FeedForward(-1, Norm(constant("stub", np.ones(hidden_size, np.float32)), 0.0), into, into, out)
 
@@ -107,7 +108,7 @@ def _zeros(*shape: int) -> Tensor:
 
 
 def _rope_factors(decoder: Decoder) -> Tensor:
-    """What llama.cpp divides each frequency by: plain RoPE's over Llama 3's, [D/2]."""
+    """Return what llama.cpp divides each frequency by: plain RoPE's over Llama 3's, [D/2]."""
     rope, size = decoder.config.rope, decoder.config.head_dim
     plain = rope.theta ** -(np.arange(0, size, 2, dtype=np.float64) / size)
     factors: Float32 = (plain / rope.inverse_frequencies).astype(np.float32)

@@ -110,7 +110,7 @@ def gguf_text(source: ModelSource) -> GgufText:
 
 
 def space_rule(spec: Mapping[str, Any], *, has_template: bool) -> tuple[Literal["first", "always"] | None, bool]:
-    """Return where a `Metaspace` puts a space that a text does not have, and whether llama.cpp adds others.
+    """Return if a `Metaspace` puts a space that a text does not have, and whether llama.cpp adds others.
 
     llama.cpp adds one after every special token or none at all. A tokenizer that adds one at the text's very start only
     gets none if there is a chat template, for that starts with a special token; the runtime then adds it.

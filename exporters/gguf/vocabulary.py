@@ -34,12 +34,15 @@ _BPE_EXTRAS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 def vocabulary_metadata(folder: Path, vocab_size: int, file: str | None = None) -> dict[str, Any]:
-    """GGUF key -> str, bool, int, list[str], list[int] (int32) or list[float] (float32), in file order.
+    """Return GGUF key → str, bool, int, list[str], list[int] (int32) or list[float] (float32), in file order.
 
     `folder` holds tokenizer.json, tokenizer_config.json and perhaps special_tokens_map.json and config.json (whose
-    `bos_token_id` … count where the tokenizer names no such token). `vocab_size` is the number of rows of the
-    model's embedding: tokens are padded to it with unused ones, and added tokens beyond it are left out. `file` is the
-    tokenizer's name in messages. EdgeSkipError where llama.cpp has no such tokenizer.
+    `bos_token_id` … count if the tokenizer names no such token). `vocab_size` is the number of rows of the model's
+    embedding: tokens are padded to it with unused ones, and added tokens beyond it are left out. `file` is the
+    tokenizer's name in messages.
+
+    Raises:
+        EdgeSkipError: If llama.cpp has no such tokenizer.
     """
     try:
         import gguf
@@ -109,7 +112,7 @@ def _load(file: str) -> Any:
 
 
 def _check_kind(spec: Mapping[str, Any], file: str) -> bool | None:
-    """None for byte-level BPE; for SentencePiece-style BPE whether a space goes in front of the text."""
+    """Return None for byte-level BPE; for SentencePiece-style BPE whether a space goes in front of the text."""
     model = spec["model"]
     kind = model.get("type", "BPE")
     if kind != "BPE":
@@ -139,7 +142,7 @@ def _check_kind(spec: Mapping[str, Any], file: str) -> bool | None:
 
 
 def _tokens(spec: Mapping[str, Any], tokenizer: Any, vocab_size: int, file: str) -> tuple[list[str], list[int]]:
-    """Token texts and types by id, unused ids filled as llama.cpp's converter does."""
+    """Return token texts and types by id, unused ids filled as llama.cpp's converter does."""
     model, added = spec["model"]["vocab"], spec.get("added_tokens") or []
     texts: dict[int, str] = {}
     ids: dict[str, int] = {}
@@ -190,7 +193,7 @@ def _piece_kind(token: str, kind: int, unknown: str | None) -> int:
 
 
 def _complete_special(special: Any, folder: Path, tokenizer: Any, vocab_size: int) -> None:
-    """Adds special tokens that the gguf package passes over: in special_tokens_map.json, or not marked as added."""
+    """Add special tokens that the gguf package passes over: in special_tokens_map.json, or not marked as added."""
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         settings = read_json(folder / name) if (folder / name).is_file() else {}
         for role in _ROLES:
@@ -202,7 +205,11 @@ def _complete_special(special: Any, folder: Path, tokenizer: Any, vocab_size: in
 
 
 def _set_added(special: Any, tokenizer: Any, file: str) -> None:
-    """Whether BOS and EOS are added = what the tokenizer does; EdgeSkipError where it adds anything else."""
+    """Return whether BOS and EOS are added = what the tokenizer does;
+
+    Raises:
+        EdgeSkipError: If it adds anything else.
+    """
     plain, full = (tokenizer.encode(PROBES[0], add_special_tokens=added).ids for added in (False, True))
     at = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
     for role, around in (("bos", full[:at]), ("eos", full[at + len(plain) :])):
@@ -222,7 +229,7 @@ def _set_added(special: Any, tokenizer: Any, file: str) -> None:
 
 
 def _check_same(tokenizer: Any, metadata: Mapping[str, Any], own: Iterable[str], file: str) -> None:
-    """Compares ids with the tokenizer that the keys describe; text treatment aside, which was compared before."""
+    """Compare ids with the tokenizer that the keys describe; text treatment aside, which was compared before."""
     from tokenizers import normalizers, pre_tokenizers
 
     rebuilt = build_tokenizer(metadata)

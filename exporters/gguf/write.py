@@ -24,7 +24,7 @@ def write_gguf(
     *,
     step: StepCallback = no_step,
 ) -> None:
-    """Writes the file at `path`; `step` is called with the name of each block as it begins."""
+    """Write the file at `path`; `step` is called with the name of each block as it begins."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter
 
     kinds = [form.kind_of(named.tensor) for named in tensors]
@@ -57,8 +57,8 @@ def write_gguf(
 
 
 def patch_string(path: Path, key: str, old: str, new: str) -> None:
-    """Overwrites the metadata string `key` of a written file, `old`, in place; `new` is padded with spaces to its
-    length. ValueError where the file has no such string or `new` is longer.
+    """Overwrite the metadata string `key` of a written file, `old`, in place; `new` is padded with spaces to its
+    length. ValueError if the file has no such string or `new` is longer.
     """
     from gguf import GGUFValueType
 
@@ -75,7 +75,7 @@ def patch_string(path: Path, key: str, old: str, new: str) -> None:
 
 
 def _counted(text: bytes) -> bytes:
-    """A string as GGUF stores it."""
+    """Return a string as GGUF stores it."""
     return len(text).to_bytes(8, "little") + text
 
 
@@ -91,7 +91,7 @@ def _add(writer: Any, key: str, value: Value) -> None:
 
 
 def _type_of(value: Any, *, element: bool = False) -> Any:
-    """The type llama.cpp's own converter would choose: UINT32 for an integer, INT32 in an array."""
+    """Return the type llama.cpp's own converter would choose: UINT32 for an integer, INT32 in an array."""
     from gguf import GGUFValueType
 
     match value:

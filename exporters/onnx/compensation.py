@@ -20,7 +20,7 @@ def apply_compensation(
     update: ir.Value | None,
     bias: ir.Value | None,
 ) -> tuple[ir.Value, ir.Value]:
-    """The stream and update that replace the sublayers of `skips`, one after the other.
+    """Return the stream and update that replace the sublayers of `skips`, one after the other.
 
     Their sum is s·(stream + update + bias) + b. Both are made here, as a branch of an `If` must make what it gives.
     """
@@ -44,7 +44,7 @@ def apply_compensation(
 def _together(
     graph: GraphBuilder, form: WeightFormat, skips: Sequence[Skip], name: str
 ) -> tuple[float, ir.Value | None]:
-    """s and b of all of them together; b None where it is zero."""
+    """Return s and b of all skips together; b is None if it is zero."""
     scale, shift = 1.0, np.zeros(1)
     for skip in skips:
         scale, shift = scale * skip.scale, shift * skip.scale + (0 if skip.bias is None else skip.bias)

@@ -34,17 +34,19 @@ def lower_early_exit(
     *,
     step: StepCallback = no_step,
 ) -> tuple[GraphRecord, DraftRecord]:
-    """Writes the whole model as `lower` does and, over the same weights, the graphs that `exits` (shallow first) cut
-    it into: `draft.onnx`, `draft-E.onnx` for each deeper exit and `verify.onnx` for the rest.
+    """Write the whole model as `lower` does and, over the same weights, the graphs that `exits` (shallow first) cut it
+    into: `draft.onnx`, `draft-E.onnx` for each deeper exit and `verify.onnx` for the rest.
 
     A draft gives `exit_states` [batch, n, hidden_size] of all its tokens besides the logits of its own head; the next
-    graph takes them as `hidden_states` in place of `input_ids`. N of `past_key_values.N` counts from 0 in each.
-    An exit's own block is in its graph alone and has the last of that one's caches; `exit_states` are from before it.
-    With a trimmed head `draft_tokens.npy` has the ids of its rows, int32 [V'].
+    graph takes them as `hidden_states` in place of `input_ids`. N of `past_key_values.N` counts from 0 in each. An
+    exit's own block is in its graph alone and has the last of that one's caches; `exit_states` are from before it. With
+    a trimmed head `draft_tokens.npy` has the ids of its rows, int32 [V'].
 
-    Two more are for onnxruntime-genai: `model-genai.onnx`, the whole model with logits of every position, without
-    which it verifies token by token, and beside a trimmed head `draft-genai.onnx`, the first draft with logits of all
-    tokens. EdgeSkipError where a graph would have no sublayers.
+    Two more are for onnxruntime-genai: `model-genai.onnx`, the whole model with logits of every position, without which
+    it verifies token by token, and beside a trimmed head `draft-genai.onnx`, the first draft with logits of all tokens.
+
+    Raises:
+        EdgeSkipError: If a graph would have no sublayers.
     """
     parts = parts_of(decoder, [cut.layer for cut in exits])
     with WeightFile(folder, DATA_FILE) as weights:
@@ -84,7 +86,7 @@ def lower_early_exit(
 
 
 def genai_graphs(graph: GraphRecord, draft: DraftRecord) -> tuple[GraphRecord, GraphRecord]:
-    """Which graphs onnxruntime-genai is to verify and to draft with; the draft has logits of all tokens."""
+    """Return which graphs onnxruntime-genai is to verify and to draft with; the draft has logits of all tokens."""
     if draft.exits:
         caches = draft.exits[0].num_kv_layers
         file = draft.exits[0].file if draft.vocabulary is None else GENAI_DRAFT_FILE
@@ -101,10 +103,10 @@ def genai_graphs(graph: GraphRecord, draft: DraftRecord) -> tuple[GraphRecord, G
 def lower_skip_plan(
     decoder: Decoder, plan: Plan, form: WeightFormat, folder: Path, *, step: StepCallback = no_step
 ) -> GraphRecord:
-    """Writes the dense `decoder` with what `plan` skips in gates, and the skipped model alone over the same weights.
+    """Write the dense `decoder` with what `plan` skips in gates, and the skipped model alone over the same weights.
 
-    `model.onnx` is the dense graph for everybody who leaves its optional input `skip` (bool [1]) alone; where it is
-    true, the skipped sublayers give way to their compensation and their caches stay as they are. For onnxruntime-genai
+    `model.onnx` is the dense graph for everybody who leaves its optional input `skip` (bool [1]) alone; if it is true,
+    the skipped sublayers give way to their compensation and their caches stay as they are. For onnxruntime-genai
     `draft.onnx` has neither gates nor skipped sublayers and `model-genai.onnx`, as in `lower_early_exit`, no gates.
     """
     skips = {skip.sublayer: skip for skip in plan.skips}

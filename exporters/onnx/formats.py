@@ -50,7 +50,7 @@ class WeightFormat:
         return np.float16 if self.precision == "fp16" else np.float32
 
     def record(self) -> dict[str, str | int | bool]:
-        """For the manifest; empty where nothing is quantized."""
+        """Return the manifest's record; empty if nothing is quantized."""
         if not self.quantized:
             return {}
         return {
@@ -88,7 +88,7 @@ def weight_format(
 
 
 def stacked(linears: list[Linear]) -> Linear:
-    """Several projections of one input as one: rows one below the other; a missing bias is zero.
+    """Return several projections of one input as one: rows one below the other; a missing bias is zero.
 
     It goes by the first one's parameter name, under which the importance of the shared input is found.
     """
@@ -112,7 +112,7 @@ def stacked(linears: list[Linear]) -> Linear:
 def linear(
     graph: GraphBuilder, form: WeightFormat, x: ir.Value, weights: Linear, name: str, *, bits: int = 4
 ) -> ir.Value:
-    """y = W·x (+ bias) in the given format; `bits` is the width of quantized weights."""
+    """Return y = W·x (+ bias) in the given format; `bits` is the width of quantized weights."""
     if form.quantized:
         packed = _quantized(form, weights.weight, weights.weight.name, bits)
         table = graph.weight(f"{name}.weight", lambda: packed().blocks)
@@ -126,12 +126,12 @@ def linear(
 
 
 def vector(graph: GraphBuilder, form: WeightFormat, name: str, weight: Tensor) -> ir.Value:
-    """A bias or a norm's weight, which is never quantized."""
+    """Return a bias or a norm's weight, which is never quantized."""
     return graph.weight(name, lambda: form.cast(weight.read()))
 
 
 def _quantized(form: WeightFormat, weight: Tensor, name: str, bits: int) -> Callable[[], Quantized]:
-    """Quantizes when it is first asked: not at all where another graph wrote the same weight."""
+    """Quantize when first asked: not at all if another graph wrote the same weight."""
 
     @cache
     def packed() -> Quantized:
@@ -147,7 +147,7 @@ def _quantized(form: WeightFormat, weight: Tensor, name: str, bits: int) -> Call
 
 
 def _grid(graph: GraphBuilder, form: WeightFormat, name: str, packed: Callable[[], Quantized]) -> list[ir.Value]:
-    """Scales and, where there are any, zero points."""
+    """Return scales and, if there are any, zero points."""
 
     def zero_points() -> NDArray[np.uint8]:
         found = packed().zero_points
@@ -183,8 +183,11 @@ def _matmul_nbits(
 def _table(
     graph: GraphBuilder, form: WeightFormat, weight: Tensor, name: str, *, tied: bool
 ) -> tuple[ir.TensorProtocol, list[ir.Value]]:
-    """The embedding as it is stored, and its grid. Rounding errors of a `tied` one, which the head reads too, weigh
-    what they do to the logits; what is only looked up has no inputs to weigh."""
+    """Return the embedding as it is stored, and its grid.
+
+    Rounding errors of a `tied` one, which the head reads too, weigh what they do to the logits; what is only looked up
+    has no inputs to weigh.
+    """
     if not form.quantized:
         return graph.weights.once(f"{name}.weight", lambda: form.cast(weight.read())), []
     packed = _quantized(form, weight, HEAD_WEIGHT if tied else weight.name, form.head_bits)
@@ -195,7 +198,7 @@ def _table(
 def embedding(
     graph: GraphBuilder, form: WeightFormat, ids: ir.Value, weight: Tensor, name: str, *, tied: bool
 ) -> ir.Value:
-    """Rows of the table [V, d] for int64 `ids` [b, n] → [b, n, d]; `tied`: the head reads the table too."""
+    """Return rows of the table [V, d] for int64 `ids` [b, n] → [b, n, d]; `tied`: the head reads the table too."""
     stored, grid = _table(graph, form, weight, name, tied=tied)
     table = graph.reference(stored)
     if not form.quantized:
@@ -213,7 +216,7 @@ def embedding(
 
 
 def tied_head(graph: GraphBuilder, form: WeightFormat, x: ir.Value, weight: Tensor, table: str, name: str) -> ir.Value:
-    """Logits [b, k, V] from the bytes of the embedding [V, d] that goes by the name `table`."""
+    """Return logits [b, k, V] from the bytes of the embedding [V, d] that goes by the name `table`."""
     stored, grid = _table(graph, form, weight, table, tied=True)
     if form.quantized:
         vocabulary, width = weight.shape

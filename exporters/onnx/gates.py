@@ -45,7 +45,7 @@ class FfnGates:
         self._rows: list[tuple[ir.Value, ir.Value]] = []  # stream and update of the last position, [b, 1, d]
 
     def gate(self, stream: ir.Value, feed_forward: Callable[[], ir.Value], name: str) -> ir.Value:
-        """The update of the next FFN: what `feed_forward` appends, or (s − 1)·stream where it is left out."""
+        """Return the update of the next FFN: what `feed_forward` appends, or (s − 1)·stream if it is left out."""
         graph, number = self._graph, len(self._rows)
 
         def skipped() -> list[ir.Value]:
@@ -63,7 +63,7 @@ class FfnGates:
         return update
 
     def measure(self) -> None:
-        """Appends the outputs. EdgeSkip's runtime asks for them; they are zeros unless the graph is told to watch."""
+        """Append the outputs. EdgeSkip's runtime asks for them; they are zeros unless the graph is told to watch."""
         graph = self._graph
         zeros = graph.constant("watch/zeros", np.zeros((1, self._count), np.float32))
 
@@ -90,7 +90,7 @@ class FfnGates:
             graph.output(value, name, ir.DataType.FLOAT, [1, self._count])
 
     def _together(self, part: str, rows: list[ir.Value]) -> ir.Value:
-        """[b, 1, d] of each FFN → float32 [1, G, d]; float16 would overflow in the squares."""
+        """Return [b, 1, d] of each FFN as float32 [1, G, d]; float16 would overflow in the squares."""
         graph = self._graph
         joined = graph.op("Concat", rows, f"watch/{part}/all", axis=1)
         joined = graph.op("Gather", [joined, graph.constant("watch/first", int64(0))], f"watch/{part}", axis=0)

@@ -35,7 +35,7 @@ class GraphBuilder:
         return value
 
     def switch(self, name: str, default: NDArray[Any]) -> ir.Value:
-        """A constant that our own runtime makes an input when it loads the graph (`runtime_graph.SWITCHES`)."""
+        """Return a constant that our own runtime makes an input when it loads the graph (`runtime_graph.SWITCHES`)."""
         assert name in SWITCHES, name
         return self.constant(name, default)
 
@@ -48,16 +48,18 @@ class GraphBuilder:
         self._outputs.insert(0 if first else len(self._outputs), value)
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """A small initialiser of this graph alone, inline."""
+        """Return a small initialiser of this graph alone, inline."""
         assert array.nbytes <= INLINE_BYTES, f"{name} is a weight"
         return self.reference(ir.tensor(array, name=name))
 
     def weight(self, name: str, make: Callable[[], NDArray[Any]]) -> ir.Value:
-        """An initialiser that all graphs over the weight file share by its name; `make()` is called by the first."""
+        """Return an initialiser that all graphs over the weight file share by its name; `make()` is called by the
+        first.
+        """
         return self.reference(self.weights.once(name, make))
 
     def reference(self, tensor: ir.TensorProtocol) -> ir.Value:
-        """The initialiser over a tensor that is already written; one of each name."""
+        """Return the initialiser over a tensor that is already written; one of each name."""
         name = tensor.name or ""
         if name not in self._initializers:
             self._initializers[name] = ir.Value(
@@ -76,7 +78,7 @@ class GraphBuilder:
         unused: tuple[int, ...] = (),
         **attributes: Any,
     ) -> tuple[ir.Value, ...]:
-        """Appends a node; its outputs are named after it, but for the optional ones that nobody reads."""
+        """Append a node; its outputs are named after it, but for the optional ones that nobody reads."""
         node = ir.node(op, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
         for position, value in enumerate(node.outputs):
             value.name = f"{name}.{position}" if outputs > 1 else f"{name}.out"
@@ -88,7 +90,7 @@ class GraphBuilder:
     def op(
         self, op: str, inputs: Sequence[ir.Value | None], name: str, *, domain: str = "", **attributes: Any
     ) -> ir.Value:
-        """Appends a node of one output."""
+        """Append a node of one output."""
         return self.node(op, inputs, name, domain=domain, **attributes)[0]
 
     def choose(
@@ -98,7 +100,7 @@ class GraphBuilder:
         otherwise: Callable[[], Sequence[ir.Value]],
         name: str,
     ) -> tuple[ir.Value, ...]:
-        """Appends an `If`; each branch appends its own nodes and returns its outputs, all of them made in it.
+        """Append an `If`; each branch appends its own nodes and returns its outputs, all of them made in it.
 
         Initialisers and inputs that a branch asks for are the whole graph's: ONNX lets branches read what is outside.
         """
@@ -116,7 +118,7 @@ class GraphBuilder:
             self._nodes = outside
 
     def save(self, path: Path, metadata: dict[str, str]) -> None:
-        """Writes `model.onnx`; the external file has been written already."""
+        """Write `model.onnx`; the external file has been written already."""
         graph = ir.Graph(
             self._inputs,
             self._outputs,

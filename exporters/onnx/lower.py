@@ -27,7 +27,7 @@ def lower(
     online: Collection[Sublayer] = (),
     step: StepCallback = no_step,
 ) -> GraphRecord:
-    """Writes the graph of `decoder` into `folder` and returns what an engine must know of it.
+    """Write the graph of `decoder` into `folder` and return what an engine must know of it.
 
     Inputs: input_ids int64 [batch, n], attention_mask int64 [batch, total], past_key_values.N.{key,value}
     [batch, kv_heads, past, head_dim]; logits_to_keep int64 [1], which the runtime makes an input: the last k
@@ -50,7 +50,7 @@ def write_graph(
     path: Path,
     step: StepCallback = no_step,
 ) -> int:
-    """Writes one graph over `weights`; returns how many KV caches it has."""
+    """Write one graph over `weights`; returns how many KV caches it has."""
     graph = GraphBuilder(weights)
     caches = lower_segment(graph, decoder, segment, form, step=step)
     graph.save(path, {"edgeskip.precision": form.precision})
@@ -58,7 +58,7 @@ def write_graph(
 
 
 def graph_record(decoder: Decoder, form: WeightFormat, caches: int) -> GraphRecord:
-    """What an engine must know of `model.onnx`, the graph of the whole `decoder`."""
+    """Return what an engine must know of `model.onnx`, the graph of the whole `decoder`."""
     config = decoder.config
     dtype: Literal["float16", "float32"] = "float16" if form.precision == "fp16" else "float32"
     return GraphRecord(

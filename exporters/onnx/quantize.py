@@ -33,12 +33,14 @@ def quantize(
     symmetric: bool,
     importance: NDArray[np.float32] | None = None,
 ) -> Quantized:
-    """Quantizes `weight` [N, K] to `bits` (4 or 8) per value, minimising each block's squared error.
+    """Quantize `weight` [N, K] to `bits` (4 or 8) per value, minimising each block's squared error.
 
-    `importance` [K] weighs the columns' errors: with the mean square of each input it is the error of the output
-    that is minimised (see `edgeskip.exporters.importance`). For every block a small grid of ranges is tried; each
-    try rounds, then refits the scale by weighted least squares. EdgeSkipError where K is not a multiple of
-    `block_size`.
+    `importance` [K] weighs the columns' errors: with the mean square of each input it is the error of the output that
+    is minimised (see `edgeskip.exporters.importance`). For every block a small grid of ranges is tried; each try
+    rounds, then refits the scale by weighted least squares.
+
+    Raises:
+        EdgeSkipError: If K is not a multiple of `block_size`.
     """
     rows, columns = weight.shape
     if columns % block_size:
@@ -65,7 +67,7 @@ def quantize(
 
 
 def dequantize(packed: Quantized, *, bits: int, block_size: int) -> NDArray[np.float32]:
-    """The weight [N, K] that the operators compute with."""
+    """Return the weight [N, K] that the operators compute with."""
     values = _unpack(packed.blocks, bits)[..., :block_size].astype(np.float32)
     blocks = values.shape[1]
     if packed.zero_points is None:
@@ -78,7 +80,7 @@ def dequantize(packed: Quantized, *, bits: int, block_size: int) -> NDArray[np.f
 def _quantize_rows(
     weight: NDArray[np.float32], share: NDArray[np.float32], bits: int, symmetric: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
-    """Values [n, B, block], scales [n, B] and zero points [n, B] of some rows; share [1, B, block]."""
+    """Return values [n, B, block], scales [n, B] and zero points [n, B] of some rows; share [1, B, block]."""
     w = weight.reshape(weight.shape[0], *share.shape[1:])
     top = 2**bits - 1
     middle = 2 ** (bits - 1)
@@ -113,7 +115,7 @@ def _quantize_rows(
 
 
 def _pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Packs 4-bit values two to a byte along the last axis, the first in the low half; 8-bit values stay."""
+    """Pack 4-bit values two to a byte along the last axis, the first in the low half; 8-bit values stay."""
     if bits == 8:
         return values
     if values.shape[-1] % 2:
@@ -123,7 +125,7 @@ def _pack(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def _unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """The inverse of `_pack`, padding included."""
+    """Return the inverse of `_pack`, padding included."""
     if bits == 8:
         return packed
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)

@@ -65,7 +65,7 @@ def lower_segment(
     *,
     step: StepCallback = no_step,
 ) -> int:
-    """Builds `segment` of `decoder` in `graph`; returns how many KV caches it has (`past_key_values.0` …).
+    """Build `segment` of `decoder` in `graph`; returns how many KV caches it has (`past_key_values.0` …).
 
     `step` is called with the name of every sublayer as it is written.
     """
@@ -139,7 +139,7 @@ class _Lowering:
         return self.cache
 
     def _computed(self) -> list[Attention | FeedForward]:
-        """The sublayers that the graph has operators of."""
+        """Return the sublayers that the graph has operators of."""
         segment = self.segment
         return [s for s in segment.sublayers if segment.gated or s.sublayer not in segment.skips]
 
@@ -150,7 +150,7 @@ class _Lowering:
         return self.graph.input("hidden_states", self.form.activations, states)
 
     def _start(self, source: ir.Value, step: StepCallback) -> ir.Value:
-        """The residual stream before the first sublayer."""
+        """Return the residual stream before the first sublayer."""
         if not self.segment.from_ids:
             return source
         graph, form, decoder = self.graph, self.form, self.decoder
@@ -162,7 +162,7 @@ class _Lowering:
         return graph.op("Add", [stream, bias], f"{TABLE}/add")
 
     def _all(self, sublayers: list[Attention | FeedForward], step: StepCallback) -> list[ir.Value]:
-        """Appends the sublayers; the caches after them, key and value by turns."""
+        """Append the sublayers; the caches after them, key and value by turns."""
         presents: list[ir.Value] = []
         for sublayer in sublayers:
             step(str(sublayer.sublayer))
@@ -173,7 +173,7 @@ class _Lowering:
         return presents
 
     def _exit_block(self, attention: Attention, feed_forward: FeedForward) -> ir.Value:
-        """Appends the draft's own block, whose cache is the graph's last; the exit states, which it begins with."""
+        """Append the draft's own block, whose cache is the graph's last; the exit states, which it begins with."""
         name, self.bits = self.segment.head_name, DRAFT_BITS
         x = self._normalised(attention.norm, f"{name}.attn.norm")
         states = self.stream
@@ -182,7 +182,7 @@ class _Lowering:
         return states
 
     def _head(self) -> tuple[ir.Value, int]:
-        """Logits [b, k, columns]."""
+        """Return logits [b, k, columns]."""
         graph, form, decoder = self.graph, self.form, self.decoder
         head = self.segment.head or DraftHead(decoder.norm)
         name = "norm" if head.norm.weight is decoder.norm.weight else "exit_norm"
@@ -203,7 +203,7 @@ class _Lowering:
         return (self._widened(logits, head.tokens), size) if self.segment.widened else (logits, len(head.tokens))
 
     def _widened(self, logits: ir.Value, tokens: NDArray[np.int64]) -> ir.Value:
-        """[b, k, V'] → [b, k, V]; a token that the head does not know gets the lowest number."""
+        """Spread [b, k, V'] to [b, k, V]; a token that the head does not know gets the lowest number."""
         graph, form = self.graph, self.form
 
         def columns() -> NDArray[np.int32]:
@@ -216,7 +216,7 @@ class _Lowering:
         return graph.op("Gather", [padded, graph.weight("draft_columns", columns)], "widened", axis=2)
 
     def _gate(self, sublayers: list[Attention | FeedForward], step: StepCallback) -> None:
-        """An `If` around sublayers that a plan skips one after the other: their compensation where `skip` is true.
+        """Append an `If` around sublayers that a plan skips one after the other: their compensation if `skip` is true.
 
         Stream and update leave it apart, so that what follows still adds and normalises in one operator. The caches of
         what is skipped pass by: bound to one buffer, past and present are the same memory and nothing is copied.
@@ -257,7 +257,7 @@ class _Lowering:
         return apply_compensation(self.graph, self.form, skips, stream, update, bias)
 
     def _lengths(self, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """seqlens_k int32 [batch] = total − 1 and total_sequence_length int32 [] of GroupQueryAttention."""
+        """Return seqlens_k int32 [batch] = total − 1 and total_sequence_length int32 [] of GroupQueryAttention."""
         graph = self.graph
         int32 = int(ir.DataType.INT32)
         axis, one = graph.constant("axis_1", int64(1)), graph.constant("one", int64(1))
@@ -267,10 +267,11 @@ class _Lowering:
         return seqlens, graph.op("Cast", [self._checked(shape, mask)], "total/cast", to=int32)
 
     def _checked(self, total: ir.Value, mask: ir.Value) -> ir.Value:
-        """The only element of `total` [1], at an index that is there only if no row of the mask begins with a zero.
+        """Return the only element of `total` [1], at an index that is there only if no row of the mask begins with a
+        zero.
 
-        GroupQueryAttention counts a row's ones and takes them for its first tokens, so prompts padded on the left
-        would be read wrongly. The node that fails has the reason for its name, which ONNX Runtime puts in its error.
+        GroupQueryAttention counts a row's ones and takes them for its first tokens, so prompts padded on the left would
+        be read wrongly. The node that fails has the reason for its name, which ONNX Runtime puts in its error.
         """
         graph = self.graph
         if not self.segment.from_ids or self.segment.exit_states or self.form.activations is ir.DataType.FLOAT16:
@@ -283,7 +284,7 @@ class _Lowering:
         return graph.op("Gather", [total, index], LEFT_PADDING)
 
     def _rotary_caches(self) -> tuple[ir.Value, ir.Value]:
-        """cos and sin [max_positions, head_dim/2], attention factor applied."""
+        """Return cos and sin [max_positions, head_dim/2], attention factor applied."""
         config = self.decoder.config
         angles = np.outer(np.arange(config.max_positions, dtype=np.float64), config.rope.inverse_frequencies)
         factor = config.rope.attention_factor
@@ -294,7 +295,7 @@ class _Lowering:
         )
 
     def _normalised(self, norm: Norm, name: str) -> ir.Value:
-        """The norm of the stream, with the pending update added to the stream first."""
+        """Return the norm of the stream, with the pending update added to the stream first."""
         graph = self.graph
         weight = vector(graph, self.form, f"{name}.weight", norm.weight)
         if self.update is None:
@@ -314,7 +315,7 @@ class _Lowering:
         return normed
 
     def _project_out(self, x: ir.Value, weights: Linear, name: str) -> None:
-        """The sublayer's output projection becomes the pending update, its bias the pending bias."""
+        """Make the sublayer's output projection the pending update, its bias the pending bias."""
         self.update = linear(self.graph, self.form, x, Linear(weights.weight), name, bits=self.bits)
         self.bias = self._bias(weights.bias, name)
 
@@ -322,14 +323,14 @@ class _Lowering:
         return None if bias is None else vector(self.graph, self.form, f"{name}.bias", bias)
 
     def _last_positions(self, x: ir.Value, name: str) -> ir.Value:
-        """[b, n, …] → the last `logits_to_keep` positions; nothing after the last attention mixes positions."""
+        """Return the last `logits_to_keep` positions of [b, n, …]; nothing after the last attention mixes positions."""
         graph = self.graph
         if self._slice_ends is None:
             self._slice_ends = (graph.constant("end", int64(np.iinfo(np.int64).max)), graph.constant("axis", int64(1)))
         return graph.op("Slice", [x, self.keep, *self._slice_ends], f"{name}/keep")
 
     def _past(self, cache: int) -> tuple[ir.Value, ir.Value]:
-        """The inputs key and value of a cache; those of a gate are asked for twice."""
+        """Return the inputs key and value of a cache; those of a gate are asked for twice."""
         if cache not in self.pasts:
             shape: list[int | str] = ["batch", self.decoder.config.num_kv_heads, "past", self.decoder.config.head_dim]
             key, value = (
@@ -346,12 +347,12 @@ class _Lowering:
             self.graph.output(value, f"present.{cache}.{part}", self.form.activations, shape)
 
     def _attention(self, sublayer: Attention) -> tuple[ir.Value, ir.Value]:
-        """Appends the sublayer; its caches key and value after it."""
+        """Append the sublayer; its caches key and value after it."""
         name = str(sublayer.sublayer)
         return self._attend(sublayer, self._normalised(sublayer.norm, f"{name}.norm"), name)
 
     def _attend(self, sublayer: Attention, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
-        """The same from the normalised stream; its weights are called after `name`."""
+        """Return the same from the normalised stream; its weights are called after `name`."""
         graph, config = self.graph, self.decoder.config
         past = self._past(self.cache)
         self.cache += 1
@@ -377,7 +378,7 @@ class _Lowering:
     def _queries(
         self, sublayer: Attention, x: ir.Value, name: str
     ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
-        """Packed [b, n, (H+2K)·D], or query, key and value apart where query and key have norms of their own."""
+        """Return packed [b, n, (H+2K)·D], or query, key and value apart if query and key have norms of their own."""
         graph, config = self.graph, self.decoder.config
         packed = linear(
             graph, self.form, x, stacked([sublayer.q, sublayer.k, sublayer.v]), f"{name}.qkv", bits=self.bits
@@ -395,7 +396,7 @@ class _Lowering:
         )
 
     def _head_norm(self, x: ir.Value, norm: Norm, name: str, width: int) -> ir.Value:
-        """RMSNorm over each head of [b, n, heads·D]."""
+        """Return RMSNorm over each head of [b, n, heads·D]."""
         graph = self.graph
         heads = graph.constant(f"{name}.heads", int64(0, 0, -1, self.decoder.config.head_dim))
         flat = graph.constant(f"{name}.flat", int64(0, 0, width))

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def write_sidecars(source: ModelSource, graph: GraphRecord, folder: Path, draft: DraftRecord | None = None) -> None:
-    """config.json, generation_config.json and genai_config.json; the tokenizer's files are written already."""
+    """Write config.json, generation_config.json and genai_config.json; the tokenizer's files are there already."""
     _write(folder / "config.json", source.config)
     _write(folder / "generation_config.json", source.generation_config)
     _write(folder / "genai_config.json", genai_config(source, graph, draft))
 
 
 def genai_config(source: ModelSource, graph: GraphRecord, draft: DraftRecord | None = None) -> dict[str, Any]:
-    """ONNX Runtime GenAI's configuration (its pages "Config reference" and "Speculative decoding").
+    """Return ONNX Runtime GenAI's configuration (its pages "Config reference" and "Speculative decoding").
 
     `num_hidden_layers` counts KV caches, so it is the number of kept attention sublayers: with it, unmodified
     onnxruntime-genai runs a model whose skipped sublayers are gone, and with `model.draft` one that drafts for itself.

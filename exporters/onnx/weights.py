@@ -43,15 +43,17 @@ class WeightFile:
         self._file.close()
 
     def once(self, name: str, make: Callable[[], NDArray[Any]]) -> ir.TensorProtocol:
-        """The tensor of this name; `make()` is called, and its bytes written, where it is the first. Tiny ones are not
-        written: each graph's own file holds them."""
+        """Return the tensor of this name; `make()` is called, and its bytes written, if it is the first.
+
+        Tiny ones are not written: each graph's own file holds them.
+        """
         if name not in self._tensors:
             array = make()
             self._tensors[name] = ir.tensor(array, name=name) if array.nbytes <= INLINE_BYTES else self.add(name, array)
         return self._tensors[name]
 
     def add(self, name: str, array: NDArray[Any]) -> ir.ExternalTensor:
-        """Writes `array` (C order) and returns its reference."""
+        """Write `array` (C order) and return its reference."""
         alignment = ALIGNMENT if array.nbytes >= SMALL else 64
         self._file.seek(-(-self._file.tell() // alignment) * alignment)
         offset = self._file.tell()
@@ -59,7 +61,7 @@ class WeightFile:
         return self._reference(name, offset, array.nbytes, ir.DataType.from_numpy(array.dtype), array.shape)
 
     def alias(self, name: str, tensor: ir.TensorProtocol, shape: tuple[int, ...]) -> ir.TensorProtocol:
-        """A second tensor of another shape over the same bytes: shared on disk and, where mapped, in memory."""
+        """Return a second tensor of another shape over the same bytes: shared on disk and, where mapped, in memory."""
         if not isinstance(tensor, ir.ExternalTensor):
             return ir.tensor(tensor.numpy().reshape(shape), name=name)
         assert tensor.offset is not None

@@ -21,7 +21,7 @@ class CostModel(Protocol):
         """What the times are of."""
 
     def speedups(self, skip: Collection[Sublayer]) -> tuple[float, float]:
-        """Prefill and decode, dense time over skipped."""
+        """Return the speed-ups of prefill and decode: dense time over skipped."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class WeightCostModel:
 
 
 def weight_cost_model(decoder: Decoder) -> WeightCostModel:
-    """The costs of a decoder by the sizes of its matrices."""
+    """Return the costs of a decoder by the sizes of its matrices."""
     from edgeskip.models.decoder import Attention
 
     def size(shape: tuple[int, ...]) -> int:

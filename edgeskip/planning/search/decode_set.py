@@ -49,7 +49,7 @@ class DecodeSet:
 def choose_decode_set(
     model: PreTrainedModel, texts: Tensor, prompt: int, fits: Mapping[int, Fit], max_kl: float
 ) -> DecodeSet:
-    """The most similar FFNs that decoding can leave out with KL(dense ‖ skipped) up to `max_kl` nats per token.
+    """Return the most similar FFNs that decoding can leave out with KL(dense ‖ skipped) up to `max_kl` nats per token.
 
     `texts` int64 [W, T] are prompts of `prompt` tokens and the dense model's greedy continuations, of which everything
     is measured; the plan's `fits` hold throughout, and the FFNs give way after the prompt.
@@ -91,9 +91,9 @@ def choose_decode_set(
 def hit_rates(
     cosines: Mapping[int, NDArray[np.floating]], threshold: float | None, windows: Sequence[int] = WINDOWS
 ) -> dict[int, float]:
-    """Of each P, how well the first P tokens of a continuation tell what the whole of it would gate.
+    """Return, for each P, how well the first P tokens of a continuation predict what the whole of it would gate.
 
-    `cosines` [W, tokens] by FFN. The rate is the mean over continuations of |found ∩ true| / |found ∪ true|, 1 where
+    `cosines` [W, tokens] by FFN. The rate is the mean over continuations of |found ∩ true| / |found ∪ true|, 1 if
     neither gates anything; windows longer than the continuations are left out.
     """
     if threshold is None or not cosines:
@@ -110,7 +110,8 @@ def hit_rates(
 
 
 def _enough(rates: Mapping[int, float]) -> int:
-    """The shortest window whose hit rate is as good as the best but for NEAR; AdaSkip's 20 where nothing is known."""
+    """Return the shortest window whose hit rate is as good as the best but for NEAR; AdaSkip's 20 if nothing is known.
+    """
     best = max(rates.values(), default=0.0)
     return min((window for window, rate in rates.items() if rate >= best - NEAR), default=20)
 
@@ -118,8 +119,9 @@ def _enough(rates: Mapping[int, float]) -> int:
 def _run(
     runner: SublayerRunner, fits: Mapping[int, Fit], late: Mapping[int, float], prompt: int
 ) -> tuple[Tensor, dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
-    """The last stream under a plan whose FFNs `late` become x·scale after the prompt; and of each other FFN, cosine and
-    length ratio [W, T − prompt] of what it makes of the continuations' tokens."""
+    """Return the last stream under a plan whose FFNs `late` become x·scale after the prompt; and of each other FFN,
+    cosine and length ratio [W, T − prompt] of what it makes of the continuations' tokens.
+    """
     import torch
 
     x, update = runner.start, None

@@ -32,8 +32,8 @@ class Fit:
 
 
 def fit(x: Tensor, y: Tensor, update: Tensor | None, compensation: Compensation) -> Fit:
-    """What takes `x` to `y`, all [W, T, d]: x what the skips so far have made of the stream, y the dense model's stream
-    after the sublayer, `update` what the last kept sublayer added (None at the start).
+    """Return what takes `x` to `y`, all [W, T, d]: x what the skips so far have made of the stream, y the dense model's
+    stream after the sublayer, `update` what the last kept sublayer added (None at the start).
 
     `none`: nothing; `scale`: mean ‖y‖/‖x‖ (AdaSkip eq. 3 on this stream); `affine`: s² = var(y)/var(x), b = mean(y) −
     s·mean(x); `linear`: s = 1 and the least squares of y − x on u, with a ridge: part of what is skipped follows from
@@ -58,7 +58,7 @@ def fit(x: Tensor, y: Tensor, update: Tensor | None, compensation: Compensation)
 
 
 def _weights(y: Tensor) -> Tensor:
-    """1/‖y‖² [W, T]; a token whose stream is zero has no direction and no weight."""
+    """Return 1/‖y‖² [W, T]; a token whose stream is zero has no direction and no weight."""
     import torch
 
     square = (y * y).sum(dim=-1)
@@ -66,12 +66,12 @@ def _weights(y: Tensor) -> Tensor:
 
 
 def _window_means(stream: Tensor, weights: Tensor) -> Tensor:
-    """float64 [W, d]."""
+    """Return each window's weighted mean, float64 [W, d]."""
     return (weights[..., None] * stream).double().sum(dim=1) / weights.double().sum(dim=1)[:, None]
 
 
 def _mean(means: Tensor, weights: Tensor) -> Tensor:
-    """The mean over all tokens [d] of windows' means [W, d]."""
+    """Return the mean over all tokens [d] of windows' means [W, d]."""
     shares = weights.double().sum(dim=1)
     return (shares[:, None] * means).sum(dim=0) / shares.sum()
 
@@ -83,7 +83,7 @@ def _variance(stream: Tensor, means: Tensor, weights: Tensor) -> float:
 
 
 def _agreed(biases: Tensor, weights: Tensor) -> Tensor:
-    """The bias that windows' biases [W, d] agree on [d]."""
+    """Return the bias that windows' biases [W, d] agree on [d]."""
     bias = _mean(biases, weights)
     if len(biases) < 2:
         return bias
@@ -93,7 +93,7 @@ def _agreed(biases: Tensor, weights: Tensor) -> Tensor:
 
 
 def _ridge(x: Tensor, y: Tensor, update: Tensor, weights: Tensor) -> Tensor:
-    """T float64 [d, d], the least Σ w·‖(y − x) − T·u‖² about the means, and λ·‖T‖²."""
+    """Return T float64 [d, d] that minimizes Σ w·‖(y − x) − T·u‖² about the means, plus λ·‖T‖²."""
     import torch
 
     w = weights.flatten().double()[:, None]

@@ -20,12 +20,12 @@ DenseStreams = Callable[[int], "Tensor"]
 
 
 def kept_streams(streams: list[Tensor]) -> DenseStreams:
-    """From streams kept in memory."""
+    """Return streams that are kept in memory."""
     return streams.__getitem__
 
 
 def recomputed_streams(runner: SublayerRunner, rows: slice) -> DenseStreams:
-    """From a dense run of `rows` that goes along, sublayer by sublayer: twice the work, no memory."""
+    """Return streams of a dense run of `rows` that goes along, sublayer by sublayer: twice the work, no memory."""
     at, x = 0, runner.start[rows]
     narrow = runner.narrowed(rows)
 
@@ -50,7 +50,8 @@ def forward(
     before: StreamState | None = None,
     watch: Callable[[int, StreamState], None] = lambda index, kept: None,
 ) -> tuple[Tensor, dict[int, Fit]]:
-    """The stream after the last sublayer [W, T, d], and what replaced each of the sublayers `skip` from `first` on.
+    """Return the stream after the last sublayer [W, T, d], and what replaced each of the sublayers `skip` from `first`
+    on.
 
     `rows` are the windows to fit to. `before` is what stands before `first`; `watch` is told what stands before each
     sublayer as it comes.

@@ -24,7 +24,7 @@ def greedy_path(
     *,
     progress: Callable[[SkipSet], None] = lambda plan: None,
 ) -> Iterator[tuple[SkipSet, PlanQuality]]:
-    """Plans of 1, 2, … sublayers, each the one before and the sublayer that costs least for what it saves.
+    """Yield plans of 1, 2, … sublayers, each the one before plus the sublayer that costs least for what it saves.
 
     Skipping one sublayer seldom makes another cheaper to skip, so what a candidate cost when it was last tried is a
     lower bound: the step ends when the best found is better than what the next promised (Minoux's lazy greedy).

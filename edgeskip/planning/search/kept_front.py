@@ -27,10 +27,12 @@ _AGAIN = "or add --search to search anew"
 def resolve_options(
     front: ParetoFront, *, tokens: int | None, window_tokens: int | None, seed: int | None, compensation: str | None
 ) -> dict[str, Any]:
-    """What the front was searched with, for those options that are None; and more tokens than were asked for.
+    """Return what the front was searched with, for those options that are None; and more tokens than were asked for.
 
-    A front measured on more tokens answers for fewer. EdgeSkipError for more tokens than it has, or another window,
-    seed or compensation.
+    A front measured on more tokens answers for fewer.
+
+    Raises:
+        EdgeSkipError: For more tokens than it has, or another window, seed or compensation.
     """
     settings: Mapping[str, Any] = front.settings
     if tokens is not None and tokens > settings.get("fit_tokens", 0):
@@ -54,9 +56,10 @@ def resolve_options(
 
 
 def points_within(front: ParetoFront, *, max_skips: int | None, search_kl: float | None) -> list[int]:
-    """Numbers, from 0, of the points that a search with these limits would have come to.
+    """Return numbers, from 0, of the points that a search with these limits would have come to.
 
-    EdgeSkipError for a limit beyond the one that the front's search had.
+    Raises:
+        EdgeSkipError: For a limit beyond the one that the front's search had.
     """
     points = front.points
     limits: Mapping[str, Any] = front.settings
@@ -81,7 +84,7 @@ def points_within(front: ParetoFront, *, max_skips: int | None, search_kl: float
 
 
 def check_settings(front: ParetoFront, settings: Mapping[str, Any]) -> None:
-    """EdgeSkipError, in terms of options, if a point of `front`, fitted again, would not be what the front says."""
+    """Raise EdgeSkipError, in terms of options, if a point of `front`, fitted again, would differ from its record."""
     for name, value in settings.items():
         if (before := front.settings.get(name)) == value:
             continue

@@ -47,7 +47,11 @@ class Budget:
 
 
 def parse_share(text: str) -> float:
-    """`10%` or `0.1` → 0.1. EdgeSkipError for anything else."""
+    """Return the share that `10%` or `0.1` means: 0.1.
+
+    Raises:
+        EdgeSkipError: For anything else.
+    """
     try:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
         if share >= 1 and not text.endswith("%"):
@@ -58,10 +62,12 @@ def parse_share(text: str) -> float:
 
 
 def pick_point(front: ParetoFront, budget: Budget, allowed: Sequence[int] | None = None) -> int:
-    """Number, from 0, of the point that `budget` buys: the fastest decoder within it, or for a speed the one that
-    loses least; of those `allowed` (None = all). EdgeSkipError where the front has none, naming what it has.
+    """Number, from 0, of the point that `budget` buys: the fastest decoder within it, or for a speed the one that loses
+    least; of those `allowed` (None = all). A point counts as what the table prints of it: one that prints 1.15× is
+    picked by a speed-up of 1.15.
 
-    A point counts as what the table prints of it: one that prints 1.15× is picked by a speed-up of 1.15.
+    Raises:
+        EdgeSkipError: If the front has none, naming what it has.
     """
     if budget.point is not None:
         if not 1 <= budget.point <= len(front.points):
@@ -76,17 +82,17 @@ def pick_point(front: ParetoFront, budget: Budget, allowed: Sequence[int] | None
 
 
 def shown_kl(point: ParetoPoint) -> float:
-    """KL as the table prints it."""
+    """Return KL as the table prints it."""
     return round(point.kl, KL_DIGITS)
 
 
 def shown_speedup(point: ParetoPoint) -> float:
-    """Decode speed-up as the table prints it."""
+    """Return the decode speed-up as the table prints it."""
     return round(point.decode_speedup, SPEEDUP_DIGITS)
 
 
 def shown_increase(point: ParetoPoint) -> float:
-    """Perplexity's increase and its standard error, as a share, as the table prints them."""
+    """Return perplexity's increase plus its standard error, as a share, as the table prints them."""
     return round(round(point.perplexity_ratio - 1, SHARE_DIGITS) + round(point.perplexity_error, SHARE_DIGITS), 6)
 
 
@@ -118,7 +124,10 @@ def _pick(front: ParetoFront, points: Sequence[ParetoPoint], budget: Budget) -> 
 
 
 def pareto_points(points: Sequence[ParetoPoint], record_loss: str) -> list[ParetoPoint]:
-    """The points that no other one beats: with as many skips or fewer in loss, or in loss and time. By rising KL."""
+    """Return the points that no other one beats: with as many skips or fewer in loss, or in loss and time.
+
+    By rising KL.
+    """
 
     def loss(point: ParetoPoint) -> float:
         return point.kl if record_loss == "kl" else point.perplexity_ratio

@@ -80,7 +80,7 @@ class QualityLog:
                 file.write(json.dumps({"skip": sorted(skips), "reported": found}) + "\n")
 
     def _take(self, line: str) -> bool:
-        """Whether `line` is the record of a plan, which is then known."""
+        """Return whether `line` is the record of a plan, which is then known."""
         try:
             record = parse_json(line)
             if not isinstance(record, dict):
@@ -118,11 +118,11 @@ class PlanEvaluator:
         return self._runner.num_sublayers
 
     def set_base(self, skips: SkipSet) -> None:
-        """Says which plan the next ones are near to."""
+        """Set the plan that the next ones are near to."""
         self._wanted = skips
 
     def quality(self, skips: SkipSet) -> PlanQuality:
-        """Of a plan, its compensation fitted on the way."""
+        """Return the quality of a plan, its compensation fitted on the way."""
         found = self._log.known.get(skips)
         if found is None:
             if self._wanted != self._base:
@@ -139,7 +139,7 @@ class PlanEvaluator:
         )[0]  # fmt: skip
 
     def _run_base(self, skips: SkipSet) -> Tensor:
-        """Keeps the streams of `skips`; of the dense model first, whose streams everything is fitted to."""
+        """Keep the streams of `skips`; of the dense model first, whose streams everything is fitted to."""
         first = min(skips ^ self._base, default=0) // KEPT_EVERY * KEPT_EVERY
         fill = not self._dense
 

@@ -32,11 +32,11 @@ class SearchEstimate:
     _reports: tuple[int, int] | None = None
 
     def measured(self) -> None:
-        """One more candidate."""
+        """Count one more candidate."""
         self.done += 1
 
     def stepped(self, kl: float) -> None:
-        """The path took a step, to a plan of this KL."""
+        """Record that the path took a step, to a plan of this KL."""
         self._steps += 1
         self._kls.append(kl)
         if self._steps == 1:
@@ -47,7 +47,7 @@ class SearchEstimate:
         self._path, self._steps, self._kls, self._first, self._begun = self._path + 1, 0, [], 0.0, self.done
 
     def reporting(self, done: int, total: int) -> None:
-        """Measuring on unseen text has done so many plans of so many."""
+        """Record how many of the plans are measured on unseen text."""
         before = self._reports[0] if self._reports else 0
         self.done += (done - before) * self.report_cost
         self._reports = done, total
@@ -73,7 +73,7 @@ class SearchEstimate:
         return self.done + left + plans * self.report_cost
 
     def _expected_steps(self) -> float:
-        """Steps of the path that runs: by the limit, by the growth of KL, or as the path before."""
+        """Estimate the steps of the path that runs: by the limit, by the growth of KL, or as the path before."""
         most = min(self.most_skips, self.sublayers - 1)
         usual = min(float(self._before[0] if self._before else 24), most)
         kls = [kl for kl in self._kls if kl > 0]

@@ -34,7 +34,7 @@ class PlanQuality:
         return _exp(self.loss)
 
     def perplexity_ratio(self, dense: PlanQuality) -> tuple[float, float]:
-        """Perplexity over the dense model's, and its standard error by how much windows differ in it (0 for one)."""
+        """Return perplexity over the dense model's, and its standard error by how much windows differ (0 for one)."""
         ratio = _exp(self.loss - dense.loss)
         differences = [ours - theirs for ours, theirs in zip(self.losses, dense.losses, strict=True)]
         if len(differences) < 2:
@@ -66,7 +66,7 @@ class QualityMeter:
         return len(self._next)
 
     def measure(self, stream: Tensor) -> PlanQuality:
-        """The quality of a stream [W, T, hidden_size] of all the runner's windows."""
+        """Return the quality of a stream [W, T, hidden_size] of all the runner's windows."""
         kl, agreed = 0.0, 0
         losses: list[float] = []
         pairs = zip(_parts(self._chosen(stream)), _parts(self._next), strict=True)

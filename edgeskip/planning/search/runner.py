@@ -43,7 +43,7 @@ class SublayerRunner:
         return self._start
 
     def update(self, index: int, x: Tensor) -> Tensor:
-        """What sublayer number `index` adds to the stream `x`."""
+        """Return what sublayer number `index` adds to the stream `x`."""
         block = self._blocks[index // 2]
         if index % 2 == 0:
             normed = block.attention_norm(x).to(self._dtype)
@@ -51,17 +51,17 @@ class SublayerRunner:
         return first_tensor(block.ffn(block.ffn_norm(x).to(self._dtype))).float()
 
     def logits(self, x: Tensor) -> Tensor:
-        """float32 [rows, vocab_size] of streams [rows, hidden_size] after the last sublayer."""
+        """Return float32 [rows, vocab_size] of streams [rows, hidden_size] after the last sublayer."""
         normed = self._model.model.norm(x).to(self._dtype)
         result: Tensor = self._model.get_output_embeddings()(normed).float()
         return result
 
     def narrowed(self, rows: slice) -> SublayerRunner:
-        """A runner of some of the windows."""
+        """Return a runner of some of the windows."""
         return SublayerRunner(self._model, self.windows[rows])
 
     def _listen(self) -> None:
-        """One pass of the model itself: what it hands to each attention besides the stream, masks and positions."""
+        """Run the model once to record what it hands to each attention besides the stream: masks and positions."""
         import torch
 
         def given(block: int) -> Any:

@@ -82,7 +82,7 @@ class Searcher:
         return {**self._policy.settings, **self._settings}
 
     def search(self, costs: CostModel, log: Path | None, progress: Progress = lambda *_: None) -> ParetoFront:
-        """Follows two greedy paths, by loss and by loss over time saved, and measures their plans on unseen text.
+        """Follow two greedy paths, by loss and by loss over time saved, and measure their plans on unseen text.
 
         What is measured goes into `log` at once; a search that was cut short goes on from there.
         """
@@ -141,7 +141,7 @@ class Searcher:
         )
 
     def _report(self, skip: Sequence[Sublayer]) -> dict[str, float]:
-        """The quality of a plan as a front's point names it."""
+        """Return the quality of a plan as a front's point names it."""
         fitted = self.fitted(skip)
         ratio, error = fitted.quality.perplexity_ratio(fitted.dense)
         return {
@@ -152,12 +152,15 @@ class Searcher:
         }
 
     def fitted(self, skip: Sequence[Sublayer]) -> FittedPlan:
-        """The plan that skips these, its compensation fitted to `fit_tokens`, its quality on `report_tokens`."""
+        """Return the plan that skips these, its compensation fitted to `fit_tokens`, its quality on `report_tokens`."""
         return self._reporting().fitted(tuple(sorted(skip)))
 
     def decode_set(self, fitted: FittedPlan, max_kl: float) -> DecodeSet | None:
-        """What decoding may leave out besides `fitted`: see `choose_decode_set`. None where the dense model ends nearly
-        every continuation early, of prompts that are half a window of text that nothing was fitted to."""
+        """Return what decoding may leave out besides `fitted`: see `choose_decode_set`.
+
+        None if the dense model ends nearly every continuation early, of prompts that are half a window of text that
+        nothing was fitted to.
+        """
         import torch
 
         from edgeskip.calibration.continuation import continue_greedily
@@ -184,7 +187,7 @@ class Searcher:
         return torch.tensor(windows, device=self._policy.device)
 
     def _saved(self, costs: CostModel) -> Saved:
-        """Seconds of a dense decode step = 1 that one more skip saves."""
+        """Return seconds of a dense decode step = 1 that one more skip saves."""
 
         def time(plan: SkipSet) -> float:
             return 1 / costs.speedups([self._sublayers[index] for index in plan])[1]

@@ -26,7 +26,11 @@ class SearchText:
 
 
 def search_text(source: ModelSource, corpus: Corpus, policy: SearchPolicy) -> SearchText:
-    """The windows that `policy` asks for. EdgeSkipError where the corpus has too few tokens."""
+    """Return the windows that `policy` asks for.
+
+    Raises:
+        EdgeSkipError: If the corpus has too few tokens.
+    """
     if corpus.continued:
         raise EdgeSkipError("--corpus self is for calibrate: a search wants text, name files or leave --corpus out")
     tokenizer = source.encoder()
