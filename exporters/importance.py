@@ -1,6 +1,6 @@
 """How much each input channel of a linear layer matters: its mean square over a shipped text, under the plan.
 
-A quantizer that weighs its rounding errors with it minimises the error of the layer's output instead of that of its
+A quantizer that weighs its rounding errors with it minimizes the error of the layer's output instead of that of its
 weights (the diagonal of GPTQ's Hessian, arXiv 2210.17323 eq. 1; llama.cpp's "importance matrix").
 """
 

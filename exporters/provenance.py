@@ -1,4 +1,4 @@
-"""What every artifact says of where it came from, whatever its format."""
+"""What every artifact records about its origin, whatever its format."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from edgeskip.planning.dense_cost import HeldOutText
     from edgeskip.profiles.exit_adapter import ExitAdapter
 
-TOKENS = 256  # of the shipped text; fewer where the context is shorter
-LEAST_TOKENS = 16  # a comparison of fewer would say little
+TOKENS = 256  # of the shipped text; fewer if the context is shorter
+LEAST_TOKENS = 16  # a comparison of fewer would mean little
 ROUNDING_KL = 1e-9  # nats per token; float32 exports of SmolLM2 are at 1e-11 to 1e-10
 
 
@@ -46,8 +46,8 @@ ROUNDING_KL = 1e-9  # nats per token; float32 exports of SmolLM2 are at 1e-11 to
 class Bound:
     """What passes. fp16 and int4 round on purpose, so only a divergence that rounding cannot cause is a mismatch.
 
-    `outlier`: what the greatest difference may be instead, where the distributions are the same to ROUNDING_KL: a
-    fine-tuned model can amplify float32's last bits at single logits of text that is strange to it.
+    `outlier`: what the greatest difference may be instead if the distributions are the same to ROUNDING_KL: a
+    fine-tuned model can amplify float32's last bits at single logits of text that is unlike its training text.
     """
 
     max_abs_logit_difference: float | None = None

@@ -258,15 +258,11 @@ def _planned(read: Profile, options: PlanOptions, target: Path, log: Path | None
     times = device_cost_model(read, request)
     fitted, decode = None, None
 
-    def report(stage: str, done: float, total: float | None) -> None:
-        name, _, detail = stage.partition(": ")
-        progress(ProgressEvent(name, done, total, detail=detail))
-
     if options.searches:
         budget = Budget(
             options.max_kl, options.max_ppl_increase, options.min_speedup, options.skip_sublayers, options.point
         )
-        read, fitted, decode = plan_by_budget(read, path, budget, request, report)
+        read, fitted, decode = plan_by_budget(read, path, budget, request, progress)
     else:
         record = choose(
             read,
@@ -278,7 +274,7 @@ def _planned(read: Profile, options: PlanOptions, target: Path, log: Path | None
             seed=options.seed or 0,
         )
         if options.fits and record.skip:
-            record, fitted = plan_fitted(read, path, record, request, report)
+            record, fitted = plan_fitted(read, path, record, request, progress)
         read = read.model_copy(update={"plan": record})
     vectors = replace(
         vectors, plan_bias=fitted.biases if fitted else None, plan_map=fitted.maps if fitted else None

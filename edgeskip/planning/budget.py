@@ -1,4 +1,4 @@
-"""What `edgeskip plan` does that needs the model: searching for a front, picking from it, fitting a compensation."""
+"""Planning that needs the model: search for a front, pick from it within a budget, fit a compensation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.notes import note
+from edgeskip.core.progress import Progress, ProgressEvent
 from edgeskip.core.sublayers import parse_sublayer
 from edgeskip.planning.search.kept_front import check_settings, points_within, resolve_options
 from edgeskip.planning.search.pareto import Budget, pick_point
@@ -18,13 +19,30 @@ if TYPE_CHECKING:
     from edgeskip.planning.search.costs import CostModel, DeviceCostModel
     from edgeskip.planning.search.decode_set import DecodeSet
     from edgeskip.planning.search.policy import SearchPolicy
-    from edgeskip.planning.search.search import FittedPlan, Progress, Searcher
+    from edgeskip.planning.search.search import FittedPlan, Searcher
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What the command line asks of a search or a fit; `log` is where a search writes what it measured, without the end
-    of its name. `tokens` are fitted to, 3/4 as many reported on, 3/8 compared on; None = what the corpus is good for.
+    """What a user can choose about a search or a fit; None = the default, or as the profile's front was searched.
+
+    Attributes:
+        corpus: Text files; () = the text that ships.
+        field: Field of `.jsonl` records that holds the text.
+        model: The model, if not where the profile says.
+        compensation: What replaces a skipped sublayer.
+        objective: What a search keeps low: `kl` or `perplexity`.
+        tokens: Tokens to fit to; 3/4 as many are reported on, 3/8 compared on.
+        window_tokens: Tokens per window.
+        max_skips: Most sublayers that a search skips.
+        search_kl: KL at which a search ends, nats per token.
+        search: Whether to search although the profile has a front.
+        device_profile: A device profile to predict speed-ups from.
+        context: Tokens in the KV cache that its times are for.
+        decode_set: Whether to choose FFNs that decoding may leave out as well.
+        device: PyTorch device.
+        seed: Draws the windows.
+        log: Where a search writes what it measures, without the end of the file's name; None = nowhere.
     """
 
     corpus: tuple[str, ...]
@@ -73,14 +91,15 @@ class SearchOptions:
 def plan_by_budget(
     profile: Profile, path: Path, budget: Budget, request: SearchOptions, progress: Progress
 ) -> tuple[Profile, FittedPlan, DecodeSet | None]:
-    """Return the profile with a front, the one it has unless `request` wants another, and the fitted plan that `budget`
-    buys.
+    """Return the profile with a front and with the fitted plan that `budget` buys, and that plan and its decode set.
+
+    The front is the profile's own unless `request` wants another.
 
     Decoding may lose as much on the model's own continuations as the budget allows on text (or as the plan loses on
-    text, if the budget is no KL): what that leaves room for is the decode set.
+    text, if the budget is not a KL): what that leaves room for is the decode set.
 
     Raises:
-        EdgeSkipError: If the front has no such point, and if the text or settings are not those of the front.
+        EdgeSkipError: If the front has no such point, or the text or settings are not those of the front.
     """
     front = None if request.search else profile.front
     if front is not None:
@@ -94,7 +113,7 @@ def plan_by_budget(
         request = replace(request, **kept)
     policy = request.policy(max_positions=1024)  # refuses what cannot be, before anything is read
     if front is not None:
-        front = _as_asked(front, profile, request)
+        front = _with_device_times(front, profile, request)
         allowed = points_within(front, max_skips=request.max_skips, search_kl=request.search_kl)
         number = pick_point(front, budget, allowed)  # before the model is loaded
     source = _source(profile, path, request)
@@ -114,7 +133,7 @@ def plan_by_budget(
     )  # fmt: skip
     chosen = None
     if request.decode_set:
-        progress("decode set", 0, None)
+        progress(ProgressEvent("decode set"))
         chosen = searcher.decode_set(fitted, fitted.quality.kl if budget.max_kl is None else budget.max_kl)
     if chosen is not None and chosen.skip:
         scales = dict(zip(chosen.skip, chosen.scales, strict=True))
@@ -132,7 +151,7 @@ def plan_fitted(
     profile: Profile, path: Path, record: PlanRecord, request: SearchOptions, progress: Progress
 ) -> tuple[PlanRecord, FittedPlan]:
     """Return the plan of `record` with its compensation fitted on the stream that its skips leave."""
-    progress("fitting", 0, None)
+    progress(ProgressEvent("fitting"))
     searcher = _searcher(_source(profile, path, request), request)
     fitted = searcher.fitted([parse_sublayer(name, profile.model.num_blocks) for name in record.skip])
     changed = {"compensation": request.compensation or "linear", "scales": fitted.scales}
@@ -145,7 +164,7 @@ def _source(profile: Profile, path: Path, request: SearchOptions) -> ModelSource
 
     if profile.model.adapter is not None and profile.plan is not None and profile.plan.skip:
         raise EdgeSkipError(
-            f"{path.name} is healed for its plan, so the model with all sublayers is no reference any more: plan the "
+            f"{path.name} is healed for its plan, so the model with all sublayers is no longer a reference: plan the "
             "profile it was made from"
         )
     source = source_of(profile, path, request.model)
@@ -175,7 +194,9 @@ def device_cost_model(profile: Profile, request: SearchOptions) -> DeviceCostMod
 
     if request.device_profile is None:
         if request.context is not None:
-            raise EdgeSkipError(f"--context {request.context} says nothing without --device-profile: add it")
+            raise EdgeSkipError(
+                f"--context {request.context} has no effect without --device-profile; add it or leave --context out"
+            )
         return None
     from edgeskip.profiles.device_profile import read_device_profile
 
@@ -184,7 +205,7 @@ def device_cost_model(profile: Profile, request: SearchOptions) -> DeviceCostMod
     return DeviceCostModel(device, 512 if request.context is None else request.context)
 
 
-def _as_asked(front: ParetoFront, profile: Profile, request: SearchOptions) -> ParetoFront:
+def _with_device_times(front: ParetoFront, profile: Profile, request: SearchOptions) -> ParetoFront:
     """Return the front with the times of the device that `request` names, if any.
 
     Raises:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgeskip.profiles.schema import Profile
 
 WINDOW, WINDOWS = 512, 2  # as `edgeskip bench` measures its targets' losses, on the same text
-LEAST = 16  # tokens, below which a text says nothing
+LEAST = 16  # tokens, below which a text means nothing
 NAME = f"edgeskip:{HELD_OUT_TEXT.name}"
 
 
@@ -148,8 +148,7 @@ def predict_speedup(source: ModelSource, plan: Plan, costs: CostModel | None = N
 def artifact_cost(
     profile: Profile, source: ModelSource, plan: Plan, measured: DenseComparison | None
 ) -> PlanCost | None:
-    """Return what a manifest says: `measured` of the artifact, and what the profile knows of its plan; None if nothing.
-    """
+    """Return what a manifest says: `measured` of the artifact, and what the profile knows of its plan; None if none."""
     known = cost_of(profile.plan.cost if profile.plan else None, source.fingerprint, plan)
     speedup = known.speedup if known and known.speedup else predict_speedup(source, plan)
     if measured is None and speedup is None:

@@ -1,4 +1,4 @@
-"""What `edgeskip plan` says of a plan's cost: measured if the model and torch are here, else why it was not."""
+"""The cost of a plan for `edgeskip plan`: measured if the model and torch are here, else why it was not."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeasuredCost:
-    """`cost` of a plan; `missing` says why its quality is not in it, None if it is."""
+    """The `cost` of a plan; `missing` is the reason if its quality is not in it."""
 
     cost: PlanCost
     missing: str | None
 
     @property
     def kept(self) -> PlanCost | None:
-        """What the profile keeps: nothing if nothing is known."""
+        """What the profile keeps; None if nothing is known."""
         return self.cost if self.cost.plan or self.cost.speedup else None
 
     @property
@@ -52,7 +52,7 @@ def measure_cost(
 
     Args:
         profile: with the plan's record.
-        path: if the profile was read, which its model may be relative to.
+        path: Where the profile was read, which its model may be relative to.
         plan: with at least one skip.
         model: in place of the model that the profile names.
         device: times to predict the speed-up from; by default the weights' sizes.
@@ -76,7 +76,7 @@ def measure_cost(
         return MeasuredCost(PlanCost(digest=digest, speedup=speedup), missing)
     try:
         return _measured(profile, path, plan, model, PlanCost(digest=digest, speedup=speedup))
-    except Exception as error:  # too little memory, or a torch that does not start, must not cost the plan itself
+    except Exception as error:  # too little memory, or a torch that does not start, must not prevent the plan itself
         line = explain(error)
         if line is None:
             raise

@@ -86,8 +86,7 @@ def resolve(profile: Profile, vectors: Vectors | None) -> Plan:
 
 
 def _check_scale(plan: Plan) -> None:
-    """Raise EdgeSkipError if the plan's scales together leave what float32 has room for: weights are divided by them.
-    """
+    """Raise EdgeSkipError if the plan's scales together leave what float32 can hold: weights are divided by them."""
     total = 1.0
     for skip in plan.skips:
         total *= skip.scale

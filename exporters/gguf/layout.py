@@ -1,4 +1,4 @@
-"""A baked decoder as the blocks of a llama.cpp architecture: the family's own where it can hold them, else `deci`.
+"""A baked decoder as the blocks of a llama.cpp architecture: the family's own if it can hold them, else `deci`.
 
 A llama.cpp block is attention, then FFN. Kept sublayers are paired in their order, whatever blocks they come from, so
 a plan that leaves attention and FFN alternating needs no more than fewer blocks. Otherwise `deci` (per-block head

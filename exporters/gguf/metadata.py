@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 STUB_WIDTH = 32  # of a stub FFN: one block of every legacy quantization
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
-# Said anew by every file.
+# Every file has its own.
 _OWN_KEYS = ("general.architecture", "general.file_type", "general.quantization_version", "general.alignment")
 
 
@@ -118,7 +118,7 @@ def _as_type(value: Any, kind: Any, key: str, file: str) -> Any:
             return float(value)
         case GGUFValueType.UINT32 | GGUFValueType.INT32 if isinstance(value, int):
             return value
-    raise EdgeSkipError(f"{file}: its README.md or generation_config.json says {value!r} for {key}: mend it")
+    raise EdgeSkipError(f"{file}: its README.md or generation_config.json says {value!r} for {key}: correct it")
 
 
 def _tokenizer(source: ModelSource) -> dict[str, Value]:
@@ -160,7 +160,7 @@ def _shape(decoder: Decoder, layout: Layout, eps: float) -> dict[str, Any]:
         "attention.head_count_kv": kv_heads,
         "attention.key_length": config.head_dim,
         "attention.value_length": config.head_dim,
-        # One for all norms, where baking has eps/S² for each (design §4).
+        # One for all norms, although baking has eps/S² for each (design §4).
         "attention.layer_norm_rms_epsilon": eps,
         "rope.dimension_count": config.head_dim,
         "rope.freq_base": float(config.rope.theta),

@@ -39,7 +39,7 @@ def quantize_file(
     """Quantize the F16 GGUF `source` to `target`; `file_type` is a llama_ftype (llama.h), as `general.file_type`.
 
     `importance`: tensor name → mean square of each input [in], what llama.cpp calls an importance matrix; a tensor
-    without one has its own error minimised. `embedding_type`: ggml's type for the embedding, None = llama.cpp's choice.
+    without one has its own error minimized. `embedding_type`: ggml's type for the embedding, None = llama.cpp's choice.
 
     Raises:
         EdgeSkipError: If llama.cpp refuses.

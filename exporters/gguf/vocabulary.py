@@ -1,9 +1,9 @@
-"""A Hugging Face tokenizer folder -> the `tokenizer.*` keys of a GGUF file, so that llama.cpp tokenises alike.
+"""A Hugging Face tokenizer folder -> the `tokenizer.*` keys of a GGUF file, so that llama.cpp tokenizes alike.
 
 What llama.cpp cannot do is refused. Four things it does in its own way whatever the file says, for every model, are
 let through: text is not brought into Unicode NFC (Qwen 2 and 3), upper case outside ASCII is cut by a simpler rule
 (`tekken`), a SentencePiece vocabulary gets its leading space after every special token, and texts such as `</s>` are
-taken for special tokens where the vocabulary has them.
+taken for special tokens if the vocabulary has them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def vocabulary_metadata(folder: Path, vocab_size: int, file: str | None = None) 
     inside = {role: index for role, index in special.special_token_ids.items() if index < vocab_size}
     special.special_token_ids = inside
     if not special.merges:
-        raise EdgeSkipError(f"{file} has no merges: a BPE vocabulary cannot be used without; fetch the model again")
+        raise EdgeSkipError(f"{file} has no merges, which a BPE vocabulary needs: fetch the model again")
     _complete_special(special, folder, tokenizer, vocab_size)
     _set_added(special, tokenizer, file)
 
@@ -92,7 +92,7 @@ def vocabulary_metadata(folder: Path, vocab_size: int, file: str | None = None) 
     special.add_to_gguf(writer, quiet=True)
     metadata = {key: field.value for key, field in writer.kv_data[0].items() if key.startswith("tokenizer.")}
 
-    # Every token's own text too, where words or pieces could come together otherwise than in tokenizer.json.
+    # Every token's own text too, if words or pieces could come together otherwise than in tokenizer.json.
     own = [] if same_words else [token for token, kind in zip(tokens, kinds, strict=True) if kind == NORMAL]
     _check_same(tokenizer, metadata, own, file)
     return metadata
@@ -105,7 +105,7 @@ def _load(file: str) -> Any:
         tokenizer = Tokenizer.from_file(file)
     except Exception as error:  # tokenizers raises plain Exception
         reason = str(error).strip().split("\n")[0]
-        raise EdgeSkipError(f"{file} is no tokenizer ({reason}): fetch the model again") from None
+        raise EdgeSkipError(f"{file} is not a tokenizer ({reason}): fetch the model again") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -165,9 +165,9 @@ def _tokens(spec: Mapping[str, Any], tokenizer: Any, vocab_size: int, file: str)
         )
     for text, index in ids.items():
         read = tokenizer.token_to_id(text)
-        if read != index:  # it numbers added tokens anew where the vocabulary's size does not fit them
+        if read != index:  # it renumbers added tokens if the vocabulary's size does not fit them
             raise EdgeSkipError(
-                f"{file}: the id of {text!r}, it says {index}, the tokenizers library reads {read}: "
+                f"{file}: the id of {text!r} is {index} in the file, but the tokenizers library reads {read}: "
                 "fetch the model again"
             )
     special = {token["id"]: bool(token.get("special")) for token in added}
@@ -217,7 +217,7 @@ def _set_added(special: Any, tokenizer: Any, file: str) -> None:
         if around and [special.special_token_ids.setdefault(role, around[0])] != around:
             added = " ".join(tokenizer.id_to_token(index) for index in around)
             raise EdgeSkipError(
-                f"{file} puts {added} around a text, where llama.cpp can add one {role.upper()} token: "
+                f"{file} puts {added} around a text, but llama.cpp can add only one {role.upper()} token: "
                 f"name it as {role}_token in tokenizer_config.json or export to ONNX instead"
             )
     special.add_special_token.pop("sep", None)

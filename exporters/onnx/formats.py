@@ -227,6 +227,6 @@ def tied_head(graph: GraphBuilder, form: WeightFormat, x: ir.Value, weight: Tens
     rows = graph.reference(graph.weights.alias(f"{name}.weight", stored, weight.shape))
     if form.precision == "fp32":
         return graph.op("FusedMatMul", [x, rows], name, domain=MICROSOFT, transB=1)
-    # FusedMatMul has no fp16 kernel on CPU; ONNX Runtime fuses these two where it has one.
+    # FusedMatMul has no fp16 kernel on CPU; ONNX Runtime fuses these two if it has one.
     columns = graph.op("Transpose", [rows], f"{name}/transpose", perm=[1, 0])
     return graph.op("MatMul", [x, columns], name)

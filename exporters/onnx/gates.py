@@ -27,7 +27,7 @@ SIMILARITY, NORM_RATIO = "ffn_similarity", "ffn_norm_ratio"
 class FfnGates:
     """The gates of one graph's `count` FFNs: inputs first, a `gate` around each in order, then `measure`.
 
-    A gate gives the update alone: the stream passes by, so that what follows still adds and normalises in one operator.
+    A gate gives the update alone: the stream passes by, so that what follows still adds and normalizes in one operator.
     """
 
     def __init__(self, graph: GraphBuilder, form: WeightFormat, count: int) -> None:

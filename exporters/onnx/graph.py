@@ -1,4 +1,4 @@
-"""A thin builder over onnx_ir: nodes, initialisers in the external file, values. Knows nothing of decoders."""
+"""A thin builder over onnx_ir: nodes, initializers in the external file, values. Knows nothing of decoders."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class GraphBuilder:
         self._outputs.insert(0 if first else len(self._outputs), value)
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """Return a small initialiser of this graph alone, inline."""
+        """Return a small initializer of this graph alone, inline."""
         assert array.nbytes <= INLINE_BYTES, f"{name} is a weight"
         return self.reference(ir.tensor(array, name=name))
 
     def weight(self, name: str, make: Callable[[], NDArray[Any]]) -> ir.Value:
-        """Return an initialiser that all graphs over the weight file share by its name; `make()` is called by the
+        """Return an initializer that all graphs over the weight file share by its name; `make()` is called by the
         first.
         """
         return self.reference(self.weights.once(name, make))
 
     def reference(self, tensor: ir.TensorProtocol) -> ir.Value:
-        """Return the initialiser over a tensor that is already written; one of each name."""
+        """Return the initializer over a tensor that is already written; one of each name."""
         name = tensor.name or ""
         if name not in self._initializers:
             self._initializers[name] = ir.Value(
@@ -102,7 +102,7 @@ class GraphBuilder:
     ) -> tuple[ir.Value, ...]:
         """Append an `If`; each branch appends its own nodes and returns its outputs, all of them made in it.
 
-        Initialisers and inputs that a branch asks for are the whole graph's: ONNX lets branches read what is outside.
+        Initializers and inputs that a branch asks for are the whole graph's: ONNX lets branches read what is outside.
         """
         branches = [self._branch(then, f"{name}/then"), self._branch(otherwise, f"{name}/else")]
         count = len(branches[0].outputs)

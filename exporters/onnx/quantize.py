@@ -33,10 +33,10 @@ def quantize(
     symmetric: bool,
     importance: NDArray[np.float32] | None = None,
 ) -> Quantized:
-    """Quantize `weight` [N, K] to `bits` (4 or 8) per value, minimising each block's squared error.
+    """Quantize `weight` [N, K] to `bits` (4 or 8) per value, minimizing each block's squared error.
 
     `importance` [K] weighs the columns' errors: with the mean square of each input it is the error of the output that
-    is minimised (see `edgeskip.exporters.importance`). For every block a small grid of ranges is tried; each try
+    is minimized (see `edgeskip.exporters.importance`). For every block a small grid of ranges is tried; each try
     rounds, then refits the scale by weighted least squares.
 
     Raises:
@@ -101,11 +101,11 @@ def _quantize_rows(
         safe = np.where(scale == 0, np.float32(1), scale)
         zero = np.full_like(low, middle) if symmetric else np.clip(np.rint(-low * factor / safe), 0, top)
         q = np.clip(np.rint(w / safe[..., None]) + zero[..., None], 0, top)
-        centred = q - zero[..., None]
-        weighted = share * centred
-        norm = (weighted * centred).sum(axis=-1)
+        centered = q - zero[..., None]
+        weighted = share * centered
+        norm = (weighted * centered).sum(axis=-1)
         refit = np.where(norm > 0, (weighted * w).sum(axis=-1) / np.where(norm > 0, norm, 1), 0)
-        error = (share * np.square(w - centred * refit[..., None])).sum(axis=-1)
+        error = (share * np.square(w - centered * refit[..., None])).sum(axis=-1)
         better = error < best_error
         best_error = np.where(better, error, best_error)
         best_scale = np.where(better, refit, best_scale)

@@ -41,7 +41,7 @@ class Segment:
     last sublayer, of every position. `head` None = the model's own norm and head; `head_name` is what its weights are
     called. `widened`: the logits of a trimmed head are set out over the whole vocabulary. `every_position`: the graph
     says that it gives logits of each position, and does so unless asked otherwise; else those of the last one.
-    `skips` are replaced by their compensation: always, or with `gated` where the optional input `skip` says so.
+    `skips` are replaced by their compensation: always, or with `gated` if the optional input `skip` is true.
     `online`: the FFNs that stand in a gate of their own (`FfnGates`).
     """
 
@@ -74,7 +74,7 @@ def lower_segment(
 
 class _Lowering:
     """One pass over the segment. Carries the residual stream as (stream, update, bias): update + bias is not added
-    yet, because SkipSimplifiedLayerNormalization adds it and normalises in one operator."""
+    yet, because SkipSimplifiedLayerNormalization adds it and normalizes in one operator."""
 
     def __init__(self, graph: GraphBuilder, decoder: Decoder, segment: Segment, form: WeightFormat) -> None:
         self.graph = graph
@@ -175,7 +175,7 @@ class _Lowering:
     def _exit_block(self, attention: Attention, feed_forward: FeedForward) -> ir.Value:
         """Append the draft's own block, whose cache is the graph's last; the exit states, which it begins with."""
         name, self.bits = self.segment.head_name, DRAFT_BITS
-        x = self._normalised(attention.norm, f"{name}.attn.norm")
+        x = self._normalized(attention.norm, f"{name}.attn.norm")
         states = self.stream
         self._present(self.cache, self._attend(attention, x, f"{name}.attn"))
         self._feed_forward(feed_forward, f"{name}.ffn")
@@ -186,7 +186,7 @@ class _Lowering:
         graph, form, decoder = self.graph, self.form, self.decoder
         head = self.segment.head or DraftHead(decoder.norm)
         name = "norm" if head.norm.weight is decoder.norm.weight else "exit_norm"
-        x = self._normalised(head.norm, name)
+        x = self._normalized(head.norm, name)
         if self.segment.exit_states and head.block is None:
             x = self._last_positions(x, name)
         if head.map is not None:
@@ -218,7 +218,7 @@ class _Lowering:
     def _gate(self, sublayers: list[Attention | FeedForward], step: StepCallback) -> None:
         """Append an `If` around sublayers that a plan skips one after the other: their compensation if `skip` is true.
 
-        Stream and update leave it apart, so that what follows still adds and normalises in one operator. The caches of
+        Stream and update leave it apart, so that what follows still adds and normalizes in one operator. The caches of
         what is skipped pass by: bound to one buffer, past and present are the same memory and nothing is copied.
         """
         name, before = f"{sublayers[0].sublayer}.gate", (self.stream, self.update, self.bias)
@@ -294,7 +294,7 @@ class _Lowering:
             self.graph.weight("sin_cache", lambda: cast(np.sin(angles) * factor)),
         )
 
-    def _normalised(self, norm: Norm, name: str) -> ir.Value:
+    def _normalized(self, norm: Norm, name: str) -> ir.Value:
         """Return the norm of the stream, with the pending update added to the stream first."""
         graph = self.graph
         weight = vector(graph, self.form, f"{name}.weight", norm.weight)
@@ -349,10 +349,10 @@ class _Lowering:
     def _attention(self, sublayer: Attention) -> tuple[ir.Value, ir.Value]:
         """Append the sublayer; its caches key and value after it."""
         name = str(sublayer.sublayer)
-        return self._attend(sublayer, self._normalised(sublayer.norm, f"{name}.norm"), name)
+        return self._attend(sublayer, self._normalized(sublayer.norm, f"{name}.norm"), name)
 
     def _attend(self, sublayer: Attention, x: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
-        """Return the same from the normalised stream; its weights are called after `name`."""
+        """Return the same from the normalized stream; its weights are called after `name`."""
         graph, config = self.graph, self.decoder.config
         past = self._past(self.cache)
         self.cache += 1
@@ -406,7 +406,7 @@ class _Lowering:
         return graph.op("Reshape", [normed, flat], f"{name}/flat")
 
     def _feed_forward(self, sublayer: FeedForward, name: str) -> None:
-        x = self._normalised(sublayer.norm, f"{name}.norm")
+        x = self._normalized(sublayer.norm, f"{name}.norm")
         down = Linear(sublayer.down.weight)
         if self.gates is None or sublayer.sublayer not in self.segment.online:
             assert sublayer.shift is None, "a shift apart is for a gate"

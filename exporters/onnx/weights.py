@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-# ONNX Runtime maps external tensors into memory only where their offset is a multiple of the page size, and of
+# ONNX Runtime maps external tensors into memory only if their offset is a multiple of the page size, and of
 # 64 KiB on Windows (onnx.proto, external_data "offset").
 ALIGNMENT = 65536
 SMALL = 1 << 20  # smaller tensors are not worth the padding

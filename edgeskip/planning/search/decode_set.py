@@ -1,7 +1,7 @@
 """Which FFNs decoding may leave out besides the plan, from which similarity on (β), and how long to watch first (P).
 
 AdaSkip takes β from the skipped set: its least similarity. Where that set was chosen by what it costs rather than by
-similarity, the least says nothing, so β is set by what skipping costs on the model's own continuations.
+similarity, the least means nothing, so β is set by what skipping costs on the model's own continuations.
 """
 
 from __future__ import annotations
@@ -110,8 +110,7 @@ def hit_rates(
 
 
 def _enough(rates: Mapping[int, float]) -> int:
-    """Return the shortest window whose hit rate is as good as the best but for NEAR; AdaSkip's 20 if nothing is known.
-    """
+    """Return the shortest window whose hit rate is within NEAR of the best; AdaSkip's 20 if nothing is known."""
     best = max(rates.values(), default=0.0)
     return min((window for window, rate in rates.items() if rate >= best - NEAR), default=20)
 
@@ -141,7 +140,7 @@ def _run(
             ratio = lengths[1] / lengths[0].clamp_min(1e-30)
             watched[index] = cosine.cpu().numpy(), ratio.cpu().numpy()
         if index in late:
-            # A map of a later skip reads what the FFN adds: nothing where it does not run.
+            # A map of a later skip reads what the FFN adds: nothing if it does not run.
             update = update.clone()
             update[:, prompt:] = 0
         x = y

@@ -1,6 +1,6 @@
 """Fits what replaces a skipped sublayer to the stream that earlier skips have left.
 
-The stream at the skipped place is brought back to what the *dense* model has after the sublayer, so a fit also mends
+The stream at the skipped place is brought back to what the *dense* model has after the sublayer, so a fit also repairs
 what earlier skips did. Tokens weigh 1/‖y‖²: every reader of the stream goes through a norm, so relative errors count.
 """
 

@@ -18,7 +18,7 @@ Saved = Callable[[SkipSet, int], float]
 
 
 def greedy_path(
-    losses: PlanEvaluator,
+    evaluator: PlanEvaluator,
     policy: SearchPolicy,
     saved: Saved,
     *,
@@ -31,17 +31,17 @@ def greedy_path(
     `progress` is told every plan before it is measured.
     """
     plan: SkipSet = frozenset()
-    loss = _loss(losses.dense, policy)
-    promised = dict.fromkeys(range(losses.num_sublayers), -math.inf)
-    most_skips = policy.max_skips or losses.num_sublayers - 1
-    while len(plan) < min(most_skips, losses.num_sublayers - 1):
-        losses.set_base(plan)
+    loss = _loss(evaluator.dense, policy)
+    promised = dict.fromkeys(range(evaluator.num_sublayers), -math.inf)
+    most_skips = policy.max_skips or evaluator.num_sublayers - 1
+    while len(plan) < min(most_skips, evaluator.num_sublayers - 1):
+        evaluator.set_base(plan)
         best, chosen = math.inf, -1
         for number, candidate in enumerate(sorted(promised, key=lambda index: (promised[index], index))):
             if plan and number >= LEAST and (best <= promised[candidate] or number >= MOST):
                 break
             progress(plan | {candidate})
-            found = _loss(losses.quality(plan | {candidate}), policy)
+            found = _loss(evaluator.quality(plan | {candidate}), policy)
             change, worth = found - loss, saved(plan, candidate)
             cost = change / worth if change > 0 else change * worth
             promised[candidate] = cost if math.isfinite(cost) else math.inf
@@ -51,7 +51,7 @@ def greedy_path(
             return
         plan |= {chosen}
         del promised[chosen]
-        quality = losses.quality(plan)
+        quality = evaluator.quality(plan)
         loss = _loss(quality, policy)
         if not quality.kl <= policy.max_kl:
             return

@@ -1,4 +1,4 @@
-"""A front that a profile keeps, asked again: what a later command leaves open, the front's search has settled."""
+"""Reusing the front that a profile keeps: what a later command leaves open, the front's search has settled."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def points_within(front: ParetoFront, *, max_skips: int | None, search_kl: float
     points = front.points
     limits: Mapping[str, Any] = front.settings
     deepest, farthest = max(len(point.skip) for point in points), max(point.kl for point in points)
-    # A front of an older version does not say where its search would have ended.
+    # A front of an older version does not record where its search would have ended.
     most = limits.get("max_skips", deepest)
     if max_skips is not None and most is not None and max_skips > most:
         raise EdgeSkipError(

@@ -1,5 +1,5 @@
-"""The front of a search: plans that no other beats in quality and time, or in quality with as many skips; and which of
-them a budget buys."""
+"""The Pareto front of a search: plans that no other beats in quality and time, or in quality with as many skips; and
+which of them a budget buys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_SPEEDUP = 100
 
 @dataclass(frozen=True)
 class Budget:
-    """What a user is ready to give, exactly one of them; `point` is a number of the front, from 1."""
+    """What a plan may cost, exactly one of these; `point` is a number of the front, from 1."""
 
     max_kl: float | None = None
     max_ppl_increase: float | None = None  # a share: 0.1 = 10 %
@@ -37,7 +37,7 @@ class Budget:
         if self.max_ppl_increase is not None and not self.max_ppl_increase > 0:
             raise EdgeSkipError("--max-ppl-increase allows no skip: give a share above 0, e.g. 10%")
         if self.min_speedup is not None and not self.min_speedup > 1:
-            raise EdgeSkipError(f"--min-speedup {self.min_speedup} is no speed-up: give a factor above 1, e.g. 1.2")
+            raise EdgeSkipError(f"--min-speedup {self.min_speedup} is not a speed-up: give a factor above 1, e.g. 1.2")
         if self.min_speedup is not None and self.min_speedup > MOST_SPEEDUP:
             raise EdgeSkipError(
                 f"--min-speedup {self.min_speedup:g} is out of reach: give a factor of at most {MOST_SPEEDUP}, e.g. 1.2"
@@ -58,7 +58,7 @@ def parse_share(text: str) -> float:
             raise ValueError(text)
         return share
     except ValueError:
-        raise EdgeSkipError(f"--max-ppl-increase {text} is no share: write 10% or 0.1") from None
+        raise EdgeSkipError(f"--max-ppl-increase {text} is not a share: write 10% or 0.1") from None
 
 
 def pick_point(front: ParetoFront, budget: Budget, allowed: Sequence[int] | None = None) -> int:

@@ -62,7 +62,7 @@ class QualityLog:
         if lines and lines[0] != header:
             raise EdgeSkipError(f"{self.path} is not the log of this search: move it away")
         whole = [line for line in lines[1:] if self._take(line)]
-        # The last line is torn where a search was killed, or lacks its end.
+        # If a search was killed, the last line is torn or lacks its end.
         if not text.endswith("\n") or len(whole) < len(lines) - 1:
             replace_file(self.path, "".join(f"{line}\n" for line in [header, *whole]).encode())
 

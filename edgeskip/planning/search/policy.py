@@ -19,8 +19,8 @@ class SearchPolicy:
 
     `fit_tokens` are what a plan's compensation is fitted to in the end, the first `search_tokens` of them while
     candidates are compared, on as many others; quality is reported on `report_tokens` that neither has seen. A path
-    ends at `max_skips`, or where KL exceeds `max_kl` nats. `dtype` is what the model multiplies in; auto = bfloat16
-    where the hardware computes in it.
+    ends at `max_skips`, or when KL exceeds `max_kl` nats. `dtype` is what the model multiplies in; auto = bfloat16
+    if the hardware computes in it.
     """
 
     objective: Objective = "kl"

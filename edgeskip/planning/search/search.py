@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.calibration.calibrate import end_tokens_of
+from edgeskip.core.progress import Progress, ProgressEvent, silent
 from edgeskip.core.sublayers import Sublayer, sublayers_of
 from edgeskip.planning.search.forward import StreamState, forward, kept_streams, recomputed_streams
 from edgeskip.planning.search.greedy import Saved, greedy_path
@@ -36,13 +37,11 @@ if TYPE_CHECKING:
     from edgeskip.planning.search.policy import SearchPolicy
 
 MOST_KEPT = 2**29  # numbers: the dense model's streams are kept up to there, and run along each time beyond
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is done, how many of it are, and how many there will be (None = not known)."""
 
 
 @dataclass(frozen=True)
 class FittedPlan:
-    """`scales` [n] and `biases` float32 [n, d] of the sublayers `skip`, `maps` float32 [n, d, d] where the compensation
+    """`scales` [n] and `biases` float32 [n, d] of the sublayers `skip`, `maps` float32 [n, d, d] if the compensation
     is linear; `quality` and the dense model's on the text to report on: `tokens` that count, in windows of `window`."""
 
     skip: tuple[Sublayer, ...]
@@ -57,7 +56,11 @@ class FittedPlan:
 
 
 class Searcher:
-    """One model and text; loads the model once. EdgeSkipError where the text is too short."""
+    """Searches with one model and text; loads the model once.
+
+    Raises:
+        EdgeSkipError: If the text is too short.
+    """
 
     def __init__(self, source: ModelSource, corpus: Corpus, policy: SearchPolicy) -> None:
         from edgeskip.models.torch_reference.load import load_torch_model
@@ -81,10 +84,10 @@ class Searcher:
         """What the quality of a plan depends on."""
         return {**self._policy.settings, **self._settings}
 
-    def search(self, costs: CostModel, log: Path | None, progress: Progress = lambda *_: None) -> ParetoFront:
+    def search(self, costs: CostModel, log: Path | None, progress: Progress = silent) -> ParetoFront:
         """Follow two greedy paths, by loss and by loss over time saved, and measure their plans on unseen text.
 
-        What is measured goes into `log` at once; a search that was cut short goes on from there.
+        What is measured goes into `log` at once; an interrupted search resumes from there.
         """
         import torch
 
@@ -94,28 +97,33 @@ class Searcher:
             windows = self._tensor(self._text.fit[:fit_windows] + self._text.compare)
             runner = SublayerRunner(self._model, windows)
             known = QualityLog(log, self.settings)
-            losses = PlanEvaluator(runner, fit_windows, policy.compensation, known)
-            ends = policy.max_skips or losses.num_sublayers
+            evaluator = PlanEvaluator(runner, fit_windows, policy.compensation, known)
+            ends = policy.max_skips or evaluator.num_sublayers
             cost = sum(policy.windows[::2]) / (2 * policy.windows[1])
-            estimate = SearchEstimate(losses.num_sublayers, ends, policy.max_kl, 2 * cost)
+            estimate = SearchEstimate(evaluator.num_sublayers, ends, policy.max_kl, 2 * cost)
+
+            def report(detail: str) -> None:
+                done, total = round(estimate.done), round(estimate.total)
+                progress(ProgressEvent("searching", done, total, detail=detail))
+
             for name, saved in (("by loss", lambda plan, index: 1.0), ("by loss and time", self._saved(costs))):
 
                 def step(plan: SkipSet, name: str = name) -> None:
                     if plan not in known.known:
                         estimate.measured()
-                    progress(f"searching: {name}, {len(plan)} skipped", round(estimate.done), round(estimate.total))
+                    report(f"{name}, {len(plan)} skipped")
 
-                for plan, quality in greedy_path(losses, policy, saved, progress=step):
+                for plan, quality in greedy_path(evaluator, policy, saved, progress=step):
                     estimate.stepped(quality.kl)
                     found[plan] = quality
                 estimate.next_path()
-            del losses, runner
+            del evaluator, runner
         points = []
-        fresh = sum(plan not in known.reported for plan in found)  # those of a search that was cut short are there
+        fresh = sum(plan not in known.reported for plan in found)  # those of an interrupted search are there
         reported = 0
         for plan in sorted(found, key=lambda plan: (len(plan), sorted(plan))):
             estimate.reporting(reported, fresh)
-            progress("searching: measuring on unseen text", round(estimate.done), round(estimate.total))
+            report("measuring on unseen text")
             skip = [self._sublayers[index] for index in sorted(plan)]
             if plan not in known.reported:
                 known.report(plan, self._report(skip))
@@ -125,7 +133,7 @@ class Searcher:
             speeds = {"prefill_speedup": prefill, "decode_speedup": decode}
             points.append(ParetoPoint(skip=names, **speeds, **known.reported[plan]))
         estimate.reporting(reported, fresh)
-        progress("searching: measured on unseen text", round(estimate.done), round(estimate.total))
+        report("measured on unseen text")
         reporter = self._reporting()
         return ParetoFront(
             points=pareto_points(points, policy.objective),

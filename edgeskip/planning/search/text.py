@@ -32,7 +32,7 @@ def search_text(source: ModelSource, corpus: Corpus, policy: SearchPolicy) -> Se
         EdgeSkipError: If the corpus has too few tokens.
     """
     if corpus.continued:
-        raise EdgeSkipError("--corpus self is for calibrate: a search wants text, name files or leave --corpus out")
+        raise EdgeSkipError("--corpus self is for calibrate; a search needs text: name files or leave --corpus out")
     tokenizer = source.encoder()
     positions = source.decoder.config.max_positions
     if policy.context > positions:
@@ -44,7 +44,7 @@ def search_text(source: ModelSource, corpus: Corpus, policy: SearchPolicy) -> Se
     found = cut(ids, start_tokens(tokenizer), context=policy.context, tokens=wanted * policy.context, seed=policy.seed)
     if len(found) < wanted:
         raise EdgeSkipError(
-            f"the corpus has {len(ids)} tokens and the search wants {wanted} windows of {policy.context}: add text "
+            f"the corpus has {len(ids)} tokens and the search needs {wanted} windows of {policy.context}: add text "
             "(--corpus), or give fewer --tokens or --window-tokens"
         )
     random.Random(policy.seed).shuffle(found)
