@@ -308,7 +308,7 @@ def test_each_files_quantization_is_weighed_under_its_own_plan(
 @pytest.mark.parametrize(
     ("draft", "told"),
     [
-        (DraftRequest("early-exit", (1, 2)), "--exit-layer 1,2: a GGUF pair has one exit, name one"),
+        (DraftRequest("early-exit", (1, 2)), "--exit-layer 1,2: a GGUF pair has one exit"),
         (DraftRequest("early-exit", (4,)), "--exit-layer 4 is not possible"),
         (DraftRequest("early-exit", (2,), 0), "a draft vocabulary of 0 tokens is impossible"),
     ],
