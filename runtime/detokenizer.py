@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.json_file import read_json
 from edgeskip.core.token_numbers import check_token_numbers
+from edgeskip.runtime.chat import token_text
 
 TOKENIZER_NAME = "tokenizer.json"
 _CONTEXT = 8  # tokens before new ones that may change how these are written
@@ -284,3 +286,26 @@ def _byte_level_bytes(text: str) -> bytes:
         return bytes(_ALPHABET[character] for character in text)
     except KeyError:  # not written in the alphabet: the token is its own text
         return text.encode()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of the artifact's folder; {} if there is no such file."""
+    try:
+        content = read_json(path, "damaged", "export again", finite=False)
+    except FileNotFoundError:
+        return {}
+    if not isinstance(content, dict):
+        raise EdgeSkipError(f"{path} is damaged (not a JSON object): export again")
+    return content
+
+
+def end_tokens_of(folder: Path, tokenizer_config: dict[str, Any], tokenizer: TextTokenizer) -> frozenset[int]:
+    """Return every token that ends a text, by generation_config.json, config.json and the tokenizer: models differ."""
+    ends: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        entry = read_config(folder / name).get("eos_token_id")
+        ends.update(token for token in (entry if isinstance(entry, list) else [entry]) if isinstance(token, int))
+    eos = token_text(tokenizer_config.get("eos_token"))
+    if eos is not None and (token := tokenizer.token_id(eos)) is not None:
+        ends.add(token)
+    return frozenset(ends)

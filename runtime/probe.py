@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from edgeskip.artifacts.manifest import GraphRecord, read_manifest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.detokenizer import TextDecoder
+from edgeskip.runtime.engines.artifact import OpenedArtifact
 from edgeskip.runtime.engines.interface import DraftingEngine, Engine, OnlineEngine
-from edgeskip.runtime.loader import OpenedArtifact, open_artifact
+from edgeskip.runtime.loader import open_artifact
 
 STEPS = 8  # tokens that are decoded one by one, or drafted so
 GENERATED = 16  # tokens generated afterwards

@@ -18,8 +18,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
 from edgeskip.core.npy_file import read_token_ids
 from edgeskip.runtime.chat import ChatTemplate, read_chat_template
-from edgeskip.runtime.detokenizer import TOKENIZER_NAME, TextTokenizer
-from edgeskip.runtime.loader import end_tokens_of, read_json
+from edgeskip.runtime.detokenizer import TOKENIZER_NAME, TextTokenizer, end_tokens_of, read_config
 from edgeskip.runtime.prompts import encode_text
 
 
@@ -67,7 +66,7 @@ class WebArtifact:
         self._manifest = read_manifest(path)
         check_files(path, self._manifest)
         self._tokenizer = TextTokenizer(path)
-        config = read_json(path / "tokenizer_config.json")
+        config = read_config(path / "tokenizer_config.json")
         self._chat_template: ChatTemplate | None = read_chat_template(path, config)
         self._ends = sorted(end_tokens_of(path, config, self._tokenizer))
         self._graphs, self._weights, self._unpacked_bytes = self._derive()
