@@ -30,7 +30,7 @@ class QuantizedBlocks:
 class Tensor:
     """A weight that is read when it is needed and not kept: `read()` gives a C-contiguous float32 array.
 
-    `blocks` is the same weight as stored, in the same row order; None where it is not of a GGUF.
+    `blocks` is the same weight as stored, in the same row order; None if it is not of a GGUF.
     """
 
     name: str
@@ -39,21 +39,21 @@ class Tensor:
     blocks: QuantizedBlocks | None = None
 
     def times(self, factor: float) -> Tensor:
-        """The same weight multiplied by `factor`, still lazy."""
+        """Return the same weight multiplied by `factor`, still lazy."""
         if factor == 1.0:
             return self
         blocks = replace(self.blocks, factor=self.blocks.factor * factor) if self.blocks else None
         return Tensor(self.name, self.shape, lambda: (self.read() * np.float64(factor)).astype(np.float32), blocks)
 
     def plus(self, other: Tensor | None) -> Tensor:
-        """The sum of two weights of one shape, still lazy."""
+        """Return the sum of two weights of one shape, still lazy."""
         if other is None:
             return self
         return Tensor(self.name, self.shape, lambda: self.read() + other.read())
 
 
 def constant(name: str, value: Float32) -> Tensor:
-    """A small weight that is already in memory."""
+    """Return a small weight that is already in memory."""
     return Tensor(name, value.shape, lambda: np.ascontiguousarray(value, dtype=np.float32))
 
 

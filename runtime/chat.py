@@ -67,7 +67,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         chat_kwargs: Mapping[str, object] | None = None,
     ) -> str:
-        """The prompt for `messages`, special tokens included: encode it without adding any.
+        """Return the prompt for `messages`, special tokens included: encode it without adding any.
 
         Args:
             chat_kwargs: Values for names that the template reads, as `apply_chat_template` takes them.
@@ -151,7 +151,7 @@ class NamedTemplates(ChatTemplate):
 def read_chat_template(
     folder: Path, tokenizer_config: Mapping[str, Any], *, shown_as: str | None = None
 ) -> ChatTemplate | None:
-    """The folder's template: `chat_template.jinja`, else the one in `tokenizer_config.json`; None where it has none.
+    """Return the folder's template: `chat_template.jinja`, else the one in `tokenizer_config.json`; None if missing.
 
     `shown_as` is what messages call it if the folder is a temporary one.
     """
@@ -190,7 +190,7 @@ def _named_tokens(tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def token_text(entry: Any) -> str | None:
-    """A special token of `tokenizer_config.json`, which is a string or an object with `content`."""
+    """Return a special token of `tokenizer_config.json`, which is a string or an object with `content`."""
     text = entry.get("content") if isinstance(entry, dict) else entry
     return text if isinstance(text, str) else None
 

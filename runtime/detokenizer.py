@@ -30,35 +30,35 @@ class Tokenizer(Protocol):
     """What a session needs of a tokenizer, whoever implements it."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`; `add_special_tokens` adds a BOS token where the model has one."""
+        """Return the token ids of `text`; `add_special_tokens` adds a BOS token if the model has one."""
 
     def token_id(self, token: str) -> int | None:
-        """Id of a token given as its string."""
+        """Return the id of a token given as its string."""
 
     def is_special(self, token: int) -> bool:
-        """Whether a token marks structure and shows no text."""
+        """Return whether a token marks structure and shows no text."""
 
     @property
     def strips_first_space(self) -> bool:
         """Whether a text's first token carries a space that is not the text's (SentencePiece's dummy prefix)."""
 
     def piece(self, token: int) -> bytes:
-        """What one token adds to the text, in bytes; empty for special tokens and ids outside the vocabulary."""
+        """Return what one token adds to the text, in bytes; empty for special tokens and ids outside the vocabulary."""
 
     def first_piece(self, token: int) -> bytes:
-        """What one token is as the first of a text, in bytes; only if `strips_first_space`."""
+        """Return what one token is as the first of a text, in bytes; only if `strips_first_space`."""
 
     @property
     def by_pieces(self) -> bool:
         """Whether a text is its tokens' pieces one after another; otherwise only `decode` knows it."""
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, special ones left out; only if not `by_pieces`."""
+        """Return the text of tokens, special ones left out; only if not `by_pieces`."""
 
 
 @contextmanager
 def _refused(what: str) -> Iterator[None]:
-    """A panic of the tokenizers library, which some tokenizer.json files lead to and which is no Exception, as one."""
+    """Turn a panic of the tokenizers library, which is not an Exception, into an EdgeSkipError.."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -69,8 +69,11 @@ def _refused(what: str) -> Iterator[None]:
 
 
 class TextTokenizer:
-    """The `Tokenizer` in an artifact folder; EdgeSkipError where `tokenizer.json` is missing, damaged or of an unknown
-    kind."""
+    """The `Tokenizer` in an artifact folder.
+
+    Raises:
+        EdgeSkipError: If `tokenizer.json` is missing, damaged or of an unknown kind.
+    """
 
     def __init__(self, folder: Path) -> None:
         import tokenizers
@@ -173,7 +176,7 @@ class TextDecoder:
         self._whole = None if tokenizer.by_pieces else _WholeDecoder(tokenizer, prompt)
 
     def push(self, token: int) -> str:
-        """The text that `token` completes, "" while a character is incomplete."""
+        """Return the text that `token` completes; "" while a character is incomplete."""
         if self._whole is not None:
             return self._whole.push(token)
         if self._strip and not self._tokenizer.is_special(token):
@@ -212,7 +215,7 @@ class StopStrings:
         self.found = False
 
     def push(self, text: str) -> str:
-        """The part of the text so far that can be shown now; after `found`, nothing more comes."""
+        """Return the part of the text so far that can be shown now; after `found`, nothing more comes."""
         if not self._stops:
             return text
         if self.found:
@@ -231,18 +234,18 @@ class StopStrings:
         return shown
 
     def finish(self) -> str:
-        """What is held back, released: nothing follows that could make it a stop string."""
+        """Return the text held back; nothing follows that could make it a stop string."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Return the length of the longest suffix of `text` that is a prefix of `stop`."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def _splits_special_tokens(folder: Path) -> bool:
-    """Whether tokenizer_config.json wants special tokens that are written in a text spelled out."""
+    """Return whether, by tokenizer_config.json, special tokens written in a text are split like other text."""
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # `opening` says what is wrong with it
@@ -251,7 +254,7 @@ def _splits_special_tokens(folder: Path) -> bool:
 
 
 def _joins_pieces(decoders: Sequence[dict[str, Any]]) -> bool:
-    """Whether every token has a text of its own under these decoders, but for a first space."""
+    """Return whether, under these decoders, a text is its tokens' texts one after another, except for a first space."""
     kinds = [decoder["type"] for decoder in decoders]
     if not kinds or set(kinds) - {"Replace", "ByteFallback", "Fuse", "Strip"}:
         return False
@@ -272,7 +275,7 @@ def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-in of every byte: printable Latin-1 bytes are themselves, the rest follow U+0100."""
+    """Return GPT-2's printable character of every byte: itself for printable Latin-1, else one from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}

@@ -45,7 +45,7 @@ def probe(
     questions: Mapping[str, Any] | None = None,
     held_out: tuple[Path, Path] | None = None,
 ) -> dict[str, object]:
-    """Writes logits float32 [n, vocab_size] for the int64 [n] tokens; `generated` tokens and `text` of what follows.
+    """Write the logits float32 [n, vocab_size] of the tokens int64 [n]; return the `generated` tokens and `text`.
 
     `alone` runs one graph of several: a pair's first half as the draft it is, a folder's `model.onnx`. `draft`: logits
     [n, V'] of that draft, and nothing is generated. `graph`: another graph of the folder. `gates`: scales of the FFNs
@@ -75,7 +75,7 @@ def probe(
 
 
 def _text_answers(opened: OpenedArtifact, questions: Mapping[str, Any]) -> dict[str, object]:
-    """Ids of texts, prompts (text and ids) of conversations and the text of ids; None for a refused conversation."""
+    """Return ids of texts, prompts (text and ids) of conversations, texts of ids; None for a refused conversation."""
     tokenizer, template = opened.tokenizer, opened.chat_template
     chats: list[tuple[str, list[int]] | tuple[None, None]] = []
     for messages, add_generation_prompt in questions["chats"]:
@@ -107,7 +107,7 @@ def _shut(engine: OnlineEngine, gates: Mapping[str, float]) -> None:
 
 
 def _write_logits(engine: Engine, tokens: NDArray[np.int64], logits_file: Path) -> list[int]:
-    """Writes every position's logits and returns what greedy decoding appends."""
+    """Write every position's logits and return what greedy decoding appends."""
     shape = (len(tokens), engine.vocab_size)
     logits = np.lib.format.open_memmap(logits_file, mode="w+", dtype=np.float32, shape=shape)
     first = len(tokens) - STEPS
@@ -136,7 +136,7 @@ def _write_windows(engine: Engine, windows: NDArray[np.int64], file: Path) -> No
 
 
 def _verified(engine: DraftingEngine, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    """All tokens but the last go through the drafts, by turns; the logits that verification gives of all of them."""
+    """Draft all tokens but the last, by each draft in turn, and return the verification's logits of all of them."""
     for position in range(len(tokens) - 1):
         engine.draft(tokens[position : position + 1], which=position % engine.drafts)
     return engine.verify(tokens[-1:])

@@ -20,7 +20,7 @@ def encode_text(
     system: str | None = None,
     chat_kwargs: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Token ids of one user message where `chat` (None = where the model has a template), else of the text itself.
+    """Return the token ids of one user message if `chat` (None = if the model has a template), else of the text itself.
 
     Raises:
         EdgeSkipError for an empty prompt, for one that is no text, and for a system message or options of the chat
@@ -47,7 +47,7 @@ def encode_messages(
     *,
     chat_kwargs: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Token ids of a conversation, `system` before it, rendered with `chat_kwargs`, the template's own options.
+    """Return the token ids of a conversation, `system` before it, rendered with the template variables `chat_kwargs`.
 
     Raises:
         EdgeSkipError if the model has no template, or `messages` are none.

@@ -86,7 +86,7 @@ class TokenSampler:
         self._random = np.random.default_rng(policy.seed)
 
     def pick(self, logits: NDArray[np.float32], history: NDArray[np.int64]) -> int:
-        """The next token after `history` (prompt and generated tokens) given `logits` [vocab_size]."""
+        """Return the next token after `history` (prompt and generated tokens) given `logits` [vocab_size]."""
         scores = penalized_logits(logits, history, self.policy.repetition_penalty)
         if self.policy.greedy:
             return _likeliest(scores)

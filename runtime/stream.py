@@ -92,7 +92,7 @@ class TextStream(Iterator[Piece]):
                 self._active_s += time.perf_counter() - self._resumed
 
     def close(self) -> None:
-        """Ends the generation where it is; `generation.finish_reason` stays "interrupted" unless it had ended.
+        """End the generation; `generation.finish_reason` stays "interrupted" unless it had ended.
 
         Closing it again, or once it has ended, does nothing. EdgeSkipError while another thread iterates over it.
         """

@@ -42,13 +42,13 @@ class SublayerProfiler(Protocol):
     """An open model that can time its sublayers."""
 
     def sample(self, steps: Sequence[tuple[ProfiledStep, int]], advance: Callable[[], None]) -> list[StepTimes]:
-        """Runs every step so many times, plainly and marked, after one that warms up; a `StepTimes` for each.
+        """Run every step so many times, plainly and marked, after a warm-up; return the times of each.
 
         `advance` is called after each run.
         """
 
     def close(self) -> None:
-        """Frees the model's memory."""
+        """Free the model's memory."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def measure_steps(
     rounds: int,
     advance: Callable[[], None] = lambda: None,
 ) -> list[StepCost]:
-    """The cost of every step, from `rounds` rounds of as many repeats as it comes with."""
+    """Return the cost of every step, from `rounds` rounds of as many repeats as it comes with."""
     collected: list[StepTimes] = []
     for _ in range(rounds):
         samples = clock.sample(steps, advance)
@@ -79,7 +79,7 @@ def measure_steps(
 
 
 def step_cost(sample: StepTimes) -> StepCost:
-    """Lower quartiles; what marks add to the step is shared out by their number."""
+    """Return lower quartiles; the time that marks add to the step is subtracted in proportion to their number."""
     plain = float(np.quantile(sample.plain_s, QUARTILE))
     parts = np.quantile(sample.parts_s, QUARTILE, axis=0)
     parts = parts + (plain - parts.sum()) * sample.marks / sample.marks.sum()
@@ -89,5 +89,5 @@ def step_cost(sample: StepTimes) -> StepCost:
 
 
 def random_tokens(count: int, vocab_size: int) -> NDArray[np.int64]:
-    """Tokens [count] to run: what they say does not change the time."""
+    """Return tokens int64 [count] to run; their content does not change the time."""
     return np.random.default_rng(0).integers(vocab_size, size=count)

@@ -25,9 +25,12 @@ class Interruption:
         self._at, self._kind = at, "opcode" if opcodes else "line"
         self.places: list[str] = []
         self.place = ""
+        # The interpreter borrows its reference to the function while it calls it, and drops it when the function
+        # raises. One object that lives as long as this one cannot be freed in between.
+        self._hook = self._trace
 
     def __enter__(self) -> Interruption:
-        sys.settrace(self._trace)
+        sys.settrace(self._hook)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -44,7 +47,7 @@ class Interruption:
                 self.place, self._at = place, None
                 raise KeyboardInterrupt
             self.places.append(place)
-        return self._trace
+        return self._hook
 
 
 def chosen_events(places: list[str], often: int | None) -> list[int]:

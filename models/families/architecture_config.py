@@ -60,14 +60,14 @@ class ArchitectureConfig:
         return value
 
     def table(self, key: str) -> dict[str, Any]:
-        """A JSON object; empty where absent."""
+        """Return a JSON object; empty if absent."""
         value = self.values[key] if self.has(key) else {}
         if not isinstance(value, dict):
             raise self.wrong(key, "an object")
         return value
 
     def per_block(self, key: str, num_blocks: int) -> list[Any] | None:
-        """A list with one entry for each block (more are ignored, as transformers does); None where absent."""
+        """Return a list with one entry for each block (more are ignored, as transformers does); None if absent."""
         if not self.has(key):
             return None
         value = self.values[key]

@@ -15,9 +15,11 @@ from edgeskip.models.families.rope import rope_of
 
 
 def decoder_of(family: Family, settings: ArchitectureConfig, tensors: Mapping[str, Tensor]) -> Decoder:
-    """The canonical decoder of a model: `settings` hold a completed config, `tensors` have Hugging Face's names.
+    """Return the canonical decoder of a model.
 
-    EdgeSkipError where the config asks for something unsupported, a weight is missing or has another shape than
+    `settings` hold a completed config; `tensors` have Hugging Face's names.
+
+    EdgeSkipError if the config asks for something unsupported, a weight is missing or has another shape than
     the config says, or a block holds a weight that this family does not use (ignoring it would change the result).
     """
     config = _config(family, settings)
@@ -59,8 +61,9 @@ def _embedding(reader: _Weights, config: DecoderConfig) -> Tensor:
 def extra_block(
     family: Family, settings: ArchitectureConfig, tensors: Mapping[str, Tensor]
 ) -> tuple[Attention, FeedForward]:
-    """A block that is none of the model's own, of the sizes and traits of its first; `tensors` have the names that they
-    have within a block (`self_attn.q_proj.weight`). EdgeSkipError as for a model's."""
+    """Return an extra block, with the sizes and traits of the model's first.
+
+    `tensors` have the names that they have within a block (`self_attn.q_proj.weight`). Errors are those of a model."""
     config = _config(family, settings)
     reader = _Weights({f"model.layers.0.{name}": tensor for name, tensor in tensors.items()}, settings.file)
     trait, eps = family.traits(settings, config.num_blocks)[0], settings.number("rms_norm_eps")
@@ -70,7 +73,7 @@ def extra_block(
 
 
 def _check_same(embedding: Tensor, head: Tensor, settings: ArchitectureConfig) -> None:
-    """A tied checkpoint may carry the head a second time. Where it differs, transformers 4 ties and 5 does not."""
+    """Check a tied checkpoint that stores the head too: if the two differ, transformers 4 ties them and 5 does not."""
     if not np.array_equal(embedding.read(), head.read()):
         raise EdgeSkipError(
             f"{settings.file}: 'tie_word_embeddings' is true but 'lm_head.weight' is not the embedding: "
@@ -115,7 +118,7 @@ class _Weights:
         return tensor
 
     def rows(self, name: str, width: int) -> int | None:
-        """Rows of a matrix of that width; None if it is missing or has another shape."""
+        """Return the rows of a matrix of that width; None if it is missing or has another shape."""
         tensor = self._tensors.get(name)
         return tensor.shape[0] if tensor is not None and tensor.shape[1:] == (width,) else None
 

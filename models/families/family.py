@@ -41,7 +41,7 @@ class Family:
 
 
 def layer_windows(settings: ArchitectureConfig, num_blocks: int, *, default: list[bool]) -> list[int | None]:
-    """Sliding windows, tokens, from `layer_types` where given, else for the blocks that `default` marks.
+    """Return the sliding window of each block in tokens, from `layer_types` if given, else for the blocks in `default`.
 
     Follows transformers: `layer_types` decides, `sliding_window` is the size.
     """

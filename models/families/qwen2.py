@@ -7,7 +7,7 @@ from edgeskip.models.families.family import Family, Traits, layer_windows
 
 
 def qwen_windows(settings: ArchitectureConfig, num_blocks: int) -> list[int | None]:
-    """Without `use_sliding_window` the window in the config means nothing; with it, blocks ≥ `max_window_layers`."""
+    """Return the window of each block: that of the config for blocks ≥ `max_window_layers`, if `use_sliding_window`."""
     first = num_blocks
     if settings.flag("use_sliding_window") and settings.has("sliding_window"):
         first = settings.integer("max_window_layers", 28, least=0)

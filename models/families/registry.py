@@ -14,14 +14,14 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (LLAMA, MISTRAL
 
 
 def family_named(name: str, file: str) -> Family:
-    """The family of config.json's `model_type`; EdgeSkipError that lists the supported ones."""
+    """Return the family of config.json's `model_type`; EdgeSkipError that lists the supported ones."""
     if name not in FAMILIES:
         raise EdgeSkipError(f"{file}: model family {name!r} is not supported; supported are {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 
 def family_of_gguf(architecture: str, file: str) -> Family:
-    """The family of a GGUF's `general.architecture`; EdgeSkipError that lists the supported ones."""
+    """Return the family of a GGUF's `general.architecture`; EdgeSkipError that lists the supported ones."""
     known = {family.gguf_architecture: family for family in FAMILIES.values() if family.gguf_architecture}
     if architecture not in known:
         raise EdgeSkipError(

@@ -21,7 +21,7 @@ Float64 = NDArray[np.float64]
 
 
 def legacy_rope_settings(settings: ArchitectureConfig, default_theta: float) -> tuple[float, dict[str, Any] | None]:
-    """(`rope_theta`, `rope_scaling` or None) as transformers 4.57 names them, from either spelling.
+    """Return (`rope_theta`, `rope_scaling` or None) as transformers 4.57 names them, from either spelling.
 
     transformers 5 writes one `rope_parameters` object that holds theta too and still reads the older pair,
     so the older pair is what every tool understands.
@@ -50,7 +50,7 @@ def legacy_rope_settings(settings: ArchitectureConfig, default_theta: float) -> 
 
 
 def rope_of(settings: ArchitectureConfig, *, head_dim: int, max_positions: int) -> Rope:
-    """The rotary embedding of a completed config; `head_dim` in elements, `max_positions` in tokens."""
+    """Return the rotary embedding of a completed config; `head_dim` in elements, `max_positions` in tokens."""
     theta, scaling = legacy_rope_settings(settings, 10_000.0)
     plain = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if scaling is None:
@@ -72,7 +72,7 @@ def rope_of(settings: ArchitectureConfig, *, head_dim: int, max_positions: int) 
 
 
 def llama3_frequencies(plain: Float64, *, factor: float, low: float, high: float, original: float) -> Float64:
-    """Llama 3.1: long wavelengths divided by `factor`, short ones kept, a linear blend between the two."""
+    """Return Llama 3.1's frequencies: long wavelengths divided by `factor`, short ones kept, linear in between."""
     turns = original * plain / (2 * math.pi)  # rotations over the original context
     blend = np.clip((turns - low) / (high - low), 0.0, 1.0) if high > low else (turns >= low).astype(np.float64)
     return plain * ((1 - blend) / factor + blend)
@@ -81,7 +81,7 @@ def llama3_frequencies(plain: Float64, *, factor: float, low: float, high: float
 def _yarn(
     table: ArchitectureConfig, plain: Float64, theta: float, head_dim: int, max_positions: int
 ) -> tuple[Float64, float]:
-    """YaRN's frequencies and the factor on cos and sin."""
+    """Return YaRN's frequencies and the factor on cos and sin."""
     original = table.number("original_max_position_embeddings", max_positions)
     factor = table.number("factor", max_positions / original)
 

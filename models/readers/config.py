@@ -14,7 +14,7 @@ _DROPPED = ("auto_map", "rope_parameters", "_name_or_path", "transformers_versio
 
 
 def complete_config(family: Family, settings: ArchitectureConfig) -> dict[str, Any]:
-    """A config that transformers 4.57, 5.x and every other reader understands alike.
+    """Return a config that transformers 4.57, 5.x and every other reader understand in the same way.
 
     Rotary settings become `rope_theta` and `rope_scaling` (with `rope_type`); what a config class of transformers
     would assume where the file is silent is written out. EdgeSkipError for anything unsupported.

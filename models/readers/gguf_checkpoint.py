@@ -40,7 +40,7 @@ _ROPE_FACTORS = "rope_freqs.weight"
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Reads the header; EdgeSkipError where the file is damaged, unsupported or cannot be dequantised."""
+    """Read the header; EdgeSkipError if the file is damaged, unsupported or cannot be dequantised."""
     try:
         import gguf  # noqa: F401  (block types and dequantising)
     except ImportError:
@@ -96,7 +96,7 @@ def _refuse_export(header: GgufHeader, file: str) -> TextRules | None:
 
 
 def hugging_face_name(name: str) -> str | None:
-    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`; None for a name that has no counterpart."""
+    """Return `blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`; None if there is no counterpart."""
     stem, _, kind = name.rpartition(".")
     if kind not in ("weight", "bias"):
         return None
@@ -120,7 +120,7 @@ def _check_readable(kind: Any, file: str) -> None:
 
 
 def _read_blocks(path: Path, stored: GgufTensor, interleaved: int) -> NDArray[np.uint8]:
-    """The tensor's bytes, [rows…, bytes a row], rows in Hugging Face's order.
+    """Return the tensor's bytes, [rows…, bytes a row], rows in Hugging Face's order.
 
     `interleaved` > 0 is the number of heads whose rows llama.cpp's converter paired up.
     """
@@ -134,7 +134,7 @@ def _read_blocks(path: Path, stored: GgufTensor, interleaved: int) -> NDArray[np
 
 
 def _read(path: Path, stored: GgufTensor, interleaved: int) -> Float32:
-    """The tensor as float32, rows in Hugging Face's order."""
+    """Return the tensor as float32, rows in Hugging Face's order."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -145,7 +145,7 @@ def _read(path: Path, stored: GgufTensor, interleaved: int) -> Float32:
 
 
 def paired_apart(rows: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Undoes the converter's `permute` of q and k: rows [heads, D/2, 2] back to [heads, 2, D/2]."""
+    """Undo the converter's `permute` of q and k: rows [heads, D/2, 2] back to [heads, 2, D/2]."""
     return np.ascontiguousarray(rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2)).reshape(rows.shape)
 
 

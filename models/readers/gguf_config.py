@@ -18,7 +18,7 @@ _NO_ROPE_INTERVAL = 4  # llama.cpp fixes this for smollm3 (n_no_rope_layer_step)
 
 
 def gguf_family(metadata: dict[str, Any], file: str) -> Family:
-    """The family of a GGUF. llama.cpp keeps a Mistral with a sliding window under `llama` too."""
+    """Return the family of a GGUF. llama.cpp keeps a Mistral with a sliding window under `llama` too."""
     settings = ArchitectureConfig(metadata, file)
     architecture = settings.text("general.architecture", "unknown")
     if settings.integer("split.count", 1, least=0) > 1:
@@ -31,7 +31,7 @@ def gguf_family(metadata: dict[str, Any], file: str) -> Family:
 
 
 def gguf_config(header: GgufHeader, file: str, rope_factors: Float32 | None) -> dict[str, Any]:
-    """A config.json for the model; `rope_factors` is the tensor `rope_freqs.weight` where the file has one."""
+    """Return a config.json for the model; `rope_factors` is the tensor `rope_freqs.weight`, if the file has one."""
     metadata = ArchitectureConfig(header.metadata, file)
     family = gguf_family(header.metadata, file)
     name = metadata.text("general.architecture", "")
@@ -83,7 +83,7 @@ _ARCHITECTURES = {
 
 
 def gguf_generation_config(metadata: dict[str, Any], file: str) -> dict[str, Any]:
-    """Special token ids; every end-of-generation token that the file names is an `eos_token_id`."""
+    """Return the special token ids; every end-of-generation token that the file names is an `eos_token_id`."""
     settings = ArchitectureConfig(metadata, file)
     ids = _special_ids(settings)
     ends = [ids["eos_token_id"]] if "eos_token_id" in ids else []
@@ -132,7 +132,7 @@ def _rope_scaling(
 
 
 def _llama3_scaling(file: str, factors: Float32, theta: float, head_dim: int) -> dict[str, Any] | None:
-    """The Llama 3.1 parameters behind a tensor of per-frequency divisors.
+    """Return the Llama 3.1 parameters behind a tensor of per-frequency divisors.
 
     In rotations over the original context the blend is a straight line between `low_freq_factor` and
     `high_freq_factor`; only their ratios to the context matter, so low = 1 is a choice, as Llama itself makes.

@@ -76,7 +76,7 @@ RULES: Mapping[str, _Rule] = {
 
 
 def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that a GGUF file describes.
+    """Return the tokenizer that a GGUF file describes.
 
     `metadata` maps GGUF keys to Python values (`tokenizer.ggml.tokens`: list[str], `tokenizer.ggml.merges`:
     list[str], `tokenizer.ggml.scores`: list[float] …). Byte-level BPE ("gpt2") and SentencePiece BPE ("llama")
@@ -101,7 +101,7 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def tokenizer_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Content of the `tokenizer_config.json` that goes with `build_tokenizer`, with the chat template.
+    """Return the content of the `tokenizer_config.json` that goes with `build_tokenizer`, with the chat template.
 
     The class is the generic one on purpose: transformers 5 builds the named classes (GPT2Tokenizer …) by their own
     rules and would drop the pre-tokenizer that `tokenizer.json` states.
@@ -161,7 +161,7 @@ def _types(metadata: Mapping[str, Any]) -> list[int]:
 
 
 def _list(metadata: Mapping[str, Any], key: str, *kinds: type) -> list[Any]:
-    """The entries of an array, all of these kinds; empty where there is none."""
+    """Return the entries of an array, all of these kinds; empty if there is none."""
     value = metadata.get(key)
     if value is None:
         return []
@@ -184,7 +184,7 @@ def _is_integer(value: object) -> bool:
 
 
 def _added_tokens(metadata: Mapping[str, Any]) -> dict[int, AddedToken]:
-    """Tokens that are found in the text before anything else, by id: control ones are special, the user's are not."""
+    """Return the tokens that are found in a text first, by id: control tokens are special, the user's are not."""
     tokens = _tokens(metadata)
     return {
         index: AddedToken(tokens[index], special=kind != USER_DEFINED, normalized=False)
@@ -194,7 +194,7 @@ def _added_tokens(metadata: Mapping[str, Any]) -> dict[int, AddedToken]:
 
 
 def _special(metadata: Mapping[str, Any], role: str) -> str | None:
-    """The token that `tokenizer.ggml.<role>_token_id` names."""
+    """Return the token that `tokenizer.ggml.<role>_token_id` names."""
     index = metadata.get(f"tokenizer.ggml.{role}_token_id")
     if index is None:
         return None
@@ -219,7 +219,7 @@ def _rule(metadata: Mapping[str, Any]) -> _Rule:
 
 
 def _adds(metadata: Mapping[str, Any], role: Literal["bos", "eos"]) -> bool:
-    """Whether encoding adds the token; where the file does not say, as llama.cpp decides."""
+    """Return whether encoding adds the token; if the file does not say, as llama.cpp decides."""
     stated = metadata.get(f"tokenizer.ggml.add_{role}_token")
     if stated is not None:
         if not isinstance(stated, bool):
@@ -231,7 +231,7 @@ def _adds(metadata: Mapping[str, Any], role: Literal["bos", "eos"]) -> bool:
 
 
 def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
-    """Byte-level BPE (GPT-2 and most models since): merges over bytes written as printable characters."""
+    """Return the byte-level BPE tokenizer (GPT-2 and most models since): merges over bytes as printable characters."""
     rule = _rule(metadata)
     tokens = _tokens(metadata)
     merges = _list(metadata, "tokenizer.ggml.merges", str)
@@ -266,7 +266,7 @@ def _byte_level(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
-    """SentencePiece BPE (Llama 1 and 2, Mistral 7B): pieces with scores, unknown characters as byte pieces.
+    """Return the SentencePiece BPE tokenizer (Llama 1 and 2, Mistral 7B): scored pieces, bytes for unknown characters.
 
     SentencePiece merges the pair whose result scores best, so every way to put a piece together from two others is
     a merge, ranked by the score of the piece (https://arxiv.org/abs/1808.06226; transformers' converter does this).
@@ -307,7 +307,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _add_bos_and_eos(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
-    """Encoding puts BOS before and EOS after the text where the file says so."""
+    """Make encoding put BOS before and EOS after the text, if the file says so."""
     ends: dict[str, str | None] = {}
     for role in ("bos", "eos"):
         ends[role] = _special(metadata, role) if _adds(metadata, role) else None

@@ -42,7 +42,7 @@ class LoadedTokenizer:
         return bool(getattr(self.auto, "split_special_tokens", False))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text` by transformers itself. EdgeSkipError if it cannot encode it."""
+        """Return the token ids of `text` by transformers itself. EdgeSkipError if it cannot encode it."""
         try:
             return list(self.auto(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
         except (KeyboardInterrupt, SystemExit):
@@ -54,7 +54,7 @@ class LoadedTokenizer:
             ) from None
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids` by transformers itself, special tokens and its clean-up of spaces left out."""
+        """Return the text of `ids` by transformers itself, special tokens and its clean-up of spaces left out."""
         try:
             return str(self.auto.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
         except (KeyboardInterrupt, SystemExit):
@@ -142,7 +142,7 @@ def _renamed(settings: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """While the context lasts, transformers gives no advice: what matters is checked."""
+    """Silence transformers' advice while the context lasts; what matters is checked."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

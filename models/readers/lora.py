@@ -43,7 +43,7 @@ class LoraWeight:
         return int(self.a.shape[0])
 
     def delta(self) -> Float32:
-        """scaling·B·A [out, in]."""
+        """Return scaling·B·A [out, in]."""
         product: Float32 = np.matmul(self.b, self.a, dtype=np.float32)
         product *= np.float32(self.scaling)
         return product
@@ -65,7 +65,7 @@ class Lora:
         return sum(weight.a.size + weight.b.size for weight in self.weights.values())
 
     def digest(self) -> str:
-        """sha256 (hex) of what it says, whatever file it is stored in and however wide its numbers are there."""
+        """Return the sha256 (hex) of the content, whatever the file format and the width of its numbers."""
         found = hashlib.sha256()
         for name, weight in sorted(self.weights.items()):
             found.update(f"{name} {weight.a.shape} {weight.b.shape}\n".encode())
@@ -76,7 +76,7 @@ class Lora:
 
 
 def lora_of(arrays: Mapping[str, NDArray[Any]], scaling: Mapping[str, float] | float, file: str) -> Lora:
-    """The LoRA in `arrays` under PEFT's names (`base_model.model.….lora_A.weight`); `scaling` by module, or of all.
+    """Return the LoRA in `arrays`, under PEFT's names (`….lora_A.weight`); `scaling` is by module, or one for all.
 
     EdgeSkipError, which names `file`, for a name that is no plain LoRA's, a half without the other, shapes that do
     not go together, a module without a scaling and values that are not finite.
@@ -109,7 +109,7 @@ def lora_of(arrays: Mapping[str, NDArray[Any]], scaling: Mapping[str, float] | f
 
 
 def arrays_of(lora: Lora) -> dict[str, NDArray[Any]]:
-    """Its arrays under PEFT's names, float16 where that holds them exactly, else float32."""
+    """Return the arrays under PEFT's names, float16 if that represents them exactly, else float32."""
     arrays: dict[str, NDArray[Any]] = {}
     for module, weight in lora.weights.items():
         for end, array in ((_A, weight.a), (_B, weight.b)):
@@ -118,7 +118,7 @@ def arrays_of(lora: Lora) -> dict[str, NDArray[Any]]:
 
 
 def pack_lora(lora: Lora, files: Mapping[str, bytes] | None = None) -> bytes:
-    """The file that is stored beside a profile: safetensors with PEFT's names. Its metadata's `scaling` is a JSON
+    """Return the file to store beside a profile: safetensors with PEFT's names. Its metadata's `scaling` is a JSON
     object, module name → scaling; "" stands for all modules that it does not name.
 
     `files` (name → content) are stored with it as arrays of bytes: the tokenizer of a PEFT folder, say.
@@ -135,7 +135,7 @@ def pack_lora(lora: Lora, files: Mapping[str, bytes] | None = None) -> bytes:
 
 
 def unpack_lora(data: bytes, file: str) -> Lora:
-    """The LoRA in the bytes that `pack_lora` made. EdgeSkipError, which names `file`, where they are none."""
+    """Return the LoRA in the bytes that `pack_lora` made. EdgeSkipError, which names `file`, if they are damaged."""
     try:
         arrays, metadata = read_arrays(data)
         scaling = parse_json(metadata[_SCALING])
@@ -158,7 +158,7 @@ def unpack_files(data: bytes, file: str) -> dict[str, bytes]:
 
 
 def combined(first: Lora, second: Lora) -> Lora:
-    """One LoRA that does what both do, one after the other: B·A of both side by side, rank r₁ + r₂."""
+    """Return one LoRA that does what both do, one after the other: B·A of both side by side, rank r₁ + r₂."""
     weights = dict(first.weights)
     for module, weight in second.weights.items():
         if module not in weights:
@@ -173,10 +173,10 @@ def combined(first: Lora, second: Lora) -> Lora:
 
 
 def merged(checkpoint: Checkpoint, lora: Lora, path: Path | None) -> Checkpoint:
-    """`checkpoint` with the weights that `lora` names replaced by W + scaling·B·A, still lazy and float32.
+    """Return `checkpoint` with the weights that `lora` names replaced by W + scaling·B·A, still lazy and float32.
 
     They have no stored blocks any more. `path`, what the LoRA was read from, joins the files that decide the numbers.
-    EdgeSkipError where the model has no such linear layer or it has another shape.
+    EdgeSkipError if the model has no such linear layer or it has another shape.
     """
     file = "the LoRA" if path is None else str(path)
     tensors = dict(checkpoint.tensors)
@@ -207,5 +207,5 @@ def _sum(tensor: Tensor, weight: LoraWeight) -> Tensor:
 
 
 def adapted_fingerprint(base_fingerprint: str, lora: Lora) -> str:
-    """Fingerprint (hex sha256) of a model with a LoRA: over the model's own and what the LoRA says."""
+    """Return the fingerprint (hex sha256) of a model with a LoRA: over the model's own and what the LoRA says."""
     return hashlib.sha256(f"{base_fingerprint} lora {lora.digest()}\n".encode()).hexdigest()

@@ -20,7 +20,7 @@ _CONVERT = (
 
 
 def missing_config(folder: Path) -> EdgeSkipError:
-    """The error for a folder without config.json."""
+    """Return the error for a folder without config.json."""
     ggufs = sorted(file.name for file in folder.glob("*.gguf"))
     snapshots = sorted(path.parent for path in folder.glob("snapshots/*/config.json"))
     if ggufs:
@@ -39,7 +39,7 @@ def missing_config(folder: Path) -> EdgeSkipError:
 
 
 def missing_weights(folder: Path) -> EdgeSkipError:
-    """The error for a folder with a config.json and neither model.safetensors nor its index."""
+    """Return the error for a folder with a config.json and neither model.safetensors nor its index."""
     if (folder / "edgeskip.json").is_file():
         return EdgeSkipError(
             f"{folder} is an artifact that EdgeSkip exported, not a model: name the model it was made from"
@@ -78,7 +78,7 @@ def missing_weights(folder: Path) -> EdgeSkipError:
 
 
 def refuse_other_models(settings: ArchitectureConfig) -> None:
-    """EdgeSkipError for a config.json of a model that is not a decoder-only language model."""
+    """Raise EdgeSkipError for a config.json of a model that is not a decoder-only language model."""
     from edgeskip.models.families.registry import FAMILIES
 
     values = settings.values

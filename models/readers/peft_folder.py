@@ -28,12 +28,12 @@ _INITIALISATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
 
 
 def is_peft_folder(path: Path) -> bool:
-    """Whether `path` holds an adapter and no model of its own."""
+    """Return whether `path` holds an adapter and no model of its own."""
     return (path / CONFIG).is_file() and not (path / "config.json").is_file()
 
 
 def read_peft_folder(folder: Path) -> tuple[Lora, str]:
-    """The LoRA in `folder` and the reference of the model it is of, as the folder names it.
+    """Return the LoRA in `folder` and the reference of the model it is of, as the folder names it.
 
     EdgeSkipError for what is not a plain LoRA on linear layers, a folder that names no model, and damaged files.
     """
@@ -65,7 +65,7 @@ def _refuse_unsupported(settings: ArchitectureConfig) -> None:
 
 
 def _scaling(settings: ArchitectureConfig, module: str) -> float:
-    """alpha/r, with rsLoRA alpha/√r (Kalajdzievski 2023)."""
+    """Return alpha/r, with rsLoRA alpha/√r (Kalajdzievski 2023)."""
     rank = _patterned(settings, "rank_pattern", module, "r")
     alpha = _patterned(settings, "alpha_pattern", module, "lora_alpha")
     if rank <= 0:
@@ -74,7 +74,7 @@ def _scaling(settings: ArchitectureConfig, module: str) -> float:
 
 
 def _patterned(settings: ArchitectureConfig, patterns: str, module: str, usual: str) -> float:
-    """The value of the first pattern that ends `module`'s name, as PEFT matches them, else the usual one."""
+    """Return the value of the first pattern that ends `module`'s name, as PEFT matches them, else the usual one."""
     given = settings.table(patterns).items()
     try:
         found = (value for key, value in given if re.match(rf"(.*\.)?({key})$", module))
@@ -87,7 +87,7 @@ def _patterned(settings: ArchitectureConfig, patterns: str, module: str, usual: 
 
 
 def peft_files(lora: Lora, base: str) -> dict[str, bytes]:
-    """File name → content of the folder that PEFT reads `lora` from; `base` is the model's reference."""
+    """Return file name → content of the folder that PEFT reads `lora` from; `base` is the model's reference."""
     from safetensors.numpy import save
 
     ranks = {module: weight.rank for module, weight in lora.weights.items()}

@@ -45,7 +45,7 @@ _COMPILED = tuple((re.compile(pattern), tool) for pattern, tool in _NAMES)
 
 
 def quantised_by_config(config: Mapping[str, Any]) -> str | None:
-    """How a config.json says its weights are quantised; None if it says nothing."""
+    """Return how a config.json says its weights are quantised; None if it says nothing."""
     text = config.get("text_config")
     for values in (config, text if isinstance(text, Mapping) else {}):
         for key, tool in _CONFIG_KEYS.items():
@@ -56,12 +56,12 @@ def quantised_by_config(config: Mapping[str, Any]) -> str | None:
 
 
 def quantised_by_files(folder: Path) -> str | None:
-    """How the files beside the weights say they are quantised; None if none does."""
+    """Return how the files beside the weights say they are quantised; None if none does."""
     return next((tool for name, tool in _FILES.items() if (folder / name).is_file()), None)
 
 
 def quantised_by_weights(stored: Mapping[str, str]) -> str | None:
-    """How weights are quantised, by their names and stored types (safetensors' spelling, `I32`); None if they are not.
+    """Return how weights are quantized, by their names and stored types (safetensors' spelling, `I32`); None if not.
 
     Only weights inside the blocks, the embedding and the head count. A `.weight` or `.bias` of a whole-number or
     8-bit type is a quantised one, whatever made it.
@@ -76,7 +76,7 @@ def quantised_by_weights(stored: Mapping[str, str]) -> str | None:
 
 
 def quantisation_error(where: str, method: str) -> EdgeSkipError:
-    """The error for a checkpoint at `where` whose weights are quantised by `method`."""
+    """Return the error for a checkpoint at `where` whose weights are quantized by `method`."""
     return EdgeSkipError(
         f"{where}: these weights are quantised ({method}) and cannot be read: use the model they were made from, "
         "unquantised (safetensors in float32, float16 or bfloat16), or a GGUF of it"

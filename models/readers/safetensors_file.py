@@ -23,7 +23,7 @@ _STORED: dict[str, np.dtype[Any]] = {
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name; only the header is read.
+    """Return the tensors of a safetensors file by name; only the header is read.
 
     The safetensors library validates the file (header, offsets, length); EdgeSkipError if it objects, the file is a
     Git LFS pointer, or a weight is quantised or stored in a type that is not F32, F16, BF16 or F64.
@@ -56,7 +56,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path, stored: str, shape: tuple[int, ...], offset: int) -> Float32:
-    """A private mapping of the file, so float32 costs no memory of its own and may be written to harmlessly."""
+    """Return a private mapping of the file, so float32 costs no memory of its own and may be written to harmlessly."""
     data: Any = np.memmap(path, dtype=_STORED[stored], mode="c", offset=offset, shape=shape).view(np.ndarray)
     if stored == "BF16":  # the upper half of a float32
         wide = data.astype(np.uint32)

@@ -21,7 +21,7 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def open_folder(folder: Path) -> Checkpoint:
-    """Reads config and headers; EdgeSkipError where the folder is not a whole, supported model."""
+    """Read config and headers; EdgeSkipError if the folder is not a whole, supported model."""
     path = folder / "config.json"
     if not path.is_file():
         raise missing_config(folder)
@@ -38,7 +38,7 @@ def open_folder(folder: Path) -> Checkpoint:
 
 
 def special_ids(config: dict[str, Any], file: str) -> dict[str, Any]:
-    """The special token ids that a file gives: whole numbers, or a list of them."""
+    """Return the special token ids that a file gives: whole numbers, or a list of them."""
     found = {key: config[key] for key in _SPECIAL_IDS if config.get(key) is not None}
     for key, value in found.items():
         if not all(type(token) is int for token in (value if isinstance(value, list) else [value])):

@@ -136,7 +136,7 @@ class MadeTokenizer(TokenizerSource):
 
 @contextmanager
 def _temporary(file: str) -> Iterator[Path]:
-    """A folder that is gone when the block ends; errors name `file` in its place."""
+    """Yield a temporary folder; errors name `file` instead of it."""
     with (
         tempfile.TemporaryDirectory(prefix="edgeskip-tokenizer-") as name,
         named_instead(Path(name), Path(file)),

@@ -27,7 +27,7 @@ class TorchBlock:
 
 
 def blocks_of(model: nn.Module) -> tuple[TorchBlock, ...]:
-    """The blocks of a transformers causal language model, in order.
+    """Return the blocks of a transformers causal language model, in order.
 
     These attribute names hold for Llama, Mistral, Qwen2, Qwen3 and SmolLM3, and not for families whose norms
     stand elsewhere (post-norms, parallel sublayers): EdgeSkipError for those.
@@ -57,5 +57,5 @@ def blocks_of(model: nn.Module) -> tuple[TorchBlock, ...]:
 
 
 def first_tensor(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The hidden states among a module's outputs: attention and, in transformers 4, blocks may return tuples."""
+    """Return the hidden states among a module's outputs: attention and, in transformers 4, blocks may return tuples."""
     return output[0] if isinstance(output, tuple) else output

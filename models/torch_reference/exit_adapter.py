@@ -39,7 +39,7 @@ class ExitAdapterModule(nn.Module):
         self.requires_grad_(True)
 
     def forward(self, states: Tensor, rows: Tensor | None = None, **block_arguments: Any) -> Tensor:
-        """Float32 [batch, n, d] from exit states of that shape; `rows` bool [batch, n] picks some, then [rows, d].
+        """Return float32 [batch, n, d] from exit states of that shape; [rows, d] if `rows` bool [batch, n] picks some.
 
         `block_arguments` are those that the model gives its own blocks (attention_mask, position_embeddings …).
         """
@@ -51,14 +51,14 @@ class ExitAdapterModule(nn.Module):
         return (x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)) @ self.map.T
 
     def load(self, adapter: ExitAdapter) -> None:
-        """Takes an adapter's weights; it must be of this kind."""
+        """Load an adapter's weights; it must be of this kind."""
         with torch.no_grad():
             self.map.copy_(torch.from_numpy(np.array(adapter.map, np.float32)))
         if self.block is not None:
             self.block.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in adapter.block.items()})
 
     def adapter(self) -> ExitAdapter:
-        """The weights rounded to float16, as they are shipped. EdgeSkipError where one does not fit."""
+        """Return the weights rounded to float16, as they are shipped. EdgeSkipError if one does not fit."""
 
         def rounded(tensor: Tensor) -> Any:
             narrow = tensor.detach().cpu().to(torch.float16)

@@ -23,7 +23,7 @@ _CONFIG_KEYS = (
 def load_torch_model(
     source: ModelSource, *, dtype: torch.dtype | None = None, device: str = "cpu", stream: bool = False
 ) -> transformers.PreTrainedModel:
-    """A transformers causal language model with the source's weights: eval mode, no gradients.
+    """Return a transformers causal language model with the source's weights: eval mode, no gradients.
 
     One path for every format: transformers builds the modules without memory, the weights come from
     `source.tensors`. `dtype` defaults to float32. float32 safetensors on the CPU are used in place, mapped from the
@@ -65,7 +65,7 @@ def load_torch_model(
 
 
 def has_bfloat16() -> bool:
-    """Whether the device accelerate would take multiplies bfloat16 itself (a GPU from Ampere on, AVX512-BF16, AMX)."""
+    """Return whether accelerate's device multiplies bfloat16 natively (a GPU from Ampere on, AVX512-BF16, AMX)."""
     import torch
 
     if torch.cuda.is_available():
@@ -100,7 +100,7 @@ class _Loader:
         self._source, self._dtype, self._device = source, dtype, device
 
     def assign(self, module: torch.nn.Module, attribute: str, name: str) -> None:
-        """Replaces the parameter `attribute` (dotted) of `module` by the source's tensor `name`."""
+        """Replace the parameter `attribute` (dotted) of `module` by the source's tensor `name`."""
         import torch
 
         value = torch.from_numpy(self._source.tensors[name].read()).to(device=self._device, dtype=self._dtype)
@@ -113,7 +113,7 @@ def _replace(module: torch.nn.Module, attribute: str, parameter: torch.nn.Parame
 
 
 def _stream(block: torch.nn.Module, names: dict[str, str], loader: _Loader) -> None:
-    """Hooks that fill `block` before it runs and empty it after, also when it fails."""
+    """Add hooks that fill `block` before it runs and empty it afterwards, also if it fails."""
     empty = dict(block.named_parameters())
 
     def fill(*_: object) -> None:

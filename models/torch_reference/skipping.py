@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def skipped(model: nn.Module, plan: Plan) -> Iterator[None]:
-    """While the context lasts, each skipped sublayer of `model` does `x ← scale·x + map·u + bias` instead of its work.
+    """Make each skipped sublayer compute `x ← scale·x + map·u + bias` while the context lasts.
 
     The model's own code adds a sublayer's output to the stream, so the output is replaced by (scale − 1)·x + map·u +
     bias, computed in float32 and rounded to the model's dtype. The sublayer still runs, which keeps the KV cache in
-    step: this is the reference for correctness, never for speed. EdgeSkipError where the plan is for another
+    step: this is the reference for correctness, never for speed. EdgeSkipError if the plan is for another
     number of blocks. The hooks are gone when the context ends, also after an error.
     """
     blocks = blocks_of(model)

@@ -1,4 +1,14 @@
-"""The interface every engine has: prefill, step, truncate over one sequence with its own KV cache."""
+"""The interfaces of engines: `Engine`, and what some of them can do besides (`DraftingEngine`, `OnlineEngine`).
+
+An engine runs one model over one sequence with its own KV cache. To add one, write a folder `engines/NAME/` with
+
+- a class that derives from `EngineBase` (or `DraftingEngineBase`) of `engines/base.py` and implements `Engine`,
+- a module `opener` with `open_artifact(path, options) -> OpenedArtifact`,
+
+and list the opener in `runtime/loader.py`. Nothing else has to change: sessions, sampling and every way of decoding use
+these interfaces only. An engine must stay usable if Ctrl-C interrupts any of its methods at any place; the tests
+`tests/runtime/engines/test_interruptions_*.py` do that.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +21,7 @@ EngineName = Literal["onnxruntime", "llama.cpp"]
 
 
 class Engine(Protocol):
-    """One sequence, batch 1. Token ids are int64 [n]; logits float32 [n, vocab_size]."""
+    """One model over one sequence, batch 1. Token ids are int64 [n], logits float32 [n, vocab_size]."""
 
     @property
     def name(self) -> EngineName:
@@ -26,85 +36,105 @@ class Engine(Protocol):
         """Threads it computes with."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Columns of the logits; every token id is below it."""
 
     @property
     def context_length(self) -> int:
-        """Most tokens the sequence can hold."""
+        """Most tokens that the sequence can hold."""
 
     @property
     def length(self) -> int:
-        """Tokens now in the KV cache."""
+        """Tokens in the KV cache."""
 
     @property
     def run_s(self) -> float:
-        """Seconds spent inside the runtime since loading, all steps together; the rest of a step is Python's share."""
+        """Seconds inside the runtime since loading, all steps together; the rest of a step's time is Python's."""
 
     def reserve(self, tokens: int) -> None:
-        """Makes room for a sequence of `tokens` tokens in all, so that no step allocates."""
+        """Make room for a sequence of `tokens` tokens in all, so that no step allocates."""
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        """Appends n ≥ 1 tokens; logits of the last `logits` positions (0 = all n). Prefill is a step on length 0.
+        """Append tokens and run the model over them. A prefill is a step at length 0.
 
-        EdgeSkipError where length + n > context_length. The returned array may be overwritten by the next step.
+        Args:
+            tokens: Token ids int64 [n], n ≥ 1.
+            logits: Of how many of the last positions to return logits; 0 = all n.
+
+        Returns:
+            Logits float32 [logits, vocab_size]. The next step may overwrite the array.
+
+        Raises:
+            EdgeSkipError: If length + n > context_length, or an id is not the model's.
         """
 
     def truncate(self, length: int) -> None:
-        """Forgets all but the first `length` tokens; costs nothing."""
+        """Forget all but the first `length` tokens; costs nothing."""
 
     def close(self) -> None:
-        """Frees the model's memory; nothing else may be called afterwards."""
+        """Free the model's memory; nothing else may be called afterwards."""
 
 
 @runtime_checkable
 class DraftingEngine(Engine, Protocol):
-    """An engine that also drafts: part of the model runs ahead, the whole model follows over what it has not seen.
+    """An engine that also drafts: part of the model runs ahead, and the whole model follows over what it has not seen.
 
-    `length` counts every token the draft has run. A prefill is a `step`; speculation is `draft` and `verify`.
+    `length` counts every token that the draft has run. A prefill is a `step`; speculation is `draft` and `verify`.
     """
 
     @property
     def drafts(self) -> int:
-        """How many drafts it has to choose from (exits), the cheapest first; at least 1."""
+        """Number of drafts to choose from (exits), the cheapest first; at least 1."""
 
     @property
     def draft_tokens(self) -> NDArray[np.int64] | None:
-        """Token id of each column of the draft's logits [V']; None where these cover the whole vocabulary."""
+        """Token id of each column of the draft's logits [V']; None if these cover the whole vocabulary."""
 
     @property
     def drafted(self) -> int:
         """Tokens at the end of the sequence that the draft has run and the whole model has not."""
 
     def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
-        """Appends n tokens to the draft alone; its logits [1, V'] after the last of them.
+        """Append tokens to the draft alone.
 
-        n may be 0 where a cheaper draft has run tokens that this one has not: it then goes on from that.
+        Args:
+            tokens: Token ids int64 [n]; n may be 0 if a cheaper draft has run tokens that this one has not, which it
+                then runs.
+            which: Index of the draft.
 
-        The returned array may be overwritten by the next call.
+        Returns:
+            The draft's logits float32 [1, V'] after the last token. The next call may overwrite the array.
         """
 
     def verify(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Appends n ≥ 0 tokens and runs the whole model over these and all that was drafted, at least one token.
+        """Append tokens, and run the whole model over them and all that was drafted.
 
-        Logits [drafted + n, vocab_size] of all of them; afterwards `drafted` is 0. What the draft computed of a token
-        is not computed again where the two share it. The returned array may be overwritten by the next call.
+        Afterwards `drafted` is 0. What draft and model share of a token is not computed again.
+
+        Args:
+            tokens: Token ids int64 [n], n ≥ 0; with what was drafted, at least one.
+
+        Returns:
+            Logits float32 [drafted + n, vocab_size] of all of them. The next call may overwrite the array.
         """
 
 
 @runtime_checkable
 class OnlineEngine(Engine, Protocol):
-    """An engine whose G FFNs can be left out one by one while it runs, and watched meanwhile. At first none is."""
+    """An engine whose G FFNs can be left out one by one while it runs, and watched. At first none is left out."""
 
     @property
     def ffns(self) -> tuple[str, ...]:
-        """The FFNs' names in execution order, `ffn.0` …"""
+        """Names of the FFNs in execution order, `ffn.0` …"""
 
     def watch(self, wanted: bool) -> None:
-        """Whether the steps from now on measure what `importance` tells."""
+        """Set whether the steps from now on measure what `importance` returns."""
 
     def importance(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Cosine(x, y) [G] and ‖y‖/‖x‖ [G] of the last watched step's last token, x the stream before the FFN and y
-        after it. The next step overwrites the arrays."""
+        """Return cosine(x, y) [G] and ‖y‖/‖x‖ [G] for the last watched step's last token.
+
+        x is the hidden state before the FFN and y after it. The next step overwrites the arrays.
+        """
 
     def gate(self, skip: NDArray[np.bool_], scale: NDArray[np.float32]) -> None:
-        """From the next step on, x ← scale·x in place of each FFN where `skip` [G] is true; all the others run."""
+        """Replace each FFN where `skip` [G] is true by x ← scale·x from the next step on; run all others."""

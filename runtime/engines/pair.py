@@ -60,7 +60,7 @@ class PairEngine(DraftingEngineBase):
             self._draft.reserve(tokens)
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        """The whole model's; what was drafted and not verified is verified along."""
+        """Run the whole model, also over what was drafted and not verified."""
         kept = self._check_step(tokens, logits)
         return self._run_whole(tokens, kept)
 
@@ -96,14 +96,14 @@ class PairEngine(DraftingEngineBase):
         return logits
 
     def _forget_beyond(self, length: int) -> None:
-        """Drops what an engine holds and the sequence does not: rejected drafts, and what Ctrl-C kept from being
+        """Drop what an engine holds and the sequence does not: rejected drafts, and what Ctrl-C kept from being
         counted."""
         for engine in (self.whole, self._draft):
             if engine is not None and engine.length > length:
                 engine.truncate(length)
 
     def _append(self, tokens: NDArray[np.int64]) -> None:
-        """Counts `tokens` as part of the sequence, once an engine has run them."""
+        """Count `tokens` as part of the sequence, once an engine has run them."""
         end = self._length + len(tokens)
         if end > len(self._history):
             history = np.zeros(max(end, 2 * len(self._history)), np.int64)

@@ -28,7 +28,7 @@ class SelfTestSubject:
     about: str
 
     def recall(self) -> Failures | None:
-        """What was found the last time; None if it was never tested, or has changed since."""
+        """Return what was found the last time; None if it was never tested, or has changed since."""
         path = self._path()
         try:
             note = json.loads(path.read_text(encoding="utf-8"))
@@ -48,7 +48,7 @@ class SelfTestSubject:
         return Failures(answer)
 
     def remember(self, answer: Failures) -> None:
-        """Keeps the answer; without a cache folder that can be written, the next process tests again."""
+        """Keep the answer; without a cache folder that can be written, the next process tests again."""
         with suppress(OSError):
             note = {"stats": self._stats(), "sha256": self._digest(), "answer": answer}
             replace_file(self._path(), json.dumps(note).encode())
@@ -66,5 +66,5 @@ class SelfTestSubject:
 
 
 def files_in(folder: Path, patterns: Sequence[str]) -> tuple[Path, ...]:
-    """The files of `folder` that match one of the patterns, sorted."""
+    """Return the files of `folder` that match one of the patterns, sorted."""
     return tuple(sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}))

@@ -18,7 +18,7 @@ WRONG = "wrong"
 
 
 def run_cases(module: str, cases: Sequence[str], what: str) -> Failures | None:
-    """What went wrong with `python -m module CASES`, by case; {} = nothing did, None = no child can be started here.
+    """Return what went wrong with `python -m module CASES`, by case; {} = nothing, None = no child can be started.
 
     The child prints `run CASE` before each, `ok CASE` or `bad CASE …` after it. Once one has ended it, it is told
     `--apart`: it may then run each in a process of its own, and print `died CASE SIGNAL`. `what` it tests, for errors:

@@ -14,17 +14,17 @@ _LEAST_BOUND = 8
 
 
 def default_threads() -> int:
-    """The cores this process may keep busy, hyperthreads of one core counted once: they share what decoding needs."""
+    """Return the number of physical cores that this process may use: hyperthreads share what decoding needs."""
     return max(1, min(len({_core_of(cpu) for cpu in _processors()}), usable_cores()))
 
 
 def most_threads() -> int:
-    """The most that may be asked for here: four for each logical processor of this process, eight at least."""
+    """Return the most threads that a user may ask for: four per logical processor of this process, at least eight."""
     return max(_LEAST_BOUND, _PER_PROCESSOR * len(_processors()))
 
 
 def threads_or_default(threads: int | None) -> int:
-    """`threads` if this machine can run so many, the physical cores if it is None; EdgeSkipError for anything else."""
+    """Return `threads`, or the number of physical cores if it is None; EdgeSkipError if it is not valid here."""
     if threads is None:
         return default_threads()
     try:
@@ -40,12 +40,12 @@ def threads_or_default(threads: int | None) -> int:
 
 
 def _processors() -> set[int]:
-    """The logical processors that this process may use."""
+    """Return the logical processors that this process may use."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def _core_of(cpu: int) -> str:
-    """Names a logical processor's core by its list of hyperthreads; itself where the system does not say."""
+    """Return the list of hyperthreads of a logical processor's core, which identifies it; itself if that is unknown."""
     try:
         return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii")
     except OSError:

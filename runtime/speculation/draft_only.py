@@ -58,7 +58,7 @@ class DraftOnlyDecoding(Decoding):
             logits = self._next(history.last)
 
     def _next(self, last: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Logits [vocab_size] after `last` [1] by the cheapest that is sure enough."""
+        """Return the logits [vocab_size] after `last` [1] by the cheapest exit that is confident enough."""
         engine = self._drafting
         self._by_draft = True
         if not self._confidence:
@@ -76,7 +76,7 @@ class DraftOnlyDecoding(Decoding):
         return row
 
     def _whole_row(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits of a trimmed head in their places of the vocabulary, −∞ elsewhere."""
+        """Return the logits of a trimmed head at their places in the vocabulary, −∞ elsewhere."""
         ids = self._drafting.draft_tokens
         if ids is None:
             return logits

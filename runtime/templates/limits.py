@@ -96,11 +96,11 @@ class TemplateMeter:
         return value
 
     def weight(self, value: object) -> int:
-        """Characters and members, every nested one counted as often as it is named."""
+        """Return the number of characters and members; nested ones count as often as they are named."""
         return self._weigh(value)[0]
 
     def _weigh(self, value: object) -> tuple[int, int]:
-        """Weight and levels of nesting."""
+        """Return weight and levels of nesting."""
         if isinstance(value, str):
             return len(value) + NODE, 0
         if isinstance(value, bool) or value is None:

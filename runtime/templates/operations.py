@@ -349,7 +349,7 @@ _PREPARE: dict[str, Callable[[TemplateMeter, Any, list[Any], Mapping[str, Any]],
 
 
 def limited_sum(environment: Any, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0) -> Any:
-    """jinja2's `sum`, adding by the checked operator: lists and tuples can be added too."""
+    """Return jinja2's `sum`, adding by the checked operator: lists and tuples can be added too."""
     meter: TemplateMeter = environment.meter
     values: Iterable[Any] = iterable
     if attribute is not None:
@@ -371,7 +371,7 @@ def limited_tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """transformers' `tojson`: no HTML is escaped. Indented text is weighed as it is made."""
+    """Return transformers' `tojson`: no HTML is escaped. Indented text is weighed as it is made."""
     meter: TemplateMeter = environment.meter
     meter.tick()
     wide = indent if isinstance(indent, int) else len(indent) if isinstance(indent, str) else 0

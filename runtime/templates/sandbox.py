@@ -275,7 +275,7 @@ def _rewrite(node: Any, limits: TemplateLimits) -> Any:
 
 
 def _constants(node: nodes.Node) -> list[Any]:
-    """The largest expressions below `node` that name no variable and compute something."""
+    """Return the largest expressions below `node` that name no variable and compute something."""
     if isinstance(node, nodes.Expr) and not isinstance(node, nodes.Literal | nodes.Name):
         varies = (nodes.Name, nodes.Call, nodes.NSRef)
         if not isinstance(node, varies) and all(node.find(kind) is None for kind in varies):

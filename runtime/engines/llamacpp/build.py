@@ -56,7 +56,7 @@ class BuildAdvice:
 
 
 def parse_compiler(text: str) -> Compiler | None:
-    """The compiler that printed `text` when asked for its version, or left it in a library; None for others."""
+    """Return the compiler whose version output, or mark in a library, is `text`; None for another one."""
     if found := re.search(r"clang version (\d+(?:\.\d+)*)", text):
         return Compiler("clang", _numbers(found[1]))
     # NAME (PACKAGE) VERSION …: "gcc (Debian 12.2.0-14+deb12u1) 12.2.0", "GCC: (GNU) 13.2.1 20231205 (Red Hat 13.2.1-6)"
@@ -73,7 +73,7 @@ def advise(
     *,
     without_amx: bool = False,
 ) -> BuildAdvice:
-    """What to compile with, for a processor with `cpu_flags` (as in /proc/cpuinfo) and the compilers of C and C++.
+    """Return the flags to compile with, for a processor with `cpu_flags` (as in /proc/cpuinfo) and C and C++ compilers.
 
     `environment`: CMAKE_ARGS, CFLAGS and CXXFLAGS of it are kept and added to. `without_amx`: AMX is to be left out
     whichever compiler there is, because a library broke.
@@ -102,7 +102,7 @@ def advise(
 
 
 def advise_here(*, without_amx: bool = False) -> BuildAdvice:
-    """`advise` for this machine, its compilers and the environment."""
+    """Return `advise` for this machine, its compilers and the environment."""
     from edgeskip.core.machine import processor_flags
 
     flags = processor_flags()
@@ -111,7 +111,7 @@ def advise_here(*, without_amx: bool = False) -> BuildAdvice:
 
 
 def compilers_here(environment: Mapping[str, str]) -> list[Compiler]:
-    """The C and C++ compilers that cmake would take; those that are not there, or are others, are left out."""
+    """Return the C and C++ compilers that cmake would take; missing and unknown ones are left out."""
     words, found = _split(environment.get("CMAKE_ARGS", "")), []
     for language, (variable, _, names) in _LANGUAGES.items():
         chosen = _value(words, f"CMAKE_{language}_COMPILER")
@@ -129,17 +129,17 @@ def compilers_here(environment: Mapping[str, str]) -> list[Compiler]:
 
 
 def install_command(advice: BuildAdvice, requirement: str) -> str:
-    """The shell command that installs `requirement` with what was advised."""
+    """Return the shell command that installs `requirement` with the advised flags."""
     return f"{_prefix(advice)}pip install '{requirement}'"
 
 
 def rebuild_command(advice: BuildAdvice, version: str | None) -> str:
-    """The shell command that compiles llama-cpp-python `version` again in this environment, past every cached wheel."""
+    """Return the shell command that compiles llama-cpp-python `version` again here, without any cached wheel."""
     return f"{_prefix(advice)}{shlex.join(rebuild_arguments(version))}"
 
 
 def rebuild_arguments(version: str | None) -> list[str]:
-    """That command's words. A wheel that pip has kept may be compiled for another processor, or without the flags."""
+    """Return that command's arguments. A cached wheel may be compiled for another processor, or without the flags."""
     # A local label (+cpu) names a build, not a source.
     wanted = f"{PACKAGE}=={version.partition('+')[0]}" if version else PACKAGE
     pip = [sys.executable, "-m", "pip", "install"]
@@ -147,7 +147,7 @@ def rebuild_arguments(version: str | None) -> list[str]:
 
 
 def compilers_of(files: Iterable[Path]) -> list[Compiler]:
-    """The compilers that left their names in the libraries (ELF's .comment); [] if none did."""
+    """Return the compilers that left their names in the libraries (ELF's .comment); [] if none did."""
     found: dict[Compiler, None] = {}
     for path in files:
         try:
@@ -176,7 +176,7 @@ def _split(text: str) -> list[str]:
 
 
 def _value(words: Sequence[str], name: str) -> str | None:
-    """What the last `-DNAME=…` sets, as cmake takes it."""
+    """Return what the last `-DNAME=…` sets, as cmake takes it."""
     found = [match[1] for word in words if (match := re.match(rf"-D{name}(?::\w+)?=(.*)", word, re.DOTALL))]
     return found[-1] if found else None
 

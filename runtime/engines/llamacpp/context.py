@@ -58,7 +58,7 @@ class LlamaContext:
         self._token_input = _pointer(self._tokens, ctypes.c_int32)
 
     def reserve(self, tokens: int) -> None:
-        """Makes room for `tokens` tokens in all; what the cache holds moves along."""
+        """Make room for `tokens` tokens in all, and keep what the cache holds."""
         before = self._opened
         if before is not None and tokens <= before.capacity:
             return
@@ -83,7 +83,7 @@ class LlamaContext:
                 before.free()
 
     def append_tokens(self, tokens: NDArray[np.int64], logits: NDArray[np.float32] | None) -> None:
-        """Runs tokens int64 [n]; fills `logits` [k, vocab_size], k ≤ n, with those of the last k positions."""
+        """Run tokens int64 [n] and fill `logits` [k, vocab_size], k ≤ n, with those of the last k positions."""
         batch = self._batch
         batch.embd = None
         batch.token = self._token_input
@@ -94,7 +94,7 @@ class LlamaContext:
             self._run(len(chunk), len(tokens) - start, logits)
 
     def append_states(self, states: NDArray[np.float32], logits: NDArray[np.float32] | None) -> None:
-        """The same for hidden states float32 [n, hidden_size], contiguous, in place of the tokens' embeddings."""
+        """Do the same for hidden states float32 [n, hidden_size], contiguous, instead of the tokens' embeddings."""
         batch = self._batch
         batch.token = None
         self.reserve(self.length + len(states))
@@ -104,9 +104,9 @@ class LlamaContext:
             self._run(len(chunk), len(states) - start, logits)
 
     def copy_to(self, other: LlamaContext) -> None:
-        """Makes the KV cache of `other`, over another model with attention in the same places, a copy of this one.
+        """Make the KV cache of `other`, over another model with attention in the same places, a copy of this one.
 
-        EdgeSkipError where llama.cpp finds that the two do not fit; `other` is then empty.
+        EdgeSkipError if llama.cpp finds that the two do not fit; `other` is then empty.
         """
         other.truncate(0)
         if not self.length or self._opened is None:
@@ -125,7 +125,7 @@ class LlamaContext:
         other._interrupted = False
 
     def truncate(self, length: int) -> None:
-        """Forgets all but the first `length` tokens. EdgeSkipError where the model cannot (it has recurrent parts)."""
+        """Forget all but the first `length` tokens. EdgeSkipError if the model cannot (it has recurrent parts)."""
         check_truncation(length, self.length)
         if length < self.length:
             self.length = length
@@ -133,12 +133,12 @@ class LlamaContext:
             self._forget_uncounted()
 
     def close(self) -> None:
-        """Frees the KV cache."""
+        """Free the KV cache."""
         self._close_context()
         self.length = 0
 
     def _run(self, count: int, left: int, logits: NDArray[np.float32] | None) -> None:
-        """One batch of `count` tokens, of `left` still to run; copies the rows of `logits` that fall into it."""
+        """Run one batch of `count` tokens, of `left` still to run, and copy its rows of `logits`."""
         wanted = 0 if logits is None else max(0, count - max(0, left - len(logits)))
         self._positions[:count] = np.arange(self.length, self.length + count) if count > 1 else self.length
         self._outputs[:count] = 0
@@ -165,7 +165,7 @@ class LlamaContext:
             ctypes.memmove(logits.ctypes.data + first * row_bytes, rows, wanted * row_bytes)
 
     def _forget_uncounted(self) -> None:
-        """Drops what the cache holds beyond `length`: Ctrl-C can come between a batch's run and its being counted."""
+        """Drop what the cache holds beyond `length`: Ctrl-C can come between a batch's run and its being counted."""
         opened = self._opened
         if opened is not None and not llama().llama_memory_seq_rm(opened.memory, 0, self.length, -1):
             raise EdgeSkipError(f"{self._model.path} cannot forget single tokens: it has no plain KV cache")
@@ -228,7 +228,7 @@ class LlamaContext:
 
 
 def _put_state(context: int, state: NDArray[np.uint8]) -> bool:
-    """Whether the context took the sequence's state, which replaces what it held."""
+    """Return whether the context took the sequence's state, which replaces what it held."""
     data = state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
     return bool(llama().llama_state_seq_set_data(context, data, len(state), 0))
 

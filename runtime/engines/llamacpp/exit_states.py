@@ -50,7 +50,7 @@ class ExitStateReader:
     def begin(
         self, states: NDArray[np.float32], *, outputs: bool, go_on: bool, then: NDArray[np.float32] | None = None
     ) -> None:
-        """The next run's exit states go to `states` [n, hidden_size], contiguous; without `go_on` it ends there.
+        """Send the next run's exit states to `states` [n, hidden_size], contiguous; without `go_on` it ends there.
         `outputs`: logits are asked of it.
 
         `then` [hidden_size] gets the state after the next block, of the one row that has an output, and it ends there.
@@ -67,9 +67,9 @@ class ExitStateReader:
         self._error = None
 
     def finish(self) -> bool:
-        """Whether all states were read; after False the same run, repeated, looks at the nodes' names.
+        """Return whether all states were read; after False, repeat the run, which then looks at the nodes' names.
 
-        Raises what the callback could not (Ctrl-C), and EdgeSkipError where the graph has no such node.
+        Raises what the callback could not (Ctrl-C), and EdgeSkipError if the graph has no such node.
         """
         if self._error is not None:
             raise self._error
@@ -86,7 +86,7 @@ class ExitStateReader:
         return not self._left
 
     def _answers(self) -> Generator[bool, int, None]:
-        """Is sent the address of each node llama.cpp asks about, yields whether to compute up to it and tell."""
+        """Get the address of each node that llama.cpp asks about; yield whether to compute up to it and call again."""
         answer = False
         while True:
             try:
@@ -119,7 +119,7 @@ class ExitStateReader:
         return self._go_on
 
     def _read_then(self, node: int) -> bool:
-        """A batch that is not the last has no rows here; none of the graphs goes on."""
+        """Copy the one row, if this batch has it (only the last one does), and end the run."""
         self._reads_then = False
         size = self._bytes_of(node)
         if 0 < size <= self._then_left:

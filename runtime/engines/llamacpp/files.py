@@ -37,7 +37,7 @@ def check_file(path: Path, provider: str, *, tried: bool = False) -> None:
 
 
 def _parts(path: Path, header: GgufHeader) -> list[Path]:
-    """The files that llama.cpp would open with this one."""
+    """Return the files that llama.cpp would open with this one."""
     count = part_count(header, str(path))
     if count == 1:
         return [path]
@@ -52,7 +52,7 @@ def _parts(path: Path, header: GgufHeader) -> list[Path]:
 
 
 def _joined(header: GgufHeader, others: list[Path]) -> GgufHeader:
-    """The first part's header with the tensors of the others, whose numbers llama.cpp asserts to be 16 bits wide."""
+    """Return the first part's header with the tensors of the others; llama.cpp asserts 16-bit part numbers."""
     tensors = dict(header.tensors)
     for number, file in enumerate(others, 1):
         part = read_gguf_header(file)

@@ -74,7 +74,7 @@ def _tell(line: str) -> None:
 
 
 def run_case(case: str) -> tuple[float, float]:
-    """The worst relative error of one case over the kinds of buffers, and what it may be."""
+    """Return the worst relative error of one case over the kinds of buffers, and what it may be."""
     name, way = case.split("/")
     random = np.random.default_rng(7)
     if name == "attention":
@@ -95,7 +95,7 @@ def run_case(case: str) -> tuple[float, float]:
 
 
 def quantize(weights: NDArray[np.float32], number: int) -> NDArray[np.uint8]:
-    """Weights [rows, columns] as ggml's type `number`, by ggml's own quantiser."""
+    """Return the weights [rows, columns] as ggml's type `number`, by ggml's own quantizer."""
     rows, columns = weights.shape
     row_bytes = ggml_function("ggml_row_size", _size, (ctypes.c_int, ctypes.c_int64))(number, columns)
     if number == _F32:
@@ -120,7 +120,7 @@ class _Graph:
         self._set_threads(_THREADS)
 
     def tensor(self, number: int, *shape: int) -> int:
-        """A tensor whose innermost dimension comes first."""
+        """Return a tensor whose innermost dimension comes first."""
         new = ggml_function("ggml_new_tensor", _pointer, (_pointer, ctypes.c_int, ctypes.c_int, _pointer))
         dimensions = (ctypes.c_int64 * len(shape))(*shape)
         return int(new(self.context, number, len(shape), ctypes.addressof(dimensions)))
@@ -154,7 +154,7 @@ class _Parameters(ctypes.Structure):
 
 
 def put(tensor: int, value: NDArray[Any]) -> None:
-    """Copies a contiguous array into a tensor; a buffer with a layout of its own converts it here."""
+    """Copy a contiguous array into a tensor; a buffer with a layout of its own converts it here."""
     copy = ggml_function("ggml_backend_tensor_set", None, (_pointer, _pointer, _size, _size))
     copy(tensor, value.ctypes.data, 0, value.nbytes)
 
@@ -162,7 +162,7 @@ def put(tensor: int, value: NDArray[Any]) -> None:
 def _multiplied(
     stored: NDArray[np.uint8], number: int, inputs: NDArray[np.float32], kind: int
 ) -> NDArray[np.float32] | None:
-    """Inputs [n, in] times the weights, those in a buffer of `kind`; None if that kind does not take them."""
+    """Return inputs [n, in] times the weights in a buffer of `kind`; None if that kind does not take them."""
     graph = _Graph()
     weight = graph.tensor(number, _IN, _OUT)
     given = graph.tensor(_F32, _IN, len(inputs))
@@ -189,7 +189,7 @@ def _looked_up(stored: NDArray[np.uint8], number: int, rows: NDArray[np.int32]) 
 
 
 def _attention(rows: int, random: np.random.Generator) -> float:
-    """The fused attention over K and V in float16, as a context runs it by default, against softmax(QKᵀ)V."""
+    """Return the error of the fused attention over float16 K and V, a context's default, against softmax(QKᵀ)V."""
     entry = "ggml_flash_attn_ext"
     graph = _Graph()
     shapes = ((_F32, rows), (_F16, _HELD), (_F16, _HELD))
@@ -218,7 +218,7 @@ def _cpu_device() -> int:
 
 
 def _cpu_function(name: str) -> int | None:
-    """The address of a function that only the CPU backend has."""
+    """Return the address of a function that only the CPU backend has."""
     registry = ggml_function("ggml_backend_dev_backend_reg", _pointer, (_pointer,))(_cpu_device())
     lookup = ggml_function("ggml_backend_reg_get_proc_address", _pointer, (_pointer, ctypes.c_char_p))
     address: int | None = lookup(registry, name.encode())
@@ -226,7 +226,7 @@ def _cpu_function(name: str) -> int | None:
 
 
 def _buffer_kinds() -> list[int]:
-    """The kinds of buffers of the CPU that llama.cpp puts weights in: the plain one first."""
+    """Return the kinds of buffers of the CPU that llama.cpp puts weights in: the plain one first."""
     device = _cpu_device()
     kinds = [int(ggml_function("ggml_backend_dev_buffer_type", _pointer, (_pointer,))(device))]
     address = _cpu_function("ggml_backend_dev_get_extra_bufts")

@@ -46,9 +46,9 @@ _keep: list[Any] = []  # the log callback, which llama.cpp calls as long as the 
 
 @cache
 def llama() -> Any:
-    """The module `llama_cpp.llama_cpp`, llama.cpp's C interface as ctypes functions, ready for use.
+    """Return the module `llama_cpp.llama_cpp`, llama.cpp's C interface as ctypes functions, ready for use.
 
-    MissingExtraError where it is not installed, EdgeSkipError where it does not load, lacks what is used here or
+    MissingExtraError if it is not installed, EdgeSkipError if it does not load, lacks what is used here or
     fails its self-test, which runs in a process of its own the first time that a build is used.
     """
     from edgeskip.runtime.engines.llamacpp.self_test import check_llamacpp
@@ -59,7 +59,7 @@ def llama() -> Any:
 
 @cache
 def load() -> Any:
-    """`llama()` without the self-test, for the process that does it."""
+    """Return `llama()` without the self-test, for the process that does it."""
     try:
         import llama_cpp.llama_cpp as library
     except ModuleNotFoundError as error:
@@ -80,7 +80,7 @@ def load() -> Any:
 
 
 def ggml_function(name: str, result: Any, arguments: Sequence[Any]) -> Any:
-    """A function of ggml, the library below llama.cpp, that llama-cpp-python does not declare."""
+    """Return a function of ggml, the library below llama.cpp, that llama-cpp-python does not declare."""
     for library in _libraries():
         function = getattr(library, name, None)
         if function is not None:
@@ -90,25 +90,25 @@ def ggml_function(name: str, result: Any, arguments: Sequence[Any]) -> Any:
 
 
 def too_old(lacking: str) -> EdgeSkipError:
-    """The error for a llama-cpp-python without `lacking`."""
+    """Return the error for a llama-cpp-python without `lacking`."""
     version = installed_version(PACKAGE) or "here"
     # The extra would not do: pip leaves a version alone that meets its requirement.
     return EdgeSkipError(f"{PACKAGE} {version} is too old: it lacks {lacking}; run  pip install -U {PACKAGE}")
 
 
 def listen() -> None:
-    """Called before a load that `failure` is to explain: others in this process may have set a log callback since."""
+    """Install the log callback again before a load, for `failure`: other code may have replaced it."""
     load().llama_log_set(_keep[-1], None)
     forget_errors()
 
 
 def forget_errors() -> None:
-    """Called before a step that `failure` is to explain."""
+    """Forget logged errors before a step, so that `failure` can explain it."""
     _errors.clear()
 
 
 def failure() -> str:
-    """Why the last call failed, in llama.cpp's own words: the first error it logged, later ones follow from that."""
+    """Return why the last call failed: the first error that llama.cpp logged, because later ones follow from it."""
     line = next((line.strip() for line in "".join(_errors).splitlines() if line.strip()), "it does not say why")
     return re.sub(r"^([\w:~]+: )+(error loading model: )?", "", line)
 
@@ -126,7 +126,7 @@ def _check_features(library: Any) -> None:
 
 @cache
 def _libraries() -> tuple[Any, ...]:
-    """llama.cpp's shared library, whose handle finds ggml's functions on most systems, and ggml's own two."""
+    """Return llama.cpp's shared library, whose handle finds ggml's functions on most systems, and ggml's own two."""
     library = load()
     found = [library._lib]
     for name in ("ggml-base", "ggml"):

@@ -85,7 +85,7 @@ class LlamaModel:
         return b"all F32" in buffer.value
 
     def close(self) -> None:
-        """Frees the weights. Contexts over them must be closed before."""
+        """Free the weights. Contexts over them must be closed before."""
         self._pointer = None
         self._free()
 
@@ -99,7 +99,7 @@ class LlamaModel:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether the file starts as every GGUF file does."""
+    """Return whether the file starts as every GGUF file does."""
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
@@ -112,7 +112,7 @@ def _check_magic(path: Path) -> None:
 
 
 def _text(function: Callable[..., int], pointer: int, index: int) -> str:
-    """Calls one of llama.cpp's functions that write a string and return its length, twice where it is long."""
+    """Return the text from one of llama.cpp's functions that write a string and return its length."""
     size = 256
     while True:
         buffer = ctypes.create_string_buffer(size)
@@ -123,7 +123,7 @@ def _text(function: Callable[..., int], pointer: int, index: int) -> str:
 
 
 def find_devices(provider: str) -> list[int]:
-    """ggml's device handles behind `provider`, none for `cpu`; EdgeSkipError lists what this build has."""
+    """Return ggml's device handles behind `provider`, none for `cpu`; EdgeSkipError lists what this build has."""
     devices = _devices()
     name = provider.lower()
     if name == "cpu":
@@ -139,7 +139,7 @@ def find_devices(provider: str) -> list[int]:
 
 
 def _devices() -> dict[str, list[int]]:
-    """Provider name -> handles of its devices; empty where this build computes on the CPU alone."""
+    """Return the device handles of each provider; empty if this build computes on the CPU alone."""
     if not llama().llama_supports_gpu_offload():
         return {}
     handle: Any = ctypes.c_void_p

@@ -95,7 +95,7 @@ class _Marks:
         self._error = None
 
     def parts_s(self, end: float) -> NDArray[np.float64]:
-        """Seconds [2M + 1] of every sublayer and, last, of the rest of a run that ended at `end`."""
+        """Return the seconds [2M + 1] of every sublayer and, last, of the rest of a run that ended at `end`."""
         if self._error is not None:
             raise self._error
         if len(self._told) != len(self._ends) + 1:
@@ -106,7 +106,7 @@ class _Marks:
         return np.append(parts[1:], parts[0] + end - self._told[-1])
 
     def _answers(self) -> Generator[bool, int, None]:
-        """Is sent the address of each node llama.cpp asks about, yields whether to compute up to it and tell."""
+        """Get the address of each node that llama.cpp asks about; yield whether to compute up to it and call again."""
         now, answer = time.perf_counter, False
         while True:
             try:

@@ -48,7 +48,7 @@ _LOADING = "load"  # the child's name for what comes before its cases
 
 @cache
 def check_llamacpp() -> None:
-    """EdgeSkipError if llama.cpp fails its self-test here; does nothing if it is not installed or nothing of it is.
+    """Raise EdgeSkipError if llama.cpp fails its self-test here; do nothing if it is not installed.
 
     Runs the test, a second or two, only for a build and processor that were not tested before.
     """
@@ -57,7 +57,7 @@ def check_llamacpp() -> None:
 
 
 def self_test(*, again: bool = False) -> Failures | None:
-    """What is wrong with llama.cpp here, by case; {} = nothing, None = there is no library, or no way to start a child.
+    """Return what is wrong with llama.cpp here, by case; {} = nothing, None = no library, or no child can be started.
 
     `again` tests even if it was found wrong before. EdgeSkipError if the test cannot be done.
     """
@@ -74,23 +74,23 @@ def self_test(*, again: bool = False) -> Failures | None:
 
 
 def describe(answer: Failures) -> str:
-    """What fails, and why as far as that is known."""
+    """Return what fails, and why as far as that is known."""
     why, _ = _cause(answer)
     return f"llama.cpp does not work here: {_what(answer)}; {why}"
 
 
 def rebuild(answer: Failures) -> str:
-    """The command that builds a llama.cpp that works."""
+    """Return the command that builds a llama.cpp that works."""
     return rebuild_command(advise_here(without_amx=needs_no_amx(answer)), installed_version(PACKAGE))
 
 
 def needs_no_amx(answer: Failures) -> bool:
-    """Whether a build without AMX may mend it."""
+    """Return whether a build without AMX may fix it."""
     return _cause(answer)[1]
 
 
 def library_files() -> tuple[Path, ...]:
-    """llama.cpp's and ggml's shared libraries as llama-cpp-python would load them, and its loader; () = no package."""
+    """Return the shared libraries that llama-cpp-python would load, and its loader; () = not installed."""
     # As llama_cpp.llama_cpp does, which is not imported: a library for another processor can end the process then.
     try:
         spec = importlib.util.find_spec("llama_cpp")
@@ -109,7 +109,7 @@ def _subject(files: tuple[Path, ...]) -> SelfTestSubject:
 
 
 def _what(answer: Failures) -> str:
-    """In words: computing with f16, q4_0 (1 and 37 rows) ends in SIGSEGV."""
+    """Describe the failures: "computing with f16, q4_0 (1 and 37 rows) ends in SIGSEGV"."""
     if _LOADING in answer:
         return f"loading it ends in {answer[_LOADING]}"
     parts = []
@@ -130,19 +130,19 @@ def _what(answer: Failures) -> str:
 
 
 def _ways(ways: Sequence[str]) -> str:
-    """In words: lookup, 1 and 37 rows."""
+    """Describe the ways: "lookup, 1 and 37 rows"."""
     rows = " and ".join(way for way in ways if way.isdigit())
     words = [way for way in ways if not way.isdigit()] + ([f"{rows} row{'s' * (rows != '1')}"] if rows else [])
     return ", ".join(words)
 
 
 def _cause(answer: Failures) -> tuple[str, bool]:
-    """Why, as far as it is known, and whether to build without AMX."""
+    """Return the cause, as far as it is known, and whether to build without AMX."""
     return known_cause(set(answer.values()), compilers_of(library_files()), processor_flags())
 
 
 def known_cause(ends: set[str], compilers: Sequence[Compiler], flags: Collection[str]) -> tuple[str, bool]:
-    """`_cause` of cases that ended so, with a library by these compilers, on a processor with these flags."""
+    """Return `_cause` of cases that ended so, with a library by these compilers, on a processor with these flags."""
     by = f"compiled by {' and '.join(map(str, compilers))}" if compilers else "compiled by an unknown compiler"
     amx = "amx_tile" in flags and bool(ends & {"SIGSEGV", "SIGILL"})
     if amx and ends == {"SIGSEGV"} and any(compiler.breaks_amx for compiler in compilers):

@@ -28,7 +28,7 @@ class LlamaCppSplitEngine(DraftingEngineBase):
     """A `DraftingEngine` over both halves: `draft` runs the first, `verify` the rest over what was drafted.
 
     `head` drafts in place of the first file's own. `own_block`: the first file's last block is the draft's own, and
-    every token goes through it, so that its cache is there when something is drafted. EdgeSkipError where files do not
+    every token goes through it, so that its cache is there when something is drafted. EdgeSkipError if files do not
     belong together.
     """
 
@@ -85,7 +85,7 @@ class LlamaCppSplitEngine(DraftingEngineBase):
         self._rest.reserve(tokens)
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        """As the whole model would, without the draft's head; what was drafted and not verified is verified along."""
+        """Run the whole model, without the draft's head, also over what was drafted and not verified."""
         kept = self._check_step(tokens, logits)
         self._run_first(tokens, None)
         return self._run_rest(kept)
@@ -124,7 +124,7 @@ class LlamaCppSplitEngine(DraftingEngineBase):
             self._head.close()
 
     def _run_rest(self, kept: int) -> NDArray[np.float32]:
-        """Runs the rest over everything it has not seen; the whole model's logits of the last `kept` of it."""
+        """Run the rest over everything it has not seen and return the whole model's logits of the last `kept`."""
         result = self._logits if kept == 1 else np.empty((kept, self.vocab_size), np.float32)
         self._rest.append_states(self._states[: self.drafted], result)
         return result
@@ -135,7 +135,7 @@ class LlamaCppSplitEngine(DraftingEngineBase):
         logits: NDArray[np.float32] | None,
         trained: NDArray[np.float32] | None = None,
     ) -> None:
-        """Appends to the first half and keeps the exit states; without `logits` its stub and head are not computed.
+        """Append to the first half and keep the exit states; without `logits` its stub and head are not computed.
 
         A block of the draft's own runs in any case, for its cache; where nothing is wanted of it, on no rows after its
         attention. `trained` [hidden_size] gets the last token's state after it, and there the run ends.

@@ -38,8 +38,11 @@ class GgufTokenizer:
         self._pieces: dict[int, bytes] = {}
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of `text`, control tokens written in it included; `add_special_tokens` adds BOS (and EOS) where
-        the file says so. EdgeSkipError where the vocabulary has neither a character nor its bytes."""
+        """Return the token ids of `text`, in which control tokens may be written.
+
+        `add_special_tokens` adds BOS (and EOS) if the file says so. EdgeSkipError if the vocabulary has neither a
+        character nor its bytes.
+        """
         rules = self.rules
         if rules is None or not (rules.compose or rules.space):
             return self._tokenize(text, add_special_tokens=add_special_tokens)
@@ -53,7 +56,7 @@ class GgufTokenizer:
         return self._surrounded(ids) if add_special_tokens else ids
 
     def _segment(self, text: str, *, first: bool) -> list[int]:
-        """Token ids of a text without added tokens; `first`: nothing stands before it."""
+        """Return the token ids of a text without added tokens; `first`: nothing stands before it."""
         rules = self.rules
         assert rules is not None
         if not text:
@@ -71,7 +74,7 @@ class GgufTokenizer:
         return self._tokenize(text, add_special_tokens=False)
 
     def _surrounded(self, ids: list[int]) -> list[int]:
-        """The ids with BOS and EOS as the file says."""
+        """Return the ids with BOS and EOS as the file says."""
         library, vocab, metadata = llama(), self._model.vocab, self._model.metadata
         before = [library.llama_vocab_bos(vocab)] if metadata.get("tokenizer.ggml.add_bos_token") == "true" else []
         after = [library.llama_vocab_eos(vocab)] if metadata.get("tokenizer.ggml.add_eos_token") == "true" else []
@@ -94,11 +97,11 @@ class GgufTokenizer:
             size = -count
 
     def token_id(self, token: str) -> int | None:
-        """Id of a token given as the vocabulary writes it."""
+        """Return the id of a token given as the vocabulary writes it."""
         return self._ids.get(token)
 
     def is_special(self, token: int) -> bool:
-        """Whether a token marks structure and shows no text."""
+        """Return whether a token marks structure and shows no text."""
         if self.rules is not None:
             return token in self._special
         return 0 <= token < self._model.vocab_size and bool(llama().llama_vocab_is_control(self._model.vocab, token))
@@ -114,23 +117,23 @@ class GgufTokenizer:
     by_pieces = True
 
     def first_piece(self, token: int) -> bytes:
-        """What one token is as the first of a text, in bytes."""
+        """Return what one token is as the first of a text, in bytes."""
         piece = self.piece(token)
         return piece.lstrip(b" ") if self.rules is not None and self.rules.strip == "all" else piece.removeprefix(b" ")
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, special ones left out."""
+        """Return the text of tokens, special ones left out."""
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
     def piece(self, token: int) -> bytes:
-        """What one token adds to the text, in bytes; empty for special tokens and ids outside the vocabulary."""
+        """Return what one token adds to the text, in bytes; empty for special tokens and ids outside the vocabulary."""
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self._piece(token)
         return piece
 
     def text_of(self, token: int) -> str | None:
-        """The token as the vocabulary writes it; None for ids outside it (llama.cpp has -1 for "no such token")."""
+        """Return the token as the vocabulary writes it; None for ids outside it (llama.cpp's -1 is "no token")."""
         if not 0 <= token < self._model.vocab_size:
             return None
         text: bytes = llama().llama_vocab_get_text(self._model.vocab, token)
@@ -195,7 +198,7 @@ class GgufTokenizer:
 
 
 def gguf_chat_template(model: LlamaModel, tokenizer: GgufTokenizer) -> ChatTemplate | None:
-    """The file's chat template (`tokenizer.chat_template`); None where it has none."""
+    """Return the file's chat template (`tokenizer.chat_template`); None if it has none."""
     source = model.metadata.get("tokenizer.chat_template")
     if not source:
         names = [key.removeprefix(_NAMED) for key in sorted(model.metadata) if key.startswith(_NAMED)]

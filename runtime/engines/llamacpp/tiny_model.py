@@ -37,7 +37,7 @@ Tensors = dict[str, NDArray[Any]]
 
 
 def logits_error(rows: int) -> float:
-    """The relative error of the logits after a prompt of `rows` tokens; infinite if llama.cpp reports a failure."""
+    """Return the relative error of the logits after a prompt of `rows` tokens; infinite if llama.cpp fails."""
     tensors = _tensors()
     prompt = (np.arange(rows) * 7 % _TOKENS).astype(np.int32)
     with tempfile.TemporaryDirectory(prefix="edgeskip-self-test-") as folder:
@@ -51,7 +51,7 @@ def logits_error(rows: int) -> float:
 
 
 def _tensors() -> Tensors:
-    """Matrices [out, in] float16, norms float32."""
+    """Return the model's tensors: matrices [out, in] float16, norms float32."""
     random = np.random.default_rng(11)
     square, rows = (_WIDTH, _WIDTH), (_TOKENS, _WIDTH)
     names = {"token_embd": rows, "output": rows}
@@ -65,7 +65,7 @@ def _tensors() -> Tensors:
 
 
 def gguf_bytes(tensors: Tensors) -> bytes:
-    """A GGUF file, version 3 (ggml's docs/gguf.md): header, keys, descriptions of the tensors, their data."""
+    """Return a GGUF file, version 3 (ggml's docs/gguf.md): header, keys, descriptions of the tensors, their data."""
 
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value)) + value.encode()
@@ -88,7 +88,7 @@ def gguf_bytes(tensors: Tensors) -> bytes:
 
 
 def _run(path: Path, prompt: NDArray[np.int32]) -> NDArray[np.float32] | None:
-    """The logits [tokens] after the prompt; None if llama.cpp cannot compute them."""
+    """Return the logits [tokens] after the prompt; None if llama.cpp cannot compute them."""
     library = load()
     parameters = library.llama_model_default_params()
     no_devices = (ctypes.c_void_p * 1)(None)

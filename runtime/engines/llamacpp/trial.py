@@ -67,7 +67,7 @@ def try_opening(files: Sequence[Path], provider: str) -> None:
 
 
 def _run(command: Sequence[str], path: Path, seconds: float) -> bool:
-    """Whether the child got as far as to try the file, and lived."""
+    """Return whether the child tried the file and survived."""
     watch = MemoryWatch()
     try:
         result = run_child(command, seconds)
@@ -94,13 +94,13 @@ def _run(command: Sequence[str], path: Path, seconds: float) -> bool:
 
 
 def _reason(stderr: str) -> str:
-    """What ggml or the C++ runtime printed last, without the path of its source folder."""
+    """Return what ggml or the C++ runtime printed last, without the path of its source folder."""
     said = re.findall(r"(?:GGML_ASSERT\(.*\) failed|what\(\):.*|\.\w+:\d+: .*)", stderr)
     return f" ({' '.join(said[0].split())[:160]})" if said else ""
 
 
 def _mark(files: Sequence[Path], provider: str) -> Path | None:
-    """Where it is noted that these files opened well; None if that cannot be known again."""
+    """Return the file that marks these files as tried; None if they cannot be identified later."""
     try:
         parts = [f"{_VERSION} {provider} {sys.version}", *_library_identity()]
         for file in files:
@@ -113,7 +113,7 @@ def _mark(files: Sequence[Path], provider: str) -> Path | None:
 
 
 def _library_identity() -> list[str]:
-    """Version, sizes and times of the shared libraries: another build has others."""
+    """Return version, sizes and times of the shared libraries, which differ for another build."""
     found = [(file.name, file.stat()) for file in library_files()]
     return [str(installed_version(PACKAGE)), *(f"{name} {about.st_size} {about.st_mtime_ns}" for name, about in found)]
 

@@ -70,12 +70,12 @@ class TrimmedHead:
         self._put(weight, stored.ctypes.data, 0, stored.nbytes)
 
     def check(self, hidden_size: int, vocab_size: int) -> None:
-        """EdgeSkipError where it is another model's."""
+        """Raise EdgeSkipError if the head belongs to another model."""
         if self._width != hidden_size or self.tokens.min() < 0 or self.tokens.max() >= vocab_size:
             raise EdgeSkipError(f"{self._name} is not of this model: export again")
 
     def logits(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Draft logits float32 [1, V'] of an exit state [d], contiguous; the next call overwrites the array."""
+        """Return draft logits float32 [1, V'] of an exit state [d], contiguous; the next call overwrites the array."""
         logits = self._logits
         self._put(self._state, state.ctypes.data, 0, state.nbytes)
         status = self._compute(self._backend, self._graph)
@@ -85,7 +85,7 @@ class TrimmedHead:
         return logits
 
     def close(self) -> None:
-        """Frees the weights."""
+        """Free the weights."""
         for free in reversed(self._owned):
             free()
 
@@ -107,7 +107,7 @@ class TrimmedHead:
         return backend
 
     def _open_context(self) -> int:
-        """Where the tensors' and the graph's descriptions are; their data is in a buffer."""
+        """Return the ggml context that holds the descriptions of tensors and graph; their data is in a buffer."""
         overhead = 8 * ggml_function("ggml_tensor_overhead", _size, ())()
         overhead += ggml_function("ggml_graph_overhead", _size, ())()
         context: int = ggml_function("ggml_init", _pointer, (_Parameters,))(_Parameters(overhead, None, True))
@@ -116,9 +116,9 @@ class TrimmedHead:
 
 
 def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHead:
-    """The head in a safetensors file: `head` float16 [V', d], `tokens` int32 [V'], and `eps` in its metadata.
+    """Return the head in a safetensors file: `head` float16 [V', d], `tokens` int32 [V'], and `eps` in its metadata.
 
-    EdgeSkipError where the file is missing, is no such file or not the one with that hash.
+    EdgeSkipError if the file is missing, is no such file or not the one with that hash.
     """
     if not path.is_file():  # a named pipe would be waited for
         raise EdgeSkipError(f"{path} is missing, the draft head of the GGUF: put it beside the file")

@@ -21,7 +21,7 @@ PLAIN_MULTIPLE, ROTARY_MULTIPLE = 8, 16
 
 
 def head_size_problem(decoder: Decoder, skipped: Collection[Sublayer] = ()) -> str | None:
-    """Why ONNX Runtime cannot run the attentions of `decoder` besides those `skipped`; None if it can."""
+    """Return why ONNX Runtime cannot run the attentions of `decoder` besides those `skipped`; None if it can."""
     kept = [s for s in decoder.sublayers if isinstance(s, Attention) and s.sublayer not in skipped]
     if not kept:
         return None
@@ -36,6 +36,6 @@ def head_size_problem(decoder: Decoder, skipped: Collection[Sublayer] = ()) -> s
 
 
 def refuse_head_size(decoder: Decoder, skipped: Collection[Sublayer] = ()) -> None:
-    """EdgeSkipError if ONNX Runtime cannot run the attentions of `decoder` besides those `skipped`."""
+    """Raise EdgeSkipError if ONNX Runtime cannot run the attentions of `decoder` besides those `skipped`."""
     if (problem := head_size_problem(decoder, skipped)) is not None:
         raise EdgeSkipError(f"{problem}: export a GGUF file instead, with  --target gguf")

@@ -46,18 +46,18 @@ class CudaGraphSteps:
         self._mask: Any = None
 
     def takes(self, tokens: int, kept: int) -> bool:
-        """Whether a step that appends `tokens` and wants `kept` rows of logits is one of these."""
+        """Return whether a step that appends `tokens` and wants `kept` rows of logits is one of these."""
         return tokens <= MOST_TOKENS and kept == 1
 
     def renew(self, cache: Mapping[str, Any], capacity: int) -> None:
-        """The cache lies elsewhere now, arrays or OrtValues by input name, and holds `capacity` tokens."""
+        """Use another cache from now on: arrays or OrtValues by input name, for `capacity` tokens."""
         self._cache = cache
         self._widths.clear()
         self._host_mask = np.zeros((1, capacity), np.int64)
         self._mask = self._on_device(self._host_mask)
 
     def run(self, tokens: NDArray[np.int64], total: int) -> NDArray[Any]:
-        """Appends tokens [n], so that the cache holds `total`; logits [1, 1, columns] of the last."""
+        """Append tokens [n], so that the cache holds `total`; return the logits [1, 1, columns] of the last."""
         width = self._widths.get(len(tokens)) or self._bound(len(tokens))
         width.tokens.update_inplace(np.ascontiguousarray(tokens[None]))
         self._host_mask[0, :total], self._host_mask[0, total:] = 1, 0

@@ -18,7 +18,7 @@ _NO_MEMORY = re.compile(
 
 
 def run_error(error: Exception, file: str, provider: str, tokens: int) -> EdgeSkipError | None:
-    """What to tell a user about `error` from a run of a graph; None if it is not ONNX Runtime's.
+    """Return what to tell a user about `error` from a run of a graph; None if it is not ONNX Runtime's.
 
     Args:
         error: What was raised.

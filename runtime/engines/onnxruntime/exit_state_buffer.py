@@ -54,7 +54,7 @@ class ExitStateBuffer:
         self._memory = self._allocated(np.empty((_FIRST_ROWS, width), dtype))
 
     def reserve(self, rows: int, used: int) -> None:
-        """Makes room for `rows` rows and keeps the first `used`."""
+        """Make room for `rows` rows and keep the first `used`."""
         memory = self._memory
         if rows <= memory.capacity:
             return
@@ -63,7 +63,7 @@ class ExitStateBuffer:
         self._memory = self._allocated(grown)
 
     def rows(self, start: int, stop: int) -> ExitStateRows:
-        """Rows start … stop−1; the same object each time, until the buffer grows."""
+        """Return the rows start … stop−1; the same object each time, until the buffer grows."""
         memory = self._memory
         rows = memory.rows.get((start, stop))
         if rows is None:

@@ -70,7 +70,7 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase, DraftingEngineBase):
         self._runner.reserve(tokens)
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        """The whole model's; what was drafted and not verified is verified along."""
+        """Run the whole model, also over what was drafted and not verified."""
         return self._run_whole(tokens, self._check_step(tokens, logits))
 
     def draft(self, tokens: NDArray[np.int64], *, which: int = 0) -> NDArray[np.float32]:
@@ -94,7 +94,7 @@ class OnnxRuntimeGatedEngine(OnnxRuntimeBase, DraftingEngineBase):
         self._runner.close()
 
     def _run_whole(self, tokens: NDArray[np.int64], kept: int) -> NDArray[np.float32]:
-        """Runs the whole model over the drafted tokens and `tokens`; its logits of the last `kept` of them."""
+        """Run the whole model over the drafted tokens and `tokens` and return its logits of the last `kept` of them."""
         start, end = self._verified, self.length + len(tokens)
         self._tokens[self.length : end] = tokens
         self._skip[0] = False

@@ -81,11 +81,11 @@ class GraphRunner:
 
     @property
     def nodes(self) -> dict[str, int]:
-        """Nodes of the graph by the provider that runs them; {} where ONNX Runtime was not asked to tell."""
+        """Nodes of the graph by the provider that runs them; {} if ONNX Runtime was not asked to record them."""
         return {} if self._provider.name == "cpu" else nodes_by_provider(self._session)
 
     def reserve(self, tokens: int) -> None:
-        """Makes room for `tokens` tokens in all; EdgeSkipError where the context does not hold them."""
+        """Make room for `tokens` tokens in all; EdgeSkipError if the context does not hold them."""
         if tokens <= self._capacity:
             return
         capacity = grown_capacity(tokens, self._capacity, self._shape.context_length)
@@ -103,18 +103,18 @@ class GraphRunner:
         self._capacity = capacity
 
     def override(self, name: str, value: NDArray[Any]) -> None:
-        """Every run reads the overridable initialiser `name` from `value`, which may be rewritten in place."""
+        """Make every run read the overridable initializer `name` from `value`, which may be rewritten in place."""
         self._switches[name] = value
         self._bind_input(name, value)
 
     def fill(self, name: str, array: NDArray[Any]) -> None:
-        """Every run that gives logits writes the output `name` into `array`, which has its shape."""
+        """Make every run that gives logits write the output `name` into `array`, which has its shape."""
         self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
     def append_tokens(
         self, tokens: NDArray[np.int64], kept: int, states: ExitStateRows | None = None
     ) -> NDArray[np.float32]:
-        """Appends tokens [n]; logits float32 [kept, columns] of the last `kept` positions, 0 = none.
+        """Append tokens [n]; return the logits float32 [kept, columns] of the last `kept` positions, 0 = none.
 
         A graph that gives exit states writes them into `states`, n rows. The returned array may be overwritten by
         the next call.
@@ -128,7 +128,7 @@ class GraphRunner:
         return self._run(len(tokens), kept, states)
 
     def append_states(self, rows: ExitStateRows, kept: int, states: ExitStateRows | None = None) -> NDArray[np.float32]:
-        """Appends one position for each row of exit states; otherwise as `append_tokens`."""
+        """Append one position for each row of exit states; otherwise as `append_tokens`."""
         if rows is not self._states_in:
             self._states_in = None
             for binding in self._bindings():
@@ -137,12 +137,12 @@ class GraphRunner:
         return self._run(rows.count, kept, states)
 
     def truncate(self, length: int) -> None:
-        """Forgets all but the first `length` tokens."""
+        """Forget all but the first `length` tokens."""
         check_truncation(length, self._length)
         self._length = length
 
     def close(self) -> None:
-        """Frees the graph's memory; nothing else may be called afterwards."""
+        """Free the graph's memory; nothing else may be called afterwards."""
         self._cache.clear()
         del self._binding, self._silent, self._session, self._captured
 
@@ -178,7 +178,7 @@ class GraphRunner:
         return result
 
     def _bind_run(self, total: int, kept: int, states: ExitStateRows | None) -> Any:
-        """Binds what this run changes. On the CPU that is the mask's length alone, once a decode loop runs."""
+        """Bind what this run changes. On the CPU that is only the mask's length, once a decode loop runs."""
         if self._keep is not None:
             self._keep[0] = kept or NO_LOGITS
         elif kept != 1:
@@ -201,7 +201,7 @@ class GraphRunner:
         return binding
 
     def _bind_copies(self) -> None:
-        """Binding may copy host memory to the device there and then: bind again whatever was rewritten in place."""
+        """Bind again whatever was rewritten in place: binding may copy host memory to the device at once."""
         if not self._shape.states_in:
             self._bind_input("input_ids", self._ids)
         for name, switch in self._switches.items():
@@ -219,7 +219,7 @@ class GraphRunner:
                 self._states_out.bind_output(binding, "exit_states")
 
     def _bind_input(self, name: str, array: NDArray[Any]) -> None:
-        """Binds host memory that the caller keeps alive; ONNX Runtime copies it to the device if it must."""
+        """Bind host memory that the caller keeps alive; ONNX Runtime copies it to the device if it must."""
         for binding in self._bindings():
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
@@ -237,7 +237,7 @@ class GraphRunner:
         self._kept = kept
 
     def _allocated_logits(self) -> NDArray[np.float32]:
-        """The logits [k, columns] that ONNX Runtime allocated."""
+        """Return the logits [k, columns] that ONNX Runtime allocated."""
         logits: NDArray[Any] = self._binding.get_outputs_as_ortvaluevector()[0].numpy()
         result: NDArray[np.float32] = logits[0].astype(np.float32, copy=False)
         return result
@@ -266,7 +266,7 @@ class GraphRunner:
 
 
 def _giving_back() -> Any:
-    """Options of a run that returns the CPU arena's unused memory when it is done."""
+    """Return the options of a run that gives back the CPU arena's unused memory when it is done."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()

@@ -34,7 +34,7 @@ def follow_links(model: bytes, path: Path) -> tuple[bytes, Path]:
         path: The file that it was read from.
 
     Raises:
-        ValueError: If `model` is no protocol buffer.
+        ValueError: If `model` is not a protocol buffer.
     """
     folder, real = path.parent, path.resolve().parent
     if real == folder.resolve():
@@ -51,13 +51,13 @@ def _initialisers(model: bytes) -> Iterator[bytes]:
 
 
 def _locations(tensor: bytes) -> list[str]:
-    """The file of a tensor's weights; [] if they are in the graph."""
+    """Return the file of a tensor's weights; [] if they are in the graph."""
     entries = byte_fields(tensor, _EXTERNAL)
     return [string_field(entry, _VALUE) for entry in entries if string_field(entry, _KEY) == "location"]
 
 
 def _renamed(model: bytes, names: Mapping[str, str]) -> bytes:
-    """`model` with other names of its weight files."""
+    """Return `model` with other names of its weight files."""
 
     def entry(content: bytes) -> bytes:
         if string_field(content, _KEY) != "location":

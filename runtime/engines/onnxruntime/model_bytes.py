@@ -18,9 +18,9 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 def with_graph_fields(model: bytes, keep: Callable[[int, bytes], bool], added: bytes = b"") -> bytes:
-    """The ModelProto `model` with only those fields of its graph that `keep` (number, content) wants.
+    """Return the ModelProto `model` with only those fields of its graph that `keep` (number, content) wants.
 
-    `added`: encoded fields that the graph gets besides. ValueError where `model` is no protocol buffer.
+    `added`: encoded fields that the graph gets besides. ValueError if `model` is not a protocol buffer.
     """
     result = bytearray()
     for number, start, content, end in _fields(model):
@@ -37,7 +37,7 @@ def with_graph_fields(model: bytes, keep: Callable[[int, bytes], bool], added: b
 
 
 def graph_fields(model: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and content of every field of the model's graph; ValueError where `model` is no protocol buffer."""
+    """Yield number and content of every field of the model's graph; ValueError if `model` is not a protocol buffer."""
     for number, _, content, end in _fields(model):
         if number == _MODEL_GRAPH:
             for field, _, inner, stop in _fields(model, content, end):
@@ -45,7 +45,7 @@ def graph_fields(model: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def integers(message: bytes, number: int) -> list[int]:
-    """The numbers in field `number` of a message, repeated one by one or packed."""
+    """Return the numbers in field `number` of a message, repeated one by one or packed."""
     found: list[int] = []
     for field, start, content, stop in _fields(message):
         if field != number:
@@ -60,12 +60,12 @@ def integers(message: bytes, number: int) -> list[int]:
 
 
 def byte_fields(message: bytes, number: int) -> list[bytes]:
-    """The contents of every field `number` of a message: bytes, texts or messages."""
+    """Return the contents of every field `number` of a message: bytes, texts or messages."""
     return [message[content:stop] for field, _, content, stop in _fields(message) if field == number]
 
 
 def with_fields(message: bytes, number: int, change: Callable[[bytes], bytes]) -> bytes:
-    """The message with what `change` makes of the contents of every field `number`, which is below 16."""
+    """Return the message with what `change` makes of the contents of every field `number`, which is below 16."""
     return b"".join(
         length_field(number, change(message[content:stop])) if field == number else message[start:stop]
         for field, start, content, stop in _fields(message)
@@ -73,23 +73,23 @@ def with_fields(message: bytes, number: int, change: Callable[[bytes], bytes]) -
 
 
 def string_field(message: bytes, number: int) -> str:
-    """The string in field `number` of a message; "" where it has none."""
+    """Return the string in field `number` of a message; "" if it has none."""
     found = byte_fields(message, number)
     return found[-1].decode() if found else ""
 
 
 def integer_field(number: int, value: int) -> bytes:
-    """A field of a number, encoded; `number` is below 16."""
+    """Return a field of a number, encoded; `number` is below 16."""
     return bytes([number << 3 | _VARINT]) + _varint(value)
 
 
 def length_field(number: int, content: bytes) -> bytes:
-    """A field of bytes, text or a message, encoded; `number` is below 16."""
+    """Return a field of bytes, text or a message, encoded; `number` is below 16."""
     return bytes([number << 3 | _LENGTH]) + _varint(len(content)) + content
 
 
 def _fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
-    """Number, start, start of the content and end of each field of the message in `data[start:end]`."""
+    """Yield number, start, start of the content and end of each field of the message in `data[start:end]`."""
     end = len(data) if end is None else end
     while start < end:
         key, content = _read_varint(data, start, end)

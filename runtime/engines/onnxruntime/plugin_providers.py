@@ -16,9 +16,9 @@ _registered: set[str] = set()
 
 
 def plugin_devices(name: str, execution_provider: str, device_type: str | None) -> tuple[Any, ...]:
-    """The first of ONNX Runtime's devices (`OrtEpDevice`) that the plugin for `name` offers; () = none is installed.
+    """Return the first device (`OrtEpDevice`) that the plugin for `name` offers; () = no plugin is installed.
 
-    `device_type`: cpu, gpu or npu; None prefers the CPU, then takes what there is. EdgeSkipError where the plugin is
+    `device_type`: cpu, gpu or npu; None prefers the CPU, then takes what there is. EdgeSkipError if the plugin is
     installed and cannot be used here.
     """
     module = plugin_module(name)
@@ -52,7 +52,7 @@ def plugin_devices(name: str, execution_provider: str, device_type: str | None) 
 
 
 def plugin_module(name: str) -> str | None:
-    """The module of the plugin for `name`, None if it is not installed; it is not imported."""
+    """Return the module of the plugin for `name`, None if it is not installed; it is not imported."""
     module = f"onnxruntime_ep_{name}"
     return None if importlib.util.find_spec(module) is None else module
 
@@ -64,7 +64,7 @@ _HINTS = {
 
 
 def _type_of(device: Any) -> str:
-    """cpu, gpu or npu."""
+    """Return the kind of a device: cpu, gpu or npu."""
     return str(device.device.type).rpartition(".")[2].lower()
 
 

@@ -61,10 +61,10 @@ class OnnxRuntimeProfiler:
                 runner.close()
 
     def close(self) -> None:
-        """Nothing is open between samples."""
+        """Do nothing: no model is open between samples."""
 
     def _samples(self, events: list[dict[str, Any]], runs: list[int | None], count: int) -> list[StepTimes]:
-        """A sample for each of the `count` steps; `runs` has each run's step, None = it does not count."""
+        """Return a sample for each of the `count` steps; `runs` has each run's step, None = it does not count."""
         times: dict[str, list[float]] = {}  # node -> microseconds of each run
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
@@ -92,7 +92,7 @@ class OnnxRuntimeProfiler:
 def _run_all(
     runner: GraphRunner, steps: Sequence[tuple[ProfiledStep, int]], vocab_size: int, advance: Callable[[], None]
 ) -> list[tuple[int | None, float]]:
-    """Of every run of the graph: the number of its step (None = it fills the cache or warms up), and its seconds."""
+    """Return for every run of the graph the number of its step (None = filling the cache, warm-up) and its seconds."""
     tokens = random_tokens(max(step.held + step.tokens for step, _ in steps), vocab_size)
     runner.reserve(len(tokens))
     runs: list[tuple[int | None, float]] = []

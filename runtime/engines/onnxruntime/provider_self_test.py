@@ -23,7 +23,7 @@ _DRIVERS = ("/proc/driver/nvidia/version", "/sys/module/amdgpu/version", "/sys/m
 
 
 def check_opens(name: str) -> None:
-    """EdgeSkipError if opening the provider called `name` ends the process, or gives wrong numbers, in a child.
+    """Raise EdgeSkipError if opening the provider called `name` ends the process, or gives wrong numbers, in a child.
 
     What it says by an exception is not told here: whoever opens it afterwards hears that too.
     """

@@ -31,7 +31,7 @@ class Provider:
     plugin: tuple[Any, ...] = ()  # ONNX Runtime's devices of a plugin; () = built into ONNX Runtime
 
     def options(self, threads: int) -> dict[str, str]:
-        """The provider's own options, as ONNX Runtime takes them."""
+        """Return the provider's own options, as ONNX Runtime takes them."""
         found = {}
         if self.threads_option and self.device_type in (None, "cpu"):
             found[self.threads_option] = str(threads)
@@ -68,7 +68,7 @@ _PLUGINS = {"openvino": "onnxruntime-ep-openvino", "webgpu": "onnxruntime-ep-web
 
 
 def find_provider(name: str) -> Provider:
-    """The provider called `name`, if the installed onnxruntime or a plugin of it has it; EdgeSkipError lists those.
+    """Return the provider called `name`; EdgeSkipError if neither onnxruntime nor a plugin has it.
 
     A provider for several kinds of device takes one after a colon, `openvino:gpu`; without, the CPU. `cuda:graphs`
     replays decode steps as CUDA graphs. One that ends the process it is opened in is refused: that is found out in a
@@ -78,14 +78,14 @@ def find_provider(name: str) -> Provider:
 
 
 def self_test_provider(name: str) -> None:
-    """The self-test of the provider called `name` alone, if it is installed; EdgeSkipError if it fails."""
+    """Run the self-test of the provider called `name`, if it is installed; EdgeSkipError if it fails."""
     provider = PROVIDERS.get(name.lower().partition(":")[0])
     if provider is not None and is_loaded_with_care(provider):
         check_opens(name.lower())
 
 
 def is_loaded_with_care(provider: Provider) -> bool:
-    """Whether the provider is installed and loads libraries of its own, which may crash."""
+    """Return whether the provider is installed and loads libraries of its own, which may crash."""
     import onnxruntime
 
     if provider.name == "cpu":
@@ -95,7 +95,7 @@ def is_loaded_with_care(provider: Provider) -> bool:
 
 
 def locate_provider(name: str, check: Callable[[str], None]) -> Provider:
-    """`find_provider`; `check` is called before anything of a provider that is installed is loaded."""
+    """Do what `find_provider` does; call `check` with the name before loading anything of an installed provider."""
     import onnxruntime
 
     installed = onnxruntime.get_available_providers()
@@ -129,7 +129,7 @@ def locate_provider(name: str, check: Callable[[str], None]) -> Provider:
 
 
 def check_provider(session: onnxruntime.InferenceSession, provider: Provider) -> None:
-    """EdgeSkipError where ONNX Runtime quietly fell back to another provider, for the session or for every node."""
+    """Raise EdgeSkipError if ONNX Runtime quietly fell back to another provider, for the session or for every node."""
     used = session.get_providers()
     if not used or used[0] != provider.execution_provider:
         raise EdgeSkipError(
@@ -147,7 +147,7 @@ def check_provider(session: onnxruntime.InferenceSession, provider: Provider) ->
 
 
 def nodes_by_provider(session: onnxruntime.InferenceSession) -> dict[str, int]:
-    """Nodes of the graph by the provider that runs them, by our name for it; {} where ONNX Runtime does not tell.
+    """Return the number of nodes that each provider runs, by our name for it; {} if ONNX Runtime does not report it.
 
     It tells what the session's options asked it to record, as ours do for every provider but the CPU's.
     """

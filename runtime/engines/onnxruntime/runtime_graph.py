@@ -50,7 +50,7 @@ def runtime_graph(model: bytes, switches: frozenset[str] = SWITCHES, *, required
             cannot override it.
 
     Raises:
-        ValueError: if `model` is no protocol buffer.
+        ValueError: if `model` is not a protocol buffer.
     """
     inputs: set[str] = set()
     tensors: dict[str, bytes] = {}
@@ -77,7 +77,7 @@ def runtime_graph(model: bytes, switches: frozenset[str] = SWITCHES, *, required
 
 
 def _as_input(name: str, tensor: bytes) -> bytes:
-    """The graph's input of an initialiser's name, type and shape."""
+    """Return the graph's input of an initialiser's name, type and shape."""
     sizes = (length_field(_DIMENSION, integer_field(_SIZE, size)) for size in integers(tensor, TENSOR_DIMS))
     shape = length_field(_SHAPE_OF_TENSOR, b"".join(sizes))
     kind = length_field(_TENSOR_TYPE, integer_field(_ELEMENT, integers(tensor, TENSOR_TYPE)[-1]) + shape)
@@ -85,7 +85,7 @@ def _as_input(name: str, tensor: bytes) -> bytes:
 
 
 def _zero(name: str) -> bytes:
-    """The TensorProto of an int64 0 []."""
+    """Return the TensorProto of an int64 0 []."""
     kind, value = integer_field(TENSOR_TYPE, INT64), length_field(TENSOR_RAW, bytes(8))
     return kind + length_field(TENSOR_NAME, name.encode()) + value
 
@@ -94,7 +94,7 @@ def rotary_positions(model: bytes) -> int | None:
     """Return the rows of the shortest table in the ModelProto `model`; None if it has none.
 
     Raises:
-        ValueError: If `model` is no protocol buffer.
+        ValueError: If `model` is not a protocol buffer.
     """
     rows = [
         next(iter(integers(tensor, TENSOR_DIMS)), 0)

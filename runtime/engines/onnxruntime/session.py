@@ -32,7 +32,7 @@ class SessionConfig:
 
 
 def session_config(provider: str, threads: int | None, *, frugal: bool) -> SessionConfig:
-    """Settings for what a user said; EdgeSkipError where the provider is not to be had or `threads` makes no sense."""
+    """Return the config for the user's options; EdgeSkipError if the provider or `threads` cannot be used here."""
     return SessionConfig(find_provider(provider), threads_or_default(threads), frugal)
 
 
@@ -60,7 +60,7 @@ class GraphShape:
 
 
 def shape_of(graph: GraphRecord, *, switches: frozenset[str] = frozenset()) -> GraphShape:
-    """The shape of the whole model's graph."""
+    """Return the shape of the whole model's graph."""
     return GraphShape(
         file=graph.file,
         kv_layers=graph.num_kv_layers,
@@ -75,7 +75,7 @@ def shape_of(graph: GraphRecord, *, switches: frozenset[str] = frozenset()) -> G
 
 
 def open_session(folder: Path, manifest: Manifest, shape: GraphShape, settings: SessionConfig) -> Any:
-    """ONNX Runtime's session over `folder/shape.file`; EdgeSkipError where it is damaged or has another shape."""
+    """Return ONNX Runtime's session over `folder/shape.file`; EdgeSkipError if it is damaged or has another shape."""
     path = folder / shape.file
     check_file(path, manifest.files.get(shape.file))
     _check_version(manifest)
@@ -87,13 +87,13 @@ def open_session(folder: Path, manifest: Manifest, shape: GraphShape, settings: 
 
 
 def switches_of(session: Any) -> set[str]:
-    """Those of `SWITCHES` that the session's graph has, optional or not."""
+    """Return those of `SWITCHES` that the session's graph has, optional or not."""
     values = [*session.get_overridable_initializers(), *session.get_inputs()]
     return {value.name for value in values} & SWITCHES
 
 
 def _check_context(model: bytes, path: Path, context_length: int) -> None:
-    """EdgeSkipError if the manifest promises more positions than the graph's rotary tables have."""
+    """Raise EdgeSkipError if the manifest promises more positions than the graph's rotary tables have."""
     with suppress(ValueError):  # no ONNX model: opening it says so
         positions = rotary_positions(model)
         if positions is not None and context_length > positions:
@@ -104,7 +104,7 @@ def _check_context(model: bytes, path: Path, context_length: int) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What ONNX Runtime says, without its prefix."""
+    """Return the first line of ONNX Runtime's message, without its prefix."""
     line = str(error).strip().split("\n")[0]
     return re.sub(r"^(?:Error in execution: |\[ONNXRuntimeError\] : \d+ : \w+ : )+", "", line)
 
@@ -162,7 +162,7 @@ def _open(model: bytes, path: Path, settings: SessionConfig) -> Any:
 
 
 def _check_version(manifest: Manifest) -> None:
-    """EdgeSkipError where this onnxruntime reads the artifact's int4 embedding wrongly.
+    """Raise EdgeSkipError if this onnxruntime reads the artifact's int4 embedding wrongly.
 
     Two 4-bit zero points share a byte. Where a row has an odd number of blocks, GatherBlockQuantized before 1.27 takes
     those of another row (onnxruntime pull request 26506), and the text is nonsense.

@@ -85,7 +85,7 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase, DraftingEngineBase):
             graph.reserve(tokens)
 
     def step(self, tokens: NDArray[np.int64], *, logits: int = 1) -> NDArray[np.float32]:
-        """The whole model's; what was drafted and not verified is verified along. No draft head is computed."""
+        """Run the whole model, also over what was drafted and not verified; no draft head is computed."""
         kept = self._check_step(tokens, logits)
         return self._run(tokens, len(self._graphs) - 1, kept)
 
@@ -112,7 +112,7 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase, DraftingEngineBase):
             graph.close()
 
     def _run(self, tokens: NDArray[np.int64], last: int, kept: int) -> NDArray[np.float32]:
-        """Appends `tokens` and takes graphs 0 … last to the end of the sequence; logits [kept, …] of the last one."""
+        """Append `tokens`, run graphs 0 … last to the end, and return the last one's logits [kept, …]."""
         before = self.length
         try:
             for index in range(last + 1):
@@ -123,7 +123,7 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase, DraftingEngineBase):
         return logits
 
     def _advance(self, index: int, tokens: NDArray[np.int64], kept: int) -> NDArray[np.float32]:
-        """Runs graph `index` over all it has not seen, which for the first one is `tokens`."""
+        """Run graph `index` over all it has not seen, which for the first one is `tokens`."""
         graph = self._graphs[index]
         count = len(tokens) if index == 0 else self._graphs[index - 1].length - graph.length
         if count == 0:
@@ -134,7 +134,7 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase, DraftingEngineBase):
         return graph.append_states(self._states[index - 1].rows(0, count), kept, after)
 
     def _room_after(self, index: int, count: int) -> ExitStateRows | None:
-        """Where graph `index` writes the exit states of `count` more positions; None for the one that verifies."""
+        """Return where graph `index` writes the exit states of `count` positions; None for the one that verifies."""
         if index == len(self._states):
             return None
         waiting = self._graphs[index].length - self._graphs[index + 1].length
@@ -143,7 +143,7 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase, DraftingEngineBase):
 
 
 def _shapes(manifest: Manifest, record: DraftRecord, columns: int) -> list[GraphShape]:
-    """The graphs of the chain in order; the draft heads have `columns` columns."""
+    """Return the graphs of the chain in order; the draft heads have `columns` columns."""
     assert record.verify is not None
     whole = shape_of(manifest.graph, switches=frozenset({"logits_to_keep"}))
     whole = replace(whole, hidden_size=manifest.model.hidden_size)
@@ -155,7 +155,7 @@ def _shapes(manifest: Manifest, record: DraftRecord, columns: int) -> list[Graph
 
 
 def _read_vocabulary(folder: Path, manifest: Manifest, record: DraftRecord) -> NDArray[np.int64] | None:
-    """Token ids int64 [V'] of the draft heads' rows; None where these are the whole vocabulary."""
+    """Return token ids int64 [V'] of the draft heads' rows; None if these are the whole vocabulary."""
     if record.vocabulary is None:
         return None
     path = folder / record.vocabulary

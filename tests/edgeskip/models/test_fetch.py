@@ -378,7 +378,7 @@ def test_certificates_are_those_pip_is_set_to(cache: Path, tmp_path: Path, monke
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(EdgeSkipError, match=r"no ready model is called 'gpt5'; there are: .*smollm2-135m-instruct"):
+    with pytest.raises(EdgeSkipError, match=r"'gpt5'; there are: .*smollm2-135m-instruct"):
         fetch("gpt5")
 
 
