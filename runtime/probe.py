@@ -136,7 +136,7 @@ def _write_windows(engine: Engine, windows: NDArray[np.int64], file: Path) -> No
 
 
 def _verified(engine: DraftingEngine, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return draft all tokens but the last, by each draft in turn, and return the verification's logits of all of them."""
+    """Draft all tokens but the last, by each draft in turn, and return the verification's logits of all of them."""
     for position in range(len(tokens) - 1):
         engine.draft(tokens[position : position + 1], which=position % engine.drafts)
     return engine.verify(tokens[-1:])

@@ -145,7 +145,7 @@ def _read(path: Path, stored: GgufTensor, interleaved: int) -> Float32:
 
 
 def paired_apart(rows: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Return undo the converter's `permute` of q and k: rows [heads, D/2, 2] back to [heads, 2, D/2]."""
+    """Undo the converter's `permute` of q and k: rows [heads, D/2, 2] back to [heads, 2, D/2]."""
     return np.ascontiguousarray(rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2)).reshape(rows.shape)
 
 

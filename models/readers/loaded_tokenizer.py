@@ -142,7 +142,7 @@ def _renamed(settings: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Return silence transformers' advice while the context lasts; what matters is checked."""
+    """Silence transformers' advice while the context lasts; what matters is checked."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()

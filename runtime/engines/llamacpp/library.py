@@ -97,7 +97,7 @@ def too_old(lacking: str) -> EdgeSkipError:
 
 
 def listen() -> None:
-    """Return install the log callback again before a load, for `failure`: other code may have replaced it."""
+    """Install the log callback again before a load, for `failure`: other code may have replaced it."""
     load().llama_log_set(_keep[-1], None)
     forget_errors()
 

@@ -109,7 +109,7 @@ def _subject(files: tuple[Path, ...]) -> SelfTestSubject:
 
 
 def _what(answer: Failures) -> str:
-    """Return describe the failures: "computing with f16, q4_0 (1 and 37 rows) ends in SIGSEGV"."""
+    """Describe the failures: "computing with f16, q4_0 (1 and 37 rows) ends in SIGSEGV"."""
     if _LOADING in answer:
         return f"loading it ends in {answer[_LOADING]}"
     parts = []
@@ -130,7 +130,7 @@ def _what(answer: Failures) -> str:
 
 
 def _ways(ways: Sequence[str]) -> str:
-    """Return describe the ways: "lookup, 1 and 37 rows"."""
+    """Describe the ways: "lookup, 1 and 37 rows"."""
     rows = " and ".join(way for way in ways if way.isdigit())
     words = [way for way in ways if not way.isdigit()] + ([f"{rows} row{'s' * (rows != '1')}"] if rows else [])
     return ", ".join(words)
