@@ -43,8 +43,7 @@ def bench(
 ) -> BenchResult:
     """Measure artifacts: synthetic tests like llama-bench's, real prompts, memory and loss.
 
-    In each round every combination runs in a fresh process, so a script calls this under
-    `if __name__ == "__main__":` only if it starts processes itself.
+    In each round every combination of target, processor and strategy runs in a fresh process.
 
     Args:
         targets: Artifact folders and `.gguf` files, one, several, or by the names that tables show.
@@ -78,8 +77,8 @@ def bench(
 
     Example:
         >>> result = edgeskip.bench({"dense": "dense", "skipped": "skipped"}, prompt_tokens=8, new_tokens=4,
-        ...                         num_prompts=0, rounds=1, quality=False)  # doctest: +SLOW
-        >>> sorted({(row.cell.target, row.measure) for row in result.rows})  # doctest: +SLOW
+        ...                         num_prompts=0, rounds=1, quality=False)
+        >>> sorted({(row.cell.target, row.measure) for row in result.rows})
         [('dense', 'pp8'), ('dense', 'tg4'), ('skipped', 'pp8'), ('skipped', 'tg4')]
     """
     from edgeskip.bench.benchmark import run_benchmark
