@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgeskip.api.bench import bench
     from edgeskip.api.calibrate import calibrate
     from edgeskip.api.evaluate import Evaluation, evaluate
+    from edgeskip.api.export import Artifact, export
     from edgeskip.api.plan import plan
     from edgeskip.api.train import TrainingResult, train
     from edgeskip.bench.benchmark import BenchResult
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from edgeskip.runtime.speculation.policy import Speculation
 
 _MODULES = {
+    "Artifact": "api.export",
     "BenchResult": "bench.benchmark",
     "EdgeSkipError": "core.errors",
     "Evaluation": "api.evaluate",
@@ -40,12 +42,14 @@ _MODULES = {
     "bench": "api.bench",
     "calibrate": "api.calibrate",
     "evaluate": "api.evaluate",
+    "export": "api.export",
     "load": "runtime.session",
     "plan": "api.plan",
     "train": "api.train",
 }
 
 __all__ = [
+    "Artifact",
     "BenchResult",
     "EdgeSkipError",
     "Evaluation",
@@ -62,6 +66,7 @@ __all__ = [
     "bench",
     "calibrate",
     "evaluate",
+    "export",
     "load",
     "plan",
     "train",

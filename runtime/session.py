@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Unpack
 
 import numpy as np
@@ -42,7 +42,7 @@ from edgeskip.runtime.speculation.speculator import DraftInfo, Speculator, draft
 from edgeskip.runtime.stream import TextStream
 
 
-def load(path: str | Path, *, provider: str = "cpu", threads: int | None = None) -> Session:
+def load(path: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None) -> Session:
     """Open an exported artifact or any GGUF file.
 
     Args:
@@ -101,7 +101,7 @@ class Session:
     load_s: float
     """Seconds that opening the artifact took."""
 
-    def __init__(self, path: str | Path, *, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None) -> None:
         begin = time.perf_counter()
         path = check_path(path, "the artifact's name")
         opened = open_artifact(path, provider=check_text(provider, "the provider"), threads=threads)

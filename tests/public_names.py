@@ -5,13 +5,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import assert_type
+from typing import Literal, assert_type
 
 import numpy as np
 from numpy.typing import NDArray
 
 import edgeskip
 from edgeskip import (
+    Artifact,
     BenchResult,
     EdgeSkipError,
     Evaluation,
@@ -48,6 +49,20 @@ def make_profile(model: Path) -> Profile:
     assert_type(planned.save("llama.json", overwrite=True), Profile)
     assert_type(planned.path, Path | None)
     return Profile.load("llama.json")
+
+
+def export(profile: Profile) -> Artifact:
+    artifact = edgeskip.export(profile, "out", precision="int4", draft="early-exit", exit_layer=[4, 8], progress=show)
+    assert_type(artifact.label, Literal["dense", "lossy-skip", "draft-only", "verified"])
+    assert_type(artifact.files, tuple[Path, ...])
+    print(artifact.path, artifact.size_bytes, artifact.manifest.plan.skip)
+    if artifact.check is not None:
+        assert_type(artifact.check.kl_divergence, float)
+    if artifact.cost is not None and artifact.cost.artifact is not None:
+        assert_type(artifact.cost.artifact.kl_divergence, float)
+    assert_type(artifact.load(threads=1), Session)
+    assert_type(edgeskip.load(artifact), Session)
+    return artifact
 
 
 def generate(artifact: Path) -> Generation:

@@ -139,6 +139,14 @@ def train(
     Raises:
         EdgeSkipError: If an argument has no effect with the method, the data cannot be read, the folder holds something
             else, or a loss is not finite.
+
+    Example:
+        >>> result = edgeskip.train("profile.json", method="heal", data="corpus.txt", output="healed",
+        ...                         steps=2, batch_size=2, context=32, lora=2)
+        >>> result.profile.plan.skip
+        ['ffn.1', 'ffn.2']
+        >>> sorted(key for key in result.record["held_out"] if key.endswith("perplexity"))
+        ['dense_perplexity', 'healed_perplexity', 'skipped_perplexity']
     """
     from edgeskip.training.config import ExitPolicy, LayerSkipConfig, LowRankConfig, OptimizerConfig, SelfDataConfig
     from edgeskip.training.data import Data

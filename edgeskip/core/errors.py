@@ -4,13 +4,20 @@
 class EdgeSkipError(Exception):
     """A problem that the user can fix.
 
-    The message is one line that says what is wrong and what to do. The command line prints it without a
-    traceback and exits with code 2; everything else that escapes is a defect of ours.
+    The message is one line: the problem, and what to do about it. The command line prints it without a traceback and
+    exits with code 2; every other exception that escapes is a defect of EdgeSkip.
+
+    Example:
+        >>> try:
+        ...     edgeskip.load("missing")
+        ... except edgeskip.EdgeSkipError as error:
+        ...     print("missing" in str(error))
+        True
     """
 
 
 class MissingExtraError(EdgeSkipError):
-    """A verb needs a package that the base install does not bring."""
+    """A command needs a package that the base install does not bring."""
 
     def __init__(self, package: str, extra: str, command: str | None = None) -> None:
         """`command` installs the extra; None = pip alone does."""

@@ -30,6 +30,10 @@ class ProgressEvent:
         total: Units of the stage in all; None if that is not known (yet).
         unit: What is counted, e.g. `tokens`; empty for plain steps.
         detail: A few words about this moment, e.g. the losses of a training step; may be empty.
+
+    Example:
+        >>> edgeskip.ProgressEvent("prefill", done=512, total=2048, unit="tokens").fraction
+        0.25
     """
 
     stage: str

@@ -242,8 +242,12 @@ class Profile(_Record):
     all, `save` writes them all.
 
     Example:
-        >>> profile = edgeskip.Profile.load("smollm2-135m-instruct.json")  # doctest: +SKIP
-        >>> [(s.name, round(s.prefill.similarity, 2)) for s in profile.sublayers[:2]]  # doctest: +SKIP
+        >>> profile = edgeskip.Profile.load("profile.json")
+        >>> profile.plan.skip, profile.model.num_blocks
+        (['ffn.1', 'ffn.2'], 4)
+        >>> most_similar = max(profile.sublayers, key=lambda sublayer: sublayer.prefill.similarity)
+        >>> 0 < most_similar.prefill.similarity <= 1
+        True
     """
 
     format: Literal["edgeskip-profile"] = FORMAT
@@ -272,7 +276,11 @@ class Profile(_Record):
             The profile; its `path` says where it was read.
 
         Raises:
-            EdgeSkipError: if there is none, or one of its files is missing, damaged or of another profile.
+            EdgeSkipError: If there is none, or one of its files is missing, damaged or of another profile.
+
+        Example:
+            >>> edgeskip.Profile.load("profile.json").path.name
+            'profile.json'
         """
         path = locate_profile(reference)
         profile = read_profile(path)
@@ -290,7 +298,11 @@ class Profile(_Record):
             The profile as it is there: the same, with `path` set.
 
         Raises:
-            EdgeSkipError: if something else than a profile is there, or a profile and `overwrite` is false.
+            EdgeSkipError: If something else than a profile is there, or a profile and `overwrite` is false.
+
+        Example:
+            >>> edgeskip.plan("profile.json", skip_sublayers=0).save("dense.json").path.name
+            'dense.json'
         """
         target, files = Path(path).expanduser(), self._side_files()
         refuse_output(target, overwrite=overwrite)
@@ -305,7 +317,11 @@ class Profile(_Record):
         return self._files.path if self._files is not None and self._files.saved else None
 
     def statistics(self, sublayer: Sublayer) -> SublayerStatistics:
-        """Return what was measured of `sublayer`."""
+        """Return what was measured of one sublayer.
+
+        Args:
+            sublayer: The sublayer, of this model.
+        """
         return self.sublayers[sublayer.index]
 
     def with_files(self, files: SideFiles) -> Profile:

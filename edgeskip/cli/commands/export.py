@@ -1,11 +1,23 @@
-"""`edgeskip export`: bakes a profile's plan into static artifacts that are checked before they are there."""
+"""`edgeskip export`: the options of `edgeskip.export`, its progress and what was written."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from edgeskip.cli.options import (
+    Json,
+    Model,
+    OptionalProfileArg,
+    Overwrite,
+    ProfileOption,
+    Target,
+    one_profile,
+    output_option,
+)
+from edgeskip.core.terminal import print_json
 
 if TYPE_CHECKING:
     from edgeskip.artifacts.gguf.manifest import GgufManifest
@@ -13,105 +25,140 @@ if TYPE_CHECKING:
     from edgeskip.core.plan_cost import PlanCost
     from edgeskip.exporters.job import ExportResult
 
+DRAFT, ONLINE, INT4 = "Draft", "Online skipping", "With --precision int4"
+
 
 def export(
-    profile: Annotated[str, typer.Option(help="A profile (llama.json), or the name of one that ships.")],
+    profile: OptionalProfileArg = None,
+    profile_option: ProfileOption = None,
+    *,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="onnx: folder to write; it must not exist. gguf: FILE.gguf, or a folder for a file named after the "
-            "model. onnx,gguf: a folder for both.",
+        output_option(
+            "onnx: folder to write. gguf: FILE.gguf, or a folder for a file named after the model. onnx,gguf: a folder "
+            "for both."
         ),
     ],
-    model: Annotated[
-        str | None, typer.Option(help="The model, where it is not where the profile says: name, folder, .gguf, hub id.")
-    ] = None,
-    target: Annotated[str, typer.Option(help="onnx, gguf (for llama.cpp) or onnx,gguf.")] = "onnx",
+    model: Model = None,
+    target: Annotated[
+        Target, typer.Option(help="What to write: ONNX graphs, a GGUF file for llama.cpp, or both.")
+    ] = "onnx",
     precision: Annotated[
         str | None,
         typer.Option(
-            help="onnx: fp32 (default), fp16 (for GPUs), int4 (4-bit blocks). gguf: f32, f16, bf16, q8_0, q5_1, q5_0, "
-            "q4_1, q4_0, llama.cpp's mixtures such as q4_k_m, or keep, the default for a GGUF model (f16 otherwise): "
-            "its own blocks (not with a LoRA, where q8_0 is the default). For both targets, one each: int4,keep.",
-            show_default=False,
+            metavar="NAME",
+            help="onnx: fp32, fp16 (for GPUs) or int4 (4-bit blocks). gguf: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, "
+            "q4_0, llama.cpp's mixtures such as q4_k_m, or keep (the blocks of a GGUF model). For both targets one "
+            "each: int4,keep.",
+            show_default="onnx: fp32. gguf: keep for a GGUF model, q8_0 if it has a LoRA, else f16",
         ),
     ] = None,
     draft: Annotated[
-        str | None,
+        Literal["early-exit", "skip-plan"] | None,
         typer.Option(
-            help="early-exit: the first blocks draft, the rest verifies. skip-plan: the profile's plan drafts, the "
-            "dense model verifies."
+            help="What drafts: the first blocks (early-exit), or the profile's plan (skip-plan; the dense model "
+            "verifies).",
+            show_default="no draft",
+            rich_help_panel=DRAFT,
         ),
     ] = None,
     exit_layer: Annotated[
         str | None,
-        typer.Option(help="early-exit: blocks the draft runs; onnx takes several, 4,8,12.  [default: as swept]"),
+        typer.Option(
+            metavar="E,…",
+            help="early-exit: blocks that the draft runs; onnx takes several.",
+            show_default="as swept",
+            rich_help_panel=DRAFT,
+        ),
     ] = None,
     draft_vocab: Annotated[
         int | None,
-        typer.Option(help="early-exit: the draft's head knows only this many tokens, the corpus' most frequent."),
+        typer.Option(
+            metavar="N",
+            help="early-exit: limit the draft's head to the N most frequent tokens.",
+            show_default="as swept or trained, else all",
+            rich_help_panel=DRAFT,
+        ),
     ] = None,
     online: Annotated[
         bool,
         typer.Option(
             "--online",
-            help="onnx: FFNs can be skipped while it runs, those that do little for an answer. gguf: a second file, "
-            "without the plan's decode set, takes over while decoding.",
+            help="onnx: FFNs that do little for an answer can be skipped while it runs. gguf: a second file, without "
+            "the plan's decode set, takes over while decoding.",
+            rich_help_panel=ONLINE,
         ),
     ] = False,
     window: Annotated[
-        int | None, typer.Option(help="online: tokens P that are decoded before that.  [default: the plan's, else 20]")
+        int | None,
+        typer.Option(
+            metavar="P",
+            help="Tokens decoded before that.",
+            show_default="the plan's, else 20",
+            rich_help_panel=ONLINE,
+        ),
     ] = None,
     beta: Annotated[
         float | None,
         typer.Option(
-            help="online, onnx: skip FFNs at least this similar, β; those calibrated far below it get no gate.  "
-            "[default: the plan's]"
+            metavar="X",
+            help="onnx: skip FFNs with a similarity of at least β; those calibrated far below it get no gate.",
+            show_default="the plan's",
+            rich_help_panel=ONLINE,
         ),
     ] = None,
     block_size: Annotated[
-        int, typer.Option(help="int4: weights per scale; 16, 32, 64 or 128 (fewer: more exact, larger, slower).")
+        int,
+        typer.Option(
+            metavar="N",
+            help="Weights per scale: 16, 32, 64 or 128; fewer are more exact, larger and slower.",
+            rich_help_panel=INT4,
+        ),
     ] = 64,
-    symmetric: Annotated[bool, typer.Option("--symmetric", help="int4: no zero points; smaller, less exact.")] = False,
-    head_bits: Annotated[int, typer.Option(help="int4: bits of embedding and head, 4 or 8 (more exact, slower).")] = 4,
-    accuracy_level: Annotated[
-        int, typer.Option(help="int4: 4 = int8 activations (fast), 1 = fp32 activations (exact, slow on CPU).")
-    ] = 4,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-    allow_mismatch: Annotated[
-        bool, typer.Option("--allow-mismatch", help="Keep an artifact that fails the check against the torch model.")
+    symmetric: Annotated[
+        bool, typer.Option("--symmetric", help="No zero points: smaller, less exact.", rich_help_panel=INT4)
     ] = False,
+    head_bits: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Bits of embedding and head: 4, or 8 (more exact, slower).", rich_help_panel=INT4
+        ),
+    ] = 4,
+    accuracy_level: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="4: int8 activations (fast). 1: fp32 activations (exact, slow on CPUs).",
+            rich_help_panel=INT4,
+        ),
+    ] = 4,
     check: Annotated[bool, typer.Option(help="Compare the result with the torch model, in a fresh process.")] = True,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Keep an artifact that fails this check.")
+    ] = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
 ) -> None:
-    """Export the profile's model and plan (dense where it has no plan) to ONNX or GGUF."""
+    """Export a profile's model, with its plan, to ONNX or GGUF.
+
+    A profile without a plan gives the dense model.
+    """
+    from edgeskip.api.export import export_targets
     from edgeskip.artifacts.manifest import Manifest
     from edgeskip.cli.progress import progress_bar
+    from edgeskip.cli.views.plain import plain
     from edgeskip.exporters.options import export_options
-    from edgeskip.exporters.pipeline import run_export
-    from edgeskip.profiles.schema import locate_profile, read_profile
 
     options = export_options(
-        target=target,
-        precision=precision,
-        draft=draft,
-        exit_layer=exit_layer,
-        draft_vocab=draft_vocab,
-        online=online,
-        window=window,
-        beta=beta,
-        block_size=block_size,
-        symmetric=symmetric,
-        head_bits=head_bits,
-        accuracy_level=accuracy_level,
-        overwrite=overwrite,
-        check=check,
-        allow_mismatch=allow_mismatch,
-    )
-    path = locate_profile(profile)
+        target=target, precision=precision, draft=draft, exit_layer=exit_layer, draft_vocab=draft_vocab, online=online,
+        window=window, beta=beta, block_size=block_size, symmetric=symmetric, head_bits=head_bits,
+        accuracy_level=accuracy_level, overwrite=overwrite, check=check, allow_mismatch=allow_mismatch,
+    )  # fmt: skip
     with progress_bar() as bar:
-        results = run_export(read_profile(path), path, output, options, model=model, progress=bar)
+        results = export_targets(one_profile(profile, profile_option), output, options, model=model, progress=bar)
+    if json:
+        print_json(plain({"artifacts": results}))
+        return
     for result in results:
         if isinstance(result.manifest, Manifest):
             _show_folder(result.manifest, result.path)
@@ -132,7 +179,7 @@ def _show_folder(manifest: Manifest, folder: Path) -> None:
     if manifest.online is not None:
         gates = manifest.online
         _print(
-            f"online: of {len(gates.ffns)} FFNs those are skipped that are at least {gates.threshold:.4f} similar over "
+            f"online: of {len(gates.ffns)} FFNs, skip those with a similarity of at least {gates.threshold:.4f} over "
             f"the first {gates.window} tokens of an answer"
         )
     _print(_checked(manifest.verification))

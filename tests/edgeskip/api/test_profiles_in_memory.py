@@ -1,5 +1,7 @@
-"""`edgeskip.calibrate` and `edgeskip.plan`, with profiles that no file holds. Oracle: the files that the commands write,
-byte for byte, and the names on the disk."""
+"""`edgeskip.calibrate` and `edgeskip.plan`, with profiles that no file holds.
+
+Oracle: the files that the commands write, byte for byte, and the names on the disk.
+"""
 
 from __future__ import annotations
 
