@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
-# README.md is the model card, which names the licence.
+# README.md is the model card, which names the license.
 _WANTED = [
     *("*.json", "model*.safetensors", "adapter_model.safetensors", "*.jinja"),
     *("tokenizer.model", "merges.txt", "vocab.txt", "README.md"),

@@ -92,7 +92,7 @@ def check_choice(value: object, name: str) -> bool | None:
     raise EdgeSkipError(f"{name} must be True, False or None, not {shown(value)}")
 
 
-def check_chat_kwargs(value: object) -> dict[str, Any]:
+def check_chat_kwargs(value: object) -> dict[str, object]:
     """Return what the chat template is told, by name; None = nothing. EdgeSkipError for what is no dictionary."""
     if value is None:
         return {}

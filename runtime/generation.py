@@ -133,8 +133,8 @@ class Generation:
     Example:
         >>> with edgeskip.load("artifact", threads=1) as session:
         ...     generation = session.generate("Once upon a time", max_tokens=8)
-        >>> generation.stats.generated_tokens, generation.label
-        (8, 'dense')
+        >>> generation.stats.generated_tokens, generation.finish_reason
+        (8, 'length')
     """
 
     text: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.arguments import check_messages, check_text
@@ -18,7 +17,7 @@ def encode_text(
     *,
     chat: bool | None = None,
     system: str | None = None,
-    chat_kwargs: Mapping[str, Any] | None = None,
+    chat_kwargs: Mapping[str, object] | None = None,
 ) -> list[int]:
     """Return the token ids of one user message if `chat` (None = if the model has a template), else of the text itself.
 
@@ -45,7 +44,7 @@ def encode_messages(
     messages: Sequence[object],
     system: str | None = None,
     *,
-    chat_kwargs: Mapping[str, Any] | None = None,
+    chat_kwargs: Mapping[str, object] | None = None,
 ) -> list[int]:
     """Return the token ids of a conversation, `system` before it, rendered with the template variables `chat_kwargs`.
 

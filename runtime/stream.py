@@ -103,7 +103,7 @@ class TextStream(Iterator[Piece]):
                 self._pieces.close()
 
     def end(self, why: str) -> None:
-        """End an unfinished generation in favour of another: iterating further is an EdgeSkipError that says `why`.
+        """End an unfinished generation in favor of another: iterating further is an EdgeSkipError that says `why`.
 
         For the session, which holds the engine while it calls.
         """

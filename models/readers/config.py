@@ -7,7 +7,7 @@ from typing import Any
 from edgeskip.models.families.architecture_config import ArchitectureConfig
 from edgeskip.models.families.family import Family
 from edgeskip.models.families.rope import legacy_rope_settings
-from edgeskip.models.readers.quantized import quantisation_error, quantised_by_config
+from edgeskip.models.readers.quantized import quantization_error, quantized_by_config
 
 # Keys that name code or the tool that wrote the file, not the model.
 _DROPPED = ("auto_map", "rope_parameters", "_name_or_path", "transformers_version", "quantization_config")
@@ -19,8 +19,8 @@ def complete_config(family: Family, settings: ArchitectureConfig) -> dict[str, A
     Rotary settings become `rope_theta` and `rope_scaling` (with `rope_type`); what a config class of transformers
     would assume where the file is silent is written out. EdgeSkipError for anything unsupported.
     """
-    if (method := quantised_by_config(settings.values)) is not None:
-        raise quantisation_error(settings.file, method)
+    if (method := quantized_by_config(settings.values)) is not None:
+        raise quantization_error(settings.file, method)
     if settings.text("hidden_act", "silu") not in ("silu", "swish"):
         raise settings.wrong("hidden_act", "'silu' (no other activation is supported)")
     defaults = family.defaults

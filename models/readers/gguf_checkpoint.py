@@ -1,4 +1,4 @@
-"""A GGUF file -> Checkpoint: Hugging Face's names and row order over lazily dequantised tensors."""
+"""A GGUF file -> Checkpoint: Hugging Face's names and row order over lazily dequantized tensors."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ _ROPE_FACTORS = "rope_freqs.weight"
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Read the header; EdgeSkipError if the file is damaged, unsupported or cannot be dequantised."""
+    """Read the header; EdgeSkipError if the file is damaged, unsupported or cannot be dequantized."""
     try:
-        import gguf  # noqa: F401  (block types and dequantising)
+        import gguf  # noqa: F401  (block types and dequantizing)
     except ImportError:
         raise MissingExtraError("gguf", "export") from None
     header, file = read_gguf_header(path), str(path)
@@ -115,7 +115,7 @@ def _check_readable(kind: Any, file: str) -> None:
     try:
         dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
     except (NotImplementedError, KeyError):  # KeyError: a type newer than the package
-        reason = f"the gguf package cannot dequantise {kind.name}"
+        reason = f"the gguf package cannot dequantize {kind.name}"
         raise EdgeSkipError(f"{file}: {reason}: use another quantisation") from None
 
 

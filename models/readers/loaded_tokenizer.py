@@ -188,7 +188,7 @@ def has_vocabulary(folder: Path) -> bool:
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 
-def normalised(loaded: LoadedTokenizer) -> dict[str, Any]:
+def normalized(loaded: LoadedTokenizer) -> dict[str, Any]:
     """Return tokenizer.json's content: everything that transformers added is in it, nothing cuts or fills a text."""
     spec: dict[str, Any] = json.loads(loaded.backend.to_str())
     spec["truncation"] = spec["padding"] = None

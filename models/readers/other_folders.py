@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.models.families.architecture_config import ArchitectureConfig
-from edgeskip.models.readers.quantized import quantisation_error, quantised_by_files
+from edgeskip.models.readers.quantized import quantization_error, quantized_by_files
 
 _PICKLES = ("*.bin", "*.pth", "*.pt", "*.ckpt")
 _INDEX = ".safetensors.index.json"
@@ -45,14 +45,14 @@ def missing_weights(folder: Path) -> EdgeSkipError:
             f"{folder} is an artifact that EdgeSkip exported, not a model: name the model it was made from"
         )
     for index in sorted(folder.glob(f"*{_INDEX}")):
-        if _quantised_names(index) is not None:
-            return quantisation_error(str(folder), _quantised_names(index) or "")
-    if (method := quantised_by_files(folder)) is not None:
-        return quantisation_error(str(folder), method)
+        if _quantized_names(index) is not None:
+            return quantization_error(str(folder), _quantized_names(index) or "")
+    if (method := quantized_by_files(folder)) is not None:
+        return quantization_error(str(folder), method)
     others = sorted(folder.glob("*.safetensors"))
     others = [file for file in others if not file.name.startswith("adapter")]
     for file in others:
-        _read_header(file)  # raises what is wrong with the file itself, quantised weights for example
+        _read_header(file)  # raises what is wrong with the file itself, quantized weights for example
     shards = [file.name for file in others if "-of-" in file.name]
     if shards:
         return EdgeSkipError(
@@ -102,12 +102,12 @@ def refuse_other_models(settings: ArchitectureConfig) -> None:
         )
 
 
-def _quantised_names(index: Path) -> str | None:
-    from edgeskip.models.readers.quantized import quantised_by_weights
+def _quantized_names(index: Path) -> str | None:
+    from edgeskip.models.readers.quantized import quantized_by_weights
 
     try:
         mapping = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return quantised_by_weights({str(name): "F32" for name in mapping})
+        return quantized_by_weights({str(name): "F32" for name in mapping})
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 

@@ -24,7 +24,7 @@ _UNSUPPORTED = (
     *("megatron_config", "monteclora_config", "velora_config"),
 )
 # The others (pissa, olora, corda, loftq …) change the base's weights as well.
-_INITIALISATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
+_INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
 
 
 def is_peft_folder(path: Path) -> bool:
@@ -58,7 +58,7 @@ def _refuse_unsupported(settings: ArchitectureConfig) -> None:
     found = [key for key in _UNSUPPORTED if config.get(key)]
     if config.get("bias", "none") != "none":
         found.append("bias")
-    if config.get("init_lora_weights") not in _INITIALISATIONS:
+    if config.get("init_lora_weights") not in _INITIALIZATIONS:
         found.append("init_lora_weights")
     if found:
         raise EdgeSkipError(f"{settings.file}: {found[0]!r} is {config[found[0]]!r}, not a plain LoRA: {advice}")

@@ -1,4 +1,4 @@
-"""Tells quantised checkpoints of other tools by their files, config keys, and weights' names and types.
+"""Tells quantized checkpoints of other tools by their files, config keys, and weights' names and types.
 
 Names are those that the tools write: AutoGPTQ, AutoAWQ, bitsandbytes, HQQ, compressed-tensors, fp8 (DeepSeek,
 ModelOpt), optimum-quanto, EETQ, AQLM, QuIP#, VPTQ, ExLlamaV2 and V3, MLX; each follows from their own documentation.
@@ -44,8 +44,8 @@ _NAMES = (
 _COMPILED = tuple((re.compile(pattern), tool) for pattern, tool in _NAMES)
 
 
-def quantised_by_config(config: Mapping[str, Any]) -> str | None:
-    """Return how a config.json says its weights are quantised; None if it says nothing."""
+def quantized_by_config(config: Mapping[str, Any]) -> str | None:
+    """Return how a config.json says its weights are quantized; None if it says nothing."""
     text = config.get("text_config")
     for values in (config, text if isinstance(text, Mapping) else {}):
         for key, tool in _CONFIG_KEYS.items():
@@ -55,16 +55,16 @@ def quantised_by_config(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def quantised_by_files(folder: Path) -> str | None:
-    """Return how the files beside the weights say they are quantised; None if none does."""
+def quantized_by_files(folder: Path) -> str | None:
+    """Return how the files beside the weights say they are quantized; None if none does."""
     return next((tool for name, tool in _FILES.items() if (folder / name).is_file()), None)
 
 
-def quantised_by_weights(stored: Mapping[str, str]) -> str | None:
+def quantized_by_weights(stored: Mapping[str, str]) -> str | None:
     """Return how weights are quantized, by their names and stored types (safetensors' spelling, `I32`); None if not.
 
     Only weights inside the blocks, the embedding and the head count. A `.weight` or `.bias` of a whole-number or
-    8-bit type is a quantised one, whatever made it.
+    8-bit type is a quantized one, whatever made it.
     """
     for pattern, tool in _COMPILED:
         if any(pattern.search(name) for name in stored):
@@ -75,9 +75,9 @@ def quantised_by_weights(stored: Mapping[str, str]) -> str | None:
     return None
 
 
-def quantisation_error(where: str, method: str) -> EdgeSkipError:
+def quantization_error(where: str, method: str) -> EdgeSkipError:
     """Return the error for a checkpoint at `where` whose weights are quantized by `method`."""
     return EdgeSkipError(
-        f"{where}: these weights are quantised ({method}) and cannot be read: use the model they were made from, "
-        "unquantised (safetensors in float32, float16 or bfloat16), or a GGUF of it"
+        f"{where}: these weights are quantized ({method}) and cannot be read: use the model they were made from, "
+        "unquantized (safetensors in float32, float16 or bfloat16), or a GGUF of it"
     )

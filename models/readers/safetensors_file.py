@@ -11,7 +11,7 @@ import numpy as np
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.json_file import parse_json
 from edgeskip.models.decoder import Float32, Tensor
-from edgeskip.models.readers.quantized import quantisation_error, quantised_by_weights
+from edgeskip.models.readers.quantized import quantization_error, quantized_by_weights
 
 _LFS = b"version https://git-lfs"
 _STORED: dict[str, np.dtype[Any]] = {
@@ -26,7 +26,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file by name; only the header is read.
 
     The safetensors library validates the file (header, offsets, length); EdgeSkipError if it objects, the file is a
-    Git LFS pointer, or a weight is quantised or stored in a type that is not F32, F16, BF16 or F64.
+    Git LFS pointer, or a weight is quantized or stored in a type that is not F32, F16, BF16 or F64.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -42,8 +42,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, ValueError) as error:
         raise EdgeSkipError(f"{path} is damaged or truncated ({error}): fetch the model again") from None
     stored = {name: str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
-    if (method := quantised_by_weights(stored)) is not None:
-        raise quantisation_error(str(path), method)
+    if (method := quantized_by_weights(stored)) is not None:
+        raise quantization_error(str(path), method)
     tensors = {}
     for name, entry in header.items():
         if name == "__metadata__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.models.readers.loaded_tokenizer import CONFIG, TOKENIZER, LoadedTokenizer, normalised
+from edgeskip.models.readers.loaded_tokenizer import CONFIG, TOKENIZER, LoadedTokenizer, normalized
 
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -28,7 +28,7 @@ def tokenizer_files(loaded: LoadedTokenizer, folder: Path) -> dict[str, bytes]:
     Raises:
         EdgeSkipError if the tokenizers library reads other ids from the file than transformers has.
     """
-    spec = normalised(loaded)
+    spec = normalized(loaded)
     text = json.dumps(spec, ensure_ascii=False)
     _check_ids(text, loaded, folder)
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ExitAdapterModule(nn.Module):
-    """map · RMSNorm(block(x)): what the model's head reads at an exit in place of the final normalised state.
+    """map · RMSNorm(block(x)): what the model's head reads at an exit in place of the final normalized state.
 
     A new one is the model's own norm, and as block a copy of block number `like`; with None its weights are still to
     be loaded. What blocks of a family may differ in (rotary positions, window) is as in the model's first, so

@@ -102,8 +102,8 @@ def quantize(weights: NDArray[np.float32], number: int) -> NDArray[np.uint8]:
         return weights.view(np.uint8)
     stored = np.zeros((rows, row_bytes), np.uint8)
     arguments = (ctypes.c_int, _pointer, _pointer, *(ctypes.c_int64,) * 3, _pointer)
-    quantise = ggml_function("ggml_quantize_chunk", _size, arguments)
-    quantise(number, weights.ctypes.data, stored.ctypes.data, 0, rows, columns, None)
+    quantize = ggml_function("ggml_quantize_chunk", _size, arguments)
+    quantize(number, weights.ctypes.data, stored.ctypes.data, 0, rows, columns, None)
     return stored
 
 

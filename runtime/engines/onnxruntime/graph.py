@@ -57,7 +57,7 @@ class GraphRunner:
         self._bound_ids = 0  # width of `_ids` as bound
         self._states_in: ExitStateRows | None = None  # as bound
         self._states_out: ExitStateRows | None = None
-        self._switches: dict[str, NDArray[Any]] = {}  # overridable initialisers; rewritten in place
+        self._switches: dict[str, NDArray[Any]] = {}  # overridable initializers; rewritten in place
         self._kept = 0  # positions whose logits the binding is set up for
         self._logits: NDArray[Any] = np.empty((1, 1, shape.columns), shape.logits_dtype)  # of one position
         # The same array where the graph gives float32.

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edgeskip.runtime.engines.onnxruntime.model_bytes import (
-    GRAPH_INITIALISER,
+    GRAPH_INITIALIZER,
     byte_fields,
     graph_fields,
     length_field,
@@ -39,15 +39,15 @@ def follow_links(model: bytes, path: Path) -> tuple[bytes, Path]:
     folder, real = path.parent, path.resolve().parent
     if real == folder.resolve():
         return model, folder
-    names = {name for tensor in _initialisers(model) for name in _locations(tensor)}
+    names = {name for tensor in _initializers(model) for name in _locations(tensor)}
     targets = {name: (folder / name).resolve() for name in names}
     if not targets or any(target.parent != real for target in targets.values()):
         return model, folder
     return _renamed(model, {name: target.name for name, target in targets.items()}), real
 
 
-def _initialisers(model: bytes) -> Iterator[bytes]:
-    return (content for field, content in graph_fields(model) if field == GRAPH_INITIALISER)
+def _initializers(model: bytes) -> Iterator[bytes]:
+    return (content for field, content in graph_fields(model) if field == GRAPH_INITIALIZER)
 
 
 def _locations(tensor: bytes) -> list[str]:
@@ -64,6 +64,6 @@ def _renamed(model: bytes, names: Mapping[str, str]) -> bytes:
             return content
         return with_fields(content, _VALUE, lambda name: names[name.decode()].encode())
 
-    tensors = [tensor for tensor in _initialisers(model) if _locations(tensor)]
-    added = b"".join(length_field(GRAPH_INITIALISER, with_fields(tensor, _EXTERNAL, entry)) for tensor in tensors)
-    return with_graph_fields(model, lambda field, content: field != GRAPH_INITIALISER or not _locations(content), added)
+    tensors = [tensor for tensor in _initializers(model) if _locations(tensor)]
+    added = b"".join(length_field(GRAPH_INITIALIZER, with_fields(tensor, _EXTERNAL, entry)) for tensor in tensors)
+    return with_graph_fields(model, lambda field, content: field != GRAPH_INITIALIZER or not _locations(content), added)

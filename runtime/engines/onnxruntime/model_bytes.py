@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 _MODEL_GRAPH = 7
-GRAPH_NODE, GRAPH_INITIALISER, GRAPH_INPUT = 1, 5, 11
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT = 1, 5, 11
 NODE_NAME = 3
 TENSOR_DIMS, TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW = 1, 2, 8, 9
 VALUE_NAME, VALUE_TYPE = 1, 2

@@ -12,7 +12,7 @@ The file is made to be loaded by others, without a warning. Here
 from __future__ import annotations
 
 from edgeskip.runtime.engines.onnxruntime.model_bytes import (
-    GRAPH_INITIALISER,
+    GRAPH_INITIALIZER,
     GRAPH_INPUT,
     GRAPH_NODE,
     INT64,
@@ -58,7 +58,7 @@ def runtime_graph(model: bytes, switches: frozenset[str] = SWITCHES, *, required
     for field, content in graph_fields(model):
         if field == GRAPH_INPUT:
             inputs.add(string_field(content, VALUE_NAME))
-        elif field == GRAPH_INITIALISER and (name := string_field(content, TENSOR_NAME)) in switches:
+        elif field == GRAPH_INITIALIZER and (name := string_field(content, TENSOR_NAME)) in switches:
             tensors[name] = content
         elif field == GRAPH_NODE and string_field(content, NODE_NAME) == PADDING_INDEX:
             checked = True
@@ -66,18 +66,18 @@ def runtime_graph(model: bytes, switches: frozenset[str] = SWITCHES, *, required
     def keep(field: int, content: bytes) -> bool:
         if field == GRAPH_INPUT:
             return string_field(content, VALUE_NAME) != POSITIONS
-        if field == GRAPH_INITIALISER:
+        if field == GRAPH_INITIALIZER:
             return not required or string_field(content, TENSOR_NAME) not in switches
         return field != GRAPH_NODE or string_field(content, NODE_NAME) not in _PADDING
 
     added = b"".join(_as_input(name, tensor) for name, tensor in tensors.items() if name not in inputs)
     if checked:
-        added += length_field(GRAPH_INITIALISER, _zero(f"{PADDING_INDEX}.out"))
+        added += length_field(GRAPH_INITIALIZER, _zero(f"{PADDING_INDEX}.out"))
     return with_graph_fields(model, keep, added)
 
 
 def _as_input(name: str, tensor: bytes) -> bytes:
-    """Return the graph's input of an initialiser's name, type and shape."""
+    """Return the graph's input of an initializer's name, type and shape."""
     sizes = (length_field(_DIMENSION, integer_field(_SIZE, size)) for size in integers(tensor, TENSOR_DIMS))
     shape = length_field(_SHAPE_OF_TENSOR, b"".join(sizes))
     kind = length_field(_TENSOR_TYPE, integer_field(_ELEMENT, integers(tensor, TENSOR_TYPE)[-1]) + shape)
@@ -99,6 +99,6 @@ def rotary_positions(model: bytes) -> int | None:
     rows = [
         next(iter(integers(tensor, TENSOR_DIMS)), 0)
         for field, tensor in graph_fields(model)
-        if field == GRAPH_INITIALISER and string_field(tensor, TENSOR_NAME).endswith(_ROTARY_TABLES)
+        if field == GRAPH_INITIALIZER and string_field(tensor, TENSOR_NAME).endswith(_ROTARY_TABLES)
     ]
     return min(rows, default=None)

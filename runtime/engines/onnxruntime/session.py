@@ -41,7 +41,7 @@ class GraphShape:
     """What an engine must know of one graph, and the graph must have.
 
     It reads token ids or, where `states_in`, exit states [1, n, hidden_size] in the caches' type; it gives logits
-    [1, k, columns] and, where `states_out`, its own exit states. `switches` are its overridable initialisers that the
+    [1, k, columns] and, where `states_out`, its own exit states. `switches` are its overridable initializers that the
     engine cannot do without.
     """
 

@@ -128,7 +128,7 @@ def test_sliding_window_makes_it_a_mistral(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"])
-def test_quantised_matrices(kind: str, tmp_path: Path) -> None:
+def test_quantized_matrices(kind: str, tmp_path: Path) -> None:
     """Oracle: the gguf package's round trip of the rows; quantising is by row, so reordering rows commutes with it."""
     model = tiny_model("llama")
     source = open_model(str(write_tiny_gguf(model, tmp_path / "x.gguf", kind=Kind[kind])))

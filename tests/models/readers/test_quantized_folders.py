@@ -38,11 +38,11 @@ def _refusal(folder: Path) -> str:
 def _replace(folder: Path, replacement: Callable[[str], Tensors], name: str = "model.safetensors") -> None:
     weights: Tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    quantised = {key: value for key, value in weights.items() if "_proj" not in key}
+    quantized = {key: value for key, value in weights.items() if "_proj" not in key}
     for key in weights:
         if "_proj" in key:
-            quantised |= replacement(key.removesuffix(".weight"))
-    save_file(quantised, folder / name, metadata={"format": "pt"})
+            quantized |= replacement(key.removesuffix(".weight"))
+    save_file(quantized, folder / name, metadata={"format": "pt"})
 
 
 def _of(*suffixes: str, kind: torch.dtype = torch.int32) -> Callable[[str], Tensors]:
@@ -76,26 +76,26 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["model.safetensors", "gptq_model-4bit-128g.safetensors"])
-def test_quantised_weights_are_called_quantised(form: str, name: str, llama: Path) -> None:
+def test_quantized_weights_are_called_quantized(form: str, name: str, llama: Path) -> None:
     _replace(llama, FORMS[form], name)
     line = _refusal(llama)
-    assert "quantised" in line
+    assert "quantized" in line
     assert "GGUF" in line
     assert "fetch" not in line
 
 
 @pytest.mark.parametrize("beside", ["quantize_config.json", "quant_config.json"])
-def test_quantised_pickle_is_called_quantised(beside: str, llama: Path) -> None:
+def test_quantized_pickle_is_called_quantized(beside: str, llama: Path) -> None:
     (llama / "model.safetensors").rename(llama / "pytorch_model.bin")
     (llama / beside).write_text('{"bits": 4}')
-    assert "quantised" in _refusal(llama)
+    assert "quantized" in _refusal(llama)
 
 
-def test_quantised_shards_under_another_name(llama: Path) -> None:
+def test_quantized_shards_under_another_name(llama: Path) -> None:
     (llama / "model.safetensors").unlink()
     index = {"weight_map": {f"{PROJECTION}.qweight": "gptq_model-4bit-00001-of-00002.safetensors"}}
     (llama / "gptq_model-4bit.safetensors.index.json").write_text(json.dumps(index))
-    assert "quantised (GPTQ or AWQ)" in _refusal(llama)
+    assert "quantized (GPTQ or AWQ)" in _refusal(llama)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +107,10 @@ def test_quantised_shards_under_another_name(llama: Path) -> None:
         {"compression_config": {"format": "pack-quantized"}},
     ],
 )
-def test_quantised_by_its_config(config: dict[str, Any], llama: Path) -> None:
+def test_quantized_by_its_config(config: dict[str, Any], llama: Path) -> None:
     path = llama / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
-    assert "quantised" in _refusal(llama)
+    assert "quantized" in _refusal(llama)
 
 
 def test_a_left_over_quantize_config_refuses_no_plain_model(llama: Path) -> None:

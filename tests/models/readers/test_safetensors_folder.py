@@ -119,7 +119,7 @@ def test_no_weights(llama: Path) -> None:
     _refused(llama, r"has neither model\.safetensors nor model\.safetensors\.index\.json")
 
 
-def test_quantised_storage_is_named(llama: Path) -> None:
+def test_quantized_storage_is_named(llama: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
