@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
+import textwrap
 import typing
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -64,11 +66,26 @@ def annotations(obj: Any) -> Iterator[tuple[str, object]]:
         return
     own = hints(obj) if obj.__module__.startswith("edgeskip") else {}
     yield from ((f"{obj.__qualname__}.{name}", hint) for name, hint in own.items() if not name.startswith("_"))
+    yield from attributes_set(obj)
     for name, member in own_members(obj).items():
         if name == "__init__" and is_dataclass(obj):
             continue  # its fields were seen
         for function in functions(member):
             yield from ((f"{obj.__qualname__}.{name}({each})", hint) for each, hint in hints(function).items())
+
+
+def attributes_set(cls: type) -> Iterator[tuple[str, object]]:
+    """The public attributes that a class annotates in its __init__, evaluated if possible."""
+    if not inspect.isfunction(cls.__init__) or is_dataclass(cls) or not cls.__module__.startswith("edgeskip"):
+        return
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(cls.__init__)))):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Attribute) and node.target.attr[0] != "_":
+            text = ast.unparse(node.annotation)
+            try:
+                hint = eval(text, vars(sys.modules[cls.__module__]))
+            except NameError:  # imported for type checkers only
+                hint = text
+            yield f"{cls.__qualname__}.{node.target.attr}", hint
 
 
 def parts(hint: object) -> Iterator[object]:
