@@ -21,6 +21,7 @@ import pytest
 from pydantic import BaseModel
 
 import edgeskip
+from edgeskip.api.bench import bench
 
 SCRIPT = Path(__file__).parents[1] / "public_names.py"
 PUBLIC = [name for name in edgeskip.__all__ if not name.startswith("__")]
@@ -101,7 +102,7 @@ def is_any(hint: object) -> bool:
 
 
 def test_no_public_type_is_any() -> None:
-    waiting = [getattr(edgeskip, name) for name in PUBLIC]
+    waiting = [bench, *(getattr(edgeskip, name) for name in PUBLIC)]  # edgeskip.bench is the package too
     seen: set[int] = set()
     found = []
     while waiting:
