@@ -40,12 +40,7 @@ class Arm:
     paths: tuple[Path, ...]
 
     def python(
-        self,
-        arguments: Sequence[str | Path],
-        *,
-        stdin: str = "",
-        counts: Path | None = None,
-        limit_s: float = RUN_S,
+        self, arguments: Sequence[str | Path], *, stdin: str = "", counts: Path | None = None, limit_s: float = RUN_S
     ) -> subprocess.CompletedProcess[str]:
         """Runs `python ARGUMENTS` there to its end, the exit code left to the caller. `counts`: see Emulator.run."""
         variables = {

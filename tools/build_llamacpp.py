@@ -44,8 +44,7 @@ OPTIONS = (
 
 def build_llamacpp(
     into: Annotated[
-        Path | None,
-        typer.Option(help="Folder for source, build and programs.  [default: the user's cache]"),
+        Path | None, typer.Option(help="Folder for source, build and programs.  [default: the user's cache]")
     ] = None,
     sdist: Annotated[
         Path | None, typer.Option(help="An sdist of llama-cpp-python.  [default: download the installed version's]")
