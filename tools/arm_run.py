@@ -14,11 +14,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import arm_root
 import numpy as np
@@ -73,28 +73,6 @@ class Both:
     @property
     def rms_difference(self) -> float:
         return rms(self.logits_here - self.logits_there)
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the table shows of one artifact; ratios to the first artifact of the same precision."""
-
-    artifact: str
-    precision: str
-    machine: str
-    onnxruntime: str
-    tokens_equal: bool
-    parts_at: int | None
-    margin_at_parting: float | None  # None also where one of them merely ended
-    speculative_equal: bool | None  # None where the artifact has no draft
-    speculative_is_plain: bool | None  # on Arm
-    max_logit_difference: float
-    rms_logit_difference: float
-    prefill_instructions_per_token: float | None
-    step_instructions: float | None
-    step_instructions_range: tuple[int, int] | None
-    step_instructions_ratio: float | None
-    step_operations_ratio: float
 
 
 def rms(differences: NDArray[np.float32]) -> float:
@@ -175,45 +153,38 @@ def step_operations(both: Both) -> float:
     return work.matmul_flops + work.head_flops + work.attention_flops * positions
 
 
-def rows_of(results: Sequence[Both]) -> list[Row]:
-    """The table; the first artifact of each precision is what others of it are compared with. int4 with activations
-    in fp32 is another precision than with activations in int8."""
+def rows_of(results: Sequence[Both]) -> list[dict[str, Any]]:
+    """What the table shows of each artifact; ratios are to the first artifact of the same precision. int4 with
+    activations in fp32 is another precision than with activations in int8.
+
+    `margin_at_parting` is None also if one of the texts merely ended, `speculative_equal` if there is no draft.
+    """
     first: dict[tuple[str, object], Both] = {}
     rows = []
     for both in results:
         graph = read_manifest(both.folder).graph
         base = first.setdefault((graph.precision, (graph.quantisation or {}).get("accuracy_level")), both)
-        at = both.parts_at
-        counted = both.step_instructions
+        at, counted, prefill = both.parts_at, both.step_instructions, both.prefill_instructions
         drafts = both.here.speculative is not None
-        rows.append(
-            Row(
-                artifact=both.folder.name,
-                precision=graph.precision,
-                machine=both.there.machine,
-                onnxruntime=both.there.onnxruntime,
-                tokens_equal=at is None,
-                parts_at=at,
-                margin_at_parting=None if at is None or at >= len(both.margins) else float(both.margins[at]),
-                speculative_equal=both.here.speculative == both.there.speculative if drafts else None,
-                speculative_is_plain=both.there.speculative == both.there.plain if drafts else None,
-                max_logit_difference=both.max_difference,
-                rms_logit_difference=both.rms_difference,
-                prefill_instructions_per_token=None
-                if both.prefill_instructions is None
-                else both.prefill_instructions / len(both.here.prompt),
-                step_instructions=median(counted) if counted else None,
-                step_instructions_range=(min(counted), max(counted)) if counted else None,
-                step_instructions_ratio=median(counted) / median(base.step_instructions) if counted else None,
-                step_operations_ratio=step_operations(both) / step_operations(base),
-            )
-        )
+        row: dict[str, Any] = {"artifact": both.folder.name, "precision": graph.precision}
+        row |= {"machine": both.there.machine, "onnxruntime": both.there.onnxruntime}
+        row |= {"tokens_equal": at is None, "parts_at": at}
+        row["margin_at_parting"] = None if at is None or at >= len(both.margins) else float(both.margins[at])
+        row["speculative_equal"] = both.here.speculative == both.there.speculative if drafts else None
+        row["speculative_is_plain_there"] = both.there.speculative == both.there.plain if drafts else None
+        row |= {"max_logit_difference": both.max_difference, "rms_logit_difference": both.rms_difference}
+        row["prefill_instructions_per_token"] = None if prefill is None else prefill / len(both.here.prompt)
+        row["step_instructions"] = median(counted) if counted else None
+        row["step_instructions_range"] = (min(counted), max(counted)) if counted else None
+        row["step_instructions_ratio"] = median(counted) / median(base.step_instructions) if counted else None
+        row["step_operations_ratio"] = step_operations(both) / step_operations(base)
+        rows.append(row)
     return rows
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
+def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a table; M is millions of instructions."""
-    head = (
+    head = [
         "artifact",
         "tokens",
         "speculative",
@@ -222,22 +193,21 @@ def as_markdown(rows: Sequence[Row]) -> str:
         "M a step",
         "ratio",
         "operations",
-    )
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    ]
+    lines = [head, ["---"] * len(head)]
     for row in rows:
-        tokens = "equal"
-        if row.parts_at is not None:
-            margin = "" if row.margin_at_parting is None else f", margin {row.margin_at_parting:.3f}"
-            tokens = f"part at {row.parts_at}{margin}"
-        speculative = {None: "–", True: "equal", False: "differ"}[row.speculative_equal]
+        margin = row["margin_at_parting"]
+        parted = f"part at {row['parts_at']}" + ("" if margin is None else f", margin {margin:.3f}")
+        speculative = {None: "–", True: "equal", False: "differ"}[row["speculative_equal"]]
         counted = ["–", "–", "–"]
-        if row.step_instructions is not None and row.prefill_instructions_per_token is not None:
-            millions = (row.prefill_instructions_per_token / 1e6, row.step_instructions / 1e6)
-            counted = [*(f"{value:.1f}" for value in millions), f"{row.step_instructions_ratio:.3f}"]
-        difference = f"{row.max_logit_difference:.2g}, {row.rms_logit_difference:.2g}"
-        cells = [row.artifact, tokens, speculative, difference, *counted, f"{row.step_operations_ratio:.3f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        if row["step_instructions"] is not None:
+            millions = (row["prefill_instructions_per_token"] / 1e6, row["step_instructions"] / 1e6)
+            counted = [*(f"{value:.1f}" for value in millions), f"{row['step_instructions_ratio']:.3f}"]
+        difference = f"{row['max_logit_difference']:.2g}, {row['rms_logit_difference']:.2g}"
+        tokens = "equal" if row["tokens_equal"] else parted
+        operations = f"{row['step_operations_ratio']:.3f}"
+        lines.append([row["artifact"], tokens, speculative, difference, *counted, operations])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def arm_run(
@@ -256,7 +226,7 @@ def arm_run(
     if arm.emulator.plugin is None:
         print(f"instructions were not counted: {arm.emulator.no_plugin}", file=sys.stderr)
     if json_file is not None:
-        text = json.dumps({"prompt": prompt, "rows": [asdict(row) for row in rows]}, indent=1)
+        text = json.dumps({"prompt": prompt, "rows": rows}, indent=1)
         replace_file(json_file, f"{text}\n".encode())
 
 

@@ -156,9 +156,9 @@ def test_a_tiny_model_decodes_the_same_tokens(arm: Arm, tiny: list[Path]) -> Non
 @pytest.fixture(scope="module")
 def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Artifacts of the default model as its verbs make them; `exact` is int4 with fp32 activations."""
-    if str(TOOLS) not in sys.path:
-        sys.path.append(str(TOOLS))
-    from product import exported, planned
+    if str(TOOLS / "benchmarks") not in sys.path:
+        sys.path.append(str(TOOLS / "benchmarks"))
+    from harness.product import exported, planned
 
     folder, name = tmp_path_factory.mktemp("smollm2-arm"), "smollm2-135m-instruct"
     dense = str(planned(name, folder / "dense.json", skip_sublayers=0))

@@ -322,15 +322,15 @@ def test_rows_say_where_tokens_part_and_by_how_much(
     first = Both(tiny_early_exit, decoded((3, 4)), decoded((3, 1), machine="aarch64"), logits, there, 80, (10, 30, 20))
     second = Both(tiny_online, decoded((3, 4)), decoded((3, 4)), logits, logits, 80, (10, 10))
     rows = rows_of([first, second])
-    assert [row.tokens_equal for row in rows] == [False, True]
-    assert (rows[0].parts_at, rows[0].margin_at_parting, rows[0].max_logit_difference) == (1, 0.25, 0.5)
-    assert rows[0].machine == "aarch64"
-    assert rows[0].prefill_instructions_per_token == 40
-    assert [row.step_instructions_ratio for row in rows] == [1.0, 0.5]
+    assert [row["tokens_equal"] for row in rows] == [False, True]
+    assert (rows[0]["parts_at"], rows[0]["margin_at_parting"], rows[0]["max_logit_difference"]) == (1, 0.25, 0.5)
+    assert rows[0]["machine"] == "aarch64"
+    assert rows[0]["prefill_instructions_per_token"] == 40
+    assert [row["step_instructions_ratio"] for row in rows] == [1.0, 0.5]
     table = as_markdown(rows).splitlines()
     assert "| part at 1, margin 0.250 | – |" in table[2]
     assert "| equal | – |" in table[3]
-    json.dumps([row.step_instructions_range for row in rows])
+    json.dumps([row["step_instructions_range"] for row in rows])
 
 
 def test_too_many_tokens_are_refused_before_anything_runs(tiny_early_exit: Path) -> None:

@@ -74,16 +74,6 @@ class Turn:
         return f"{self.tokens_per_s:.1f} tok/s"
 
 
-@dataclass(frozen=True)
-class Row:
-    side: Side
-    tokens_per_s: Spread
-    over_peer: Spread | None  # our speed over transformers' with the same γ
-    over_plain: Spread  # over the same side's plain decoding
-    acceptance: float | None
-    same: list[int]  # of each prompt: greedy tokens as transformers' plain ones before the first that is not
-
-
 def speculation_vs_transformers(
     checkpoint: Annotated[str, typer.Option(help="Hugging Face folder, or a model as `calibrate` takes it.")],
     artifact: Annotated[list[Path], typer.Option(help="Early-exit artifact of it, fp32; repeatable.")],
@@ -123,9 +113,9 @@ def speculation_vs_transformers(
             "checkpoint": checkpoint, "exit_layer": exit_layer, "prompts": len(chosen), "tokens": tokens,
             "rounds": rounds, "threads": threads, "prompt_names": [prompt.name for prompt in chosen],
         },
-        tables=[table_of(rows, tokens)],
+        tables=[table_of(rows)],
         targets=targets_of(rows),
-        data=[{"row": row, "turns": turns[row.side]} for row in rows],
+        data=[{**row, "turns": some} for row, some in zip(rows, turns.values(), strict=True)],
         others_cores=[turn.others_cores for some in turns.values() for turn in some],
         versions={name: found for some in turns.values() for name, found in some[0].versions.items()},
     ).publish(json_file)  # fmt: skip
@@ -242,44 +232,47 @@ class Deliveries:
         }
 
 
-def rows_of(turns: Mapping[Side, Sequence[Turn]]) -> list[Row]:
-    """A row per side, ratios paired by round."""
-    peers = {side.gamma: some for side, some in turns.items() if side.peer}
-    plain = {side.name: some for side, some in turns.items() if not side.gamma}
-
-    def ratio(some: Sequence[Turn], others: Sequence[Turn]) -> Spread:
-        return Spread.of_ratios((one.tokens_per_s for one in some), (one.tokens_per_s for one in others))
-
-    rows = []
-    for side, some in turns.items():
-        drafted, accepted = some[0].drafted, some[0].accepted
-        same = [agreement(a, b) for a, b in zip(some[0].texts, peers[0][0].texts, strict=True)]
-        over_peer = None if side.peer else ratio(some, peers[side.gamma])
-        speed = Spread.of(turn.tokens_per_s for turn in some)
-        acceptance = accepted / drafted if drafted else None
-        rows.append(Row(side, speed, over_peer, ratio(some, plain[side.name]), acceptance, same))
-    return rows
-
-
-def targets_of(rows: Sequence[Row]) -> list[Target]:
+def rows_of(turns: Mapping[Side, Sequence[Turn]]) -> list[dict[str, Any]]:
+    """A row per side. Ratios are paired by round: to transformers with the same γ, and to the side's own plain
+    decoding; `same` counts each prompt's greedy tokens as transformers' plain ones before the first that is not."""
+    speeds = {side: [turn.tokens_per_s for turn in some] for side, some in turns.items()}
+    peers = {side.gamma: side for side in turns if side.peer}
+    plain = {side.name: side for side in turns if not side.gamma}
+    expected = turns[peers[0]][0].texts
     return [
-        Target(f"{row.side.name}, γ {row.side.gamma}: speed over assistant_early_exit", BOUND, row.over_peer)
-        for row in rows
-        if row.over_peer and row.side.gamma
+        {
+            "name": side.name,
+            "gamma": side.gamma,
+            "tokens_per_s": Spread.of(speeds[side]),
+            "over_peer": None if side.peer else Spread.of_ratios(speeds[side], speeds[peers[side.gamma]]),
+            "over_plain": Spread.of_ratios(speeds[side], speeds[plain[side.name]]),
+            "acceptance": some[0].accepted / some[0].drafted if some[0].drafted else None,
+            "same": [agreement(a, b) for a, b in zip(some[0].texts, expected, strict=True)],
+            "tokens": len(expected[0]),
+        }
+        for side, some in turns.items()
     ]
 
 
-def table_of(rows: Sequence[Row], tokens: int) -> Table:
+def targets_of(rows: Sequence[Mapping[str, Any]]) -> list[Target]:
+    return [
+        Target(f"{row['name']}, γ {row['gamma']}: speed over assistant_early_exit", BOUND, row["over_peer"])
+        for row in rows
+        if row["over_peer"] and row["gamma"]
+    ]
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = ["", "γ", "tok/s", "÷ transformers, same γ", "÷ own plain", "accepted", "texts as transformers' plain"]
     lines = [
         [
-            row.side.name,
-            str(row.side.gamma or "plain"),
-            row.tokens_per_s.text(1),
-            row.over_peer.text(2) if row.over_peer else "",
-            row.over_plain.text(3),
-            "" if row.acceptance is None else f"{row.acceptance:.1%}",
-            f"{sum(same == tokens for same in row.same)} of {len(row.same)}",
+            row["name"],
+            str(row["gamma"] or "plain"),
+            row["tokens_per_s"].text(1),
+            row["over_peer"].text(2) if row["over_peer"] else "",
+            row["over_plain"].text(3),
+            "" if row["acceptance"] is None else f"{row['acceptance']:.1%}",
+            f"{sum(same == row['tokens'] for same in row['same'])} of {len(row['same'])}",
         ]
         for row in rows
     ]

@@ -61,16 +61,12 @@ def toy_training(
     from edgeskip.training.config import LayerSkipConfig
 
     learned, held_out = windows_of(text)
-    recipes = {
-        "without": LayerSkipConfig(p_max=0.0, e_scale=0.0),
-        "with": LayerSkipConfig(p_max=p_max, e_scale=1.0, interval=2),
-    }
-    without, recipe = (
-        trained(name, one, learned, held_out, steps=steps, hidden=hidden, seed=seed) for name, one in recipes.items()
-    )
+    setting = {"steps": steps, "hidden": hidden, "seed": seed}
+    without = trained("without", LayerSkipConfig(p_max=0.0, e_scale=0.0), learned, held_out, **setting)
+    recipe = trained("with", LayerSkipConfig(p_max=p_max, e_scale=1.0, interval=2), learned, held_out, **setting)
     results = Results(
         name="toy_training",
-        setting={"steps": steps, "hidden": hidden, "p_max": p_max, "seed": seed, "text": text.name},
+        setting={**setting, "p_max": p_max, "text": text.name},
         tables=[table_of(without, recipe)],
         targets=targets_of(without, recipe),
         data=[without, recipe],
@@ -96,16 +92,10 @@ def windows_of(text: Path) -> tuple[list[Example], list[Example]]:
 
 
 def trained(
-    name: str,
-    recipe: LayerSkipConfig,
-    learned: Sequence[Example],
-    held_out: Sequence[Example],
-    *,
-    steps: int,
-    hidden: int,
-    seed: int,
-) -> Result:
-    """Trains a new toy with `recipe` and measures it."""
+    name: str, recipe: LayerSkipConfig, learned: Sequence[Example], held_out: Sequence[Example], *, steps: int,
+    hidden: int, seed: int,
+) -> Result:  # fmt: skip
+    """Train a new toy with `recipe` and measure it."""
     from edgeskip.training.batches import Batches
     from edgeskip.training.config import OptimizerConfig
     from edgeskip.training.evaluation import measure_exits
@@ -135,18 +125,10 @@ def toy(hidden: int, seed: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=256,
-        rms_norm_eps=1e-5,
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=BLOCKS,
-        num_attention_heads=hidden // 32,
-        num_key_value_heads=hidden // 32,
-        max_position_embeddings=WINDOW,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
+        vocab_size=256, rms_norm_eps=1e-5, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=BLOCKS,
+        num_attention_heads=hidden // 32, num_key_value_heads=hidden // 32, max_position_embeddings=WINDOW,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
     torch.manual_seed(seed)
     return LlamaForCausalLM(config).float()
 
@@ -165,9 +147,10 @@ def targets_of(without: Result, recipe: Result) -> list[Target]:
     """What the recipe should do."""
     exits = Spread.of([recipe.exit_perplexity / without.exit_perplexity])
     last = Spread.of([recipe.last_perplexity / without.last_perplexity])
+    text = "perplexity of {}, with the recipe over without"
     return [
-        Target("the exit's perplexity, with the recipe over without", EXIT_BELOW, exits, at_least=False),
-        Target("the last block's perplexity, with the recipe over without", LAST_WITHIN, last, at_least=False),
+        Target(text.format("the exit"), EXIT_BELOW, exits, at_least=False),
+        Target(text.format("the last block"), LAST_WITHIN, last, at_least=False),
     ]
 
 
