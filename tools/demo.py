@@ -71,16 +71,16 @@ def main() -> None:
         for profile in (dense, skipped):
             artifacts.append(folder / f"{profile.stem}-{precision}")
             options = ("--precision", precision, *(INT4 if precision == "int4" else ()))
-            run("export", "--profile", profile, "-o", artifacts[-1], *options, "--overwrite")
+            run("export", profile, "-o", artifacts[-1], *options, "--overwrite")
     if find_spec("llama_cpp") is None:
         say("GGUF files are left out: they need llama-cpp-python, which  make llamacpp  installs")
     else:
         for profile in (dense, skipped):
             artifacts.append(folder / f"{profile.stem}.gguf")
-            run("export", "--profile", profile, "-o", artifacts[-1], "--target", "gguf", "--overwrite")
+            run("export", profile, "-o", artifacts[-1], "--target", "gguf", "--overwrite")
     drafting = folder / f"exit{EXIT_LAYER}-int4"
     drafts = ("--draft", "early-exit", "--exit-layer", EXIT_LAYER, "--draft-vocab", DRAFT_TOKENS)
-    run("export", "--profile", dense, "-o", drafting, "--precision", "int4", *drafts, "--overwrite")
+    run("export", dense, "-o", drafting, "--precision", "int4", *drafts, "--overwrite")
     run("run", drafting, "-p", PROMPT, "--max-tokens", 60, "--compare")
 
     say(f"measuring: {ROUNDS} rounds in turns, prompt {PROMPT_TOKENS} tokens, {NEW_TOKENS} new ones")

@@ -49,7 +49,7 @@ def planned(profile: Path | str, target: Path, *, skip_sublayers: int, compensat
 def exported(model: str, profile: Path, folder: Path, *, precision: str, arguments: Sequence[str] = ()) -> Path:
     """The artifact of `profile` in `folder`, replaced if it exists; `arguments` are more of export's own."""
     options = ("--precision", precision, "--overwrite", *arguments)
-    edgeskip("export", "--profile", profile, "--model", model, "-o", folder, *options)
+    edgeskip("export", profile, "--model", model, "-o", folder, *options)
     return folder
 
 
