@@ -198,19 +198,16 @@ def _differences(before: BenchRun, after: BenchRun) -> list[str]:
         other = after.targets.get(name)
         if other is not None and other.sha256 != target.sha256:
             found.append(f"{name} is another artifact in B")
-    versions = [
+    old, new = (
         {
             f"{device.name}: {name}": version
             for device in run.devices.values()
             for name, version in device.versions.items()
         }
         for run in (before, after)
-    ]
-    found += [
-        f"{name} {versions[0][name]} in A, {versions[1][name]} in B"
-        for name in sorted(versions[0].keys() & versions[1].keys())
-        if versions[0][name] != versions[1][name]
-    ]
+    )
+    shared = sorted(old.keys() & new.keys())
+    found += [f"{name} {old[name]} in A, {new[name]} in B" for name in shared if old[name] != new[name]]
     found += _conditions(before, after)
     found += [f"{failure.cell.title} failed in B: {failure.message}" for failure in after.failures]
     return found

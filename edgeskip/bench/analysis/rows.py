@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,11 +15,9 @@ from edgeskip.bench.runner.run_file import BenchRun
 from edgeskip.bench.schema import (
     BenchCell,
     ModelCost,
-    PromptResult,
     Roofline,
     RoundResult,
     Strategy,
-    SyntheticResult,
 )
 from edgeskip.bench.targets import baseline_of_targets
 from edgeskip.core.errors import EdgeSkipError
@@ -94,43 +92,24 @@ def baseline_of(run: BenchRun, cell: BenchCell) -> BenchCell | None:
 
 def _rows_of_cell(run: BenchRun, cell: BenchCell, samples: Sequence[RoundResult]) -> list[MeasureRow]:
     target = run.targets[cell.target]
-    last = samples[-1].ran
-    rounds = [sample.round for sample in samples]
     fell_back = any(sample.ran.provider != cell.provider for sample in samples)
+    label, provider = output_label(target.label, cell.strategy), provider_text(samples)
 
-    def row(measure: str, unit: Unit, values: Sequence[float | None], higher: bool = False) -> list[MeasureRow]:
-        kept = [(number, value) for number, value in zip(rounds, values, strict=True) if value is not None]
+    def row(measure: str, unit: Unit, higher: bool, value_of: Value) -> list[MeasureRow]:
+        kept = [(sample.round, value) for sample in samples if (value := value_of(sample)) is not None]
         if not kept:
             return []
-        numbers, measured = zip(*kept, strict=True)
-        label = output_label(target.label, cell.strategy)
-        row = MeasureRow(cell, last.engine, provider_text(samples), label, measure, unit, higher, numbers, measured)
-        return [_replace(row, fell_back=fell_back)]
+        rounds, values = zip(*kept, strict=True)
+        engine = samples[-1].ran.engine
+        return [MeasureRow(cell, engine, provider, label, measure, unit, higher, rounds, values, fell_back=fell_back)]
 
     found: list[MeasureRow] = []
     roof = None if fell_back else roofline_for(run, cell)
     for test in dict.fromkeys((t.test, t.tokens, t.depth) for sample in samples for t in sample.tests):
         name = SyntheticTest(test=test[0], tokens=test[1], depth=test[2]).name
-        made = row(name, "tokens/s", [_speed(sample.tests, test) for sample in samples], higher=True)
+        made = row(name, "tokens/s", True, lambda sample, test=test: _speed(sample, test))  # type: ignore[misc]
         found += [_with_roofline(one, target.work, roof, *test) for one in made]
-    found += _serving_rows(samples, row)
-    found += row("load", "s", [sample.load_s for sample in samples])
-    found += row("peak memory", "MB", [_mb(sample.peak_rss_bytes) for sample in samples])
-    found += row("peak device memory", "MB", [_mb(sample.device_peak_bytes) for sample in samples])
-    found += row("energy", "J/token", [_energy_per_token(sample) for sample in samples])
-    return found
-
-
-def _serving_rows(samples: Sequence[RoundResult], row: object) -> list[MeasureRow]:
-    assert callable(row)
-    answers = [sample.answers for sample in samples]
-    found: list[MeasureRow] = []
-    found += row("TTFT", "ms", [_ms(statistics.fmean(a.ttft_s for a in some)) if some else None for some in answers])
-    found += row("TPOT", "ms", [_ms(_tpot(some)) for some in answers])
-    for percent in (50, 90, 99):
-        found += row(f"ITL p{percent}", "ms", [_ms(_gap_percentile(some, percent)) for some in answers])
-    found += row(ACCEPTANCE, "%", [_acceptance(some) for some in answers], higher=True)
-    return found
+    return [*found, *(one for measure in _MEASURES for one in row(*measure))]
 
 
 def output_label(label: Label, strategy: Strategy) -> Label:
@@ -182,7 +161,7 @@ def _with_roofline(
     compute = flops / seconds / roof.flops_per_s if roof.flops_per_s else 0.0
     if not memory and not compute:
         return row
-    return _replace(row, roofline=max(memory, compute), bound="memory" if memory >= compute else "compute")
+    return replace(row, roofline=max(memory, compute), bound="memory" if memory >= compute else "compute")
 
 
 def _comparable(row: MeasureRow, base: MeasureRow) -> bool:
@@ -202,41 +181,38 @@ def _with_ratio(run: BenchRun, row: MeasureRow, by_key: dict[tuple[BenchCell, st
     if base is None or base is row or not _comparable(row, base):
         return row
     theirs = dict(zip(base.rounds, base.values, strict=True))
-    both = [(value, theirs[n]) for n, value in zip(row.rounds, row.values, strict=True) if n in theirs]
-    both = [(a, b) for a, b in both if a > 0 and b > 0]
-    if not both:
+    pairs = [(value, theirs.get(n, 0.0)) for n, value in zip(row.rounds, row.values, strict=True)]
+    pairs = [(ours, other) for ours, other in pairs if ours > 0 and other > 0]
+    if not pairs:
         return row
-    ours, others = [a for a, _ in both], [b for _, b in both]
+    ours, others = zip(*pairs, strict=True)
     ratio = paired_ratio(ours, others) if row.higher_is_better else paired_ratio(others, ours)
-    return _replace(row, ratio=ratio, baseline=base.cell.target)
+    return replace(row, ratio=ratio, baseline=base.cell.target)
 
 
-def _replace(row: MeasureRow, **changes: object) -> MeasureRow:
-    from dataclasses import replace
-
-    return replace(row, **changes)  # type: ignore[arg-type]  # the callers' names are fields
-
-
-def _speed(tests: Sequence[SyntheticResult], test: tuple[str, int, int]) -> float | None:
-    seconds = [t.seconds for t in tests if (t.test, t.tokens, t.depth) == test]
-    return test[1] / statistics.fmean(seconds) if seconds and statistics.fmean(seconds) else None
+def _speed(sample: RoundResult, test: tuple[str, int, int]) -> float | None:
+    seconds = _mean([t.seconds for t in sample.tests if (t.test, t.tokens, t.depth) == test])
+    return test[1] / seconds if seconds else None
 
 
-def _tpot(answers: Sequence[PromptResult]) -> float | None:
+def _ttft(sample: RoundResult) -> float | None:
+    return _scaled(1e3, _mean([answer.ttft_s for answer in sample.answers]))
+
+
+def _tpot(sample: RoundResult) -> float | None:
     """Return the mean over prompts: each counts alike, for the lengths of answers differ between models."""
-    means = [statistics.fmean(answer.gaps_s) for answer in answers if answer.gaps_s]
-    return statistics.fmean(means) if means else None
+    return _scaled(1e3, _mean([statistics.fmean(answer.gaps_s) for answer in sample.answers if answer.gaps_s]))
 
 
-def _gap_percentile(answers: Sequence[PromptResult], percent: float) -> float | None:
-    gaps = [gap for answer in answers for gap in answer.gaps_s]
-    return float(np.percentile(gaps, percent)) if gaps else None
+def _gap_percentile(sample: RoundResult, percent: float) -> float | None:
+    gaps = [gap for answer in sample.answers for gap in answer.gaps_s]
+    return _scaled(1e3, float(np.percentile(gaps, percent))) if gaps else None
 
 
-def _acceptance(answers: Sequence[PromptResult]) -> float | None:
-    speculated = [answer.speculation for answer in answers if answer.speculation is not None]
-    drafted = sum(one.drafted for one in speculated)
-    return 100 * sum(one.accepted for one in speculated) / drafted if drafted else None
+def _acceptance(sample: RoundResult) -> float | None:
+    stats = [answer.speculation for answer in sample.answers if answer.speculation is not None]
+    drafted = sum(one.drafted for one in stats)
+    return 100 * sum(one.accepted for one in stats) / drafted if drafted else None
 
 
 def _energy_per_token(sample: RoundResult) -> float | None:
@@ -244,9 +220,28 @@ def _energy_per_token(sample: RoundResult) -> float | None:
     return sample.energy.joules / tokens if sample.energy and tokens else None
 
 
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else 1e3 * seconds
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
-def _mb(size: int | None) -> float | None:
+def _scaled(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value
+
+
+def _megabytes(size: int | None) -> float | None:
     return None if size is None else size / 1e6
+
+
+Value = Callable[[RoundResult], float | None]
+_MEASURES: tuple[tuple[str, Unit, bool, Value], ...] = (  # name, unit, whether more is better, value of a round
+    ("TTFT", "ms", False, _ttft),
+    ("TPOT", "ms", False, _tpot),
+    ("ITL p50", "ms", False, lambda sample: _gap_percentile(sample, 50)),
+    ("ITL p90", "ms", False, lambda sample: _gap_percentile(sample, 90)),
+    ("ITL p99", "ms", False, lambda sample: _gap_percentile(sample, 99)),
+    (ACCEPTANCE, "%", True, _acceptance),
+    ("load", "s", False, lambda sample: sample.load_s),
+    ("peak memory", "MB", False, lambda sample: _megabytes(sample.peak_rss_bytes)),
+    ("peak device memory", "MB", False, lambda sample: _megabytes(sample.device_peak_bytes)),
+    ("energy", "J/token", False, _energy_per_token),
+)

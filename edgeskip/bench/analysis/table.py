@@ -57,24 +57,10 @@ def as_csv(run: BenchRun, rows: Sequence[MeasureRow]) -> str:
     figures = ("unit", "mean", "sd", "median", "ratio", "ratio_low", "ratio_high", "baseline", "roofline", "bound")
     writer.writerow([*_COLUMNS, *figures, "rounds", "values"])
     for row in rows:
-        ratio = row.ratio or Ratio(float("nan"), None, None)
-        writer.writerow(
-            [
-                *_identity(run, row),
-                row.unit,
-                row.mean,
-                row.sd,
-                row.median,
-                "" if row.ratio is None else ratio.value,
-                "" if ratio.low is None else ratio.low,
-                "" if ratio.high is None else ratio.high,
-                row.baseline or "",
-                "" if row.roofline is None else row.roofline,
-                row.bound or "",
-                len(row.values),
-                " ".join(map(repr, row.values)),
-            ]
-        )
+        ratio = (None, None, None) if row.ratio is None else (row.ratio.value, row.ratio.low, row.ratio.high)
+        numbers = (row.unit, row.mean, row.sd, row.median, *ratio, row.baseline, row.roofline, row.bound)
+        written = ["" if value is None else value for value in numbers]
+        writer.writerow([*_identity(run, row), *written, len(row.values), " ".join(map(repr, row.values))])
     return text.getvalue()
 
 

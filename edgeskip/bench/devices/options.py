@@ -63,7 +63,7 @@ class DeviceOptions:
 
 
 def open_devices(
-    config: BenchConfig, options: DeviceOptions, stack: ExitStack, tell: Callable[[str], None]
+    config: BenchConfig, options: DeviceOptions, stack: ExitStack, status: Callable[[str], None]
 ) -> list[DeviceRun]:
     """Start what is needed and ask each device what it is; `stack` closes everything. EdgeSkipError if one fails."""
     runs = []
@@ -80,10 +80,10 @@ def open_devices(
 
         check_llamacpp()
     if options.local and grid.providers:
-        tell("measuring the roofline of this machine")
+        status("measuring the roofline of this machine")
         runs.append(DeviceRun(LocalLauncher(rooflines, pythons=config.pythons, silence_s=SILENCE_S), grid))
     destinations = options.remotes if grid.providers else ()
-    runs += [_remote(one, options, config, grid, rooflines, stack, tell) for one in destinations]
+    runs += [_remote(one, options, config, grid, rooflines, stack, status) for one in destinations]
     if options.adb:
         if config.explicit_threads and max(grid.threads) > MAX_PHONE_THREADS:
             raise EdgeSkipError(
@@ -91,13 +91,13 @@ def open_devices(
             )
         threads = grid.threads if config.explicit_threads else (PHONE_THREADS,)
         phone = Grid(("cpu",), threads, ("plain",), engine="llama.cpp")
-        runs.append(_phone(options, phone, stack, tell))
+        runs.append(_phone(options, phone, stack, status))
     if web:
         strategies = tuple(name for name in config.grid.strategies if name in WEB_STRATEGIES)
         if not strategies:
             raise EdgeSkipError(f"a browser decodes by {' or '.join(WEB_STRATEGIES)}; add one of these to --strategy")
         providers = tuple("webgpu" if name == "web:gpu" else name for name in web)
-        runs.append(_browser(options, replace(grid, providers=providers, strategies=strategies), stack, tell))
+        runs.append(_browser(options, replace(grid, providers=providers, strategies=strategies), stack, status))
     return runs
 
 
@@ -108,7 +108,7 @@ def _remote(
     grid: Grid,
     rooflines: list[tuple[str, int]],
     stack: ExitStack,
-    tell: Callable[[str], None],
+    status: Callable[[str], None],
 ) -> DeviceRun:
     from edgeskip.bench.devices.ssh.connection import SshOptions
     from edgeskip.bench.devices.ssh.launcher import SshLauncher, SshSettings
@@ -119,7 +119,7 @@ def _remote(
         cache=options.remote_cache,
         rooflines=tuple(rooflines),
     )
-    launcher = SshLauncher(destination, settings, tell)
+    launcher = SshLauncher(destination, settings, status)
     stack.callback(launcher.close)
     threads = launcher.device.facts.get("default_threads")
     if not config.explicit_threads and isinstance(threads, int) and threads > 0:
@@ -127,19 +127,19 @@ def _remote(
     return DeviceRun(launcher, grid)
 
 
-def _phone(options: DeviceOptions, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> DeviceRun:
+def _phone(options: DeviceOptions, grid: Grid, stack: ExitStack, status: Callable[[str], None]) -> DeviceRun:
     from edgeskip.bench.devices.adb.launcher import AdbLauncher, AdbSettings
 
     assert options.llama_bench is not None
-    launcher = AdbLauncher(AdbSettings(options.llama_bench, serial=options.adb_serial), tell)
+    launcher = AdbLauncher(AdbSettings(options.llama_bench, serial=options.adb_serial), status)
     stack.callback(launcher.close)
     return DeviceRun(launcher, grid)
 
 
-def _browser(options: DeviceOptions, grid: Grid, stack: ExitStack, tell: Callable[[str], None]) -> DeviceRun:
+def _browser(options: DeviceOptions, grid: Grid, stack: ExitStack, status: Callable[[str], None]) -> DeviceRun:
     from edgeskip.bench.devices.web.browser_launcher import BrowserLauncher
 
-    tell("starting the browser and measuring its roofline")
+    status("starting the browser and measuring its roofline")
     launcher = BrowserLauncher(
         [(provider, threads) for provider in grid.providers for threads in grid.threads],
         browser=options.browser,

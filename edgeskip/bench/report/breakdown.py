@@ -84,13 +84,13 @@ def decode_parts(entry: ReportEntry) -> list[TimeShare]:
 def drafting_stats(entry: ReportEntry) -> DraftingStats | None:
     """Return what drafting did; None if nothing was drafted or it is unknown."""
     answers = [answer for answer in prompt_results(entry) if answer.speculation is not None]
-    told = [answer.speculation for answer in answers if answer.speculation is not None]
-    rounds, drafted = sum(one.rounds for one in told), sum(one.drafted for one in told)
-    if not told or not rounds + sum(one.plain_steps for one in told):
+    stats = [answer.speculation for answer in answers if answer.speculation is not None]
+    rounds, drafted = sum(one.rounds for one in stats), sum(one.drafted for one in stats)
+    if not stats or not rounds + sum(one.plain_steps for one in stats):
         return None
-    accepted = sum(one.accepted for one in told)
+    accepted = sum(one.accepted for one in stats)
     return DraftingStats(
-        rounds, sum(one.plain_steps for one in told), drafted, accepted, _at_least(answers, rounds, accepted)
+        rounds, sum(one.plain_steps for one in stats), drafted, accepted, _at_least(answers, rounds, accepted)
     )
 
 
@@ -107,10 +107,10 @@ def _at_least(answers: list[PromptResult], rounds: int, accepted: int) -> tuple[
     """
     lengths: Counter[int] = Counter()
     for answer in answers:
-        soon = _AT_ONCE * sum(answer.gaps_s) / max(1, len(answer.gaps_s))
+        at_once = _AT_ONCE * sum(answer.gaps_s) / max(1, len(answer.gaps_s))
         length = 0
         for gap in answer.gaps_s:
-            if gap > soon:
+            if gap > at_once:
                 lengths[length] += 1
                 length = 0
             else:

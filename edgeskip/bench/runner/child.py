@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
+from edgeskip.core.bounds import first_problem
+
 if TYPE_CHECKING:
     from edgeskip.bench.schema import Device
 
@@ -38,18 +40,18 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print to stdout must not come between the lines
 
-    def say(line: BaseModel | dict[str, str]) -> None:
+    def write(line: BaseModel | dict[str, str]) -> None:
         text = line.model_dump_json() if isinstance(line, BaseModel) else json.dumps(line, ensure_ascii=False)
         answers.write(text + "\n")
         answers.flush()
 
     def progress(message: str) -> None:
-        say({"kind": "progress", "message": message})
+        write({"kind": "progress", "message": message})
 
     try:
-        say(_answer(arguments, progress))
+        write(_answer(arguments, progress))
     except ValidationError as error:
-        say({"kind": "error", "message": f"the request is invalid: {error.errors()[0]['msg']}"})
+        write({"kind": "error", "message": f"the request is invalid: {first_problem(error)}"})
         return 2
     except Exception as error:
         from edgeskip.core.user_errors import explain
@@ -59,7 +61,7 @@ def main() -> int:
             import traceback
 
             traceback.print_exc()
-        say({"kind": "error", "message": line or f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"})
+        write({"kind": "error", "message": line or f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"})
         return 2
     return 0
 

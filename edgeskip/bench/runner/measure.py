@@ -147,9 +147,8 @@ def _run_test(engine: Engine, test: SyntheticTest, seed: int) -> SyntheticResult
     if test.depth:
         prefill(engine, _random_tokens(engine, test.depth, seed))
     if test.test == "tg":
-        engine.step(
-            _random_tokens(engine, 1, seed)
-        )  # the cache may be a new one, for which replayed steps are recorded anew
+        # The cache may be a new one, for which replayed steps are recorded anew.
+        engine.step(_random_tokens(engine, 1, seed))
         engine.truncate(test.depth)
     tokens = _random_tokens(engine, test.tokens, seed + 1)
     begin = time.perf_counter()
@@ -189,17 +188,7 @@ def _answer_prompt(session: Session, prompt: BenchPrompt, request: RoundRequest)
         tokens=list(made.tokens),
         finish_reason=made.finish_reason,
         runtime_s=(1 - stats.python_share) * stats.decode_s,
-        speculation=None
-        if drafted is None
-        else SpeculationResult(
-            rounds=drafted.rounds,
-            plain_steps=drafted.plain_steps,
-            drafted=drafted.drafted,
-            accepted=drafted.accepted,
-            draft_s=drafted.draft_s,
-            verify_s=drafted.verify_s,
-            plain_s=drafted.plain_s,
-        ),
+        speculation=None if drafted is None else SpeculationResult.model_validate(drafted, from_attributes=True),
         skipped_online=None if stats.online is None else len(stats.online.gated),
     )
 

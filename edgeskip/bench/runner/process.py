@@ -46,10 +46,10 @@ def run_worker(
         start_new_session=True,  # Ctrl-C comes to us alone
     )
     lines: queue.Queue[str | None] = queue.Queue()
-    complaints: list[str] = []
+    errors: list[str] = []
     readers = [
         threading.Thread(target=_read, args=(process.stdout, lines.put), daemon=True),
-        threading.Thread(target=_read, args=(process.stderr, complaints.append), daemon=True),
+        threading.Thread(target=_read, args=(process.stderr, errors.append), daemon=True),
     ]
     try:
         for reader in readers:
@@ -77,14 +77,14 @@ def run_worker(
     if last is None or last.get("kind") == "progress" or process.returncode:
         for reader in readers:
             reader.join(timeout=5)
-        raise EdgeSkipError(_exit_reason(process.returncode, complaints, watch))
+        raise EdgeSkipError(_exit_reason(process.returncode, errors, watch))
     return last
 
 
-def _read(stream: Any, tell: Any) -> None:
+def _read(stream: Any, receive: Any) -> None:
     for line in stream:
-        tell(line)
-    tell(None)
+        receive(line)
+    receive(None)
 
 
 def _next_line(lines: queue.Queue[str | None], silence_s: float) -> str | None:
@@ -115,7 +115,7 @@ def _terminate(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _exit_reason(code: int | None, complaints: Sequence[str | None], watch: MemoryWatch) -> str:
-    words = [line.strip() for line in complaints if line and line.strip()]
+def _exit_reason(code: int | None, errors: Sequence[str | None], watch: MemoryWatch) -> str:
+    words = [line.strip() for line in errors if line and line.strip()]
     said = f": {words[-1][:300]}" if words else ""
     return f"the worker {how_it_ended(code, watch)}{said}; see  edgeskip doctor"

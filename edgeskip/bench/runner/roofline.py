@@ -154,23 +154,16 @@ def _matmul_model(dtype: type[np.floating], side: int) -> bytes:
 
     Numbers are the fields of onnx.proto3, in protocol buffers' wire format.
     """
+    from edgeskip.runtime.engines.onnxruntime.model_bytes import integer_field, length_field
+
     element = {np.float32: 1, np.float16: 10}[dtype]  # TensorProto.DataType
-
-    def varint(value: int) -> bytes:
-        return bytes([value]) if value < 0x80 else bytes([value & 0x7F | 0x80]) + varint(value >> 7)
-
-    def number(field: int, value: int) -> bytes:
-        return varint(field << 3) + varint(value)
-
-    def text(field: int, value: bytes) -> bytes:
-        return varint(field << 3 | 2) + varint(len(value)) + value
-
-    shape = text(2, text(1, number(1, side)) * 2)  # Tensor.shape: two dims
-    kind = text(2, text(1, number(1, element) + shape))  # ValueInfo.type: a tensor of `element`
-    constant = (
-        number(1, side) * 2 + number(2, element) + text(8, b"B") + text(9, np.ones((side, side), dtype).tobytes())
-    )
-    node = text(1, b"A") + text(1, b"B") + text(2, b"C") + text(4, b"MatMul")
-    values = [text(field, text(1, name) + kind) for field, name in ((11, b"A"), (12, b"C"))]
-    graph = text(1, node) + text(2, b"matmul") + text(5, constant) + b"".join(values)
-    return number(1, 8) + text(7, graph) + text(8, number(2, 17))  # IR version 8, operators of opset 17
+    dims = integer_field(1, side)
+    shape = length_field(2, length_field(1, dims) * 2)  # Tensor.shape: two dims
+    kind = length_field(2, length_field(1, integer_field(1, element) + shape))  # ValueInfo.type
+    data = length_field(9, np.ones((side, side), dtype).tobytes())
+    constant = dims * 2 + integer_field(2, element) + length_field(8, b"B") + data
+    node = length_field(1, b"A") + length_field(1, b"B") + length_field(2, b"C") + length_field(4, b"MatMul")
+    values = [length_field(field, length_field(1, name) + kind) for field, name in ((11, b"A"), (12, b"C"))]
+    graph = length_field(1, node) + length_field(2, b"matmul") + length_field(5, constant) + b"".join(values)
+    # IR version 8, operators of opset 17
+    return integer_field(1, 8) + length_field(7, graph) + length_field(8, integer_field(2, 17))

@@ -77,12 +77,12 @@ def run_rounds(
                 done += 1
                 continue
 
-            def tell(message: str, done: int = done, cell: BenchCell = job.cell) -> None:
+            def report(message: str, done: int = done, cell: BenchCell = job.cell) -> None:
                 progress(done, total, cell, message)
 
-            tell("starting")
+            report("starting")
             try:
-                record(job.launcher.run(work.request(job.cell, job.path, round), tell))
+                record(job.launcher.run(work.request(job.cell, job.path, round), report))
             except EdgeSkipError as error:
                 failed.add(job.cell)
                 record(_failure(job.cell, round, str(error)))

@@ -43,9 +43,7 @@ class ShellResult:
 
     @property
     def last_line(self) -> str:
-        lines = [line.strip() for line in (self.said + "\n" + self.out).splitlines() if line.strip()]
-        said = [line.strip() for line in self.said.splitlines() if line.strip()]
-        return (said or lines or ["it says nothing"])[-1][:300]
+        return _last_line(self.said if self.said.strip() else self.out)
 
 
 class Adb:

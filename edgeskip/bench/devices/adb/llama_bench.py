@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.bench.runner.request import SyntheticTest
 from edgeskip.bench.schema import SyntheticResult
+from edgeskip.core.bounds import first_problem
 from edgeskip.core.errors import EdgeSkipError
 
 _ALL_LAYERS = 99
@@ -99,9 +100,7 @@ def _rows(text: str) -> list[_Row]:
         try:
             rows += [_Row.model_validate(value) for value in values]
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise EdgeSkipError(f"llama-bench's answer cannot be read ({where}: {first['msg']})") from None
+            raise EdgeSkipError(f"cannot read llama-bench's answer ({first_problem(error)})") from None
     if not rows:
         raise EdgeSkipError(f"llama-bench printed no figures: {' '.join(text.split())[-200:] or 'nothing at all'}")
     return rows

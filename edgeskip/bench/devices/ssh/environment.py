@@ -121,7 +121,7 @@ def _install(
     """Run the shell's `steps`, the last of which makes the file `mark`; one installs, others wait for it."""
     lines: deque[str] = deque(maxlen=200)
 
-    def hear(line: str) -> None:
+    def keep(line: str) -> None:
         lines.append(line)
         word = line.split(" ", 1)[0]
         if word in {"Collecting", "Building", "Installing"}:
@@ -129,7 +129,7 @@ def _install(
 
     argv = ["sh", "-c", f"exec 2>&1; test -e {shlex.quote(mark)} || {{ {steps}; }}"]
     lock = f"{mark.rpartition('/venv-')[0]}/.install"
-    answer = remote.run(argv, progress, on_line=hear, limit_s=limit_s, lock=lock)
+    answer = remote.run(argv, progress, on_line=keep, limit_s=limit_s, lock=lock)
     if answer["code"]:
         raise EdgeSkipError(_pip_error(remote, list(lines), needed))
 

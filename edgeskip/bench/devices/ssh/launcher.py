@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from edgeskip.bench.devices.ssh.connection import Connection, SshOptions
 from edgeskip.bench.devices.ssh.destination import parse_destination
@@ -17,8 +17,10 @@ from edgeskip.bench.devices.ssh.transfer import copy_artifact, list_artifact_fil
 from edgeskip.bench.runner.launcher import StatusCallback
 from edgeskip.bench.runner.request import RoundRequest
 from edgeskip.bench.schema import Device, Roofline, RoundResult
+from edgeskip.core.bounds import first_problem
 from edgeskip.core.errors import EdgeSkipError
 
+Kind = TypeVar("Kind", bound=BaseModel)
 CHILD = "edgeskip.bench.runner.child"
 DEVICE_S = 600.0  # to say what the machine is, its rooflines measured
 _SHOWN = ("architecture", "system", "python", "memory_bytes", "available_memory_bytes", "free_bytes", "cache")
@@ -36,7 +38,7 @@ class SshSettings:
 
 
 class SshLauncher:
-    """A machine with Python, reached by the system's ssh; a context manager."""
+    """A machine with Python, reached by the system's ssh."""
 
     def __init__(self, destination: str, settings: SshSettings, progress: StatusCallback) -> None:
         """Connect, bring what is needed and ask what the machine is; takes minutes the first time.
@@ -71,11 +73,7 @@ class SshLauncher:
         return f"{folder}/{artifact.opened}" if artifact.opened else folder
 
     def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
-        text = self._child([], request.model_dump_json(), self._settings.limit_s, progress)
-        try:
-            sample = RoundResult.model_validate_json(text)
-        except ValidationError as error:
-            raise self._strange(error) from None
+        sample = self._child(RoundResult, [], request.model_dump_json(), self._settings.limit_s, progress)
         if (sample.cell, sample.round) != (request.cell, request.round):
             raise EdgeSkipError(f"{self._remote.named} answered for another cell than the one requested")
         return sample
@@ -86,35 +84,24 @@ class SshLauncher:
     def close(self) -> None:
         self._connection.close()
 
-    def __enter__(self) -> SshLauncher:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _ask_device(self, named: str, progress: StatusCallback) -> Device:
         options = ["--device"]
         if self._settings.rooflines:
             progress(f"{named}: measuring its memory and arithmetic")
-            options += [
-                "--roofline",
-                ",".join(f"{provider}:{threads}" for provider, threads in self._settings.rooflines),
-            ]
-        try:
-            device = Device.model_validate_json(self._child(options, "", DEVICE_S, progress))
-        except ValidationError as error:
-            raise self._strange(error) from None
+            wanted = (f"{provider}:{threads}" for provider, threads in self._settings.rooflines)
+            options += ["--roofline", ",".join(wanted)]
+        device = self._child(Device, options, "", DEVICE_S, progress)
         remote = {name: self._facts[name] for name in _SHOWN if self._facts[name] is not None}
         return device.model_copy(update={"id": named, "type": "ssh", "facts": {**device.facts, "remote": remote}})
 
-    def _child(self, options: Sequence[str], stdin: str, limit_s: float, progress: StatusCallback) -> str:
+    def _child(
+        self, kind: type[Kind], options: Sequence[str], stdin: str, limit_s: float, progress: StatusCallback
+    ) -> Kind:
         """Return the last record that the worker writes. EdgeSkipError if there is none."""
         code = self._environment.code
         last = ""
 
-        def hear(line: str) -> None:
+        def keep(line: str) -> None:
             nonlocal last
             if line.startswith("{"):
                 last = line
@@ -122,7 +109,7 @@ class SshLauncher:
         answer = self._remote.run(
             [self._environment.python, "-m", CHILD, *options],
             progress,
-            on_line=hear,
+            on_line=keep,
             limit_s=limit_s,
             cwd=code,
             path=code,
@@ -131,11 +118,9 @@ class SshLauncher:
         if answer["code"] or not last:
             said = answer["said"] or "it says nothing"
             raise EdgeSkipError(f"{self._remote.named}: measuring ended with code {answer['code']}: {said}")
-        return last
-
-    def _strange(self, error: ValidationError) -> EdgeSkipError:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return EdgeSkipError(
-            f"{self._remote.named} answered with something else than asked for ({where}: {first['msg']})"
-        )
+        try:
+            return kind.model_validate_json(last)
+        except ValidationError as error:
+            raise EdgeSkipError(
+                f"{self._remote.named} answered with no {kind.__name__} ({first_problem(error)})"
+            ) from None

@@ -56,16 +56,16 @@ class RemoteMachine:
         """
         last: dict[str, Any] = {}
 
-        def hear(line: str) -> None:
+        def take(line: str) -> None:
             nonlocal last
-            heard = _agent_record(line)
-            if heard is None:
+            record = _agent_record(line)
+            if record is None:
                 if on_line is not None and line.strip():
                     on_line(line)
-            elif heard["kind"] == "progress":
-                progress(str(heard["message"]))
+            elif record["kind"] == "progress":
+                progress(str(record["message"]))
             elif last.get("kind") != "error":  # of the process that it runs, before its own answer
-                last = heard
+                last = record
 
         def feed() -> Iterator[bytes]:
             yield self._agent
@@ -73,7 +73,7 @@ class RemoteMachine:
             yield from payload()
 
         shell = shlex.join([python or self.python, "-P", "-c", _BOOT, str(len(self._agent))])
-        ended = self.connection.execute(shell, hear, feed=feed(), limit_s=limit_s)
+        ended = self.connection.execute(shell, take, feed=feed(), limit_s=limit_s)
         return self._result(last, ended)
 
     def run(
@@ -123,7 +123,7 @@ def find_python(connection: Connection) -> str:
     found: list[tuple[tuple[int, ...], str]] = []
     looked = False
 
-    def hear(line: str) -> None:
+    def take(line: str) -> None:
         nonlocal looked
         looked = looked or line.strip() == _SEARCHED
         word, _, rest = line.strip().partition(" ")
@@ -131,7 +131,7 @@ def find_python(connection: Connection) -> str:
         if word == "python" and path and version.replace(".", "").isdigit():
             found.append((tuple(int(number) for number in version.split(".")), path))
 
-    ended = connection.execute("sh", hear, feed=[_FIND_PYTHON.encode()], limit_s=ANSWER_S)
+    ended = connection.execute("sh", take, feed=[_FIND_PYTHON.encode()], limit_s=ANSWER_S)
     named = connection.destination.named
     if not looked:
         raise EdgeSkipError(f"{named} has no POSIX shell to run things with: {ended.last_line or 'it says nothing'}")

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def launch(far: Loopback) -> Iterator[Open]:
 
         def launch(**changes: Any) -> SshLauncher:
             settings = SshSettings(ssh=far.options(), python=sys.executable)
-            return stack.enter_context(SshLauncher(far.named, replace(settings, **changes), quiet))
+            return stack.enter_context(closing(SshLauncher(far.named, replace(settings, **changes), quiet)))
 
         yield launch
 

@@ -49,7 +49,7 @@ def test_measures_there(far: Loopback, launch: Open, artifact: Path) -> None:
         ("error", r": no such provider$"),
         ("crash", r": measuring ended with code 1: the last words$"),
         ("memory", r": it was killed by signal 9, SIGKILL$"),
-        ("rubbish", r"answered with something else than asked for \(cell: "),
+        ("rubbish", r"RoundResult \(cell: "),
         ("other", "another cell"),
     ],
 )
@@ -100,6 +100,7 @@ def test_ctrl_c_in_a_round_leaves_nothing_there(far: Loopback, launch: Open, tmp
 PROGRAM = """
 import sys
 sys.path.insert(0, {here!r})
+from contextlib import closing
 from pathlib import Path
 from ssh_rounds import request
 from edgeskip.bench.devices.ssh import launcher as launcher_module
@@ -107,7 +108,7 @@ from edgeskip.bench.devices.ssh.connection import SshOptions
 from edgeskip.bench.devices.ssh.launcher import SshSettings, SshLauncher
 launcher_module.CHILD = "fake_child"
 options = SshOptions(identity=Path({identity!r}), config=Path("/dev/null"), options={options!r})
-with SshLauncher({named!r}, SshSettings(ssh=options, python=sys.executable), print) as launcher:
+with closing(SshLauncher({named!r}, SshSettings(ssh=options, python=sys.executable), print)) as launcher:
     print("folder", launcher._connection._folder)
     launcher.run(request("/", "hang", {named!r}), lambda message: print(message, flush=True))
 """

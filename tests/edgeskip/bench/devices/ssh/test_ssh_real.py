@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -72,12 +73,12 @@ def test_installs_what_is_needed_once_and_measures_with_it(
     far.restart()
     folder = exported(tiny_llama, tmp_path / "tiny")
     settings, told = SshSettings(ssh=far.options()), []
-    with SshLauncher(far.named, settings, told.append) as launcher:
+    with closing(SshLauncher(far.named, settings, told.append)) as launcher:
         assert measured(launcher, launcher.prepare(folder, quiet)).ran.engine == "onnxruntime"
     assert any("installing" in message for message in told)
     (environment,) = far.cache.glob("venv-*")
     assert (environment / ".complete").exists()
     told.clear()
-    with SshLauncher(far.named, settings, told.append) as launcher:
+    with closing(SshLauncher(far.named, settings, told.append)) as launcher:
         assert measured(launcher, launcher.prepare(folder, quiet)).tests
     assert not any("installing" in message for message in told)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def test_a_host_of_ones_own_ssh_configuration(far: Loopback, tmp_path: Path) -> 
         f" UserKnownHostsFile {hosts}\n RemoteCommand echo hello\n RequestTTY yes\n"
     )
     settings = SshSettings(ssh=SshOptions(config=tmp_path / "config"), python=sys.executable)
-    with SshLauncher("board", settings, quiet) as launcher:
+    with closing(SshLauncher("board", settings, quiet)) as launcher:
         assert launcher.device.id == "board"
 
 
