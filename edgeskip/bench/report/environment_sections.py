@@ -41,11 +41,11 @@ class DoubtfulRounds:
     message: str
 
 
-def doubts_of(joined: MergedRuns) -> list[DoubtfulRounds]:
+def doubts_of(merged: MergedRuns) -> list[DoubtfulRounds]:
     """Return all doubtful rounds, entries in their order, with the worst value of each kind."""
     found: list[DoubtfulRounds] = []
-    for entry in joined.entries:
-        best = best_cpu_probe(joined, entry)
+    for entry in merged.entries:
+        best = best_cpu_probe(merged, entry)
         seen = [(sample.round + 1, sample.conditions) for sample in entry.samples]
         busy = {n: c.others_cores or 0.0 for n, c in seen if (c.others_cores or 0.0) > BUSY_CORES}
         slower = {n: lost for n, c in seen if (lost := slowdown_after(c)) > SLOWER}
@@ -63,15 +63,15 @@ def doubts_of(joined: MergedRuns) -> list[DoubtfulRounds]:
     return found
 
 
-def best_cpu_probe(joined: MergedRuns, entry: ReportEntry) -> float | None:
+def best_cpu_probe(merged: MergedRuns, entry: ReportEntry) -> float | None:
     """Return the highest CPU probe of any round on the entry's device in its run; None if there is none."""
-    others = [other for other in joined.on(entry.device) if other.part is entry.part]
+    others = [other for other in merged.on(entry.device) if other.part is entry.part]
     return max(
         (probe for other in others for sample in other.samples for probe in sample.conditions.pulse), default=None
     )
 
 
-def conditions_section(joined: MergedRuns) -> Section:
+def conditions_section(merged: MergedRuns) -> Section:
     """Return the doubtful rounds, then what was seen of every entry's rounds."""
     columns = [
         text_column(), Column("rounds"), Column("others", "cores, most"), Column("pulse", "after/before"),
@@ -80,7 +80,7 @@ def conditions_section(joined: MergedRuns) -> Section:
     ]  # fmt: skip
     tables = [
         replace(table, note="" if len(table.columns) > 2 else "Nothing more is known of what the device did meanwhile.")
-        for table in device_tables(joined, "Conditions", columns, lambda entry: _conditions_cells(joined, entry))
+        for table in device_tables(merged, "Conditions", columns, lambda entry: _conditions_cells(merged, entry))
     ]
     return Section(
         "conditions",
@@ -89,9 +89,9 @@ def conditions_section(joined: MergedRuns) -> Section:
             f"Doubtful: other programs kept more than {format_number(BUSY_CORES)} cores busy, or a fixed piece of work "
             f"(pulse) ran more than {format_percent(SLOWER)} slower after a round than before it, or than at best on "
             "the device. The worst round of each entry is shown.",
-            "Doubtful rounds are counted like all others." if doubts_of(joined) else "No round was doubtful by these.",
+            "Doubtful rounds are counted like all others." if doubts_of(merged) else "No round was doubtful by these.",
         ],
-        items=format_doubts(doubts_of(joined)),
+        items=format_doubts(doubts_of(merged)),
         tables=tables,
     )
 
@@ -109,7 +109,7 @@ def format_doubts(doubts: list[DoubtfulRounds]) -> list[str]:
     ]
 
 
-def execution_section(joined: MergedRuns) -> Section:
+def execution_section(merged: MergedRuns) -> Section:
     """Return engine, provider and nodes of every entry, and the notes of rounds."""
     columns = [
         text_column(), text_column("engine"), text_column("asked for"),
@@ -117,7 +117,7 @@ def execution_section(joined: MergedRuns) -> Section:
     ]  # fmt: skip
     notes = {
         f"{entry.target} ({entry.how}) on {entry.device}: {sanitize(note)}": None
-        for entry in joined.entries
+        for entry in merged.entries
         for sample in entry.samples
         for note in sample.notes
     }
@@ -127,17 +127,17 @@ def execution_section(joined: MergedRuns) -> Section:
         ["Nodes of the graph by the provider that ran them, if the engine reports it."]
         + (["Notes of the rounds:"] if notes else []),
         items=list(notes),
-        tables=device_tables(joined, "Providers", columns, _execution_cells),
+        tables=device_tables(merged, "Providers", columns, _execution_cells),
     )
 
 
-def failures_section(joined: MergedRuns) -> Section | None:
+def failures_section(merged: MergedRuns) -> Section | None:
     """Return the rounds that failed; None if none did."""
-    if not joined.failures:
+    if not merged.failures:
         return None
     columns = [text_column(), text_column("device"), text_column("message")]
     rows = []
-    for part, failure in joined.failures:
+    for part, failure in merged.failures:
         cell = failure.cell
         how = [
             sanitize(cell.provider, 60),
@@ -146,9 +146,9 @@ def failures_section(joined: MergedRuns) -> Section | None:
             f"round {failure.round + 1}",
         ]
         name = TableCell(
-            joined.target_of(part, cell.target), ", ".join(how + ([part.label] if len(joined.parts) > 1 else []))
+            merged.target_of(part, cell.target), ", ".join(how + ([part.label] if len(merged.parts) > 1 else []))
         )
-        rows.append([name, TableCell(joined.device_of(part, cell.device)), TableCell(sanitize(failure.message, 2000))])
+        rows.append([name, TableCell(merged.device_of(part, cell.device)), TableCell(sanitize(failure.message, 2000))])
     return Section(
         "failures",
         "Failures",
@@ -157,21 +157,21 @@ def failures_section(joined: MergedRuns) -> Section | None:
     )
 
 
-def environment_section(joined: MergedRuns) -> Section:
+def environment_section(merged: MergedRuns) -> Section:
     """Return runs with their settings, then every device with what it reports about itself."""
-    tables = [_run_table(joined, part) for part in joined.parts]
+    tables = [_run_table(merged, part) for part in merged.parts]
     seen: dict[str, tuple[Device, list[tuple[RunPart, Device]]]] = {}
-    for part in joined.parts:
+    for part in merged.parts:
         for device in part.run.devices.values():
-            name = joined.device_of(part, device.id)
+            name = merged.device_of(part, device.id)
             seen.setdefault(name, (device, []))[1].append((part, device))
     for name, (device, places) in seen.items():
-        tables.append(_device_table(joined, name, device, places))
+        tables.append(_device_table(merged, name, device, places))
     return Section("environment", "Environment and settings", tables=tables)
 
 
-def _conditions_cells(joined: MergedRuns, entry: ReportEntry) -> list[TableCell]:
-    seen, best = [sample.conditions for sample in entry.samples], best_cpu_probe(joined, entry)
+def _conditions_cells(merged: MergedRuns, entry: ReportEntry) -> list[TableCell]:
+    seen, best = [sample.conditions for sample in entry.samples], best_cpu_probe(merged, entry)
     others = max((c.others_cores for c in seen if c.others_cores is not None), default=None)
     events = [c.throttle_events for c in seen if c.throttle_events is not None]
     clocks = [clock for c in seen for clock in c.clock_mhz]
@@ -209,7 +209,7 @@ def _execution_cells(entry: ReportEntry) -> list[TableCell]:
     ]
 
 
-def _run_table(joined: MergedRuns, part: RunPart) -> Table:
+def _run_table(merged: MergedRuns, part: RunPart) -> Table:
     header, settings = part.run.header, part.run.header.settings
     rounds = sum(1 for _ in part.run.samples)
     facts = {
@@ -222,10 +222,10 @@ def _run_table(joined: MergedRuns, part: RunPart) -> Table:
         f"depths {_numbers(settings.depths)}",
         "prompts": ", ".join(sanitize(name, 120) for name in settings.prompts) or "none",
         "tokens": f"at most {settings.max_tokens:,} an answer; seed {settings.seed}",
-        "baselines": ", ".join(joined.target_of(part, name) for name in settings.baselines)
+        "baselines": ", ".join(merged.target_of(part, name) for name in settings.baselines)
         or "the first target of each engine",
-        "devices": ", ".join(joined.device_of(part, key) for key in part.run.devices) or "none",
-        "targets": ", ".join(joined.target_of(part, key) for key in part.run.targets) or "none",
+        "devices": ", ".join(merged.device_of(part, key) for key in part.run.devices) or "none",
+        "targets": ", ".join(merged.target_of(part, key) for key in part.run.targets) or "none",
     }
     return _facts_table(f"Run {part.label}", [(name, value) for name, value in facts.items() if value])
 
@@ -234,11 +234,11 @@ def _numbers(values: list[int]) -> str:
     return ", ".join(f"{value:,}" for value in values) or "none"
 
 
-def _device_table(joined: MergedRuns, name: str, device: Device, places: list[tuple[RunPart, Device]]) -> Table:
+def _device_table(merged: MergedRuns, name: str, device: Device, places: list[tuple[RunPart, Device]]) -> Table:
     facts = [("id", sanitize(device.id)), ("reached", device.type)]
     if device.emulated is not None:
         facts.append(("emulated", sanitize(device.emulated)))
-    if len(joined.parts) > 1:
+    if len(merged.parts) > 1:
         facts.append(("in runs", ", ".join(dict.fromkeys(part.label for part, _ in places))))
     facts += [(sanitize(package, 80), sanitize(version)) for package, version in device.versions.items()]
     facts += _flat(device.facts)
@@ -249,7 +249,7 @@ def _device_table(joined: MergedRuns, name: str, device: Device, places: list[tu
             given = [] if roof.bytes_per_s is None else [f"{format_number(roof.bytes_per_s / 1e9)} GB/s"]
             given += [] if roof.flops_per_s is None else [f"{format_number(roof.flops_per_s / 1e9)} GFLOP/s"]
             which = f"{sanitize(roof.provider, 60)}, {pluralize(roof.threads, 'thread')}"
-            where = f", {part.label}" if len(joined.parts) > 1 else ""
+            where = f", {part.label}" if len(merged.parts) > 1 else ""
             facts.append((f"roofline ({which}{where})", f"{' and '.join(given) or 'unknown'}: {sanitize(roof.how)}"))
     return _facts_table(f"Device {name}", facts)
 

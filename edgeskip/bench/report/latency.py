@@ -35,18 +35,18 @@ _RESOURCES = ("load", "peak memory", "peak device memory", "energy")
 _BOUNDS = {None: "", "memory": "bandwidth", "compute": "arithmetic"}
 
 
-def serving_section(joined: MergedRuns) -> Section | None:
+def serving_section(merged: MergedRuns) -> Section | None:
     """Return TTFT, TPOT and ITL of real prompts; None if none was answered."""
-    if not any(entry.row(measure) for entry in joined.entries for measure in SERVING):
+    if not any(entry.row(measure) for entry in merged.entries for measure in SERVING):
         return None
     columns = [
         text_column(), Column("decoding", "tokens/s, median"), _RATIO, Column("TTFT", "ms, to baseline"),
         Column("TPOT", "ms"), Column("ITL p50", "ms"), Column("ITL p90", "ms"), Column("ITL p99", "ms"),
     ]  # fmt: skip
-    prompts = {answer.prompt for e in joined.entries for sample in e.samples for answer in sample.answers}
+    prompts = {answer.prompt for e in merged.entries for sample in e.samples for answer in sample.answers}
     plots = [
-        _plot(joined, "decode", "Decoding on real prompts", "tokens per second", TPOT),
-        _plot(joined, "first-token", "Time to first token", "milliseconds", "TTFT"),
+        _plot(merged, "decode", "Decoding on real prompts", "tokens per second", TPOT),
+        _plot(merged, "first-token", "Time to first token", "milliseconds", "TTFT"),
     ]
     return Section(
         "serving",
@@ -58,30 +58,30 @@ def serving_section(joined: MergedRuns) -> Section | None:
             "standard deviation; ratios are paired by round with Student's 95 % interval, above 1 is better."
         ],
         plots=[plot for plot in plots if plot is not None],
-        tables=device_tables(joined, "Real prompts", columns, _serving_cells),
+        tables=device_tables(merged, "Real prompts", columns, _serving_cells),
     )
 
 
-def synthetic_section(joined: MergedRuns) -> Section | None:
+def synthetic_section(merged: MergedRuns) -> Section | None:
     """Return the pp and tg rows; None if there are none."""
     measures = list(
-        dict.fromkeys(row.measure for entry in joined.entries for row in entry.rows if row.unit == "tokens/s")
+        dict.fromkeys(row.measure for entry in merged.entries for row in entry.rows if row.unit == "tokens/s")
     )
     if not measures:
         return None
     columns = [text_column(), Column("speed", "tokens/s"), _RATIO, Column("of roofline")]
     tables = []
-    for device in joined.device_names:
-        found = [(m, [(e, row) for e in joined.on(device) if (row := e.row(m)) is not None]) for m in measures]
+    for device in merged.device_names:
+        found = [(m, [(e, row) for e in merged.on(device) if (row := e.row(m)) is not None]) for m in measures]
         groups = [Group(measure, [_synthetic_cells(*one) for one in rows]) for measure, rows in found if rows]
         if groups:
             tables.append(compact_table(f"Synthetic tests on {device}", columns, groups))
     plots = [
-        _plot(joined, test, f"{title}: {name}", "tokens per second", name)
+        _plot(merged, test, f"{title}: {name}", "tokens per second", name)
         for test, title in (("pp", "Reading a prompt of random tokens"), ("tg", "Decoding random tokens"))
         if (name := first_test(measures, test)) is not None
     ]
-    known = any(row.roofline is not None for entry in joined.entries for row in entry.rows)
+    known = any(row.roofline is not None for entry in merged.entries for row in entry.rows)
     paragraphs = [
         "As in llama-bench: pp512 reads 512 random tokens as one prompt, tg128 decodes 128 one by one, @ d2048 with "
         "2,048 tokens in the cache before.",
@@ -95,14 +95,14 @@ def synthetic_section(joined: MergedRuns) -> Section | None:
     )
 
 
-def resources_section(joined: MergedRuns) -> Section | None:
+def resources_section(merged: MergedRuns) -> Section | None:
     """Return load time, memory and energy; None if none of them is known."""
     columns = [
         text_column(), Column("load", "s"), Column("peak memory", "MB"), Column("device memory", "MB"),
         Column("energy", "J/token"),
     ]  # fmt: skip
     tables = device_tables(
-        joined,
+        merged,
         "Loading, memory and energy",
         columns,
         lambda entry: [entry_heading(entry), *(_mean_cell(entry.row(measure)) for measure in _RESOURCES)],
@@ -110,7 +110,7 @@ def resources_section(joined: MergedRuns) -> Section | None:
     tables = [table for table in tables if len(table.columns) > 1]
     if not tables:
         return None
-    energies = [sample.energy for entry in joined.entries for sample in entry.samples if sample.energy is not None]
+    energies = [sample.energy for entry in merged.entries for sample in entry.samples if sample.energy is not None]
     sources = list(dict.fromkeys(sanitize(energy.source) for energy in energies))
     energy = f"Energy is per token of the answers, by {join_names(sources)}." if sources else "Energy was not measured."
     return Section("resources", "Loading, memory, energy", [energy], tables=tables)
@@ -149,12 +149,12 @@ def _ratio_cell(entry: ReportEntry, row: MeasureRow | None) -> TableCell:
     return TableCell(format_ratio(row.ratio), format_interval(row.ratio))
 
 
-def _plot(joined: MergedRuns, name: str, title: str, axis: str, measure: str) -> Plot | None:
+def _plot(merged: MergedRuns, name: str, title: str, axis: str, measure: str) -> Plot | None:
     """Return a figure with a dot for each entry at its median, a line over its rounds; None if nothing was measured."""
     groups: list[tuple[str, list[Dot]]] = []
-    for device in joined.device_names:
+    for device in merged.device_names:
         dots = []
-        for entry in joined.on(device):
+        for entry in merged.on(device):
             row = entry.row(measure)
             if row is None or min(row.values) <= 0:
                 continue

@@ -46,13 +46,13 @@ def write_report(
     """
     need_matplotlib()
     refuse_file(output, overwrite=overwrite)
-    joined = read_runs(runs)
-    sections = sections_of(joined)
+    merged = read_runs(runs)
+    sections = sections_of(merged)
     plots = [plot for section in sections for plot in section.plots]
     pictures = [] if png_folder is None else [png_folder / f"{plot.name}.png" for plot in plots]
     for picture in pictures:
         refuse_file(picture, overwrite=overwrite, option="--png")
-    page = html(joined, sections)
+    page = html(merged, sections)
     if pictures:
         with staged_files(pictures, overwrite=overwrite) as staged:
             for path, plot in zip(staged, plots, strict=True):
@@ -61,26 +61,26 @@ def write_report(
     return [output, *pictures]
 
 
-def sections_of(joined: MergedRuns) -> list[Section]:
+def sections_of(merged: MergedRuns) -> list[Section]:
     """Return all sections that have something to say."""
-    targets = Section("targets", "Targets", tables=[targets_table(joined)])
+    targets = Section("targets", "Targets", tables=[targets_table(merged)])
     found = [
-        serving_section(joined),
-        synthetic_section(joined),
-        tradeoff_section(joined),
-        drafting_section(joined),
-        time_section(joined),
-        resources_section(joined),
+        serving_section(merged),
+        synthetic_section(merged),
+        tradeoff_section(merged),
+        drafting_section(merged),
+        time_section(merged),
+        resources_section(merged),
         targets,
-        execution_section(joined) if joined.entries else None,
-        conditions_section(joined) if joined.entries else None,
-        failures_section(joined),
-        environment_section(joined),
+        execution_section(merged) if merged.entries else None,
+        conditions_section(merged) if merged.entries else None,
+        failures_section(merged),
+        environment_section(merged),
     ]
     return [section for section in found if section is not None]
 
 
-def html(joined: MergedRuns, sections: Sequence[Section]) -> str:
+def html(merged: MergedRuns, sections: Sequence[Section]) -> str:
     """Return the page. Every text is escaped; only what this package draws is inserted as it is."""
     import jinja2
     from markupsafe import Markup
@@ -98,8 +98,8 @@ def html(joined: MergedRuns, sections: Sequence[Section]) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return template.render(
         title="EdgeSkip benchmark",
-        subtitle=_subtitle(joined),
-        summary=summary_of(joined),
+        subtitle=_subtitle(merged),
+        summary=summary_of(merged),
         sections=sections,
         drawings=drawings,
         style=Markup(style),
@@ -115,9 +115,9 @@ def _drawings(plot: Plot, sheet: Stylesheet) -> tuple[str, str]:
     )
 
 
-def _subtitle(joined: MergedRuns) -> str:
-    runs = [f"{part.label} of {sanitize(part.run.header.created, 40)}" for part in joined.parts]
-    on = f"On {join_names(joined.device_names)}. " if joined.device_names else ""
+def _subtitle(merged: MergedRuns) -> str:
+    runs = [f"{part.label} of {sanitize(part.run.header.created, 40)}" for part in merged.parts]
+    on = f"On {join_names(merged.device_names)}. " if merged.device_names else ""
     return f"{on}From {pluralize(len(runs), 'run')}: {'; '.join(runs)}. Ratios and rooflines are within each run."
 
 

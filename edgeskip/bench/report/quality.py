@@ -36,7 +36,7 @@ class QualityLoss:
         return f"{join_names(parts)}, against {self.against} on {self.text}"
 
 
-def loss_of(joined: MergedRuns, entry: ReportEntry) -> QualityLoss | None:
+def loss_of(merged: MergedRuns, entry: ReportEntry) -> QualityLoss | None:
     """Return what this entry loses against its reference or the baseline of its run; None if that was not measured.
 
     The figures are of the artifact decoded plainly: what is also skipped online was not measured.
@@ -55,7 +55,7 @@ def loss_of(joined: MergedRuns, entry: ReportEntry) -> QualityLoss | None:
         # Of another precision, or written by another tool, a dense model is not the same model to the bit.
         if base_record is None or not entry.lossless or base_record.label not in {"dense", "verified"} or not same:
             return None
-        return QualityLoss(0.0, 0.0, None, joined.target_of(entry.part, base_record.name), "", by_label=True)
+        return QualityLoss(0.0, 0.0, None, merged.target_of(entry.part, base_record.name), "", by_label=True)
     reference = quality.reference
     if reference is None and base_record is not None:
         reference = base_record.name
@@ -70,7 +70,7 @@ def loss_of(joined: MergedRuns, entry: ReportEntry) -> QualityLoss | None:
     top1 = 1.0 if reference == entry.record.name else quality.top1_agreement
     if increase is None and kl is None and top1 is None:
         return None
-    return QualityLoss(increase, kl, top1, joined.target_of(entry.part, reference), sanitize(quality.text, 80))
+    return QualityLoss(increase, kl, top1, merged.target_of(entry.part, reference), sanitize(quality.text, 80))
 
 
 def _same_text(ours: QualityResult, theirs: QualityResult) -> bool:

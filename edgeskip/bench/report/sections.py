@@ -97,15 +97,15 @@ def compact_table(caption: str, columns: list[Column], groups: list[Group], note
 
 
 def device_tables(
-    joined: MergedRuns,
+    merged: MergedRuns,
     title: str,
     columns: Sequence[Column],
     row: Callable[[ReportEntry], list[TableCell] | None],
 ) -> list[Table]:
     """Return a table for each device, with the row of each of its entries; None = the entry has no row."""
     tables = []
-    for device in joined.device_names:
-        rows = [cells for entry in joined.on(device) if (cells := row(entry)) is not None]
+    for device in merged.device_names:
+        rows = [cells for entry in merged.on(device) if (cells := row(entry)) is not None]
         if rows:
             tables.append(compact_table(f"{title} on {device}", list(columns), [Group("", rows)]))
     return tables

@@ -59,13 +59,13 @@ def speeds_of(row: MeasureRow) -> tuple[float, ...]:
     return row.values if row.higher_is_better else tuple(1e3 / value for value in row.values)
 
 
-def fastest(joined: MergedRuns, device: str) -> DecodingSpeed | None:
+def fastest(merged: MergedRuns, device: str) -> DecodingSpeed | None:
     """Return the entry with the highest median decoding speed on a device; None if nothing was decoded there."""
-    return max(decoding_speeds(joined, device), key=lambda one: one.median, default=None)
+    return max(decoding_speeds(merged, device), key=lambda one: one.median, default=None)
 
 
-def decoding_speeds(joined: MergedRuns, device: str) -> list[DecodingSpeed]:
+def decoding_speeds(merged: MergedRuns, device: str) -> list[DecodingSpeed]:
     """Return the decoding speeds on a device, by one measure."""
-    entries = joined.on(device)
+    entries = merged.on(device)
     measure = decode_measure(entries)
     return [one for one in (decoding_speed(entry, measure) for entry in entries) if one is not None]

@@ -9,22 +9,22 @@ from edgeskip.bench.report.quality import loss_of
 from edgeskip.bench.report.speed import DecodingSpeed, decoding_speeds, fastest
 
 
-def summary_of(joined: MergedRuns) -> list[tuple[str, str]]:
+def summary_of(merged: MergedRuns) -> list[tuple[str, str]]:
     """Return (device, sentences) for each device, then ("", …) on all."""
-    found = [(device, _device(joined, device)) for device in joined.device_names]
-    return [*found, ("", _all(joined))]
+    found = [(device, _device(merged, device)) for device in merged.device_names]
+    return [*found, ("", _all(merged))]
 
 
-def _device(joined: MergedRuns, device: str) -> str:
-    best = fastest(joined, device)
+def _device(merged: MergedRuns, device: str) -> str:
+    best = fastest(merged, device)
     if best is None:
         return "No decoding was measured here."
     entry = best.entry
-    verb = "decodes fastest:" if len(decoding_speeds(joined, device)) > 1 else "decodes"
+    verb = "decodes fastest:" if len(decoding_speeds(merged, device)) > 1 else "decodes"
     on = "on real prompts" if best.on_prompts else f"of random tokens ({best.measure})"
     parts = [
         f"{entry.target} ({entry.how}) {verb} {format_number(best.median)} tokens/s {on}{_compared(best)}.",
-        _loses(joined, entry),
+        _loses(merged, entry),
     ]
     if not entry.is_baseline and best.ratio is not None and best.ratio.low is not None and best.ratio.low <= 1:
         parts.append("The interval includes 1: a difference is not shown.")
@@ -41,8 +41,8 @@ def _compared(best: DecodingSpeed) -> str:
     return f", {format_number(ratio.value)} times as fast as {entry.baseline} decoded plainly ({bounds})"
 
 
-def _loses(joined: MergedRuns, entry: ReportEntry) -> str:
-    loss = loss_of(joined, entry)
+def _loses(merged: MergedRuns, entry: ReportEntry) -> str:
+    loss = loss_of(merged, entry)
     label = f"Label: {entry.label}."
     if loss is None:
         return f"{label} What it loses was not measured."
@@ -53,22 +53,22 @@ def _loses(joined: MergedRuns, entry: ReportEntry) -> str:
     return f"{label} Loss: {loss.summary}."
 
 
-def _all(joined: MergedRuns) -> str:
-    rounds = sum(len(entry.samples) for entry in joined.entries)
+def _all(merged: MergedRuns) -> str:
+    rounds = sum(len(entry.samples) for entry in merged.entries)
     parts = [
-        f"{pluralize(rounds, 'round')} of {pluralize(len(joined.entries), 'cell')} on "
-        f"{pluralize(len(joined.device_names), 'device')} were measured, each in its own process."
+        f"{pluralize(rounds, 'round')} of {pluralize(len(merged.entries), 'cell')} on "
+        f"{pluralize(len(merged.device_names), 'device')} were measured, each in its own process."
     ]
-    doubtful = {(id(doubt.entry), n) for doubt in doubts_of(joined) for n in doubt.rounds}
+    doubtful = {(id(doubt.entry), n) for doubt in doubts_of(merged) for n in doubt.rounds}
     if doubtful:
         parts.append(f"{pluralize(len(doubtful), 'round')} ran under doubtful conditions (see Conditions).")
-    if joined.failures:
-        parts.append(f"{pluralize(len(joined.failures), 'round')} failed (see Failures).")
+    if merged.failures:
+        parts.append(f"{pluralize(len(merged.failures), 'round')} failed (see Failures).")
     emulated = [
         name
-        for name in joined.device_names
+        for name in merged.device_names
         if any(e.device == name and e.part.run.devices[e.cell.device].emulated is not None
-               for e in joined.entries if e.cell.device in e.part.run.devices)
+               for e in merged.entries if e.cell.device in e.part.run.devices)
     ]  # fmt: skip
     if emulated:
         parts.append(f"Emulated, not the device itself: {'; '.join(emulated)}.")

@@ -24,9 +24,9 @@ from edgeskip.bench.report.xy_plots import MAX_LINES, line_plot
 _POSITIONS = 8  # columns of the table
 
 
-def drafting_section(joined: MergedRuns) -> Section | None:
+def drafting_section(merged: MergedRuns) -> Section | None:
     """Return acceptance by entry and position; None if nothing was drafted."""
-    found = [(entry, drafting) for entry in joined.entries if (drafting := drafting_stats(entry)) is not None]
+    found = [(entry, drafting) for entry in merged.entries if (drafting := drafting_stats(entry)) is not None]
     if not found:
         return None
     most = min(_POSITIONS, max(len(drafting.at_least) for _, drafting in found))
@@ -62,24 +62,24 @@ def drafting_section(joined: MergedRuns) -> Section | None:
     unknown = [f"{entry.target} ({entry.how}, {entry.device})" for entry, drafting in found if not drafting.at_least]
     if unknown and lines:
         paragraphs.append(f"Acceptance by position is unknown for {'; '.join(unknown)}.")
-    tables = device_tables(joined, "Drafting", columns, lambda entry: _drafting_cells(entry, most))
+    tables = device_tables(merged, "Drafting", columns, lambda entry: _drafting_cells(entry, most))
     return Section("drafting", "Drafts and their acceptance", paragraphs, plots=plots, tables=tables)
 
 
-def time_section(joined: MergedRuns) -> Section | None:
+def time_section(merged: MergedRuns) -> Section | None:
     """Return what TTFT and the decode step are made of; None if no prompt was answered."""
     plots, tables = [], []
     for name, title, axis, parts_of in (
         ("first-token-parts", "What the time to the first token is made of", "milliseconds", first_token_parts),
         ("decode-parts", "What the time per decoded token is made of", "milliseconds per token", decode_parts),
     ):
-        plot, found = _time_figure(joined, name, title, axis, parts_of)
+        plot, found = _time_figure(merged, name, title, axis, parts_of)
         plots += plot
         tables += found
     if not plots:
         return None
     silent: dict[str, dict[str, None]] = {}  # device → targets
-    for entry in joined.entries:
+    for entry in merged.entries:
         if first_token_parts(entry) and not decode_parts(entry):
             silent.setdefault(entry.device, {})[entry.target] = None
     paragraphs = [
@@ -95,10 +95,10 @@ def time_section(joined: MergedRuns) -> Section | None:
 
 
 def _time_figure(
-    joined: MergedRuns, name: str, title: str, axis: str, parts_of: Callable[[ReportEntry], list[TimeShare]]
+    merged: MergedRuns, name: str, title: str, axis: str, parts_of: Callable[[ReportEntry], list[TimeShare]]
 ) -> tuple[list[Plot], list[Table]]:
     """Return the figure and the tables of a time's parts; nothing if no entry has any."""
-    parts = {id(entry): parts_of(entry) for entry in joined.entries}
+    parts = {id(entry): parts_of(entry) for entry in merged.entries}
     names = sorted(dict.fromkeys(part.name for some in parts.values() for part in some), key=lambda n: n == "rest")
     if not names:
         return [], []
@@ -112,13 +112,13 @@ def _time_figure(
 
     groups = [
         (device, bars)
-        for device in joined.device_names
-        if (bars := [Bar(entry.brief, parts[id(entry)]) for entry in joined.on(device) if parts[id(entry)]])
+        for device in merged.device_names
+        if (bars := [Bar(entry.brief, parts[id(entry)]) for entry in merged.on(device) if parts[id(entry)]])
     ]
     caption = f"{title}, in milliseconds; every device has its own scale."
     plot = Plot(name, title, caption, describe_bars(title, groups), lambda width: bar_plot(groups, axis, width))
     columns = [text_column(), *(Column(part, "ms") for part in names), Column("together", "ms")]
-    return [plot], device_tables(joined, title, columns, cells)
+    return [plot], device_tables(merged, title, columns, cells)
 
 
 def _drafting_cells(entry: ReportEntry, most: int) -> list[TableCell] | None:

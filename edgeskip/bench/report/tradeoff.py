@@ -31,15 +31,15 @@ from edgeskip.bench.report.xy_plots import TradeoffPoint, tradeoff_plot
 from edgeskip.bench.schema import Target
 
 
-def tradeoff_section(joined: MergedRuns) -> Section | None:
+def tradeoff_section(merged: MergedRuns) -> Section | None:
     """Return decode speed-up against loss; None if no speed-up is known."""
     groups: list[Group] = []
     points: list[TradeoffPoint] = []
     names: list[str] = []  # of the rows, in their order
     unknown: list[str] = []
     measures: list[str] = []
-    for device in joined.device_names:
-        entries = joined.on(device)
+    for device in merged.device_names:
+        entries = merged.on(device)
         measure = decode_measure(entries)
         groups.append(Group(device, []))
         for entry in entries:
@@ -47,7 +47,7 @@ def tradeoff_section(joined: MergedRuns) -> Section | None:
             if speed is None or (speed.ratio is None and not entry.is_baseline):
                 continue
             measures.append(speed.measure)
-            loss = loss_of(joined, entry)
+            loss = loss_of(merged, entry)
             if loss is None:
                 unknown.append(f"{entry.target} ({entry.cell.strategy})")
             elif not (entry.is_baseline and not loss.perplexity_increase and not loss.kl):
@@ -91,9 +91,9 @@ def tradeoff_section(joined: MergedRuns) -> Section | None:
     return Section("quality", "Speed-up against quality", paragraphs, plots=plots, tables=[table])
 
 
-def targets_table(joined: MergedRuns) -> Table:
+def targets_table(merged: MergedRuns) -> Table:
     """Return what was benchmarked: one row for each artifact."""
-    several = len(joined.parts) > 1
+    several = len(merged.parts) > 1
     columns = [
         text_column(), text_column("label"), text_column("precision"),
         Column("skipped", "sublayers"), Column("size", "MB"), Column("perplexity"), Column("KL", "nats/token"),
@@ -101,9 +101,9 @@ def targets_table(joined: MergedRuns) -> Table:
     ]  # fmt: skip
     rows: dict[str, list[TableCell]] = {}
     runs: dict[str, list[str]] = {}
-    for part in joined.parts:
+    for part in merged.parts:
         for target in part.run.targets.values():
-            name = joined.target_of(part, target.name)
+            name = merged.target_of(part, target.name)
             runs.setdefault(name, []).append(part.label)
             if name not in rows or (rows[name][5].main == NOT_MEASURED and target.quality is not None):
                 rows[name] = _target_cells(name, target)
@@ -113,7 +113,7 @@ def targets_table(joined: MergedRuns) -> Table:
     texts = dict.fromkeys(
         f"{sanitize(target.quality.text, 80)} ({target.quality.tokens:,} tokens in windows of "
         f"{target.quality.window:,})"
-        for part in joined.parts
+        for part in merged.parts
         for target in part.run.targets.values()
         if target.quality is not None
     )

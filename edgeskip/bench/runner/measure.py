@@ -56,7 +56,7 @@ def measure_round(request: RoundRequest, progress: Callable[[str], None]) -> Rou
         progress("warming up")
         _warm_up_answers(session, request)
         progress("measuring")  # its display is drawn before the monitor below starts
-        watch = SystemMonitor()
+        monitor = SystemMonitor()
         meter = EnergyMeter(cell.provider)
         answers = [_answer_prompt(session, prompt, request) for prompt in request.prompts]
         energy = meter.energy() if answers else None
@@ -80,7 +80,7 @@ def measure_round(request: RoundRequest, progress: Callable[[str], None]) -> Rou
             device_peak_bytes=memory.allocated_bytes(),
             tests=tests,
             answers=answers,
-            conditions=watch.conditions(),
+            conditions=monitor.conditions(),
             energy=energy,
             notes=notes,
         )

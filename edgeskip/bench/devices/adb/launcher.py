@@ -77,7 +77,7 @@ class AdbLauncher:
             check_abi(file, self._phone.abis)
         self._folder = f"{FOLDER}/{sha256_of(program)[:16]}"
         for file in (program, *libraries):
-            self._bring(file, self._folder, progress)
+            self._push(file, self._folder, progress)
         self._program = f"{self._folder}/{program.name}"
         self._must(self._adb.shell(f"chmod 755 {shlex.quote(self._program)}"), "make llama-bench executable")
         self._stop()  # what a broken connection left running would disturb
@@ -88,7 +88,7 @@ class AdbLauncher:
 
     def prepare(self, path: Path, progress: StatusCallback) -> str:
         _check_gguf(path)
-        return self._bring(path, f"{FOLDER}/{sha256_of(path)[:16]}", progress)
+        return self._push(path, f"{FOLDER}/{sha256_of(path)[:16]}", progress)
 
     def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
         cell = request.cell
@@ -153,7 +153,7 @@ class AdbLauncher:
             printed += answer.out + "\n"
         return printed
 
-    def _bring(self, file: Path, folder: str, progress: StatusCallback) -> str:
+    def _push(self, file: Path, folder: str, progress: StatusCallback) -> str:
         """Push a file unless the phone has it, check its checksum, and return its path there."""
         digest, size = sha256_of(file), file.stat().st_size
         target = f"{folder}/{file.name}"

@@ -95,7 +95,7 @@ class BrowserLauncher:
         browser = Browser(self._program, self._profile, self._url, flags=flags)
         throttle = None
         peak = 0
-        watch, look = SystemMonitor(), time.monotonic()
+        monitor, look = SystemMonitor(), time.monotonic()
         try:
             if self._throttle is not None:
                 throttle = Throttle(browser.group, self._throttle)
@@ -119,7 +119,7 @@ class BrowserLauncher:
         if throttle is not None:
             notes.append(f"slowed down {throttle.achieved:.2f}x")
         # The browser's processes count as others', so how busy those were is unknown.
-        conditions = watch.conditions().model_copy(update={"others_cores": None})
+        conditions = monitor.conditions().model_copy(update={"others_cores": None})
         peak_bytes = outcome.peak_rss_bytes or peak or None
         return outcome.model_copy(update={"peak_rss_bytes": peak_bytes, "notes": notes, "conditions": conditions})
 
@@ -203,7 +203,7 @@ def _throttled(roofline: Roofline, factor: float) -> Roofline:
 
 
 class _SingleRoundHandler:
-    """A `Desk` that wants one request of one device. Written by the server's thread, read by the launcher's."""
+    """A `ResultHandler` for one request of one device: written by the server's thread, read by the launcher's."""
 
     def __init__(self, identifier: str) -> None:
         self.id = identifier
@@ -236,17 +236,11 @@ class _SingleRoundHandler:
         self.heard = time.monotonic()
         self._report(message)
 
-    def sample(self, device: str, sample: RoundResult) -> None:
-        self._take(sample)
-
-    def failure(self, device: str, failure: RoundFailure) -> None:
-        self._take(failure)
-
-    def _take(self, outcome: RoundResult | RoundFailure) -> None:
+    def finish(self, record: RoundResult | RoundFailure) -> None:
         request = self._request
-        if request is None or (outcome.cell, outcome.round) != (request.cell, request.round) or self.ended.is_set():
+        if request is None or (record.cell, record.round) != (request.cell, request.round) or self.ended.is_set():
             raise RejectedRecordError("nobody asked for this cell and round")
-        self.outcome = outcome
+        self.outcome = record
         self.ended.set()
 
 

@@ -133,13 +133,13 @@ def _cached(package: WebPackage) -> Path:
         try:
             with FileLock(folder / ".lock", timeout=NPM_TIMEOUT_S):
                 if not path.exists():
-                    _bring(package, path)
+                    _fetch(package, path)
         except Timeout:
             raise EdgeSkipError(f"another process has been fetching into {folder} for too long: end it") from None
     return path
 
 
-def _bring(package: WebPackage, path: Path) -> None:
+def _fetch(package: WebPackage, path: Path) -> None:
     spec = f"{package.name}@{package.version}"
     npm = shutil.which("npm")
     if npm is None:

@@ -218,11 +218,8 @@ class PhoneHandler:
             phone.running = phone.left[0]
             phone.begun[phone.running] = phone.begun.get(phone.running, 0) + 1
 
-    def sample(self, device: str, sample: RoundResult) -> None:
-        self._end(self._phone(device), sample)
-
-    def failure(self, device: str, failure: RoundFailure) -> None:
-        self._end(self._phone(device), failure)
+    def finish(self, record: RoundResult | RoundFailure) -> None:
+        self._end(self._phone(record.cell.device), record)
 
     def _add_rooflines(self, phone: _Phone, rooflines: Sequence[Roofline]) -> None:
         """Merge what the page measures before its first round, and again if it continues after it was closed."""

@@ -14,7 +14,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -25,8 +25,10 @@ from edgeskip.bench.schema import Device, Record, RoundFailure, RoundResult
 from edgeskip.core.bounds import first_problem
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 
-if TYPE_CHECKING:
+try:
     from aiohttp import web
+except ImportError:
+    raise MissingExtraError("aiohttp", "bench") from None
 
 BODY_LIMIT = 4 << 20  # bytes of one record; 100,000 tokens with their gaps need about 3 MB
 READ_TIMEOUT_S = 30.0  # for a whole body to come in
@@ -44,6 +46,7 @@ HEADERS = {
     "worker-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
 }
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RecordKind = TypeVar("RecordKind", bound=BaseModel)
 
 
@@ -70,11 +73,8 @@ class ResultHandler(Protocol):
     def progress(self, device: str, message: str) -> None:
         """Take in what it is doing now; comes every few seconds."""
 
-    def sample(self, device: str, sample: RoundResult) -> None:
+    def finish(self, record: RoundResult | RoundFailure) -> None:
         """Keep a round that has ended; return once it is safe. RejectedRecordError if nobody asked for it."""
-
-    def failure(self, device: str, failure: RoundFailure) -> None:
-        """Keep a round that has failed; otherwise as `sample`."""
 
 
 class WebServer:
@@ -124,10 +124,6 @@ class WebServer:
 
     def start(self) -> None:
         """Listen, and return once it does. EdgeSkipError if the port is taken or the address is not this machine's."""
-        try:
-            import aiohttp  # noqa: F401
-        except ImportError:
-            raise MissingExtraError("aiohttp", "bench") from None
         ready: list[BaseException | None] = []
         started = threading.Event()
 
@@ -175,17 +171,15 @@ class WebServer:
             self._thread.join(10)
 
     async def _serve(self, ready: Callable[[], None]) -> None:
-        from aiohttp import web
-
         app = web.Application(middlewares=[self._guard], client_max_size=BODY_LIMIT)
-        app.router.add_get("/{token}/", self._index)
-        app.router.add_get("/{token}/page/{name}", self._page)
-        app.router.add_get("/{token}/lib/{name}", self._package)
+        app.router.add_get("/{token}/", _table_handler(self._static, "index.html"))
+        app.router.add_get("/{token}/page/{name}", _table_handler(self._static))
+        app.router.add_get("/{token}/lib/{name}", _table_handler(self._packages))
         app.router.add_get("/{token}/files/{sha256}", self._file)
         app.router.add_get("/{token}/work", self._work)
         app.router.add_post("/{token}/device", self._device)
-        app.router.add_post("/{token}/results", self._results)
-        app.router.add_post("/{token}/failure", self._failure)
+        app.router.add_post("/{token}/results", self._record_handler(RoundResult))
+        app.router.add_post("/{token}/failure", self._record_handler(RoundFailure))
         app.router.add_post("/{token}/progress", self._progress)
         silent = logging.getLogger(f"{__name__}.silent")  # aiohttp prints a traceback for what is not HTTP
         silent.addHandler(logging.NullHandler())
@@ -205,12 +199,9 @@ class WebServer:
     @property
     def _guard(self) -> Callable[..., Awaitable[web.StreamResponse]]:
         """Check the token first, whatever is asked for; then add the headers that every answer has."""
-        from aiohttp import web
 
         @web.middleware
-        async def guard(
-            request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-        ) -> web.StreamResponse:
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             first = request.path.lstrip("/").partition("/")[0]
             if not hmac.compare_digest(first.encode(errors="replace"), self._token.encode()):
                 response: web.StreamResponse = _text(403, "open the address that was printed, with its token")
@@ -236,18 +227,7 @@ class WebServer:
 
         return guard
 
-    async def _index(self, request: web.Request) -> web.StreamResponse:
-        return _bytes("index.html", self._static["index.html"])
-
-    async def _page(self, request: web.Request) -> web.StreamResponse:
-        return _from(self._static, request.match_info["name"])
-
-    async def _package(self, request: web.Request) -> web.StreamResponse:
-        return _from(self._packages, request.match_info["name"])
-
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        from aiohttp import web
-
         sha256 = request.match_info["sha256"]
         file: WebFile | None = next(
             (found.files[sha256] for found in self._artifacts.values() if sha256 in found.files), None
@@ -265,24 +245,17 @@ class WebServer:
             if artifact is None:
                 raise RejectedRecordError(f"{job.path} is not served")
             jobs.append(job_json(job, artifact))
-        from aiohttp import web
-
         return web.Response(text=f'{{"jobs": [{", ".join(jobs)}]}}', content_type="application/json")
 
     async def _device(self, request: web.Request) -> web.StreamResponse:
-        from aiohttp import web
-
         return web.json_response({"id": self._handler.register(await _read(request, Device))})
 
-    async def _results(self, request: web.Request) -> web.StreamResponse:
-        sample = await _read(request, RoundResult)
-        self._handler.sample(sample.cell.device, sample)
-        return _text(200, "kept")
+    def _record_handler(self, kind: type[RoundResult] | type[RoundFailure]) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self._handler.finish(await _read(request, kind))
+            return _text(200, "kept")
 
-    async def _failure(self, request: web.Request) -> web.StreamResponse:
-        failure = await _read(request, RoundFailure)
-        self._handler.failure(failure.cell.device, failure)
-        return _text(200, "kept")
+        return handle
 
     async def _progress(self, request: web.Request) -> web.StreamResponse:
         progress = await _read(request, ProgressRecord)
@@ -303,19 +276,21 @@ async def _read(request: web.Request, kind: type[RecordKind]) -> RecordKind:
         raise RejectedRecordError(f"this is not a {kind.__name__} (not JSON)") from None
 
 
-def _from(table: Mapping[str, bytes], name: str) -> web.StreamResponse:
-    return _bytes(name, table[name]) if name in table else _text(404, "there is no such file")
+def _table_handler(table: Mapping[str, bytes], name: str = "") -> Handler:
+    """Return a handler that serves `name`, or what the address names, from a table."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        wanted = name or request.match_info["name"]
+        return _bytes(wanted, table[wanted]) if wanted in table else _text(404, "there is no such file")
+
+    return handle
 
 
 def _bytes(name: str, data: bytes) -> web.StreamResponse:
-    from aiohttp import web
-
     kind = _TYPES.get(Path(name).suffix, "application/octet-stream")
     charset = "utf-8" if kind.startswith("text/") else None
     return web.Response(body=data, content_type=kind, charset=charset)
 
 
 def _text(status: int, text: str) -> web.Response:
-    from aiohttp import web
-
     return web.Response(status=status, text=text + "\n" if text else "")
