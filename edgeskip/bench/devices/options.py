@@ -29,13 +29,28 @@ class DeviceRun:
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """The devices to measure on, and how they are reached."""
+    """The devices to measure on, and how they are reached.
 
-    local: bool = True  # this machine too
-    browser: str | None = None  # to run `web` in; None = the one that is found
-    throttle: float | None = None  # that browser's processor so many times slower: a phone-like device
-    web_packages: Path | None = None  # the page's npm archives; None = npm brings them
-    remotes: tuple[str, ...] = ()  # user@host
+    Attributes:
+        local: Measure on this machine too.
+        browser: Browser for the providers `web` and `web:gpu`; None = the one that is found.
+        throttle: Makes that browser so many times slower, like a phone.
+        web_packages: Folder of the page's npm archives; None = npm fetches them.
+        remotes: Machines to measure on over ssh, as `user@host`.
+        remote_python: Interpreter there that has what EdgeSkip needs; None = an environment is made there.
+        remote_cache: Folder there for artifacts; None = `~/.cache/edgeskip/bench`.
+        identity: Private key for ssh.
+        ssh_options: Like ssh's `-o`, `KEY=VALUE`.
+        adb: Measure GGUF files on an Android phone.
+        adb_serial: Which phone, as `adb devices` names it.
+        llama_bench: llama.cpp's llama-bench built for Android, to run there.
+    """
+
+    local: bool = True
+    browser: str | None = None
+    throttle: float | None = None
+    web_packages: Path | None = None
+    remotes: tuple[str, ...] = ()
     remote_python: str | None = None
     remote_cache: str | None = None
     identity: Path | None = None

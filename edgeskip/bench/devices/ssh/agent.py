@@ -63,12 +63,11 @@ def receive_bytes(size: int) -> Iterator[bytes]:
         yield piece
 
 
-def watch_silence() -> None:
-    """End this process if the other side falls silent; what was written stays."""
-    while True:
+def watch_silence(gone: Callable[[], object]) -> None:
+    """Call `gone` once the other side has been silent for too long; what was written stays."""
+    while time.monotonic() - heard < SILENCE_S:
         time.sleep(SILENCE_S / 4)
-        if time.monotonic() - heard > SILENCE_S:
-            os._exit(EXIT_ERROR)
+    gone()
 
 
 @contextlib.contextmanager
@@ -246,12 +245,6 @@ def listen() -> None:
     events.put(None)
 
 
-def watch_silence_of_run() -> None:
-    while time.monotonic() - heard < SILENCE_S:
-        time.sleep(SILENCE_S / 4)
-    events.put(None)
-
-
 def end_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if process.poll() is None:
@@ -292,8 +285,8 @@ def main() -> int:
     try:
         header = json.loads(coming.readline())
         command = header.pop("command")
-        watch = watch_silence_of_run if command == "run" else watch_silence
-        threading.Thread(target=watch, daemon=True).start()
+        gone = (lambda: events.put(None)) if command == "run" else (lambda: os._exit(EXIT_ERROR))
+        threading.Thread(target=watch_silence, args=(gone,), daemon=True).start()
         emit("answer", **COMMANDS[command](**header))
     except AgentError as error:
         emit("error", message=str(error))
