@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeskip.api.plan import plan
     from edgeskip.api.train import TrainingResult, train
     from edgeskip.bench.benchmark import BenchResult
+    from edgeskip.cli.progress import progress_bar
     from edgeskip.core.errors import EdgeSkipError
     from edgeskip.core.progress import Progress, ProgressEvent
     from edgeskip.profiles.schema import Profile
@@ -45,6 +46,7 @@ _MODULES = {
     "export": "api.export",
     "load": "runtime.session",
     "plan": "api.plan",
+    "progress_bar": "cli.progress",
     "train": "api.train",
 }
 
@@ -69,6 +71,7 @@ __all__ = [
     "export",
     "load",
     "plan",
+    "progress_bar",
     "train",
 ]
 

@@ -100,6 +100,12 @@ def measure(artifacts: Sequence[Path]) -> Evaluation:
     return found
 
 
+def with_bar(profile: Profile) -> Artifact:
+    with edgeskip.progress_bar(transient=False) as bar:
+        bar.note("exporting")
+        return edgeskip.export(profile, "out", progress=bar)
+
+
 def heal(profile: Profile) -> Profile | None:
     trained = edgeskip.train(profile, method="heal", data="text.txt", output="healed", lora=8, steps=100)
     assert_type(trained, TrainingResult)

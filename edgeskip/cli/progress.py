@@ -50,10 +50,13 @@ def progress_bar(
         first_s: Seconds until the first plain line.
         every_s: Seconds between plain lines.
 
+    Returns:
+        A context that gives the bar: pass that as the `progress=` of any function.
+
     Example:
-        >>> from edgeskip.core.progress import ProgressEvent
-        >>> with progress_bar() as bar:
-        ...     bar(ProgressEvent("prefill", 512, 2048, "tokens"))
+        >>> with edgeskip.progress_bar() as bar:
+        ...     profile = edgeskip.calibrate("model", corpus="corpus.txt", tokens=64, context=32, decode_tokens=0,
+        ...                                  progress=bar)
     """
     if messages.verbosity() is messages.Verbosity.QUIET or os.environ.get("RANK", "0") != "0":
         yield _NoBar()
