@@ -42,7 +42,7 @@ class Arm:
     def python(
         self, arguments: Sequence[str | Path], *, stdin: str = "", counts: Path | None = None, limit_s: float = RUN_S
     ) -> subprocess.CompletedProcess[str]:
-        """Runs `python ARGUMENTS` there to its end, the exit code left to the caller. `counts`: see Emulator.run."""
+        """Run `python ARGUMENTS` there to its end, the exit code left to the caller. `counts`: see Emulator.run."""
         variables = {
             "PYTHONHOME": str(self.system / "usr"),
             "PYTHONPATH": os.pathsep.join(map(str, self.paths)),
@@ -62,9 +62,9 @@ class Arm:
 
 
 def make(into: Path, mirror: Mirror | None = None) -> Arm:
-    """The Arm machine in the folder `into`, made where it is not there yet; checked to be one.
+    """The Arm machine in the folder `into`, made if it is not there yet; checked to be one.
 
-    EdgeSkipError where a program is missing, nothing can be fetched, or what was made does not run.
+    EdgeSkipError if a program is missing, nothing can be fetched, or what was made does not run.
     """
     from filelock import FileLock
 
@@ -88,10 +88,10 @@ def make(into: Path, mirror: Mirror | None = None) -> Arm:
 
 
 def what_runs(arm: Arm) -> str:
-    """`aarch64 3.11.2 1.31.1`: machine, Python, onnxruntime, as they say there; EdgeSkipError where they crash."""
+    """`aarch64 3.11.2 1.31.1`: machine, Python, onnxruntime, as they say there; EdgeSkipError if they crash."""
     done = arm.python(["-c", WHAT], limit_s=120.0)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no words"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         how = how_it_ended(done.returncode)
         raise EdgeSkipError(f"onnxruntime does not start under {arm.emulator.program}, it {how}: {last}")
     return done.stdout.strip()

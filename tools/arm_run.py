@@ -2,10 +2,10 @@
 
     python tools/arm_run.py dense-fp32 skip8-fp32 dense-int4 skip8-int4 [--json arm.json]
 
-Each artifact decodes the same prompt on both machines, with one thread. Where tokens part, the first place is shown
+Each artifact decodes the same prompt on both machines, with one thread. If tokens part, the first place is shown
 and how little this machine preferred its own (the margin of the two likeliest). Logits are compared over this machine's
 tokens. Instructions are those of one engine step, counted by QEMU: how much work a step is, not how long it takes.
-Their ratio to the first artifact of the same precision stands beside the ratio of operations that the files tell.
+Their ratio to the first artifact of the same precision stands beside the ratio of operations counted from the files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Both:
     """One artifact on this machine (`here`) and on Arm (`there`).
 
     Logits float32 [prompt + tokens, vocab_size] over this machine's tokens; instructions of the prompt's step and of
-    each decode step, None and () where they were not counted.
+    each decode step, None and () if they were not counted.
     """
 
     folder: Path
@@ -62,7 +62,7 @@ class Both:
 
     @property
     def parts_at(self) -> int | None:
-        """The first token that differs in plain decoding, None where none does."""
+        """The first token that differs in plain decoding, None if none does."""
         pairs = zip_longest(self.here.plain, self.there.plain)
         return next((i for i, (a, b) in enumerate(pairs) if a != b), None)
 
@@ -80,7 +80,7 @@ def rms(differences: NDArray[np.float32]) -> float:
 
 
 def on_both(arm: Arm, folders: Sequence[Path], *, prompt: str = PROMPT, new_tokens: int = 8) -> list[Both]:
-    """Decodes on this machine, then in one process on Arm; counts instructions where the emulator can."""
+    """Decode on this machine, then in one process on Arm; count instructions if the emulator can."""
     if not 1 <= new_tokens < MARKS_A_TASK // 2:
         raise EdgeSkipError(f"the number of new tokens must be from 1 to {MARKS_A_TASK // 2 - 1}, not {new_tokens}")
     with tempfile.TemporaryDirectory(prefix="edgeskip-arm-") as name:
@@ -105,7 +105,7 @@ def on_both(arm: Arm, folders: Sequence[Path], *, prompt: str = PROMPT, new_toke
         wanted = TypeAdapter(list[Task]).dump_json(tasks).decode()
         done = arm.python([SCRIPT], stdin=wanted, counts=counts if counting else None)
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no words"])[-1]
+            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise EdgeSkipError(f"decoding on Arm {how_it_ended(done.returncode)}: {last}")
         there = TypeAdapter(list[Decoded]).validate_json(done.stdout)
         marks = read_marks(counts.read_text(encoding="utf-8")) if counting else {}
@@ -137,7 +137,7 @@ def read_marks(text: str) -> dict[int, int]:
 
 
 def instructions(marks: dict[int, int], first: int, steps: int) -> list[int]:
-    """Instructions of each step, between its two marks; EdgeSkipError where a mark is missing."""
+    """Instructions of each step, between its two marks; EdgeSkipError if a mark is missing."""
     try:
         return [-marks[first + 2 * i] + marks[first + 2 * i + 1] for i in range(steps)]
     except KeyError as error:

@@ -1,11 +1,11 @@
-"""Builds llama.cpp's own programs from the source inside llama-cpp-python's sdist: what our GGUF files are tried with.
+"""Build llama.cpp's own programs from the source inside llama-cpp-python's sdist: what our GGUF files are tried with.
 
     python tools/build_llamacpp.py                    in the user's cache; prints the programs' paths, one a line
     python tools/build_llamacpp.py --into FOLDER      in a folder of yours
 
 The sdist is that of the installed llama-cpp-python, so that the programs and the Python package are one version of
 llama.cpp, compiled for this machine's processor, as the package compiles itself by default, with the flags that this
-compiler needs (edgeskip/runtime/engines/llamacpp_build.py). Needs pip, cmake (on the PATH, or `pip install cmake`), a
+compiler needs (runtime/engines/llamacpp/build.py). Needs pip, cmake (on the PATH, or `pip install cmake`), a
 C++ compiler, 600 MB and, on two cores, three to ten minutes; a second call returns at once. Stays in its folder:
 nothing is installed.
 """
@@ -69,7 +69,7 @@ def build_llamacpp(
 
 
 def build(into: Path, *, sdist: Path | None = None, jobs: int = 2) -> list[Path]:
-    """Paths of PROGRAMS in that order, built under `into` where they are not there yet."""
+    """Paths of PROGRAMS in that order, built under `into` if they are not there yet."""
     name = sdist.name.removesuffix(".tar.gz") if sdist else f"llama_cpp_python-{wanted_version()}"
     advice = advise_here()
     # Programs that were built without these flags are not taken for those with them.
@@ -118,7 +118,7 @@ def find_cmake() -> str:
 
 
 def downloaded(into: Path, name: str) -> Path:
-    """The sdist `name` in `into`, fetched with pip where it is not there; pip's own index settings apply."""
+    """The sdist `name` in `into`, fetched with pip if it is not there; pip's own index settings apply."""
     file = into / f"{name}.tar.gz"
     if file.exists():
         return file
@@ -128,7 +128,9 @@ def downloaded(into: Path, name: str) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"]
     command = [*pip, "--no-deps", "--no-binary", PACKAGE, "-d", str(into), wanted]
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode or not file.exists():
-        raise EdgeSkipError(f"cannot get {file.name}: pip's words are above; or fetch it by hand and pass --sdist FILE")
+        raise EdgeSkipError(
+            f"cannot get {file.name}: see pip's output above; or fetch it by hand and pass --sdist FILE"
+        )
     return file
 
 
@@ -151,7 +153,7 @@ def unpacked(sdist: Path, folder: Path) -> Path:
 
 
 def _logged(command: Sequence[str], log: Path) -> None:
-    """Runs a command with its output appended to `log`; EdgeSkipError with what matters of it where it fails."""
+    """Run a command with its output appended to `log`; EdgeSkipError with what matters of it if it fails."""
     with log.open("a", encoding="utf-8") as output:
         code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
     if code:
@@ -159,7 +161,7 @@ def _logged(command: Sequence[str], log: Path) -> None:
 
 
 def why_failed(output: str, log: Path) -> str:
-    """One line for a cmake that failed: the missing tool where it is one, else its first error."""
+    """One line for a cmake that failed: the missing tool if it is one, else its first error."""
     if "_COMPILER could be found" in output or "_COMPILER not set" in output:
         return "building llama.cpp needs a C and a C++ compiler; on Debian: apt-get install build-essential"
     if "CMAKE_MAKE_PROGRAM is not set" in output:

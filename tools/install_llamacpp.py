@@ -1,9 +1,9 @@
-"""Installs llama-cpp-python into the Python that runs this, compiled for this compiler and processor, and tests it.
+"""Install llama-cpp-python into the Python that runs this, compiled for this compiler and processor, and test it.
 
     python tools/install_llamacpp.py [PIP ARGUMENT …]      [default: llama-cpp-python]
 
 pip keeps the wheels that it compiles and takes them again, also one made with other flags or for another processor.
-So what counts is the self-test (edgeskip/runtime/engines/llamacpp_self_test.py): where it fails, pip's kept wheel is
+So what counts is the self-test (runtime/engines/llamacpp/self_test.py): if it fails, pip's kept wheel is
 removed, llama-cpp-python is compiled again with the flags that this machine needs, and tested again.
 Run by the Makefile.
 """
@@ -50,14 +50,14 @@ def _pip(*words: str, advice: BuildAdvice | None = None, must: bool = True) -> b
 
 
 def _run(command: list[str], advice: BuildAdvice | None, *, must: bool = True) -> bool:
-    """Whether it succeeded; EdgeSkipError if it did not and must."""
+    """Return whether it succeeded; EdgeSkipError if it did not and must."""
     environment = dict(os.environ)
     if advice is not None and advice.cmake_args is not None:
         environment["CMAKE_ARGS"] = advice.cmake_args
     quiet = None if must else subprocess.DEVNULL
     code = subprocess.run(command, env=environment, stdout=quiet, stderr=quiet, check=False).returncode
     if code and must:
-        raise EdgeSkipError(f"pip cannot install {PACKAGE} (its words are above): it needs a C++ compiler and cmake")
+        raise EdgeSkipError(f"pip cannot install {PACKAGE} (see its output above): it needs a C++ compiler and cmake")
     return not code
 
 

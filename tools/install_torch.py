@@ -1,7 +1,7 @@
-"""Installs the development environment's torch into the Python that runs this: never the CUDA build without a GPU.
+"""Install the development environment's torch into the Python that runs this: never the CUDA build without a GPU.
 
 On Linux a plain `pip install torch` brings the CUDA build and gigabytes of NVIDIA libraries. The CPU build has the
-same version with `+cpu` behind it; where pip's own indexes do not carry that, PyTorch's CPU index does.
+same version with `+cpu` behind it; if pip's own indexes do not carry that, PyTorch's CPU index does.
 Run by the Makefile; by hand: `python tools/install_torch.py`.
 """
 

@@ -1,4 +1,4 @@
-"""Runs the programs that the Arm root is made with: a time limit, a log, one line where they fail."""
+"""Run the programs that the Arm root is made with: a time limit, a log, one line if they fail."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edgeskip.core.errors import EdgeSkipError
 
 
 class UnavailableError(EdgeSkipError):
-    """A program is not here, or what it should fetch cannot be fetched: nothing is wrong with what is there."""
+    """A program is missing, or what it should fetch cannot be fetched; what is there already is fine."""
 
 
 def required(program: str, package: str) -> str:
-    """The program's path; UnavailableError that says which Debian package has it."""
+    """Return the program's path; UnavailableError naming the Debian package that has it."""
     # Debian keeps debootstrap where the PATH of other users than root does not lead.
     found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if found is None:
@@ -27,8 +27,8 @@ def required(program: str, package: str) -> str:
 
 
 def output_of(command: Sequence[str | Path], *, limit_s: float, log: Path | None = None, fetches: bool = False) -> str:
-    """What a command prints, also kept in `log`; EdgeSkipError with its own complaint where it fails or hangs, an
-    UnavailableError where it `fetches`."""
+    """Return what a command prints, also kept in `log`; EdgeSkipError with its error line if it fails or hangs, an
+    UnavailableError if it `fetches`."""
     kind = UnavailableError if fetches else EdgeSkipError
     name = Path(command[0]).name
     try:
@@ -42,14 +42,14 @@ def output_of(command: Sequence[str | Path], *, limit_s: float, log: Path | None
             file.write(f"$ {' '.join(map(str, command))}\n{said}\n")
     if done.returncode:
         where = f" (see {log})" if log is not None else ""
-        raise kind(f"{name} failed: {complaint(said)}{where}")
+        raise kind(f"{name} failed: {error_line(said)}{where}")
     return done.stdout
 
 
 def run(
     command: Sequence[str | Path], *, limit_s: float, stdin: str = "", environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end; after `limit_s` seconds TimeoutExpired, with nothing it started left behind."""
+    """Run a command to its end; after `limit_s` seconds TimeoutExpired, with nothing it started left behind."""
     with subprocess.Popen(
         [str(part) for part in command],
         stdin=subprocess.PIPE,
@@ -69,9 +69,9 @@ def run(
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def complaint(output: str) -> str:
-    """The line of a program's output that says why it failed."""
+def error_line(output: str) -> str:
+    """Return the line of a program's output that says why it failed."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("E:", "ERROR", "error", "dpkg-deb: error"))]
-    said = (errors or lines or ["it says nothing"])[-1]
+    said = (errors or lines or ["it printed nothing"])[-1]
     return said.removeprefix("E:").strip()[:300]

@@ -1,4 +1,4 @@
-"""What runs on both machines: an artifact decodes a prompt; tokens, logits and, where they are counted, instructions.
+"""What runs on both machines: an artifact decodes a prompt; tokens, logits and, if they are counted, instructions.
 
     python decode.py < TASKS > ANSWERS      JSON lists of Task and of Decoded
 
@@ -41,7 +41,7 @@ class Task(BaseModel):
 
 
 class Decoded(BaseModel):
-    """Greedy tokens of each strategy; `speculative` is None where the artifact has no draft."""
+    """Greedy tokens of each strategy; `speculative` is None if the artifact has no draft."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,7 +55,7 @@ class Decoded(BaseModel):
 
 
 def decode(task: Task) -> Decoded:
-    """Does one task; EdgeSkipError where the artifact cannot be run."""
+    """Do one task; EdgeSkipError if the artifact cannot be run."""
     import onnxruntime
 
     from edgeskip.runtime.session import load

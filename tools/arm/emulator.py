@@ -46,7 +46,7 @@ class Emulator:
     program: Path
     libraries: Path | None
     plugin: Path | None
-    no_plugin: str  # why there is none; "" where there is one
+    no_plugin: str  # why there is none; "" if there is one
 
     def run(
         self,
@@ -59,9 +59,9 @@ class Emulator:
         counts: Path | None = None,
         limit_s: float,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs an Arm program to its end, with `variables` in its environment and no other of ours that matters.
+        """Run an Arm program to its end, with `variables` in its environment and no other of ours that matters.
 
-        `counts`: where the plugin writes. EdgeSkipError where it takes more than `limit_s` seconds.
+        `counts`: where the plugin writes. EdgeSkipError if it takes more than `limit_s` seconds.
         """
         command: list[str | Path] = [*self._nicely(), self.program, "-cpu", PROCESSOR, "-L", system]
         if counts is not None:
@@ -90,7 +90,7 @@ class Emulator:
 def find_emulator(into: Path) -> Emulator:
     """A QEMU that takes plugins, else any: installed, else Debian's qemu-user, downloaded with apt and not installed.
 
-    UnavailableError where there is none. The plugin is compiled with the C compiler here.
+    UnavailableError if there is none. The plugin is compiled with the C compiler here.
     """
     installed = [Path(found) for name in PROGRAMS if (found := shutil.which(name))]
     for program in installed:

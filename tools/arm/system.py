@@ -32,7 +32,7 @@ class Mirror:
 
 
 def own_mirror() -> Mirror:
-    """The mirror that this machine's apt is configured with; UnavailableError where it is not Debian's."""
+    """The mirror that this machine's apt is configured with; UnavailableError if it is not Debian's."""
     fields = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(LABEL)"
     listing = output_of(
         [required("apt-get", "apt"), "indextargets", "--format", fields, "Created-By: Packages"], limit_s=60.0
@@ -52,7 +52,7 @@ def mirror_in(listing: str) -> Mirror:
 
 
 def debian_files(into: Path, mirror: Mirror | None = None) -> Path:
-    """The folder of the unpacked system, made where it is not there yet; an interrupted download goes on.
+    """The folder of the unpacked system, made if it is not there yet; an interrupted download goes on.
 
     `mirror` None = what is there, else this machine's own.
     """

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 from harness.command import JsonFile, Threads, check_names, main, numbers
-from harness.processes import others_cores, tell
+from harness.processes import others_cores, show_progress
 from harness.results import Results, Table
 
 from edgeskip.core.errors import EdgeSkipError
@@ -55,7 +55,7 @@ def exit_accuracy(
     with others_cores() as others:
         for path, name in zip(artifacts, names, strict=True):
             for way, way_settings in ways_of(path, chosen, layers, settings).items():
-                tell(f"{name}, {way}")
+                show_progress(f"{name}, {way}")
                 called = f"{name}-{way.replace(' ', '-')}"
                 logs = open_logs(path, works, way_settings, output, overwrite=False, name=called)
                 (result,) = run(path, works, logs, way_settings, lambda where: None, called)

@@ -22,7 +22,7 @@ import typer
 from harness.bench import bench
 from harness.command import DEFAULT_MODEL, ROOT, Model, Work, cache_folder, main
 from harness.peers import checkpoint_folder
-from harness.processes import tell
+from harness.processes import show_progress
 from harness.product import calibrated, exported, model_folder, planned
 from harness.results import Results, Spread, Table, versions_of
 from harness.runtimes import Contestant, Run, Worker, race
@@ -52,7 +52,7 @@ class Lossless:
     artifact: str
     prompts: int
     tokens: int
-    parts_at: list[int]  # first token that differs, of the prompts where one does
+    parts_at: list[int]  # first token that differs, of the prompts with a difference
     margins: list[float]  # the plain model's top-2 logit margin there: 0 = a tie, which rounding decides
 
 
@@ -80,11 +80,11 @@ def gpu_report(
     output = output or RESULTS / f"gpu-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
     reference, targets = artifacts_of(model, work, precision, calibration_tokens, draft_tokens)
     variants = _variants(provider)
-    tell("parity with the CPU in float32")
+    show_progress("parity with the CPU in float32")
     parity = {(path.name, one): parity_of(reference, path, one) for one in variants for path in targets.values()}
     same = same_tokens(targets["dense"], variants, num_prompts, new_tokens)
     lossless = lossless_on(targets["self-speculative"], provider, num_prompts, new_tokens)
-    tell("edgeskip bench")
+    show_progress("edgeskip bench")
     result = bench(
         targets, prompt_tokens=prompt_tokens, new_tokens=new_tokens, depths=[0, prompt_tokens, depth], rounds=rounds,
         threads=1, provider=variants, strategy=("plain", "self-speculative"), num_prompts=num_prompts,
@@ -119,7 +119,7 @@ def gpu_report(
         notes=[f"{len(lossless.parts_at)} of {lossless.prompts} drafted answers differ from plain decoding's."],
         versions=versions_of(VERSIONS),
     ).publish(output)  # fmt: skip
-    tell(f"{output}")
+    show_progress(f"{output}")
 
 
 def artifacts_of(
@@ -155,7 +155,7 @@ def parity_of(reference: Path, artifact: Path, provider: str) -> LogitComparison
 
 
 def same_tokens(artifact: Path, providers: Sequence[str], num_prompts: int, new_tokens: int) -> bool | None:
-    """Whether greedy answers are the same on all of them; None where there is one."""
+    """Whether greedy answers are the same on all of them; None if there is only one."""
     made = []
     for provider in providers:
         with load(artifact, provider=provider) as session:

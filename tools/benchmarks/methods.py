@@ -40,7 +40,7 @@ from harness.command import (
     words,
 )  # fmt: skip
 from harness.methods_report import check_figure, plot, tables_of
-from harness.processes import tell
+from harness.processes import show_progress
 from harness.product import delete_artifact, edgeskip, exported, model_folder, planned
 from harness.results import Results
 
@@ -124,7 +124,7 @@ def methods(
                 measuring.measure(setting, named if setting.wanted in ("0", *words(rows)) else [], limit)
             except EdgeSkipError as error:
                 failed.append(f"{setting.name} is left out: {error}")
-                tell(failed[-1])
+                show_progress(failed[-1])
     results = measuring.results(limit)
     if not results:
         raise EdgeSkipError(f"nothing is measured yet in {folder}: leave --report-only out")
@@ -191,7 +191,7 @@ class Bench:
         missing = [task for task in tasks if found.get("tasks", {}).get(task, {}).get("limit") != limit]
         if found and not missing:
             return
-        tell(f"== {setting.name}")
+        show_progress(f"== {setting.name}")
         artifact = self._artifact(setting)
         if not found:
             found = {"name": setting.name, "method": setting.method, "wanted": setting.wanted, "tasks": {}}
@@ -211,7 +211,7 @@ class Bench:
         for path in self._folder.glob("*.result.json"):
             result = json.loads(path.read_text())
             if result.get("made") != self._made(result["method"]):
-                tell(f"{path.name} was measured in another way: left out")
+                show_progress(f"{path.name} was measured in another way: left out")
                 continue
             result["tasks"] = {name: task for name, task in result["tasks"].items() if task["limit"] == limit}
             found.append(result)
@@ -282,7 +282,7 @@ class Bench:
         result = bench(named, prompt_tokens=PROMPT, new_tokens=NEW, depths=[0, PROMPT], **timing)
         speeds, tests = speeds_of(result), {"prefill": f"pp{PROMPT}", "decode": f"tg{NEW} @ d{PROMPT}"}
         ratios = {phase: quartiles(speeds["own", test], speeds["dense", test]) for phase, test in tests.items()}
-        tell("   prefill {:.3f}, decode {:.3f}".format(*(one["median"] for one in ratios.values())))
+        show_progress("   prefill {:.3f}, decode {:.3f}".format(*(one["median"] for one in ratios.values())))
         busy = [sample.conditions.others_cores or 0.0 for sample in result.run.samples]
         every = {phase: {name: speeds[name, test] for name in named} for phase, test in tests.items()}
         return {**ratios, "tokens_per_s": every, "others_cores": max(busy)}

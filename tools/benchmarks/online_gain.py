@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from harness.command import JsonFile, Threads, check_names, check_output, main
-from harness.processes import in_new_process, tell
+from harness.processes import in_new_process, show_progress
 from harness.results import Results, Table
 
 from edgeskip.artifacts.manifest import read_manifest
@@ -95,7 +95,7 @@ def answered(
             for turn in range(len(artifacts)):
                 at = (turn + number) % len(artifacts)
                 logs[at].add(in_new_process(_answer, artifacts[at], task, sample, each[at]))
-        tell(f"{task}: {number + 1} of {len(work.samples)}")
+        show_progress(f"{task}: {number + 1} of {len(work.samples)}")
     return [
         Result(work.task, name, tuple(log.records[sample.id] for sample in work.samples))
         for name, log in zip(names, logs, strict=True)

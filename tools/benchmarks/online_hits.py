@@ -21,7 +21,7 @@ import numpy as np
 import typer
 from calibration_overlap import hit_rate
 from harness.command import DATA, JsonFile, located, main, numbers
-from harness.processes import tell
+from harness.processes import show_progress
 from harness.results import Results, Table
 from numpy.typing import NDArray
 
@@ -43,8 +43,8 @@ FORMAT = "edgeskip-hit-rates-2"
 
 @dataclass(frozen=True)
 class Request:
-    """One watched answer: each FFN's similarity, mean over the first P decode steps (`first`, by P as text, where there
-    were more than P) and over all `steps` (`whole`, empty where there were none)."""
+    """One watched answer: each FFN's similarity, mean over the first P decode steps (`first`, by P as text, if there
+    were more than P) and over all `steps` (`whole`, empty if there were none)."""
 
     id: str
     prompt_tokens: int
@@ -58,7 +58,7 @@ class Request:
 class Row:
     """One β and P, over the requests that had more than P steps; FFNs at or above β are means over these.
 
-    `shares` by their titles, each the mean over requests, `intervals` 95 % (None where they tell nothing of a spread).
+    `shares` by their titles, each the mean over requests, `intervals` 95 % (None if there is no spread).
     """
 
     beta: float
@@ -113,7 +113,7 @@ def online_hits(
                 found[sample.id] = watch(session, task, sample, settings, steps)
                 kept = {"format": FORMAT, "settings": setting, "requests": [asdict(one) for one in found.values()]}
                 replace_file(log, (json.dumps(kept) + "\n").encode())  # whole or not there
-            tell(f"{task.name}: {at} of {len(samples)}")
+            show_progress(f"{task.name}: {at} of {len(samples)}")
     requests = [found[sample.id] for sample in samples]
     rows = rows_of(requests, steps, thresholds or [record.threshold], sizes, rest=oracle == "rest")
     if not rows:
@@ -237,7 +237,7 @@ def oracle_of(request: Request, window: int, *, rest: bool) -> NDArray[np.float6
 
 
 def share_of(these: set[Any], those: set[Any]) -> float:
-    """The share of these that are among those; of none 1 where those are none too, else 0."""
+    """The share of these that are among those; of none: 1 if those are none too, else 0."""
     return len(these & those) / len(these) if these else float(not those)
 
 

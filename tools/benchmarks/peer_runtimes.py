@@ -35,7 +35,7 @@ from harness.command import (
     words,
 )  # fmt: skip
 from harness.peers import checkpoint_folder, environment, genai_folder, optimum_folder
-from harness.processes import tell
+from harness.processes import show_progress
 from harness.product import calibrated, exported, planned
 from harness.results import Results, Table, Target
 from harness.runtimes import (
@@ -114,7 +114,7 @@ def peer_runtimes(
     with ExitStack() as stack:
         workers = []
         for contestant in contestants:
-            tell(f"loading {contestant.name}")
+            show_progress(f"loading {contestant.name}")
             worker = Worker.start(contestant, threads=threads, capacity=prompt_tokens + new_tokens, logs=work / "logs")
             stack.callback(worker.stop)
             workers.append(worker)

@@ -34,7 +34,7 @@ from harness.command import (
     named_paths,
     words,
 )  # fmt: skip
-from harness.processes import tell
+from harness.processes import show_progress
 from harness.product import calibrated, delete_artifact, exported, model_folder, planned
 from harness.results import Results, Table
 from numpy.typing import NDArray
@@ -161,7 +161,7 @@ def genai_perplexity(folder: Path, data: Path, settings: EvalSettings) -> tuple[
 
 
 def genai_logits(folder: Path, threads: int) -> Logits:
-    """Runs the graph of an onnxruntime-genai folder with onnxruntime itself, on an empty cache."""
+    """Run the graph of an onnxruntime-genai folder with onnxruntime itself, on an empty cache."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -219,7 +219,7 @@ def _grid(title: str, values: Mapping[tuple[int, str], float], digits: int) -> T
 
 
 def _reported(result: Result) -> Result:
-    tell(f"{result.name}: {result.perplexity:.3f} ({result.label})")
+    show_progress(f"{result.name}: {result.perplexity:.3f} ({result.label})")
     return result
 
 

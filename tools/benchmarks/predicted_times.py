@@ -21,7 +21,7 @@ from typing import Annotated
 import typer
 from harness.bench import bench, speeds_of
 from harness.command import JsonFile, Rounds, Threads, check_names, main
-from harness.processes import tell
+from harness.processes import show_progress
 from harness.results import Results, Spread, Table
 
 from edgeskip.artifacts.gguf.header import read_gguf_header
@@ -100,7 +100,7 @@ def predicted_times(
 
 def profiled(path: Path, new: int, threads: int) -> DeviceProfile:
     opened = open_dense(path, threads=threads)
-    tell(f"profiling {path}")
+    show_progress(f"profiling {path}")
     prompt = min(PREFILL_CHUNK, opened.context_length - new)
     return measure_device(opened, settle(opened, prompt, (prompt, prompt + new - 1), 4))
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from harness.command import JsonFile, Rounds, main, words
-from harness.processes import others_cores, tell
+from harness.processes import others_cores, show_progress
 from harness.prompts import Prompt, prompts_from, read_prompts
 from harness.results import Results
 from harness.rounds import bare_seconds, rounds_of, timed_calls
@@ -125,7 +125,7 @@ def settings_of(drafters: Sequence[str], counts: Sequence[str], exits: Sequence[
 
 def measure(
     session: Session, artifact: str, settings: Sequence[Setting], prompts: Sequence[Prompt], tokens: int, rounds: int,
-    report: Callable[[str], None] = tell,
+    report: Callable[[str], None] = show_progress,
 ) -> list[Run]:  # fmt: skip
     """All runs, round by round; the first prompt warms every setting up before them."""
     ids = [prompt.ids(session, tokens) for prompt in prompts]

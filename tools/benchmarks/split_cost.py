@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 from harness.command import LICENSE, JsonFile, PromptText, Rounds, Threads, main, prompt_ids
-from harness.processes import tell
+from harness.processes import show_progress
 from harness.results import Results, Spread, Table, Target
 from numpy.typing import NDArray
 
@@ -158,7 +158,7 @@ def comparisons(
 def measure(compared: Sequence[Comparison], rounds: int) -> None:
     """Fill in the seconds of `rounds` rounds after one that warms up; who of a pair is first changes by round."""
     for number in range(rounds + 1):
-        tell(f"round {number}" if number else "warm-up")
+        show_progress(f"round {number}" if number else "warm-up")
         for comparison in compared:
             turns = [(comparison.subject, comparison.subject_s), (comparison.baseline, comparison.baseline_s)]
             for case, seconds in turns if number % 2 else reversed(turns):

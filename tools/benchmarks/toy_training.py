@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from harness.command import DATA, JsonFile, main
-from harness.processes import tell
+from harness.processes import show_progress
 from harness.results import Results, Spread, Table, Target
 
 from edgeskip.core.errors import EdgeSkipError
@@ -105,7 +105,7 @@ def trained(
     def progress(report: Report) -> None:
         if report.step % 50 == 0:
             losses = "  ".join(f"{part} {loss:.2f}" for part, loss in report.losses.items())
-            tell(f"{name} {report.step}/{steps}  {losses}")
+            show_progress(f"{name} {report.step}/{steps}  {losses}")
 
     model = toy(hidden, seed)
     policy = OptimizerConfig(3e-3, 16, steps=steps, warmup=min(20, steps // 4), seed=seed, save_every=steps)

@@ -66,7 +66,7 @@ def tables_of(
 def perplexity_at(results: Sequence[Row], method: str, speed: float) -> float | None:
     """Perplexity of the method at `speed` times dense's decoding speed: between its measured plans, dense among
     them, log perplexity is linear in the speed-up. A plan that is slower and worse than another of the method
-    counts for nothing. None where it never gets there.
+    is ignored. None if it never gets there.
     """
     points = sorted(
         (row["decode"]["median"], math.log(row["perplexity"]["value"]))

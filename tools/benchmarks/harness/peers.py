@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import staged_folder
-from harness.processes import tell
+from harness.processes import show_progress
 from harness.product import model_folder
 
 INSTALL_TORCH = Path(__file__).parents[2] / "install_torch.py"
@@ -37,9 +37,9 @@ def environment(name: str, work: Path) -> Path:
     if stamp.exists() and stamp.read_text() == wanted:
         return python
     if not python.exists():
-        tell(f"making the environment {folder}")
+        show_progress(f"making the environment {folder}")
         venv.create(folder, with_pip=True)
-    tell(f"installing {', '.join(REQUIREMENTS[name])} and torch there")
+    show_progress(f"installing {', '.join(REQUIREMENTS[name])} and torch there")
     pip = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *REQUIREMENTS[name]]
     for command in ([str(python), str(INSTALL_TORCH)], pip):
         if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
@@ -63,7 +63,7 @@ def checkpoint_folder(model: str, work: Path) -> Path:
     from edgeskip.models.torch_reference.load import load_torch_model
 
     source = open_model(model)
-    tell(f"writing {source.name} as a float32 checkpoint")
+    show_progress(f"writing {source.name} as a float32 checkpoint")
     with staged_folder(target, overwrite=False) as folder:
         load_torch_model(source).save_pretrained(folder)
         source.write_tokenizer(folder)
@@ -93,7 +93,7 @@ def _built(target: Path, command: Sequence[str]) -> Path:
     """`target`, made by the command with a folder's name at its end unless it is there."""
     if target.exists():
         return target
-    tell(f"building {target.name}")
+    show_progress(f"building {target.name}")
     log = target.with_name(f"{target.name}.log")
     with staged_folder(target, overwrite=False) as folder, log.open("w", encoding="utf-8") as file:
         code = subprocess.run([*command, str(folder)], stdout=file, stderr=subprocess.STDOUT, check=False).returncode

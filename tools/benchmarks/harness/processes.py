@@ -30,7 +30,7 @@ Arguments = ParamSpec("Arguments")
 Taken = TypeVar("Taken")
 
 
-def tell(line: str) -> None:
+def show_progress(line: str) -> None:
     """Progress, to stderr."""
     print(line, file=sys.stderr, flush=True)
 
@@ -60,7 +60,7 @@ def take_turns(
     warm_up: bool = False,
     pause_s: float = 0.3,
     describe: Callable[[Taken], str] = str,
-    report: Callable[[str], None] = tell,
+    report: Callable[[str], None] = show_progress,
 ) -> dict[str, list[Taken]]:
     """What each cell gives, by name, one per round. `warm_up` adds a round before them that is dropped.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeskip.core.errors import EdgeSkipError
-from harness.processes import cpu_time, take_turns, tell, worker_environment
+from harness.processes import cpu_time, show_progress, take_turns, worker_environment
 from harness.results import Spread
 
 WORKERS = Path(__file__).parent / "workers"
@@ -152,7 +152,7 @@ def race(
     *,
     rounds: int,
     pause_s: float = 0.3,
-    report: Callable[[str], None] = tell,
+    report: Callable[[str], None] = show_progress,
 ) -> dict[str, list[Run]]:
     """Runs of each contestant by name, one per round, from workers that stay loaded; a round before them warms up."""
     cells = {worker.contestant.name: partial(worker.run, prompt, new_tokens) for worker in workers}

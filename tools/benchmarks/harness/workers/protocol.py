@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 @dataclass
 class Record:
-    """What a worker tells beyond its times: `settings` of the loaded model, `notes` of the run just made."""
+    """What a worker reports beyond its times: `settings` of the loaded model, `notes` of the run just made."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -33,7 +33,7 @@ Step = Callable[[], int]
 The first call runs the prompt and gives the first new token; each later call runs the token the call before gave.
 """
 Start = Callable[[list[int]], Step]
-"""Begins a new sequence with these prompt ids; runs nothing yet."""
+"""Begin a new sequence with these prompt ids; run nothing yet."""
 
 
 Loader = Callable[..., Start]
@@ -90,7 +90,7 @@ def timed_run(
 def serve(
     load: Loader, packages: Iterable[str], *, requests: TextIO | None = None, replies: TextIO | None = None
 ) -> None:
-    """Answers requests until `quit` or the end of input; whatever the runtime prints goes to stderr."""
+    """Answer requests until `quit` or the end of input; whatever the runtime prints goes to stderr."""
     requests = requests or sys.stdin
     if replies is None:
         # Libraries print to file descriptor 1: keep it for replies alone and send theirs to stderr.
