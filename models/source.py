@@ -1,4 +1,4 @@
-"""A model reference -> ModelSource, the one object every later stage reads a model through."""
+"""A model reference -> ModelSource, the object through which every later stage reads a model."""
 
 from __future__ import annotations
 
@@ -150,8 +150,7 @@ class ModelSource:
         return pack_lora(self.adaptation.lora, self._own_files())
 
     def _own_files(self) -> dict[str, bytes]:
-        """Return the files of text treatment that a PEFT folder has and its model has not: profiles do not name the
-        folder."""
+        """Return the tokenizer files that the PEFT folder adds to its model's: profiles do not name the folder."""
         if self.adaptation is None:
             return {}
         base = self.adaptation.base.checkpoint

@@ -1,5 +1,4 @@
-"""What callers hand in, checked in one place before anything runs: text, messages, token ids, counts, stop strings, and
-where an artifact lies."""
+"""Checks of what callers pass: text, messages, token ids, counts, stop texts, and paths, before anything runs."""
 
 from __future__ import annotations
 
@@ -27,8 +26,8 @@ def check_text(value: object, name: str) -> str:
     """Return `value`, a text that every tokenizer can read; `name` is what the message calls it ("the prompt").
 
     Raises:
-        EdgeSkipError if it is not a str, or has characters that no text can have. Python stands such a lone surrogate
-            in for every byte of the command line that is not UTF-8.
+        EdgeSkipError: If it is not a str, or has characters that no text can have. Python substitutes such a lone
+            surrogate for every byte of the command line that is not UTF-8.
     """
     if not isinstance(value, str):
         hint = ": decode the bytes first" if isinstance(value, bytes | bytearray | memoryview) else ""
@@ -51,7 +50,7 @@ def check_stop(stop: object) -> tuple[str, ...]:
     """Return the stop strings, given as one text, as several, or as None for none.
 
     Raises:
-        EdgeSkipError for what is no text, and for an empty text, which would end every answer at once.
+        EdgeSkipError: If one is not text, or empty, which would end every answer at once.
     """
     if stop is None:
         return ()
@@ -73,7 +72,7 @@ def check_count(value: object, name: str, *, least: int, most: int | None = None
     """Return a whole number, Python's or numpy's, as an int.
 
     Raises:
-        EdgeSkipError for anything else (a fraction, a bool, a text) and outside of `least` … `most`.
+        EdgeSkipError: For anything else (a fraction, a bool, a text) and outside of `least` … `most`.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Integral):
         raise EdgeSkipError(f"{name} must be a whole number, not {shown(value)}")
@@ -93,7 +92,7 @@ def check_choice(value: object, name: str) -> bool | None:
 
 
 def check_chat_kwargs(value: object) -> dict[str, object]:
-    """Return what the chat template is told, by name; None = nothing. EdgeSkipError for what is no dictionary."""
+    """Return the variables for the chat template; EdgeSkipError if `value` is neither a dictionary nor None."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -105,7 +104,7 @@ def check_path(value: object, name: str) -> Path:
     """Return `value`, a text or a path, as a path that the system can look up, whether or not there is something.
 
     Raises:
-        EdgeSkipError for anything else, and for an empty text, which as a path would be the current folder.
+        EdgeSkipError: For anything else, and for an empty text, which as a path would be the current folder.
     """
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str):
@@ -145,7 +144,7 @@ def token_ids(values: object, vocab_size: int | None = None) -> NDArray[np.int64
         vocab_size: Every id must be smaller; None = not known here.
 
     Raises:
-        EdgeSkipError for anything else: text, bytes, fractions, several rows, ids that the vocabulary does not have.
+        EdgeSkipError: For anything else: text, bytes, fractions, several rows, ids that the vocabulary does not have.
     """
     if isinstance(values, str | bytes | bytearray | memoryview):
         raise EdgeSkipError(f"{_IDS_ARE}, not {type(values).__name__}: decode bytes to text first")
@@ -216,8 +215,8 @@ def check_messages(messages: Sequence[object]) -> list[dict[str, Any]]:
     """Return a conversation as plain dicts.
 
     Raises:
-        EdgeSkipError for an entry that is no message, a message without a role, a content that is neither text nor a
-            list of parts (None is right beside tool calls), and text that no tokenizer can read.
+        EdgeSkipError: If an entry is not a message, a message has no role, a content is neither text nor a list of
+            parts (with tool calls it may be None), or no tokenizer can read the text.
     """
     checked = []
     for number, message in enumerate(messages, 1):

@@ -1,4 +1,4 @@
-"""Renders a conversation with the model's chat template, in jinja2's sandbox: a template is data of the model's folder.
+"""Render a conversation with the model's chat template, in jinja2's sandbox: a template is data of the model's folder.
 
 The environment offers what templates are written against (transformers' `apply_chat_template`): `raise_exception`,
 `strftime_now`, a `tojson` that escapes no HTML, loop controls and the `{% generation %}` mark, which prints its body.
@@ -73,7 +73,7 @@ class ChatTemplate:
             chat_kwargs: Values for names that the template reads, as `apply_chat_template` takes them.
 
         Raises:
-            EdgeSkipError if the template is damaged, refuses the messages, or does not read one of `chat_kwargs`.
+            EdgeSkipError: If the template is damaged, rejects the messages, or does not read one of `chat_kwargs`.
         """
         template = self._template
         values = {
@@ -100,7 +100,7 @@ class ChatTemplate:
 
     @cached_property
     def options(self) -> tuple[str, ...]:
-        """The names that the template reads besides what it is always given: what `chat_kwargs` may set, sorted."""
+        """The names that `chat_kwargs` may set, sorted: what the template reads apart from what it always gets."""
         tree = self._template.environment.parse(self._source)
         given = self._given.union(self._environment.globals)
         return tuple(sorted(meta.find_undeclared_variables(tree) - given))

@@ -1,9 +1,9 @@
-"""Text in and out: the artifact's tokenizer, tokens to text as they come, and stop strings.
+"""Text in and out: the artifact's tokenizer, tokens to text one by one, and stop strings.
 
 Token strings are mapped to bytes here and joined by an incremental UTF-8 decoder, so a character that spans tokens
 appears once, whole, and a step costs a table look-up. That covers the decoders of today's decoder-only models:
-byte-level BPE, and SentencePiece vocabularies with `▁` for the space and `<0xNN>` byte tokens. Any other is asked what
-the last tokens are together, which costs a little more.
+byte-level BPE, and SentencePiece vocabularies with `▁` for the space and `<0xNN>` byte tokens. Any other decodes
+the last tokens together, which costs a little more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Tokenizer(Protocol):
-    """What a session needs of a tokenizer, whoever implements it."""
+    """What a session needs from a tokenizer."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the token ids of `text`; `add_special_tokens` adds a BOS token if the model has one."""

@@ -1,4 +1,4 @@
-"""Calls native code that recurses with the length of a text in a thread whose stack is large enough for it."""
+"""Call native code that recurses with the length of a text in a thread whose stack is large enough for it."""
 
 from __future__ import annotations
 

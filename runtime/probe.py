@@ -1,6 +1,6 @@
-"""Runs an artifact in a process of its own, for the check after export: `python -m edgeskip.runtime.probe`.
+"""Run an artifact in a separate process, for the check after export: `python -m edgeskip.runtime.probe`.
 
-Reads token ids from a .npy file and writes every position's logits to another: the first tokens in one prefill, the
+It reads token ids from a .npy file and writes every position's logits to another: the first tokens in one prefill, the
 last ones step by step, so that both ways through the KV cache are checked. Prints one JSON object: the tokens of a
 greedy continuation and their text, and with `--questions FILE` what the artifact's own tokenizer and chat template
 answer. Where

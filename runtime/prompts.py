@@ -1,4 +1,4 @@
-"""From a prompt as a user writes it, text or a conversation, to token ids: one rule for every place that needs them."""
+"""From a prompt as users write it, text or a conversation, to token ids: one rule for all callers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def encode_text(
     """Return the token ids of one user message if `chat` (None = if the model has a template), else of the text itself.
 
     Raises:
-        EdgeSkipError for an empty prompt, for one that is no text, and for a system message or options of the chat
+        EdgeSkipError: If the prompt is empty or not text, or there is a system message or an option of the chat
             template without a chat.
     """
     if not check_text(prompt, "the prompt"):
@@ -49,7 +49,7 @@ def encode_messages(
     """Return the token ids of a conversation, `system` before it, rendered with the template variables `chat_kwargs`.
 
     Raises:
-        EdgeSkipError if the model has no template, or `messages` are none.
+        EdgeSkipError: If the model has no template, or `messages` are invalid.
     """
     if template is None:
         raise EdgeSkipError("this model has no chat template: pass the text with --raw (chat=False)")

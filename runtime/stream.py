@@ -1,4 +1,4 @@
-"""One generation in flight: decoding, sampler, text and clock joined into an iterator over pieces of text."""
+"""One generation in progress: an iterator over pieces of text, made of decoding, sampler, detokenizer and clock."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from edgeskip.runtime.engines.interface import Engine
 from edgeskip.runtime.generation import FinishReason, Generation, GenerationStats, peak_rss_bytes
 from edgeskip.runtime.sampling import TokenSampler
 
-# KV cache made ahead where no max_tokens says how long the text may get; it grows beyond by doubling.
+# Size of the KV cache if no max_tokens limits the text; beyond it, the cache doubles.
 RESERVED_TOKENS = 512
 
 
 class Piece(str):
-    """A piece of text; `drafted` tells whether the token that completed it came from a draft."""
+    """A piece of text, a `str`."""
 
     drafted: bool
+    """Whether the token that completed it came from a draft."""
 
     def __new__(cls, text: str, *, drafted: bool) -> Piece:
         piece = super().__new__(cls, text)
@@ -33,7 +34,15 @@ class Piece(str):
 
 
 class TextStream(Iterator[Piece]):
-    """Iterate for the text as it comes; `generation` is what there is so far, complete after the last piece."""
+    """An answer in progress: iterate over it for pieces of text; `generation` is complete after the last one.
+
+    Example:
+        >>> with edgeskip.load("artifact", threads=1) as session:
+        ...     stream = session.stream("Once upon a time", max_tokens=4)
+        ...     pieces = list(stream)
+        >>> stream.generation.finish_reason
+        'length'
+    """
 
     def __init__(
         self,
@@ -94,7 +103,7 @@ class TextStream(Iterator[Piece]):
     def close(self) -> None:
         """End the generation; `generation.finish_reason` stays "interrupted" unless it had ended.
 
-        Closing it again, or once it has ended, does nothing. EdgeSkipError while another thread iterates over it.
+        Closing it again, or after it has ended, does nothing. EdgeSkipError while another thread iterates over it.
         """
         if not self._over and self._ended_because is None:
             with self._exclusive():
@@ -103,9 +112,9 @@ class TextStream(Iterator[Piece]):
                 self._pieces.close()
 
     def end(self, why: str) -> None:
-        """End an unfinished generation in favor of another: iterating further is an EdgeSkipError that says `why`.
+        """End an unfinished generation in favor of another: iterating further raises an EdgeSkipError with `why`.
 
-        For the session, which holds the engine while it calls.
+        For the session, which holds the engine during the call.
         """
         if not self._over and self._ended_because is None:
             self._refuse_within()
@@ -118,7 +127,7 @@ class TextStream(Iterator[Piece]):
 
     @property
     def arrivals_s(self) -> tuple[float, ...]:
-        """Seconds from the request to each token; those of one accepted draft arrive together."""
+        """Seconds from the request to each token; the tokens of one accepted draft arrive together."""
         return tuple(self._arrivals)
 
     @property
@@ -157,7 +166,7 @@ class TextStream(Iterator[Piece]):
         )
 
     def _run(self) -> Generator[Piece, None, None]:
-        with closing(self._tokens()) as tokens:  # at once: decoding may have set up the engine for itself
+        with closing(self._tokens()) as tokens:  # at once: decoding may have changed settings of the engine
             for token in tokens:
                 if not self._ttft_s:
                     self._first_token_known()

@@ -1,4 +1,4 @@
-"""Mistral 7B and kin: a head size of its own, and a sliding window on every block where the config sets one."""
+"""Mistral 7B and kin: an explicit head size, and a sliding window on every block if the config sets one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen3 (dense): RMSNorm on every head of q and k before the rotation; a head size of its own."""
+"""Qwen3 (dense): RMSNorm on every head of q and k before the rotation; an explicit head size."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Checkpoint:
     """A model as stored. `config` is completed; `tensors` are lazy and have Hugging Face's parameter names.
 
     `gguf` is the header of the GGUF they are stored in, None for another format. `files` are those that decide the
-    numbers (weights, and the config where it is a file of its own). `tokenizer` is read when it is first needed.
+    numbers (weights, and the config if it is a separate file). `tokenizer` is read when it is first needed.
     """
 
     family: Family

@@ -42,7 +42,7 @@ class _Rule:
     """How text is cut into words before the merges apply.
 
     `patterns` are regular expressions applied one after another; a `None` among them stands for GPT-2's own
-    expression. `digits` puts every digit in a word of its own first.
+    expression. `digits` makes every digit a separate word first.
     """
 
     patterns: tuple[str | None, ...]
@@ -165,7 +165,7 @@ def _list(metadata: Mapping[str, Any], key: str, *kinds: type) -> list[Any]:
     value = metadata.get(key)
     if value is None:
         return []
-    # A GGUF array has one type, so one entry tells: bool is an int for Python, not for a vocabulary.
+    # A GGUF array has one type, so one entry is enough: bool is an int for Python, not for a vocabulary.
     if not isinstance(value, list) or (value and (type(value[0]) not in kinds)):
         raise _wrong(key, value, f"a list of {' or '.join(_IN_WORDS[kind] for kind in kinds)}")
     return value

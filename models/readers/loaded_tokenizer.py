@@ -170,7 +170,7 @@ def _check_readable(path: Path) -> None:
     try:
         Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
-        raise EdgeSkipError(f"{path} is no tokenizer ({_reason(error)}): fetch the model again") from None
+        raise EdgeSkipError(f"{path} is not a tokenizer ({_reason(error)}): fetch the model again") from None
 
 
 def _check_whole(auto: Any, folder: Path) -> None:
@@ -180,11 +180,11 @@ def _check_whole(auto: Any, folder: Path) -> None:
     template = auto.chat_template
     templates = template.values() if isinstance(template, dict) else [template or ""]
     if not all(isinstance(text, str) for text in templates):
-        raise EdgeSkipError(f"{folder}: its chat_template is no text: mend {CONFIG}, or fetch the model again")
+        raise EdgeSkipError(f"{folder}: its chat_template is not text: fix {CONFIG}, or fetch the model again")
 
 
 def has_vocabulary(folder: Path) -> bool:
-    """Return whether a folder holds a tokenizer of its own."""
+    """Return whether a folder holds its own tokenizer."""
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 

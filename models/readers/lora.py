@@ -186,7 +186,7 @@ def merged(checkpoint: Checkpoint, lora: Lora, path: Path | None) -> Checkpoint:
         if tensor is None or len(tensor.shape) != 2 or module == "model.embed_tokens":
             raise EdgeSkipError(f"{file}: {module} is not a linear layer of {checkpoint.file}: is it of another model?")
         if module == "lm_head" and checkpoint.config["tie_word_embeddings"]:
-            raise EdgeSkipError(f"{file}: lm_head is the embedding in this model and cannot have a LoRA of its own")
+            raise EdgeSkipError(f"{file}: lm_head is the embedding in this model and cannot have its own LoRA")
         shape = (weight.b.shape[0], weight.a.shape[1])
         if tensor.shape != shape:
             raise EdgeSkipError(

@@ -28,7 +28,7 @@ _INITIALIZATIONS = (None, True, False, "gaussian", "orthogonal", "eva")
 
 
 def is_peft_folder(path: Path) -> bool:
-    """Return whether `path` holds an adapter and no model of its own."""
+    """Return whether `path` holds an adapter and no model."""
     return (path / CONFIG).is_file() and not (path / "config.json").is_file()
 
 

@@ -1,4 +1,4 @@
-"""Tells quantized checkpoints of other tools by their files, config keys, and weights' names and types.
+"""Recognize quantized checkpoints of other tools by their files, config keys, and weights' names and types.
 
 Names are those that the tools write: AutoGPTQ, AutoAWQ, bitsandbytes, HQQ, compressed-tensors, fp8 (DeepSeek,
 ModelOpt), optimum-quanto, EETQ, AQLM, QuIP#, VPTQ, ExLlamaV2 and V3, MLX; each follows from their own documentation.

@@ -56,7 +56,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path, stored: str, shape: tuple[int, ...], offset: int) -> Float32:
-    """Return a private mapping of the file, so float32 costs no memory of its own and may be written to harmlessly."""
+    """Return a private mapping of the file, so float32 costs no extra memory and writing to it does no harm."""
     data: Any = np.memmap(path, dtype=_STORED[stored], mode="c", offset=offset, shape=shape).view(np.ndarray)
     if stored == "BF16":  # the upper half of a float32
         wide = data.astype(np.uint32)

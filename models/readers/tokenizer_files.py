@@ -22,7 +22,7 @@ def tokenizer_files(loaded: LoadedTokenizer, folder: Path) -> dict[str, bytes]:
     """Return file name → content: tokenizer.json, tokenizer_config.json (with the chat template) and
     special_tokens_map.json.
 
-    The class is the generic one on purpose: transformers builds the named ones (LlamaTokenizer …) by rules of its own,
+    The class is the generic one on purpose: transformers builds the named ones (LlamaTokenizer …) by its own rules,
     which differ between its versions, and all that they changed is in tokenizer.json now. `folder` is for messages.
 
     Raises:
@@ -64,7 +64,7 @@ def _named_tokens(auto: Any) -> dict[str, str]:
 
 
 def _settings(loaded: LoadedTokenizer, spec: dict[str, Any]) -> dict[str, Any]:
-    """Return what tokenizer_config.json says besides the special tokens."""
+    """Return what tokenizer_config.json says apart from the special tokens."""
     auto = loaded.auto
     settings = {name: getattr(auto, name) for name in _PLAIN if getattr(auto, name, None) is not None}
     if 0 < auto.model_max_length < _NO_LIMIT:

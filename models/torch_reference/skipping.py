@@ -1,4 +1,4 @@
-"""Applies a plan to a torch model with hooks: what every export is compared with."""
+"""Apply a plan to a torch model with hooks: every export is compared with the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The old name of `edgeskip.runtime.engines.llamacpp.build`, for commands that users were told of."""
+"""The old name of `edgeskip.runtime.engines.llamacpp.build`, for commands that older documents show."""
 
 from edgeskip.runtime.engines.llamacpp.build import main
 

@@ -1,4 +1,4 @@
-"""Child processes in which native code may crash: how they are started."""
+"""Start child processes in which native code may crash."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a self-test found, kept until the files that it tested change: a look-up costs a `stat` of each.
+"""Results of self-tests, kept until the tested files change: a look-up costs a `stat` of each file.
 
-Hashes decide, sizes and times only save reading the files again; a damaged note counts as none.
+Hashes decide; sizes and times only save reading the files again. A damaged record counts as none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs the child of a self-test over all its cases: one that ends the process is noted, and the others still run."""
+"""Run the child of a self-test over all its cases; a case that ends the process is recorded, the others still run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ WRONG = "wrong"
 def run_cases(module: str, cases: Sequence[str], what: str) -> Failures | None:
     """Return what went wrong with `python -m module CASES`, by case; {} = nothing, None = no child can be started.
 
-    The child prints `run CASE` before each, `ok CASE` or `bad CASE …` after it. Once one has ended it, it is told
-    `--apart`: it may then run each in a process of its own, and print `died CASE SIGNAL`. `what` it tests, for errors:
-    EdgeSkipError if the child reports one, was ended from outside or takes too long; that is no answer.
+    The child prints `run CASE` before each case, and `ok CASE` or `bad CASE …` after it. If a case ends it, it is run
+    again with `--apart`: it may then run each case in a separate process, and print `died CASE SIGNAL`.
+
+    Args:
+        module: The child's.
+        cases: What to run, by name.
+        what: What the child tests, for errors.
+
+    Raises:
+        EdgeSkipError: If the child reports an error, was ended from outside or takes too long; nothing is known then.
     """
     answer: Failures = {}
     left, arguments = list(cases), list[str]()

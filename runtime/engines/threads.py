@@ -1,4 +1,4 @@
-"""How many threads to compute with: by default, and at most."""
+"""The number of threads to compute with: the default and the limit."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class LlamaContext:
         opened = _Opened(pointer, library.llama_get_memory(pointer) or 0, capacity, free)
         try:
             if not opened.memory:
-                raise EdgeSkipError(f"{self._model.path} has no KV cache: it is no decoder-only language model")
+                raise EdgeSkipError(f"{self._model.path} has no KV cache: it is not a decoder-only language model")
             if held is not None and not _put_state(pointer, held):
                 raise EdgeSkipError(f"llama.cpp cannot move the KV cache to a larger one: {failure()}")
             self._opened = opened

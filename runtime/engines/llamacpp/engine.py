@@ -1,4 +1,4 @@
-"""Runs a GGUF file with llama.cpp: one sequence, its KV cache and its logits."""
+"""Run a GGUF file with llama.cpp: one sequence, its KV cache and its logits."""
 
 from __future__ import annotations
 

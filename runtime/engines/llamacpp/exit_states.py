@@ -1,4 +1,4 @@
-"""Reads exit states out of llama.cpp's graph while it runs, through the public `cb_eval` callback.
+"""Read exit states out of llama.cpp's graph while it runs, through the public `cb_eval` callback.
 
 llama.cpp asks the callback about every node of the graph: 22 µs a step, measured with one thread, for the 249 nodes of
 SmolLM2's first 8 blocks, 1 % of that step; with two threads 7 %, for the graph is then started twice. It computes up

@@ -31,7 +31,7 @@ def check_file(path: Path, provider: str, *, tried: bool = False) -> None:
     if len(parts) > 1:
         header = _joined(header, parts[1:])
     check_gguf(header, str(path))
-    # A digest is no signature: it counts only for what EdgeSkip writes.
+    # A digest is not a signature: it counts only for what EdgeSkip writes.
     if not tried and not (len(parts) == 1 and rules_cover(header) and is_sealed(header, data)):
         try_opening(parts, provider)
 

@@ -3,9 +3,9 @@
     python -m edgeskip.runtime.engines.llamacpp.kernel_checks [--apart] [CASE …]
 
 Prints `run CASE` before each case and `ok CASE` or `bad CASE ERROR` after it, so that whoever reads it knows which one
-ended the process; with `--apart` each runs in a process of its own, and `died CASE SIGNAL` is printed too.
+ended the process; with `--apart` each runs in a separate process, and `died CASE SIGNAL` is printed too.
 
-ggml's CPU backend has several kinds of buffers (plain, repacked, AMX), each with kernels of its own; a model's weights
+ggml's CPU backend has several kinds of buffers (plain, repacked, AMX), each with its own kernels; a model's weights
 go to whichever takes them, so each is tried.
 """
 
@@ -154,7 +154,7 @@ class _Parameters(ctypes.Structure):
 
 
 def put(tensor: int, value: NDArray[Any]) -> None:
-    """Copy a contiguous array into a tensor; a buffer with a layout of its own converts it here."""
+    """Copy a contiguous array into a tensor; a buffer with its own layout converts it here."""
     copy = ggml_function("ggml_backend_tensor_set", None, (_pointer, _pointer, _size, _size))
     copy(tensor, value.ctypes.data, 0, value.nbytes)
 

@@ -49,7 +49,7 @@ def llama() -> Any:
     """Return the module `llama_cpp.llama_cpp`, llama.cpp's C interface as ctypes functions, ready for use.
 
     MissingExtraError if it is not installed, EdgeSkipError if it does not load, lacks what is used here or
-    fails its self-test, which runs in a process of its own the first time that a build is used.
+    fails its self-test, which runs in a separate process the first time that a build is used.
     """
     from edgeskip.runtime.engines.llamacpp.self_test import check_llamacpp
 
@@ -84,7 +84,7 @@ def ggml_function(name: str, result: Any, arguments: Sequence[Any]) -> Any:
     for library in _libraries():
         function = getattr(library, name, None)
         if function is not None:
-            # A function object of its own: declaring types on the shared one would change it for others.
+            # A separate function object: declaring types on the shared one would change it for others.
             return ctypes.CFUNCTYPE(result, *arguments)((name, library))
     raise too_old(name)
 

@@ -91,7 +91,7 @@ class LlamaModel:
 
     def _check_kind(self, library: Any) -> None:
         if library.llama_model_has_encoder(self.pointer) or not library.llama_model_has_decoder(self.pointer):
-            raise EdgeSkipError(f"{self.path} is no decoder-only language model: EdgeSkip runs no others")
+            raise EdgeSkipError(f"{self.path} is not a decoder-only language model; EdgeSkip runs no other kind")
         if self.context_length < 1:
             raise EdgeSkipError(f"{self.path} does not say how long its context is: convert the model again")
         if self.vocab_size < 1:

@@ -1,7 +1,7 @@
-"""Times the sublayers of a GGUF file in llama.cpp, through the public `cb_eval` callback.
+"""Time the sublayers of a GGUF file in llama.cpp, through the public `cb_eval` callback.
 
 Attention ends at the node `ffn_inp-N`, the FFN at `l_out-N`. llama.cpp computes up to a node that it is told to stop
-at, so the time of a sublayer is that between being asked about its last node and being told of it.
+at, so a sublayer's time is that between the two calls for its last node.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs a model that was split at its exit layer into two GGUF files: shared-state self-speculation in llama.cpp.
+"""Run a model that was split at its exit layer into two GGUF files: shared-state self-speculation in llama.cpp.
 
 The first file holds blocks 0 … E-1, one more block, and the head; the rest holds the blocks after them and the head.
 The one more is a stub that keeps every row of the hidden state, or the draft's own, trained block. The first drafts;

@@ -37,7 +37,7 @@ class TrialLimits:
     bytes_per_second: float = 10e6  # added to `seconds`
     processor_seconds: float = 60.0
     processor_seconds_per_gigabyte: float = 120.0
-    memory_bytes: int = 8 << 30  # of address space, besides four times the file
+    memory_bytes: int = 8 << 30  # of address space, plus four times the file
     remembered: int = 1000  # files
 
 
@@ -83,7 +83,7 @@ def _run(command: Sequence[str], path: Path, seconds: float) -> bool:
         return False
     if result.returncode:
         raise EdgeSkipError(
-            f"{path}: llama.cpp, which opened it in a process of its own, {how_it_ended(result.returncode, watch)}"
+            f"{path}: llama.cpp, which opened it in a separate process, {how_it_ended(result.returncode, watch)}"
             f"{_reason(result.stderr)}: the file is damaged or not for this llama-cpp-python; fetch or convert the "
             "model again, or update llama-cpp-python"
         )

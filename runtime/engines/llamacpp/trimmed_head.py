@@ -118,12 +118,12 @@ class TrimmedHead:
 def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHead:
     """Return the head in a safetensors file: `head` float16 [V', d], `tokens` int32 [V'], and `eps` in its metadata.
 
-    EdgeSkipError if the file is missing, is no such file or not the one with that hash.
+    EdgeSkipError if the file is missing, damaged, or does not have that hash.
     """
     if not path.is_file():  # a named pipe would be waited for
         raise EdgeSkipError(f"{path} is missing, the draft head of the GGUF: put it beside the file")
     if path.stat().st_size > _LARGEST:
-        raise EdgeSkipError(f"{path} is no draft head, it has more than {_LARGEST >> 30} GiB: export again")
+        raise EdgeSkipError(f"{path} is not a draft head, it has more than {_LARGEST >> 30} GiB: export again")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise EdgeSkipError(f"{path} is damaged or another export's: copy both files together or export again")
@@ -131,7 +131,7 @@ def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHe
         arrays, metadata = read_arrays(data)
         head, tokens, eps = arrays["head"], arrays["tokens"], float(metadata[EPS])
     except (KeyError, TypeError, ValueError) as error:
-        raise EdgeSkipError(f"{path} is no draft head ({error}): export again") from None
+        raise EdgeSkipError(f"{path} is not a draft head ({error}): export again") from None
     if (
         head.ndim != 2
         or (head.dtype, tokens.dtype) != (np.dtype(np.float16), np.dtype(np.int32))
@@ -141,6 +141,6 @@ def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHe
         or not 0 <= eps <= 1
     ):
         raise EdgeSkipError(
-            f"{path} is no draft head (shapes {head.shape} and {tokens.shape}, eps {eps}): export again"
+            f"{path} is not a draft head (shapes {head.shape} and {tokens.shape}, eps {eps}): export again"
         )
     return TrimmedHead(head, tokens.astype(np.int64), eps, threads=threads, name=str(path))

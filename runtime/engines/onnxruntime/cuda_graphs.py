@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeskip.runtime.engines.onnxruntime.providers import Provider
 from edgeskip.runtime.engines.onnxruntime.session import GraphShape
 
-MOST_TOKENS = 8  # of a step; each width is recorded once and holds memory of its own
+MOST_TOKENS = 8  # of a step; each width is recorded once and holds its own memory
 _NEVER = "-1"  # ONNX Runtime's id for a run that is neither recorded nor replayed
 
 

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's errors while a graph runs mean to a user."""
+"""Errors that ONNX Runtime raises while a graph runs, explained to users."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_MEMORY = re.compile(
 
 
 def run_error(error: Exception, file: str, provider: str, tokens: int) -> EdgeSkipError | None:
-    """Return what to tell a user about `error` from a run of a graph; None if it is not ONNX Runtime's.
+    """Return the error to show a user for `error` from a run of a graph; None if it is not ONNX Runtime's.
 
     Args:
         error: What was raised.

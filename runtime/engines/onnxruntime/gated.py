@@ -1,4 +1,4 @@
-"""Runs the graph whose planned sublayers can be switched off: the skip plan drafts, the whole model verifies.
+"""Run the graph whose planned sublayers can be switched off: the skip plan drafts, the whole model verifies.
 
 One session, one KV cache. A drafted position has the keys and values that the skipped model gave it, in the kept
 attentions only; the whole model runs over the same positions afterwards and overwrites them.

@@ -162,8 +162,8 @@ class GraphRunner:
             else:
                 self._session.run_with_iobinding(binding, options)
         except Exception as error:
-            if (told := run_error(error, self._shape.file, self._provider.name, total)) is not None:
-                raise told from error
+            if (explained := run_error(error, self._shape.file, self._provider.name, total)) is not None:
+                raise explained from error
             raise
         self._run_s += time.perf_counter() - begin
 

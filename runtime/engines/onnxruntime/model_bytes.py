@@ -1,4 +1,4 @@
-"""Reads and rewrites the bytes of an ONNX model, without the onnx package, which the runtime does not need otherwise.
+"""Read and rewrite the bytes of an ONNX model without the onnx package, which the runtime does not need otherwise.
 
 protocol buffers' wire format, https://protobuf.dev/programming-guides/encoding; field numbers of onnx.proto3. Weights
 are in another file and stay where they are.
@@ -20,7 +20,7 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 def with_graph_fields(model: bytes, keep: Callable[[int, bytes], bool], added: bytes = b"") -> bytes:
     """Return the ModelProto `model` with only those fields of its graph that `keep` (number, content) wants.
 
-    `added`: encoded fields that the graph gets besides. ValueError if `model` is not a protocol buffer.
+    `added`: further encoded fields for the graph. ValueError if `model` is not a protocol buffer.
     """
     result = bytearray()
     for number, start, content, end in _fields(model):

@@ -1,4 +1,4 @@
-"""Runs the graph whose FFNs can be left out one by one: an `OnlineEngine`, whoever decides what is left out."""
+"""Run the graph whose FFNs can be left out one by one: an `OnlineEngine`, whoever decides what is left out."""
 
 from __future__ import annotations
 

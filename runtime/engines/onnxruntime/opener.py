@@ -39,7 +39,7 @@ def open_artifact(folder: Path, options: OpenOptions) -> OpenedArtifact:
 def _engine_for(
     manifest: Manifest, *, alone: bool
 ) -> type[OnnxRuntimeEngine | OnnxRuntimeSplitEngine | OnnxRuntimeGatedEngine]:
-    """Return the engine for what the artifact can do besides plain decoding, which all of them can."""
+    """Return the engine class for the artifact; all of them can decode plainly."""
     draft = manifest.draft
     if alone or (draft is None and manifest.online is None):
         return OnnxRuntimeEngine

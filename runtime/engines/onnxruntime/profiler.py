@@ -1,4 +1,4 @@
-"""Times the sublayers of an artifact's `model.onnx` through ONNX Runtime's own profiler, node by node.
+"""Time the sublayers of an artifact's `model.onnx` through ONNX Runtime's own profiler, node by node.
 
 The nodes of our graphs are called after their sublayer (`attn.5.norm`, `ffn.5.up`, …). One session does both: it times
 its nodes until its profiling is ended, and runs plainly from then on; so a round opens the model once.

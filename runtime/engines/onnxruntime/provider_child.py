@@ -1,8 +1,9 @@
-"""The child of a provider's self-test: opens it with a graph of one product and runs that.
+"""The child of a provider's self-test: open it with a graph of one product and run that.
 
     python -m edgeskip.runtime.engines.onnxruntime.provider_child PROVIDER
 
-Prints `run PROVIDER` before and `ok PROVIDER` or `bad PROVIDER` after. An exception is no failure: it is a message.
+It prints `run PROVIDER` before, and `ok PROVIDER` or `bad PROVIDER` after. An exception is not a failure, because users
+see its message later.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main(name: str) -> int:
     print(f"run {name}", flush=True)
     try:
         passed = _multiplies(name)
-    except Exception:  # whoever opens the provider after this is told
+    except Exception:  # opening the provider afterwards shows it
         passed = True
     print(f"{'ok' if passed else 'bad'} {name}", flush=True)
     return 0

@@ -25,7 +25,7 @@ _DRIVERS = ("/proc/driver/nvidia/version", "/sys/module/amdgpu/version", "/sys/m
 def check_opens(name: str) -> None:
     """Raise EdgeSkipError if opening the provider called `name` ends the process, or gives wrong numbers, in a child.
 
-    What it says by an exception is not told here: whoever opens it afterwards hears that too.
+    An exception while opening it is not reported here, because opening it afterwards raises it again.
     """
     _check(name.removesuffix(":graphs"))
 

@@ -1,4 +1,4 @@
-"""Names of the processors an artifact can run on, and the check that the one asked for is the one used."""
+"""The processors that an artifact can run on, and the check that the requested one is used."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def self_test_provider(name: str) -> None:
 
 
 def is_loaded_with_care(provider: Provider) -> bool:
-    """Return whether the provider is installed and loads libraries of its own, which may crash."""
+    """Return whether the provider is installed and loads its own libraries, which may crash."""
     import onnxruntime
 
     if provider.name == "cpu":
@@ -149,7 +149,7 @@ def check_provider(session: onnxruntime.InferenceSession, provider: Provider) ->
 def nodes_by_provider(session: onnxruntime.InferenceSession) -> dict[str, int]:
     """Return the number of nodes that each provider runs, by our name for it; {} if ONNX Runtime does not report it.
 
-    It tells what the session's options asked it to record, as ours do for every provider but the CPU's.
+    It reports what the session's options asked it to record; ours do for every provider but the CPU's.
     """
     names = {provider.execution_provider: provider.name for provider in PROVIDERS.values()}
     counts: Counter[str] = Counter()

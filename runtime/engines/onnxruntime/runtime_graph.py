@@ -1,12 +1,13 @@
 """An artifact's graph as this runtime runs it, made from the file when it is loaded.
 
-The file is made to be loaded by others, without a warning. Here
-- what the graph can be told besides (`SWITCHES`: how many positions' logits, what to skip) becomes an input. In the
-  file it is a constant, because ONNX Runtime warns of an input that has a value of its own;
-- `position_ids` goes. Optimum asks for that input; no operator reads it, since GroupQueryAttention counts positions
-  itself;
-- the check that no prompt is padded on the left goes. One sequence at a time is never padded, and a GPU would have to
-  send the answer back in every step before the next operator could start.
+The file is made so that other programs load it without a warning. Here
+
+- the switches (`SWITCHES`: how many positions' logits, what to skip) become inputs. In the file they are constants,
+  because ONNX Runtime warns about inputs with a default value;
+- `position_ids` is removed. Optimum needs that input, but no operator reads it, since GroupQueryAttention counts
+  positions itself;
+- the check that no prompt is padded on the left is removed. A single sequence is never padded, and a GPU would have to
+  send the result back in every step before the next operator could start.
 """
 
 from __future__ import annotations

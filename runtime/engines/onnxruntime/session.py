@@ -1,4 +1,4 @@
-"""Opens one graph of an artifact with ONNX Runtime, and checks that it is the graph its manifest describes."""
+"""Open one graph of an artifact with ONNX Runtime, and check that it is the graph that its manifest describes."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _open(model: bytes, path: Path, settings: SessionConfig) -> Any:
         if provider.name == "cpu":
             raise EdgeSkipError(f"onnxruntime cannot load {path}: {first_line(error)}: export again") from error
         why = first_line(error)
-        # Providers tell their own files and functions first, what is wrong last.
+        # Providers name their own files and functions first and the problem last.
         why = why if len(why) < 300 else f"… {why[-300:]}"
         raise EdgeSkipError(
             f"the provider {provider.name!r} cannot load {path}: {why}: it may lack what the graph needs, "

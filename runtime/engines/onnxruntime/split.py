@@ -1,6 +1,6 @@
-"""Runs a model that was cut at its exit layers into a chain of ONNX graphs: shared-state self-speculation.
+"""Run a model that was cut at its exit layers into a chain of ONNX graphs: shared-state self-speculation.
 
-The first graph turns tokens into exit states, each later one goes on from those of the one before, the last one
+The first graph turns tokens into exit states, each later one continues from those of the one before, the last one
 verifies. Each has its own KV cache and runs over the positions it has not seen, so nothing is computed twice, and
 all of them together are the whole model.
 """
@@ -52,7 +52,7 @@ class OnnxRuntimeSplitEngine(OnnxRuntimeBase, DraftingEngineBase):
         config = session_config(provider, threads, frugal=frugal)
         super().__init__(manifest.graph, config)
         self.draft_tokens = _read_vocabulary(folder, manifest, record)
-        # Each session has worker threads of its own: those of the graph before must not keep its cores busy.
+        # Each session has its own worker threads: those of the previous graph must not keep its cores busy.
         config = replace(config, stop_spinning=config.threads > 1)
         columns = manifest.graph.vocab_size if self.draft_tokens is None else len(self.draft_tokens)
         self._graphs = [

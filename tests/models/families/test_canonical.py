@@ -129,7 +129,7 @@ def _edit(folder: Path, **changes: Any) -> str:
         ("llama", {"tie_word_embeddings": "yes"}, "expected true or false"),
         ("llama", {"attention_bias": True}, r"lack 'model\.layers\.0\.self_attn\.q_proj\.bias'"),
         ("llama", {"rms_norm_eps": -1e-5}, "expected a positive number"),
-        ("llama", {"quantization_config": {"quant_method": "gptq"}}, "quantised .gptq"),
+        ("llama", {"quantization_config": {"quant_method": "gptq"}}, "quantized .gptq"),
         ("qwen2", {"model_type": "llama"}, r"proj\.bias' is a weight that this family does not use"),
         ("qwen2", {"layer_types": ["chunked_attention"] * 4}, "'full_attention' and 'sliding_attention'"),
         ("qwen2", {"layer_types": ["full_attention"]}, "a list with 4 entries"),

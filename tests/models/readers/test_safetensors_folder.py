@@ -126,7 +126,7 @@ def test_quantized_storage_is_named(llama: Path) -> None:
     weights = load_file(llama / "model.safetensors")
     weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.float8_e4m3fn)
     save_file(weights, llama / "model.safetensors")
-    _refused(llama, r"quantised .*stored as F8_E4M3")
+    _refused(llama, r"quantized .*stored as F8_E4M3")
 
 
 def test_buffers_of_old_checkpoints_are_ignored(llama: Path) -> None:

@@ -80,7 +80,7 @@ def test_every_type_that_an_export_writes_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_products_are_those_of_the_dequantised_weights(name: str) -> None:
+def test_products_are_those_of_the_dequantized_weights(name: str) -> None:
     """Oracle: gguf.dequantize and numpy. What is left is the rounding of activations to 8 bits (bfloat16, float16)."""
     from gguf import GGMLQuantizationType, dequantize
 

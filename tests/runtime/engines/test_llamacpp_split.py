@@ -113,7 +113,7 @@ def test_a_verified_draft_is_one_step_of_the_whole_model(tiny: Pair, tokens: NDA
 def test_any_order_of_calls(
     tiny: Pair, tokens: NDArray[np.int64], seed: int, trimmed: bool, kind: Kind, tmp_path: Path
 ) -> None:
-    """Oracle: the whole model over the same tokens, to the bit where the weights are quantised."""
+    """Oracle: the whole model over the same tokens, to the bit where the weights are quantized."""
     files = tiny
     if kind == Kind.Q4_1:
         path, _ = talking_gguf(tmp_path / "whole.gguf", kind=kind, max_position_embeddings=60)  # see test_pair.py

@@ -48,7 +48,7 @@ def pair_of(files: tuple[Path, Path]) -> PairEngine:
 def test_any_order_of_calls(
     files: tuple[Path, Path], tokens: NDArray[np.int64], seed: int, kind: Kind, tmp_path: Path
 ) -> None:
-    """Oracle: the whole model over the same tokens, to the bit where the weights are quantised.
+    """Oracle: the whole model over the same tokens, to the bit where the weights are quantized.
 
     Quantised, of less than 64 tokens: from there llama.cpp's attention over a prefill rounds otherwise.
     """
