@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.whole_number import whole_numbers
+from edgeskip.core.lists import parse_names, parse_numbers
 from edgeskip.exporters.split import check_exit_layer
 
 if TYPE_CHECKING:
@@ -132,10 +132,7 @@ def parse_targets(target: str, precision: str | None) -> dict[str, str | None]:
     Raises:
         EdgeSkipError: If a target is unknown, or there are more or fewer precisions than targets.
     """
-    wanted = list(dict.fromkeys(name.strip().lower() for name in target.split(",")))
-    for name in wanted:
-        if name not in TARGETS:
-            raise EdgeSkipError(f"--target {name or target} is unknown: choose onnx, gguf or onnx,gguf")
+    wanted = parse_names(target, "--target", TARGETS)
     names: list[str | None] = [None] * len(wanted)
     if precision is not None:
         given = [name.strip().lower() for name in precision.split(",")]
@@ -188,14 +185,10 @@ def parse_draft(
 
 def _exit_layers(given: str | int | Sequence[int]) -> tuple[int, ...]:
     if isinstance(given, int):
-        layers: Sequence[int] | None = [given]
-    else:
-        layers = whole_numbers(given) if isinstance(given, str) else given
-    if layers is None:
-        raise EdgeSkipError(
-            f"--exit-layer {given!s:.60} is not a number of blocks: give one, as in 8, or several, as in 4,8,12"
-        )
-    if any(deeper <= shallower for shallower, deeper in pairwise(layers)):
+        return (given,)
+    layers = parse_numbers(given, "--exit-layer") if isinstance(given, str) else given
+    repeated = isinstance(given, str) and len(layers) <= given.count(",")
+    if repeated or any(deeper <= shallower for shallower, deeper in pairwise(layers)):
         raise EdgeSkipError(f"--exit-layer {given}: name the exits shallow first, each once, as in 4,8,12")
     return tuple(layers)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.lists import parse_names
 from edgeskip.core.locks import claim
 from edgeskip.core.named_path import named_path
 from edgeskip.core.progress import Progress, Steps, silent
@@ -129,7 +130,7 @@ def evaluate(
         threads=threads, reference=None if reference is None else Path(reference),
     )  # fmt: skip
     folder = None if output is None else Path(output).expanduser()
-    listed = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
+    listed = list(parse_names(tasks, "--tasks") if isinstance(tasks, str) else tasks)
     works = prepare(listed, None if data is None else Path(data), settings)
     steps = Steps(progress, "evaluating", len(paths) * count(works, settings), "samples")
     with claim(*(file for name in names for file in log_files(works, folder, name))):

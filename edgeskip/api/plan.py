@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.lists import parse_names
 from edgeskip.core.locks import claim
 from edgeskip.core.plan import COMPENSATIONS, PLAN_METHODS
 from edgeskip.core.progress import Progress, ProgressEvent, silent
@@ -127,7 +128,7 @@ def plan(
     texts = (corpus,) if isinstance(corpus, str | Path) else tuple(corpus)
     options = PlanOptions(
         skip_sublayers=skip_sublayers, alpha=alpha,
-        skip=tuple(name for name in skip.split(",") if name.strip()) if isinstance(skip, str) else skip,
+        skip=parse_names(skip, "--skip") if isinstance(skip, str) else skip,
         method=method, compensation=compensation, fit=fit, max_kl=max_kl, max_ppl_increase=max_ppl_increase,
         min_speedup=min_speedup, point=point, objective=objective, max_skips=max_skips, search_kl=search_kl,
         search=search, decode_set=decode_set, corpus=tuple(map(str, texts)), field=field, tokens=tokens,

@@ -9,7 +9,7 @@ from typing import get_args
 from edgeskip.bench.schema import BenchCell, Strategy, Target
 from edgeskip.bench.targets import baseline_of_targets
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.whole_number import whole_numbers
+from edgeskip.core.lists import parse_names, parse_numbers
 from edgeskip.runtime.engines.onnxruntime.providers import PROVIDERS
 
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -35,26 +35,18 @@ class Grid:
 
 def parse_grid(providers: str, threads: Sequence[int], strategies: str) -> Grid:
     """Parse comma-separated names. EdgeSkipError for an unknown one; whether a provider is available is seen later."""
-    named = _parse_names(providers, "--provider")
+    named = tuple(dict.fromkeys(name.lower() for name in parse_names(providers, "--provider")))
     known = {*PROVIDERS, *WEB_PROVIDERS, *_GGUF_PROVIDERS}
     for name in named:
         if name not in known and name.partition(":")[0] not in PROVIDERS:
-            raise EdgeSkipError(f"unknown provider {name!r}: choose from {', '.join(sorted(known))}")
-    chosen = _parse_names(strategies, "--strategy")
-    for name in chosen:
-        if name not in STRATEGIES:
-            raise EdgeSkipError(f"unknown strategy {name!r}: choose from {', '.join(STRATEGIES)}")
-    return Grid(tuple(named), tuple(dict.fromkeys(threads)), tuple(chosen))  # type: ignore[arg-type]  # checked above
+            raise EdgeSkipError(f"--provider {name:.60} is unknown; choose from {', '.join(sorted(known))}")
+    chosen = parse_names(strategies, "--strategy", STRATEGIES)
+    return Grid(named, tuple(dict.fromkeys(threads)), chosen)  # type: ignore[arg-type]  # checked above
 
 
 def parse_lengths(text: str, option: str, *, least: int) -> list[int]:
-    """Parse whole numbers separated by commas. EdgeSkipError for anything else, or one below `least`."""
-    found = whole_numbers(text)
-    if found is None or not all(least <= number < 10**9 for number in found):
-        raise EdgeSkipError(
-            f"{option} {text:.60} is not a list of whole numbers of at least {least}; give some as in {option} 128,512"
-        )
-    return list(dict.fromkeys(found))
+    """Return the whole numbers between the commas, each once; raise EdgeSkipError if one is not from `least` to 10⁹."""
+    return list(parse_numbers(text, option, least=least, most=10**9 - 1, example="128,512"))
 
 
 def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[BenchCell], list[str]]:
@@ -137,10 +129,3 @@ def _supports(target: Target, provider: str) -> bool:
 
 def _takes_gguf(provider: str) -> bool:
     return provider in _GGUF_PROVIDERS
-
-
-def _parse_names(text: str, option: str) -> list[str]:
-    found = [name.strip().lower() for name in text.split(",") if name.strip()]
-    if not found:
-        raise EdgeSkipError(f"{option} names nothing; give at least one")
-    return list(dict.fromkeys(found))

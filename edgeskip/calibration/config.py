@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.whole_number import whole_numbers
+from edgeskip.core.lists import parse_numbers
 
 DType = Literal["float32", "bfloat16", "float16"]
 _SHORTEST = 16  # tokens of a window, where they follow from few --tokens
@@ -61,8 +61,5 @@ class CalibrationConfig:
 
 
 def parse_exits(text: str) -> tuple[int, ...]:
-    """Exit layers as the command line names them, `4,6,8`: ascending, each once. EdgeSkipError for anything else."""
-    layers = whole_numbers(text)
-    if layers is None:
-        raise EdgeSkipError(f"--exits {text!r:.60} is not a list of exit layers: give numbers, e.g.  --exits 4,6,8")
-    return tuple(sorted(set(layers)))
+    """Return the exit layers in `4,6,8`, ascending, each once; raise EdgeSkipError for anything else."""
+    return tuple(sorted(parse_numbers(text, "--exits", example="4,6,8")))

@@ -8,13 +8,8 @@ _DIGITS = re.compile(r"[0-9]{1,18}")  # as many as fit 64 bits; Python refuses t
 
 
 def whole_number(word: str) -> int | None:
-    """Return the number that 1 … 18 digits, 0 to 9, write; None for any other word: a sign, a space, another script's
-    digits, more digits."""
+    """Return the number that 1 … 18 digits, 0 to 9, write.
+
+    None for any other word: a sign, a space, another script's digits, more digits.
+    """
     return int(word) if _DIGITS.fullmatch(word) else None
-
-
-def whole_numbers(text: str) -> list[int] | None:
-    """Return the numbers between the commas of `text`, spaces around them allowed; None if one is none."""
-    found = [whole_number(word.strip()) for word in text.split(",")]
-    numbers = [number for number in found if number is not None]
-    return numbers if len(numbers) == len(found) else None

@@ -181,12 +181,13 @@ def plan(
     from edgeskip.cli.views.pareto import check_figure, plot_front
     from edgeskip.cli.views.plain import plain
     from edgeskip.core.errors import EdgeSkipError
+    from edgeskip.core.lists import parse_names
     from edgeskip.planning.search.pareto import parse_share
     from edgeskip.profiles.schema import Profile, locate_profile
 
     options = PlanOptions(
         skip_sublayers=skip_sublayers, alpha=alpha,
-        skip=None if skip is None else tuple(name for name in skip.split(",") if name.strip()),
+        skip=None if skip is None else parse_names(skip, "--skip"),
         method=method, compensation=compensation, fit=fit, max_kl=max_kl,
         max_ppl_increase=None if max_ppl_increase is None else parse_share(max_ppl_increase),
         min_speedup=min_speedup, point=point, objective=objective, max_skips=max_skips, search_kl=search_kl,

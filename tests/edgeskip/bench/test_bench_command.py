@@ -93,11 +93,11 @@ def test_a_fallback_says_so(cli: Cli, folders: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("-p", "x"), "-p x "),
-        (("-t", "0"), "at least 1"),
+        (("-p", "x"), "-p x is not a list of whole numbers"),
+        (("-t", "0"), "-t 0 is not a list of whole numbers of at least 1"),
         (("-o", "html"), "-o html does not end in .jsonl"),
         (("--strategy", "online"), "decoded by online"),
-        (("--provider", "quantum"), "unknown provider 'quantum'"),
+        (("--provider", "quantum"), "--provider quantum is unknown"),
         (("--baseline", "three"), "--baseline three"),
         (("--prompts", "nowhere.txt"), "nowhere.txt: No such file"),
         (("--num-prompts", "7"), "has 6 prompts, not 7"),

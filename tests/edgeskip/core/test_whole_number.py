@@ -9,9 +9,9 @@ import pytest
 from edgeskip.bench.devices.ssh.destination import parse_destination
 from edgeskip.bench.grid import parse_lengths
 from edgeskip.calibration.config import parse_exits
-from edgeskip.cli.commands.train import _layers
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.whole_number import whole_number, whole_numbers
+from edgeskip.core.lists import parse_names, parse_numbers
+from edgeskip.core.whole_number import whole_number
 
 LONG = "9" * 5000  # Python's int() reads 4300 digits at most
 
@@ -27,8 +27,24 @@ def test_other_words_are_none(word: str) -> None:
 
 
 def test_numbers_between_commas() -> None:
-    assert whole_numbers(" 4, 8,0") == [4, 8, 0]
-    assert [whole_numbers(text) for text in ("", "4,", "4,x", f"4,{LONG}")] == [None] * 4
+    assert parse_numbers(" 4, 8,0,4", "--exits") == (4, 8, 0)
+    for text in ("", "4,", "4,x", f"4,{LONG}", "4,-1"):
+        with pytest.raises(EdgeSkipError, match=r"--exits .*not a list of whole numbers"):
+            parse_numbers(text, "--exits")
+    with pytest.raises(EdgeSkipError, match="of at least 1"):
+        parse_numbers("0", "-t", least=1)
+    with pytest.raises(EdgeSkipError, match="at most 16"):
+        parse_numbers("1,17", "-t", most=16)
+
+
+def test_names_between_commas() -> None:
+    assert parse_names(" cpu,CUDA, cpu,", "--provider") == ("cpu", "CUDA")
+    assert parse_names("Plain,online", "--strategy", ("plain", "online")) == ("plain", "online")
+    for text in ("", " , "):
+        with pytest.raises(EdgeSkipError, match=r"--provider .* names nothing"):
+            parse_names(text, "--provider")
+    with pytest.raises(EdgeSkipError, match="--strategy fast is unknown; choose from plain, online"):
+        parse_names("plain,fast", "--strategy", ("plain", "online"))
 
 
 @pytest.mark.parametrize("word", [LONG, "٣"], ids=["long", "Arabic"])
@@ -36,12 +52,11 @@ def test_numbers_between_commas() -> None:
     "read",
     [
         parse_exits,
-        _layers,
         lambda word: parse_lengths(word, "-p", least=0),
         lambda word: parse_destination(f"host:{word}"),
         lambda word: parse_destination(f"[::1]:{word}"),
     ],
-    ids=["calibrate", "train", "bench", "port", "IPv6 port"],
+    ids=["calibrate", "bench", "port", "IPv6 port"],
 )
 def test_every_option_refuses_them(read: Callable[[str], object], word: str) -> None:
     """By hand: one line, not too long to be read."""

@@ -168,7 +168,7 @@ def test_a_plan_that_drafts(cli: Cli, profile: Path, out: Path) -> None:
         (["--draft", "early-exit"], "the profile has no sweep: add --exit-layer"),
         (["--draft", "early-exit", "--exit-layer", "4"], "the model has 4 blocks, choose 1 … 3"),
         (["--draft", "early-exit", "--exit-layer", "0"], "--exit-layer 0 is not possible"),
-        (["--draft", "early-exit", "--exit-layer", "two"], "--exit-layer two is not a number of blocks"),
+        (["--draft", "early-exit", "--exit-layer", "two"], "--exit-layer two is not a list of whole numbers"),
         (["--draft", "early-exit", "--exit-layer", "3,2"], "name the exits shallow first"),
         (["--draft", "early-exit", "--exit-layer", "1,2", "--target", "gguf"], "a GGUF pair has one exit"),
         (["--draft", "early-exit", "--exit-layer", "2", "--draft-vocab", "0"], "--draft-vocab 0 is not possible"),

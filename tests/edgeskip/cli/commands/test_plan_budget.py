@@ -121,7 +121,7 @@ def test_fitting_a_plan_chosen_otherwise(folder: Path, calibrated: Path, compens
     assert record is not None
     assert record.scales is not None
     assert record.compensation == compensation
-    assert "tokens, in windows of 32, that the fit did not see" in " ".join(said.split())
+    assert "tokens, in windows of 32, that the fit did not use" in " ".join(said.split())
     invoke(
         "export", "--profile", str(folder / "tiny.json"), "--model", str(calibrated / "tiny"), "-o", str(folder / "o")
     )
@@ -169,7 +169,7 @@ def test_an_exit_next_to_a_map(folder: Path, calibrated: Path) -> None:
         (("--method", "budget", "--max-kl", "1", "--fit"), "--fit .*--method budget"),
         (("--method", "budget", "--max-kl", "1", "--context", "9"), "without --device-profile"),
         (("--method", "budget", "--max-ppl-increase", "10"), "write 10%"),
-        (("--method", "budget", "--max-kl", "1", "--plot", "x.jpg"), "a figure is one of"),
+        (("--method", "budget", "--max-kl", "1", "--plot", "x.jpg"), "the format is unknown"),
         (("--skip-sublayers", "2", "--objective", "kl"), "--objective .*--method budget"),
         (("--skip-sublayers", "2", "--device", "cpu"), "--device .*--method budget or --fit"),
     ],
