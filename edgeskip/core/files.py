@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -168,7 +169,9 @@ def _staging(target: Path, *, whole: bool = True) -> Iterator[Path]:
     staging: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=prefix, suffix=PART, dir=target.parent))
+        # Named before it is made: a signal between the two would leave it behind.
+        staging = target.parent / f"{prefix}{secrets.token_hex(4)}{PART}"
+        staging.mkdir(mode=0o700)
         with named_instead(staging, target if whole else target.parent):
             yield staging
         made = []
