@@ -1,4 +1,4 @@
-"""One URL into one file: resumes where an earlier attempt stopped, reports progress, and checks the sha256."""
+"""Download one URL into one file: resume an earlier attempt, report progress, and check the sha256."""
 
 from __future__ import annotations
 

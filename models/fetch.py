@@ -1,4 +1,4 @@
-"""Downloads a model to this machine, once, and returns where it is. `edgeskip.profiles.registry` lists the models."""
+"""Download a model to this machine, once, and return its path. `edgeskip.profiles.registry` lists the models."""
 
 from __future__ import annotations
 

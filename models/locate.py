@@ -1,4 +1,4 @@
-"""A model reference -> a path on this machine, fetching it where it is a name."""
+"""A model reference -> a path on this machine; names are fetched."""
 
 from __future__ import annotations
 

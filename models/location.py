@@ -1,4 +1,4 @@
-"""Opening the model of a profile where it lies now."""
+"""Open the model of a profile at its present place."""
 
 from __future__ import annotations
 

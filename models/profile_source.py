@@ -1,4 +1,4 @@
-"""The model that a profile is of: where the user says it is, or where the profile does, with the profile's LoRA."""
+"""A profile's model: the one that the user or the profile names, with the profile's LoRA."""
 
 from __future__ import annotations
 

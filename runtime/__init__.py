@@ -1,1 +1,1 @@
-"""Runs artifacts with numpy and an inference engine; never imports torch or transformers."""
+"""Run artifacts with numpy and an inference engine; torch and transformers are never imported."""

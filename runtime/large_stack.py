@@ -9,7 +9,7 @@ from typing import Any
 from edgeskip.core.errors import EdgeSkipError
 
 # llama.cpp cuts text by std::regex, which libstdc++ runs by recursion: measured 105 bytes of stack for each character
-# of a long word or a row of spaces, 320 where cases alternate. Memory is taken for what is used alone.
+# of a long word or a row of spaces, 320 if cases alternate. Only the stack that is used takes memory.
 _PER_BYTE = 1 << 10
 _LEAST = 16 << 20
 _SHORT = 1 << 10  # bytes of text that any thread has the stack for

@@ -1,13 +1,13 @@
 """Run an artifact in a separate process, for the check after export: `python -m edgeskip.runtime.probe`.
 
-It reads token ids from a .npy file and writes every position's logits to another: the first tokens in one prefill, the
-last ones step by step, so that both ways through the KV cache are checked. Prints one JSON object: the tokens of a
-greedy continuation and their text, and with `--questions FILE` what the artifact's own tokenizer and chat template
-answer. Where
-the artifact drafts, the last tokens are drafted and verified at once. With `--draft N` the logits are those of its
-draft number N, each token a draft step of its own; with `--graph JSON`, a `GraphRecord`, those of another graph in the
-folder; with `--gates JSON`, FFNs and their scales, those of an online artifact without these FFNs. `--held-out IN OUT`
-runs windows of another text besides, each afresh.
+It reads token ids from a .npy file and writes every position's logits to another one: the first tokens in one prefill,
+the last ones step by step, so that both paths through the KV cache are checked. If the artifact drafts, the last tokens
+are drafted and verified at once. It prints one JSON object: the tokens of a greedy continuation and their text, and with
+`--questions FILE` the results of the artifact's own tokenizer and chat template.
+
+With `--draft N` the logits are those of draft number N, each token in a separate draft step; with `--graph JSON`, a
+`GraphRecord`, those of another graph in the folder; with `--gates JSON`, FFNs and their scales, those of an online
+artifact without these FFNs. `--held-out IN OUT` also runs windows of another text, each from an empty cache.
 """
 
 from __future__ import annotations
@@ -47,11 +47,18 @@ def probe(
 ) -> dict[str, object]:
     """Write the logits float32 [n, vocab_size] of the tokens int64 [n]; return the `generated` tokens and `text`.
 
-    `alone` runs one graph of several: a pair's first half as the draft it is, a folder's `model.onnx`. `draft`: logits
-    [n, V'] of that draft, and nothing is generated. `graph`: another graph of the folder. `gates`: scales of the FFNs
-    that are left out. `questions`: texts, conversations and ids for the artifact's own tokenizer and chat template.
-    `held_out`: a file of token ids int64 [W, T], and the one that gets their logits float32 [W, T, vocab_size], each
-    row from an empty cache.
+    Args:
+        artifact: Folder or GGUF file.
+        tokens_file: .npy file of token ids int64 [n].
+        logits_file: .npy file to write the logits to.
+        frugal: Save memory at the cost of speed.
+        alone: Run one graph of several: a pair's first half as the draft that it is, a folder's `model.onnx`.
+        draft: Write the logits [n, V'] of that draft, and generate nothing.
+        graph: Run another graph of the folder.
+        gates: Scales of the FFNs to leave out.
+        questions: Texts, conversations and ids for the artifact's own tokenizer and chat template.
+        held_out: File of token ids int64 [W, T], and the file for their logits float32 [W, T, vocab_size]; each row
+            runs from an empty cache.
     """
     tokens = np.load(tokens_file)
     if graph is not None:
@@ -60,7 +67,7 @@ def probe(
     engine = opened.engine
     found: dict[str, object] = {}
     if gates is not None:
-        _shut(cast(OnlineEngine, engine), gates)  # the export asks only where it made gates
+        _close_gates(cast(OnlineEngine, engine), gates)  # the export asks only if it made gates
     if draft is not None:
         # open_artifact opens an engine that drafts wherever an export was asked for one.
         np.save(logits_file, _draft_logits(cast(DraftingEngine, engine), tokens, draft))
@@ -101,7 +108,7 @@ def _engine_over(folder: Path, graph: GraphRecord, *, frugal: bool) -> Engine:
     return OnnxRuntimeEngine(folder, read_manifest(folder).model_copy(update={"graph": graph}), frugal=frugal)
 
 
-def _shut(engine: OnlineEngine, gates: Mapping[str, float]) -> None:
+def _close_gates(engine: OnlineEngine, gates: Mapping[str, float]) -> None:
     skip = np.array([name in gates for name in engine.ffns])
     engine.gate(skip, np.array([gates.get(name, 1.0) for name in engine.ffns], np.float32))
 

@@ -1,4 +1,4 @@
-"""Values of a model's config.json, read with suspicion: the file came from somewhere else."""
+"""Values of a model's config.json, checked when they are read: the file came from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeskip.core.errors import EdgeSkipError
 class ArchitectureConfig:
     """A config.json's content and the file it came from, for messages.
 
-    Every reader raises EdgeSkipError that names file and key where a value is missing or of the wrong kind.
+    Every reader raises an EdgeSkipError that names file and key if a value is missing or has the wrong type.
     A key whose value is null counts as absent, as it does for transformers.
     """
 

@@ -111,7 +111,7 @@ class _Weights:
             raise EdgeSkipError(f"{self.file}: the weights lack {name!r}: fetch the model again, all its files")
         if tensor.shape != shape:
             raise EdgeSkipError(
-                f"{self.file}: {name!r} has shape {list(tensor.shape)} where the config says {list(shape)}: "
+                f"{self.file}: {name!r} has shape {list(tensor.shape)}, but the config says {list(shape)}: "
                 "config and weights are not of one model"
             )
         self._taken.add(name)

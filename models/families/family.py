@@ -28,7 +28,7 @@ class Traits:
 class Family:
     """A model family: a pre-norm decoder with RMSNorm, grouped-query attention, rotary positions and SwiGLU.
 
-    `defaults` are values that transformers' config class assumes where config.json is silent. `traits(settings,
+    `defaults` are values that transformers' config class assumes if config.json is silent. `traits(settings,
     num_blocks)` gives one `Traits` for each block. `gguf_architecture` is llama.cpp's name and `gguf_interleaved`
     says that its converter reorders the rows of q and k for adjacent-pair rotation.
     """

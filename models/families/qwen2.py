@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: biases on q, k and v; a sliding window on the upper blocks where it is switched on."""
+"""Qwen2 and Qwen2.5: biases on q, k and v; a sliding window on the upper blocks if it is switched on."""
 
 from __future__ import annotations
 

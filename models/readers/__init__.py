@@ -1,1 +1,1 @@
-"""Reads checkpoints: safetensors folders, GGUF files, LoRA folders, tokenizers."""
+"""Read checkpoints: safetensors folders, GGUF files, LoRA folders, tokenizers."""

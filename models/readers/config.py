@@ -17,7 +17,7 @@ def complete_config(family: Family, settings: ArchitectureConfig) -> dict[str, A
     """Return a config that transformers 4.57, 5.x and every other reader understand in the same way.
 
     Rotary settings become `rope_theta` and `rope_scaling` (with `rope_type`); what a config class of transformers
-    would assume where the file is silent is written out. EdgeSkipError for anything unsupported.
+    would assume if the file is silent is written out. EdgeSkipError for anything unsupported.
     """
     if (method := quantized_by_config(settings.values)) is not None:
         raise quantization_error(settings.file, method)

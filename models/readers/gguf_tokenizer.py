@@ -49,7 +49,7 @@ class _Rule:
     digits: bool = False
     ignore_merges: bool = False  # a whole word that is in the vocabulary is taken as it is
     compose: bool = False  # Unicode NFC first
-    add_bos: bool = False  # where the file does not say
+    add_bos: bool = False  # if the file does not say
 
 
 _GPT2_RULE = _Rule((None,))

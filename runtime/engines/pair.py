@@ -22,7 +22,7 @@ _SMALLEST = 1024  # tokens of history to begin with
 class PairEngine(DraftingEngineBase):
     """A `DraftingEngine` of `whole`, drafted for by the engine that `open_draft` opens at the first `draft`.
 
-    EdgeSkipError then where the two have other vocabularies or the draft's context is the shorter one.
+    EdgeSkipError then if the two have different vocabularies or the draft's context is shorter.
     """
 
     def __init__(self, whole: Engine, open_draft: Callable[[], Engine]) -> None:

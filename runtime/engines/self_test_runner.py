@@ -10,7 +10,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.runtime.engines.native_child import module_command, run_child
 from edgeskip.runtime.engines.self_test_cache import Failures
 
-LIMIT_S = 120.0  # for all that the child does: it takes one second, ten where the machine is busy
+LIMIT_S = 120.0  # for all that the child does: it takes one second, ten if the machine is busy
 # What a defect in native code ends a process by. Anything else (SIGKILL, SIGTERM) came from outside and says nothing.
 CRASHES = ("SIGSEGV", "SIGILL", "SIGBUS", "SIGABRT", "SIGFPE", "SIGTRAP", "SIGSYS")
 WRONG = "wrong"

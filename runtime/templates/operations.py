@@ -145,7 +145,7 @@ def check_printf(meter: TemplateMeter, form: str, values: Any) -> None:
 def check_method(meter: TemplateMeter, owner: Any, name: str, arguments: list[Any], named: Mapping[str, Any]) -> bool:
     """Refuse a call that grows too large; returns False for a method that templates may not call at all.
 
-    `arguments` is changed where an iterator has to be read to be weighed.
+    `arguments` is changed if an iterator must be read to be weighed.
     """
     kind = next((kind for kind in _PLAIN_METHODS if isinstance(owner, kind)), None)
     if kind is None:

@@ -23,7 +23,7 @@ from edgeskip.runtime.engines.threads import threads_or_default
 class LlamaCppHandoverEngine(EngineBase):
     """A `HandoverEngine` over `first`, and over what `open_second` opens when it is first needed.
 
-    EdgeSkipError, then, where the two do not belong together.
+    EdgeSkipError, then, if the two do not belong together.
     """
 
     def __init__(self, first: LlamaModel, open_second: Callable[[], LlamaModel], *, threads: int | None = None) -> None:

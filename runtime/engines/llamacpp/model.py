@@ -24,7 +24,7 @@ class LlamaModel:
     """The file's weights, mapped into memory, on `provider`'s devices.
 
     `tried`: this process is the child that a file of unknown origin is opened in first (trial.py).
-    EdgeSkipError, with llama.cpp's own reason, where it cannot load the file or the model is not a decoder.
+    EdgeSkipError, with llama.cpp's own reason, if it cannot load the file or the model is not a decoder.
     """
 
     def __init__(self, path: Path, provider: str = "cpu", *, tried: bool = False) -> None:
@@ -79,7 +79,7 @@ class LlamaModel:
 
     @cached_property
     def all_f32(self) -> bool:
-        """Whether every weight is F32, by llama.cpp's own word for the file's type (which it guesses where none is)."""
+        """Whether every weight is F32, by llama.cpp's description of the file (a guess if there is none)."""
         buffer = ctypes.create_string_buffer(256)
         llama().llama_model_desc(self.pointer, buffer, len(buffer))
         return b"all F32" in buffer.value

@@ -40,7 +40,7 @@ CASES = [f"{name}/{way}" for name in TYPES for way in ("lookup", ONE_ROW, SEVERA
 ]
 
 CHILD = "edgeskip.runtime.engines.llamacpp.kernel_checks"
-_VERSION = 2  # of the self-test: one more where it tests more
+_VERSION = 2  # of the self-test: raise it when it tests more
 _LIBRARIES = [f"*{name}*{ending}" for name in ("ggml", "llama") for ending in (".so", ".dylib", ".dll")]
 _SHOWN = {"model": "a whole model"}
 _LOADING = "load"  # the child's name for what comes before its cases

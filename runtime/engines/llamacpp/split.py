@@ -137,7 +137,7 @@ class LlamaCppSplitEngine(DraftingEngineBase):
     ) -> None:
         """Append to the first half and keep the exit states; without `logits` its stub and head are not computed.
 
-        A block of the draft's own runs in any case, for its cache; where nothing is wanted of it, on no rows after its
+        A block of the draft's own runs in any case, for its cache; if no output is needed, on no rows after its
         attention. `trained` [hidden_size] gets the last token's state after it, and there the run ends.
         """
         before, drafted = self._first.length, self.drafted

@@ -60,7 +60,7 @@ def _use(model: LlamaModel) -> None:
 
 
 def _limit(provider: str, size: int) -> None:
-    """Bound memory and processor time, where the system can; leave no core file."""
+    """Limit memory and processor time, if the system can; leave no core file."""
     without_core_dump()
     try:
         import resource

@@ -1,7 +1,7 @@
 """Which head sizes ONNX Runtime's attention takes, asked before anything is written.
 
 onnxruntime/contrib_ops/cpu/bert/group_query_attention_helper.h (and rotary_embedding_helper.h): GroupQueryAttention
-wants a head size that is a multiple of 8, and of 16 where it rotates queries and keys. The model may load; it is the
+wants a head size that is a multiple of 8, and of 16 if it rotates queries and keys. The model may load; it is the
 first run that fails. `tests/runtime/engines/test_attention_limits.py` asks the installed ONNX Runtime.
 """
 

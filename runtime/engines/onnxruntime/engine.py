@@ -1,4 +1,4 @@
-"""Runs an artifact's `model.onnx` with ONNX Runtime: one sequence, one graph."""
+"""Run an artifact's `model.onnx` with ONNX Runtime: one sequence, one graph."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class _Memory:
 
 
 class ExitStateBuffer:
-    """Rows [capacity, width] in the memory where the graphs have their caches; it does not know which are in use."""
+    """Rows [capacity, width] in the graphs' memory; the buffer does not know which rows are in use."""
 
     def __init__(self, width: int, dtype: Literal["float32", "float16"], provider: Provider) -> None:
         self._width = width

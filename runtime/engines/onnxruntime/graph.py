@@ -27,7 +27,7 @@ NO_LOGITS = -(2**31)  # logits_to_keep: the slice starts past the end, so the he
 class GraphRunner:
     """Appends tokens or exit states to the sequence of one session.
 
-    It trusts its caller: that the tokens are the model's and that they fit the context has been checked.
+    It trusts its caller, which has checked that the tokens are the model's and fit the context.
 
     Ctrl-C may come between any two instructions, and the same sequence may be used afterwards. So what is bound is
     recorded only once it is: a field that stands for a binding is emptied first, and set last. ONNX Runtime does not
@@ -39,11 +39,11 @@ class GraphRunner:
         self._shape = shape
         self._provider = provider
         self._binding = session.io_binding()
-        # A draft runs more often for its exit states than for its logits: a second binding without these saves
-        # binding them again each time, as ONNX Runtime takes no buffer of no rows.
+        # A draft runs more often for its exit states than for its logits: a second binding without logits saves
+        # binding them again each time, because ONNX Runtime takes no buffer without rows.
         self._silent = session.io_binding() if shape.states_out else None
-        # A chain's sessions run in turn and have scratch memory of their own: after a prefill the ones before the last
-        # give theirs back, so that it does not add up.
+        # A chain's sessions run in turn, each with its own scratch memory: after a prefill, all but the last give
+        # theirs back, so that it does not add up.
         self._frugally = _giving_back() if shape.states_out and provider.name == "cpu" else None
         self._captured = None
         if provider.captures and not shape.states_in and not shape.states_out:
@@ -60,7 +60,7 @@ class GraphRunner:
         self._switches: dict[str, NDArray[Any]] = {}  # overridable initializers; rewritten in place
         self._kept = 0  # positions whose logits the binding is set up for
         self._logits: NDArray[Any] = np.empty((1, 1, shape.columns), shape.logits_dtype)  # of one position
-        # The same array where the graph gives float32.
+        # The same array if the graph gives float32.
         self._logits32: NDArray[np.float32] = np.asarray(self._logits, np.float32)
         self._no_logits = np.empty((0, shape.columns), np.float32)
         self._keep: NDArray[np.int64] | None = None

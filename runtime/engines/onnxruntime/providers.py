@@ -27,7 +27,7 @@ class Provider:
     device_option: str | None = None  # its own option for the kind of device; None = it has one kind
     compiles: bool = True  # it takes the values of optional inputs for constants
     captures: bool = False  # decode steps are recorded once and replayed
-    device_type: str | None = None  # cpu, gpu or npu, where a provider of several kinds was asked for one
+    device_type: str | None = None  # cpu, gpu or npu, if one of several kinds was requested
     plugin: tuple[Any, ...] = ()  # ONNX Runtime's devices of a plugin; () = built into ONNX Runtime
 
     def options(self, threads: int) -> dict[str, str]:
