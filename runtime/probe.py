@@ -2,8 +2,8 @@
 
 It reads token ids from a .npy file and writes every position's logits to another one: the first tokens in one prefill,
 the last ones step by step, so that both paths through the KV cache are checked. If the artifact drafts, the last tokens
-are drafted and verified at once. It prints one JSON object: the tokens of a greedy continuation and their text, and with
-`--questions FILE` the results of the artifact's own tokenizer and chat template.
+are drafted and verified at once. It prints one JSON object: the tokens of a greedy continuation and their text, and,
+with `--questions FILE`, the results of the artifact's own tokenizer and chat template.
 
 With `--draft N` the logits are those of draft number N, each token in a separate draft step; with `--graph JSON`, a
 `GraphRecord`, those of another graph in the folder; with `--gates JSON`, FFNs and their scales, those of an online
