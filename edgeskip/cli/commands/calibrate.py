@@ -57,7 +57,7 @@ def calibrate(
     ] = "float32",
     json: Json = False,
 ) -> None:
-    """Measure what each sublayer of a model does, and write a profile.
+    """Measure what each sublayer does, and write a profile.
 
     To share the work between processes:  torchrun --nproc-per-node N -m edgeskip calibrate …
     """

@@ -171,7 +171,7 @@ def plan(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Choose the sublayers to skip: by number, ratio, names or a budget.
+    """Choose the sublayers to skip, by number, ratio or budget.
 
     The plan is written into the profile. --method budget searches for a Pareto front of plans, which the profile
     keeps; a search that was interrupted goes on.

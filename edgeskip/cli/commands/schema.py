@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def schema() -> None:
-    """Print the JSON Schema of a profile, with every field documented."""
+    """Print the JSON Schema of a profile."""
     from edgeskip.core.terminal import print_json
     from edgeskip.profiles.schema import Profile
 
