@@ -6,7 +6,6 @@ Arrays in a folder, mapped into memory: `states-E` [tokens, d] for each exit lay
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.notes import note
 from edgeskip.training.cache_progress import CacheProgress, digest_of
 
 if TYPE_CHECKING:
@@ -74,11 +74,8 @@ class ExitCache:
 
         order = self._order
         if (why := self._progress.resume(len(order))) is not None:
-            print(
-                f"{self._folder}: {why}: {self._progress.done} of {len(order)} examples are kept, the rest is computed "
-                "again",
-                file=sys.stderr,
-            )
+            kept = f"{self._progress.done} of {len(order)} examples are kept, the rest is computed again"
+            note(f"{self._folder}: {why}: {kept}")
         done = self._progress.done
         finished = sum(len(self._examples[index]) for index in order[:done])
         if done < len(order):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import replace_file
 from edgeskip.core.json_file import parse_json
+from edgeskip.core.notes import note
 
 if TYPE_CHECKING:
     from edgeskip.models.source import ModelSource
@@ -95,7 +95,7 @@ def _prompts(encoder: Encoder, generation: SelfDataConfig) -> list[tuple[tuple[i
 
 def _whole_records(file: Path, prompts: Sequence[tuple[tuple[int, ...], str]], encoder: Encoder) -> int:
     """Return how many records at the start of the file are those of `prompts`, in order; what follows is cut off: a
-    line that a kill left unfinished, and, which is said on stderr, all from the first that is not as it was written."""
+    line that a kill left unfinished, and, which a note says, all from the first that is not as it was written."""
     if not file.exists():
         return 0
     data = file.read_bytes()
@@ -106,7 +106,7 @@ def _whole_records(file: Path, prompts: Sequence[tuple[tuple[int, ...], str]], e
             break
         kept += 1
     if kept < len(lines):
-        print(f"{file}: record {kept + 1} is damaged: it and what follows is written again", file=sys.stderr)
+        note(f"{file}: record {kept + 1} is damaged: it and what follows is written again")
     whole = b"".join(lines[:kept])
     if len(whole) != len(data):
         replace_file(file, whole)
