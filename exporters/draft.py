@@ -33,7 +33,7 @@ ROWS_AT_ONCE = 4096  # of a head that is multiplied by a map, so that memory sta
 class DraftHead:
     """Draft logits = head · map · RMSNorm(block(exit state); norm).
 
-    `block` is one more block, with a KV cache of its own; None = the exit state itself. `map` [d, d] is None if there
+    `block` is one more block, with its own KV cache; None = the exit state itself. `map` [d, d] is None if there
     is none or `head` holds it already. `head` None is the model's own (whose matrix is shared with the verifier),
     else [V', d]. `tokens` int64 [V'] are the ids of its rows, None = all in order.
     """
@@ -93,7 +93,7 @@ def draft_head(
 
     `exit_map` A [d, d] takes the RMS-normalized exit state to the final normalized state (design §7); None = the
     model's own norm and head. `tokens` trims the head to these rows (FR-Spec, arXiv 2502.14856 §3). A trimmed head is a
-    matrix of its own, so the map is folded into it, head · A; the whole head is folded only with `fold`, because that
+    separate matrix, so the map is folded into it, head · A; the whole head is folded only with `fold`, because that
     is a second copy of the largest matrix, where applying A costs hidden_size / vocab_size of the head.
     """
     norm = decoder.norm

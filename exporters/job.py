@@ -118,7 +118,7 @@ class Lowering(Protocol[Staged, Record]):
         """
 
     def write(self, staged: Staged) -> Record:
-        """Lower to files, complete with a manifest that says they are not checked."""
+        """Lower to files, with a manifest that records that they are not checked."""
 
     def check(self, staged: Staged, record: Record) -> Record:
         """Compare with the torch model and return the record with what was measured.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeskip.exporters.options import OnlineRequest
     from edgeskip.profiles.schema import PhaseStatistics, Profile
 
-WINDOW = 20  # decoded tokens that are watched if neither the user nor the profile says how many
+WINDOW = 20  # decoded tokens that are watched if neither the user nor the profile sets a number
 # A gate costs a decode step some microseconds, even open, and an FFN that never gets as similar as β needs none. Over
 # 16 prompts × 28 FFNs of SmolLM2 a request's own mean (P 20) was 0.005 off calibration's (median), 0.013 at the 90th
 # percentile. A gate around each of 30 FFNs makes an int4 step 5 to 8 % longer, so a third of them gets one at most.
@@ -36,7 +36,7 @@ def online_record(request: OnlineRequest, profile: Profile, plan: Plan) -> Onlin
         raise EdgeSkipError("--online needs a threshold and the profile's plan has none: add --beta, e.g. --beta 0.97")
     ffns = [sublayer for sublayer in plan.kept if sublayer.kind == "ffn"]
     if not ffns:
-        raise EdgeSkipError("--online has nothing to skip: the profile's plan leaves out every FFN already")
+        raise EdgeSkipError("--online has nothing to skip: the profile's plan skips every FFN already")
     similarity = {ffn: decoding_statistics(profile, ffn).similarity for ffn in ffns}
     wanted = {parse_sublayer(name, plan.num_blocks) for name in (record.decode_skip if record else [])}
     near = sorted((ffn for ffn in ffns if similarity[ffn] >= threshold - MARGIN), key=lambda ffn: -similarity[ffn])

@@ -1,4 +1,4 @@
-"""What a user asks of an export, parsed: targets and precisions, a draft, online skipping, int4's details."""
+"""What a user can choose about an export, parsed: targets and precisions, a draft, online skipping, int4's details."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeskip.core.locks import claim
-from edgeskip.core.progress import Progress, ProgressEvent, silent
+from edgeskip.core.progress import Progress, Steps, silent
 from edgeskip.exporters.job import export_job
 from edgeskip.exporters.options import resolve_draft
 from edgeskip.models.profile_source import check_weights, source_of
@@ -63,7 +63,7 @@ def run_export(
     draft = resolve_draft(options.draft, profile) if options.draft else None
     source = source_of(profile, path, model)
     vectors = read_vectors(profile, path) if vectors is None else vectors
-    steps = _Steps(progress)
+    steps = Steps(progress, STAGE)
     job = export_job(
         source, profile, vectors, output, draft=draft, online=options.online, policy=policy, step=steps.begin
     )
@@ -74,7 +74,7 @@ def run_export(
     with claim(*(path for lowering in lowerings for path in lowering.paths)):
         for lowering in lowerings:
             results += _finished(lowering, job)
-    steps.end()
+    steps.finish()
     return results
 
 
@@ -117,19 +117,3 @@ def _finished(lowering: Lowering[Any, Any], job: ExportJob) -> list[ExportResult
             record = lowering.check(staged, record)
             lowering.seal(staged, record)
     return lowering.results(record)
-
-
-class _Steps:
-    """Counts the steps of all lowerings for a progress callback."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._done = progress, -1
-        self.total = 0
-
-    def begin(self, name: str) -> None:
-        self._done += 1
-        # A step too many would look like the end.
-        self._progress(ProgressEvent(STAGE, min(self._done, max(self.total - 1, 0)), self.total, detail=name))
-
-    def end(self) -> None:
-        self._progress(ProgressEvent(STAGE, self.total, self.total))

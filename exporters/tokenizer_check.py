@@ -59,7 +59,7 @@ class TextCase:
 
 @dataclass(frozen=True)
 class ChatCase:
-    """A conversation, whether the assistant's turn is opened, and what transformers makes of it: text and ids."""
+    """A conversation, whether the assistant's turn is opened, and transformers' rendering of it: text and ids."""
 
     messages: tuple[dict[str, str], ...]
     add_generation_prompt: bool
@@ -80,7 +80,7 @@ class TokenizerCases:
     day: date | None = None
 
     def questions(self) -> dict[str, Any]:
-        """Return what the artifact's process is asked."""
+        """Return the questions for the artifact's process."""
         return {
             "texts": [[case.text, case.add_special_tokens] for case in self.texts],
             "chats": [[list(case.messages), case.add_generation_prompt] for case in self.chats],
@@ -92,7 +92,7 @@ def tokenizer_cases(source: ModelSource, skip: Callable[[str], bool] = _none) ->
     """Return the cases of a model's tokenizer; texts that `skip` names are left out.
 
     Raises:
-        EdgeSkipError if a conversation gives a token that is beyond the model's embedding.
+        EdgeSkipError: If a conversation gives a token that is beyond the model's embedding.
     """
     loaded = source.checkpoint.tokenizer.loaded
     rows = source.decoder.config.vocab_size
@@ -167,10 +167,10 @@ def _tried_tokens(loaded: LoadedTokenizer) -> list[str]:
 
 
 def _chats(loaded: LoadedTokenizer) -> tuple[list[ChatCase], bool]:
-    """Return the conversations that the model's template takes, and whether it tells the date.
+    """Return the conversations that the model's template takes, and whether it depends on the date.
 
-    None without a template, with named ones and no default, and if it tells the time of day, which differs between the
-    two renderings.
+    None without a template, with named ones and no default, and if it depends on the time of day, which differs between
+    the two renderings.
     """
     auto, cases = loaded.auto, []
     template = auto.chat_template
@@ -184,13 +184,13 @@ def _chats(loaded: LoadedTokenizer) -> tuple[list[ChatCase], bool]:
     try:
         limited.check_constants()  # jinja2 computes them while it compiles
     except EdgeSkipError:
-        return [], False  # `edgeskip run` says it as well
+        return [], False  # `edgeskip run` reports it as well
     for messages, opened in CONVERSATIONS:
-        # transformers knows no limits of time and memory: it is asked only what is known to end.
+        # transformers has no limits of time and memory: it renders only what is known to end.
         try:
             limited.render(messages, add_generation_prompt=opened)
         except TemplateLimitError:
-            continue  # `edgeskip run` says it as well
+            continue  # `edgeskip run` reports it as well
         except EdgeSkipError:
             pass
         try:

@@ -78,7 +78,7 @@ BOUNDS: dict[Precision, Bound] = {
 
 @dataclass(frozen=True)
 class Twin:
-    """A copy of the artifact that its engine runs without rounding activations; it has to meet a bound of its own."""
+    """A copy of the artifact that its engine runs without rounding activations; it has to meet its own bound."""
 
     path: Path
     bound: Bound
@@ -102,7 +102,7 @@ class DraftCheck:
 class Measurement:
     """A comparison, and the likeliest token after each of the text's, by torch and by the artifact: ids int64 [n].
 
-    `cost` is the artifact's distance from the dense model, if that was asked for and could be measured.
+    `cost` is the artifact's distance from the dense model, if it was requested and could be measured.
     """
 
     record: VerificationRecord
@@ -170,10 +170,10 @@ def verify(
         text = _held_out(dense, context_length)
         for way, file in zip(ways, files, strict=True):
             first = way is ways[0]
-            asked = cases if first else None
-            answer = _run_probe(target, tokens, file, flags + way, asked, text if first else None)
-            if asked is not None:
-                check_tokenizer(asked, answer, target.name, tokenizer.advice)
+            questions = cases if first else None
+            answer = _run_probe(target, tokens, file, flags + way, questions, text if first else None)
+            if questions is not None:
+                check_tokenizer(questions, answer, target.name, tokenizer.advice)
         if twin is not None:
             _run_probe(twin.path, tokens, logits.with_name("twin.npy"), flags + ways[0])
         reference, dense_rows, name = reference_logits(

@@ -148,7 +148,7 @@ def predict_speedup(source: ModelSource, plan: Plan, costs: CostModel | None = N
 def artifact_cost(
     profile: Profile, source: ModelSource, plan: Plan, measured: DenseComparison | None
 ) -> PlanCost | None:
-    """Return what a manifest says: `measured` of the artifact, and what the profile knows of its plan; None if none."""
+    """Return a manifest's cost: `measured` of the artifact, and what the profile knows about its plan; None if none."""
     known = cost_of(profile.plan.cost if profile.plan else None, source.fingerprint, plan)
     speedup = known.speedup if known and known.speedup else predict_speedup(source, plan)
     if measured is None and speedup is None:
@@ -161,7 +161,7 @@ def _loss(logits: NDArray[np.float32], tokens: NDArray[np.int64]) -> float:
     """Return mean −ln p of `tokens` [n] by logits [n, V], in nats."""
     total = 0.0
     for start in range(0, len(tokens), 64):  # rows in memory twice
-        with np.errstate(invalid="ignore"):  # infinite logits end as a NaN, which is no cost
+        with np.errstate(invalid="ignore"):  # infinite logits end as a NaN, which is not a cost
             rows = log_softmax(logits[start : start + 64])
         total -= float(rows[np.arange(len(rows)), tokens[start : start + 64]].sum(dtype=np.float64))
     return total / len(tokens)

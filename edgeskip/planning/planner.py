@@ -54,7 +54,7 @@ def choose(
     if compensation not in STATISTICAL:
         raise EdgeSkipError(f"the compensation {compensation!r} is fitted to a plan: edgeskip.planning.search fits it")
     if [alpha, skip_sublayers, skip].count(None) != 2:
-        raise EdgeSkipError("say what to skip with exactly one of --alpha, --skip-sublayers and --skip")
+        raise EdgeSkipError("choose what to skip with exactly one of --alpha, --skip-sublayers and --skip")
     if skip is not None:
         chosen = sorted({parse_sublayer(name, num_blocks) for name in skip})
         method = "explicit"

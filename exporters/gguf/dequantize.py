@@ -1,6 +1,6 @@
 """A copy of a GGUF without quantized tensors, so that llama.cpp does not run it with 8-bit activations.
 
-Those hide small mistakes in folding; the copy shows what the stored blocks themselves say.
+Such activations hide small mistakes in folding; the copy shows what the stored blocks themselves compute.
 """
 
 from __future__ import annotations

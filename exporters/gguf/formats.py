@@ -22,7 +22,7 @@ _LEGACY = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")
 _K_QUANTS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")
 _BY_LLAMACPP = (*_LEGACY, *_K_QUANTS, "IQ4_NL", "IQ4_XS")
 _ALIASES = {"FP32": "F32", "FP16": "F16", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-_FALLBACK_KIND = "F16"  # rows that are no whole blocks
+_FALLBACK_KIND = "F16"  # rows that are not whole blocks
 PRECISIONS = (KEEP, *(name.lower() for name in (*_BY_GGUF, *_BY_LLAMACPP)))
 
 
@@ -50,8 +50,10 @@ class GgufFormat:
 def format_for(source: ModelSource, precision: str | None) -> GgufFormat:
     """Return the format called `precision` for a model; None = the one that costs it nothing or next to nothing.
 
-    That is a GGUF's own blocks, Q8_0 if a LoRA is merged into a GGUF, F16 for other models. EdgeSkipError as
-    `gguf_format`, and for `keep` with a LoRA: the merged weights have no blocks of their own.
+    That is a GGUF's own blocks, Q8_0 if a LoRA is merged into a GGUF, F16 for other models.
+
+    Raises:
+        EdgeSkipError: As `gguf_format`, and for `keep` with a LoRA, whose merged weights have no stored blocks.
     """
     header, adapted = source.checkpoint.gguf, source.adaptation is not None
     if precision is None:
@@ -65,10 +67,10 @@ def format_for(source: ModelSource, precision: str | None) -> GgufFormat:
 
 
 def gguf_format(precision: str, header: GgufHeader | None) -> GgufFormat:
-    """Return the format called `precision`; `header` is that of the model's GGUF, None if it is none.
+    """Return the format called `precision`; `header` is that of the model's GGUF, None if the model is not a GGUF.
 
     Raises:
-        EdgeSkipError: For an unknown name, or `keep` of a model that is no GGUF.
+        EdgeSkipError: If the name is unknown, or it is `keep` and the model is not a GGUF.
     """
     from gguf import LlamaFileType
 
@@ -76,7 +78,7 @@ def gguf_format(precision: str, header: GgufHeader | None) -> GgufFormat:
     if name == KEEP.upper():
         if header is None:
             raise EdgeSkipError(
-                "--precision keep keeps the blocks of a GGUF and this model is none: choose f16, q8_0, q4_k_m …"
+                "--precision keep keeps the blocks of a GGUF, and this model is not one: choose f16, q8_0, q4_k_m …"
             )
         return _kept_format(header)
     if name not in (*_BY_GGUF, *_BY_LLAMACPP):
@@ -88,7 +90,7 @@ def gguf_format(precision: str, header: GgufHeader | None) -> GgufFormat:
 
 
 def _kept_format(header: GgufHeader) -> GgufFormat:
-    """Return what the file says it is; if it does not say, the type that most of its matrices' weights have."""
+    """Return the format that the file states; if it states none, the type of most of its matrices' weights."""
     from gguf import GGMLQuantizationType, LlamaFileType
 
     try:

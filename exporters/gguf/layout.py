@@ -67,7 +67,7 @@ def lay_out(decoder: Decoder, *, trailing_stub: bool = False, architecture: str 
     """Choose the architecture and pair the sublayers. `architecture` DECI forces that one.
 
     `trailing_stub` appends a block that adds nothing: without one, llama.cpp's last block keeps only the rows that
-    logits are wanted of. EdgeSkipError says what is possible if neither architecture holds the decoder.
+    logits are wanted of.
     """
     own = _OWN[decoder.config.family]
     blocks = _paired(decoder)

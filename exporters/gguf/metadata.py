@@ -118,7 +118,7 @@ def _as_type(value: Any, kind: Any, key: str, file: str) -> Any:
             return float(value)
         case GGUFValueType.UINT32 | GGUFValueType.INT32 if isinstance(value, int):
             return value
-    raise EdgeSkipError(f"{file}: its README.md or generation_config.json says {value!r} for {key}: correct it")
+    raise EdgeSkipError(f"{file}: its README.md or generation_config.json has {value!r} for {key}; correct it")
 
 
 def _tokenizer(source: ModelSource) -> dict[str, Value]:

@@ -17,15 +17,14 @@ from edgeskip.exporters.bake import bake
 from edgeskip.exporters.draft import ExitDraft, exit_draft
 from edgeskip.exporters.gguf.blocks import FLOATS, encode
 from edgeskip.exporters.gguf.layout import Layout, lay_out, lay_out_pair
-from edgeskip.exporters.gguf.naming import decode_file_name, file_name, head_file_name
-from edgeskip.exporters.gguf.split import first_part, rest_part
 from edgeskip.exporters.provenance import plan_summary
-from edgeskip.exporters.split import check_exit_layer
+from edgeskip.exporters.split import check_exit_layer, kept_between
 from edgeskip.models.decoder import Attention, Decoder, FeedForward, Linear, Norm, QuantizedBlocks, Tensor
 from edgeskip.planning.decode_plan import decode_plan, decode_profile
 from edgeskip.profiles.exit_adapter import ExitAdapter
 
 if TYPE_CHECKING:
+    from edgeskip.artifacts.manifest import PlanSummary
     from edgeskip.exporters.gguf.formats import GgufFormat
     from edgeskip.exporters.job import ExportJob
     from edgeskip.exporters.options import DraftRequest
@@ -68,7 +67,7 @@ class PairExit:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A decoder that becomes one file; `profile` and `plan` say what is skipped in it."""
+    """A decoder that becomes one file; `profile` and `plan` record what is skipped in it."""
 
     part: Part
     profile: Profile
@@ -221,3 +220,50 @@ def _block_stored_as(
     q, k, v, o = (_stored_as(linear, kind) for linear in (attention.q, attention.k, attention.v, attention.o))
     gate, up, down = (_stored_as(linear, kind) for linear in (feed_forward.gate, feed_forward.up, feed_forward.down))
     return replace(attention, q=q, k=k, v=v, o=o), replace(feed_forward, gate=gate, up=up, down=down)
+
+
+def first_part(decoder: Decoder, exit_layer: int, block: tuple[Attention, FeedForward] | tuple[()] = ()) -> Decoder:
+    """Return the kept sublayers of blocks 0 … exit_layer-1 (the model's own numbering), the exit's own `block` if it
+    has one, the final norm and the head.
+
+    Raises:
+        EdgeSkipError: If none is kept.
+    """
+    return replace(decoder, sublayers=(*kept_between(decoder, 0, exit_layer), *block))
+
+
+def rest_part(decoder: Decoder, exit_layer: int) -> Decoder:
+    """Return the kept sublayers after them, the final norm and the head. Its input is the exit state.
+
+    llama.cpp wants an embedding in every file: here the head's matrix serves, unused as an embedding.
+    """
+    kept = kept_between(decoder, exit_layer, decoder.config.num_blocks)
+    embedding = decoder.head.weight if decoder.head else decoder.embedding
+    return replace(decoder, embedding=embedding, sublayers=kept, head=None, embedding_bias=None)
+
+
+def file_name(
+    model: str, plan: PlanSummary, precision: str, *, exit_layer: int | None = None, part: Part = "whole"
+) -> str:
+    """Return a name such as `smollm2-135m-instruct-adaskip8-Q4_1.gguf`: method and number of skips, if there are any.
+
+    Early exit: `…-exit8-Q4_1.gguf` is the first part, a complete draft model, `…-exit8-rest-Q4_1.gguf` the rest.
+    """
+    words = [model.lower().replace(" ", "-")]
+    if plan.skip:
+        words.append(f"{plan.method}{len(plan.skip)}")
+    if exit_layer is not None:
+        words.append(f"exit{exit_layer}")
+    if part == "rest":
+        words.append("rest")
+    return "-".join([*words, precision]) + ".gguf"
+
+
+def head_file_name(first: str) -> str:
+    """Return the name of the side file with the trimmed draft head of the first part called `first`."""
+    return f"{first.removesuffix('.gguf')}-head.safetensors"
+
+
+def decode_file_name(whole: str) -> str:
+    """Return the name of the file that takes over from the one called `whole` while decoding."""
+    return f"{whole.removesuffix('.gguf')}-decode.gguf"

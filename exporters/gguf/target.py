@@ -16,13 +16,12 @@ from edgeskip.core.files import refuse_file, staged_files
 from edgeskip.exporters.gguf.blocks import check_scalable
 from edgeskip.exporters.gguf.check import check_files
 from edgeskip.exporters.gguf.formats import GgufFormat, format_for
-from edgeskip.exporters.gguf.head_file import write_head_file
 from edgeskip.exporters.gguf.metadata import file_metadata
 from edgeskip.exporters.gguf.output_plan import OutputFile, PairExit, output_paths, plan_outputs
 from edgeskip.exporters.gguf.quantize import check_quantizer, quantize_file
 from edgeskip.exporters.gguf.tensors import NamedTensor, named_tensors
 from edgeskip.exporters.gguf.text_rules import gguf_text
-from edgeskip.exporters.gguf.write import patch_string, write_gguf
+from edgeskip.exporters.gguf.write import patch_string, write_gguf, write_head_file
 from edgeskip.exporters.importance import HEAD_WEIGHT, Importance, importance_of
 from edgeskip.exporters.job import ExportResult
 from edgeskip.exporters.online import window_of

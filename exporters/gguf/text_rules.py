@@ -49,10 +49,12 @@ class GgufText:
 
 
 def gguf_text(source: ModelSource) -> GgufText:
-    """Return what a GGUF of the model says besides llama.cpp's own keys. A model that is a GGUF itself keeps its keys.
+    """Return what a GGUF of the model records beyond llama.cpp's own keys.
+
+    A model that is a GGUF itself keeps its keys.
 
     Raises:
-        EdgeSkipError if llama.cpp would read every chat otherwise, or there is no end token.
+        EdgeSkipError: If llama.cpp would read every chat otherwise, or there is no end token.
     """
     files, tokenizer = source.checkpoint.tokenizer.files, source.encoder()
     spec, config = json.loads(files["tokenizer.json"]), json.loads(files["tokenizer_config.json"])
@@ -90,7 +92,7 @@ def gguf_text(source: ModelSource) -> GgufText:
     if made and not source.end_tokens:
         raise EdgeSkipError(
             f"{source.checkpoint.tokenizer.file}: neither generation_config.json nor the tokenizer names an eos_token, "
-            "without which llama.cpp would end at a token of its own choice: add it"
+            "without which llama.cpp would choose an end token itself; add it"
         )
     ends, keys = source.end_tokens, end_keys(source.end_tokens, tokenizer, config) if made else {}
     left = [str(tokenizer.id_to_token(index)) for index in ends if index not in keys.values()]
@@ -135,7 +137,7 @@ def end_keys(ends: Sequence[int], tokenizer: Any, config: Mapping[str, Any]) -> 
     return {"tokenizer.ggml.eos_token_id": first} | {f"tokenizer.ggml.{name}_token_id": index for name, index in pairs}
 
 
-# Letters outside ASCII and marks: which of them are capitals is what tekken's rule asks and llama.cpp's does not.
+# Letters outside ASCII and marks: tekken's rule depends on which of them are capitals, llama.cpp's does not.
 _CAPITALS = r"[^\W\d_a-zA-Z]|[\u0300-\u0e7f]"
 
 

@@ -1,7 +1,7 @@
 """A Hugging Face tokenizer folder -> the `tokenizer.*` keys of a GGUF file, so that llama.cpp tokenizes alike.
 
-What llama.cpp cannot do is refused. Four things it does in its own way whatever the file says, for every model, are
-let through: text is not brought into Unicode NFC (Qwen 2 and 3), upper case outside ASCII is cut by a simpler rule
+What llama.cpp cannot do is refused. Four things that it does in its own way for every model, whatever the file says,
+are accepted: text is not brought into Unicode NFC (Qwen 2 and 3), upper case outside ASCII is cut by a simpler rule
 (`tekken`), a SentencePiece vocabulary gets its leading space after every special token, and texts such as `</s>` are
 taken for special tokens if the vocabulary has them.
 """
@@ -174,7 +174,7 @@ def _tokens(spec: Mapping[str, Any], tokenizer: Any, vocab_size: int, file: str)
     tokens, kinds = [], []
     for index in range(vocab_size):
         text = texts.get(index, f"[PAD{index}]")
-        while index not in texts and text in ids:  # llama.cpp aborts on a token that is there twice
+        while index not in texts and text in ids:  # llama.cpp aborts on a duplicate token
             text += "_"
         unused = text.startswith("[PAD") and index not in special and text.rstrip("_") == f"[PAD{index}]"
         tokens.append(text)
@@ -224,7 +224,7 @@ def _set_added(special: Any, tokenizer: Any, file: str) -> None:
     if "eos" not in special.special_token_ids:
         raise EdgeSkipError(
             f"{file.removesuffix('tokenizer.json')}tokenizer_config.json names no eos_token, without which llama.cpp "
-            "would end at a token of its own choice: add it"
+            "would choose an end token itself; add it"
         )
 
 

@@ -1,7 +1,8 @@
-"""Writes a GGUF with the gguf package's writer, tensor by tensor: memory holds one of them."""
+"""Write GGUF files with the gguf package's writer, tensor by tensor, and the side file of a trimmed draft head."""
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from edgeskip.core.errors import EdgeSkipError
+from edgeskip.exporters.draft import DraftHead
 from edgeskip.exporters.gguf.formats import GgufFormat
 from edgeskip.exporters.gguf.metadata import Value
 from edgeskip.exporters.gguf.tensors import NamedTensor, stored_bytes
 from edgeskip.exporters.job import StepCallback, no_step
+from edgeskip.runtime.engines.llamacpp.trimmed_head import EPS
 
 
 def write_gguf(
@@ -54,6 +58,28 @@ def write_gguf(
             writer.write_tensor_data(stored_bytes(named, kind, keep=form.kind is None))
     finally:
         writer.close()
+
+
+def write_head_file(path: Path, head: DraftHead) -> str:
+    """Write `head` float16 [V', d], the norm's weight in it, `tokens` int32 [V'] and eps; return the file's sha256.
+
+    llama.cpp's models have one head, over all tokens, so a trimmed one has a file to itself.
+
+    Raises:
+        EdgeSkipError: If a weight leaves the range of float16.
+    """
+    from safetensors.numpy import save
+
+    assert head.head is not None
+    assert head.tokens is not None
+    weight = head.head.weight.read() * head.norm.weight.read()
+    with np.errstate(over="ignore"):  # found below
+        rounded = weight.astype(np.float16)
+    if not np.isfinite(rounded).all():
+        raise EdgeSkipError("the draft head leaves the range of 16-bit floats: leave --draft-vocab out")
+    data = save({"head": rounded, "tokens": head.tokens.astype(np.int32)}, metadata={EPS: repr(head.norm.eps)})
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def patch_string(path: Path, key: str, old: str, new: str) -> None:

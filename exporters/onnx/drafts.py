@@ -37,8 +37,8 @@ def lower_early_exit(
     """Write the whole model as `lower` does and, over the same weights, the graphs that `exits` (shallow first) cut it
     into: `draft.onnx`, `draft-E.onnx` for each deeper exit and `verify.onnx` for the rest.
 
-    A draft gives `exit_states` [batch, n, hidden_size] of all its tokens besides the logits of its own head; the next
-    graph takes them as `hidden_states` in place of `input_ids`. N of `past_key_values.N` counts from 0 in each. An
+    A draft gives `exit_states` [batch, n, hidden_size] of all its tokens as well as the logits of its own head; the
+    next graph takes them as `hidden_states` in place of `input_ids`. N of `past_key_values.N` counts from 0 in each. An
     exit's own block is in its graph alone and has the last of that one's caches; `exit_states` are from before it. With
     a trimmed head `draft_tokens.npy` has the ids of its rows, int32 [V'].
 

@@ -223,7 +223,7 @@ def tied_head(graph: GraphBuilder, form: WeightFormat, x: ir.Value, weight: Tens
         blob = (vocabulary, width // form.block_size, form.block_size * form.head_bits // 8)
         rows = graph.reference(graph.weights.alias(f"{name}.weight", stored, blob))
         return _matmul_nbits(graph, form, x, [rows, *grid], weight.shape, form.head_bits, name)
-    # A name of its own over the same bytes: ONNX Runtime unmaps them once it has packed the head.
+    # Another name over the same bytes: ONNX Runtime unmaps them once it has packed the head.
     rows = graph.reference(graph.weights.alias(f"{name}.weight", stored, weight.shape))
     if form.precision == "fp32":
         return graph.op("FusedMatMul", [x, rows], name, domain=MICROSOFT, transB=1)

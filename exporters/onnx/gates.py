@@ -7,7 +7,7 @@ runtime which does not know of them runs the model as it is; over the G FFNs tha
 ffn_skip bool [G]: true = the FFN gives way to x ← s·x. ffn_scale float32 [G]: its s (1 unless set). ffn_watch bool [1]:
 true = ffn_similarity, cosine(x, y), and ffn_norm_ratio, ‖y‖/‖x‖, float32 [1, G], are measured of the run's last
 position, x being the stream before the FFN and y after it, in the batch's first row; else both are zeros. An FFN that
-is left out measures 1 and s. No dimension has a name of its own: Optimum sizes every output from the inputs' names.
+is left out measures 1 and s. No dimension is named: Optimum sizes every output from the inputs' names.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class FfnGates:
         return update
 
     def measure(self) -> None:
-        """Append the outputs. EdgeSkip's runtime asks for them; they are zeros unless the graph is told to watch."""
+        """Append the outputs. EdgeSkip's runtime requests them; they are zeros unless `ffn_watch` is true."""
         graph = self._graph
         zeros = graph.constant("watch/zeros", np.zeros((1, self._count), np.float32))
 

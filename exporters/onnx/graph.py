@@ -102,7 +102,7 @@ class GraphBuilder:
     ) -> tuple[ir.Value, ...]:
         """Append an `If`; each branch appends its own nodes and returns its outputs, all of them made in it.
 
-        Initializers and inputs that a branch asks for are the whole graph's: ONNX lets branches read what is outside.
+        Initializers and inputs that a branch requests are the whole graph's: ONNX lets branches read what is outside.
         """
         branches = [self._branch(then, f"{name}/then"), self._branch(otherwise, f"{name}/else")]
         count = len(branches[0].outputs)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnnxTarget:
-    """ONNX graphs whose weights are stored as `form` says; an `exporters.job.ExportTarget`."""
+    """ONNX graphs whose weights are stored in `form`; an `exporters.job.ExportTarget`."""
 
     form: WeightFormat
     name: str = "onnx"
@@ -155,7 +155,7 @@ class OnnxLowering:
 def refuse_output(folder: Path, *, overwrite: bool) -> None:
     """Raise EdgeSkipError if an artifact must not be written to `folder`; call it before the work as well.
 
-    Only an artifact or an empty folder is ever replaced: a model's own folder, say, is not.
+    Only an artifact or an empty folder is ever replaced: a model's own folder, for example, is not.
     """
     if folder.suffix.lower() == ".gguf" and folder.is_file():
         raise EdgeSkipError(f"{folder} is a file, but --target onnx writes a folder: add --target gguf, or change -o")

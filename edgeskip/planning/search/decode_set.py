@@ -1,4 +1,4 @@
-"""Which FFNs decoding may leave out besides the plan, from which similarity on (β), and how long to watch first (P).
+"""Which FFNs decoding may leave out in addition to the plan, from which similarity on (β), and after how long (P).
 
 AdaSkip takes β from the skipped set: its least similarity. Where that set was chosen by what it costs rather than by
 similarity, the least means nothing, so β is set by what skipping costs on the model's own continuations.
@@ -31,7 +31,7 @@ NEAR = 0.02  # of the hit rate with the most tokens: a shorter window that is as
 class DecodeSet:
     """`skip` by falling similarity, FFNs at or above `threshold` on these continuations; `scales` in their place.
 
-    `window` tokens are enough to tell them (`hit_rates`: how well the first P tokens find the whole continuation's
+    `window` tokens are enough to identify them (`hit_rates`: how well the first P tokens find the whole continuation's
     set). `kl_plan` and `kl` are of the continuations without and with them; `curve` KL by number of FFNs left out, from
     0.
     """

@@ -37,7 +37,7 @@ def fit(x: Tensor, y: Tensor, update: Tensor | None, compensation: Compensation)
 
     `none`: nothing; `scale`: mean ‖y‖/‖x‖ (AdaSkip eq. 3 on this stream); `affine`: s² = var(y)/var(x), b = mean(y) −
     s·mean(x); `linear`: s = 1 and the least squares of y − x on u, with a ridge: part of what is skipped follows from
-    what the sublayer before it says (ReplaceMe, arXiv 2505.02819, fits such a map in place of whole blocks). Of b
+    the update of the sublayer before it (ReplaceMe, arXiv 2505.02819, fits such a map in place of whole blocks). Of b
     counts the share that windows agree on, 1 − v/‖b‖², v its variance between windows (James and Stein).
     """
     if compensation == "none":

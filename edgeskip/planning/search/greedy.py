@@ -28,7 +28,7 @@ def greedy_path(
 
     Skipping one sublayer seldom makes another cheaper to skip, so what a candidate cost when it was last tried is a
     lower bound: the step ends when the best found is better than what the next promised (Minoux's lazy greedy).
-    `progress` is told every plan before it is measured.
+    `progress` is called with every plan before it is measured.
     """
     plan: SkipSet = frozenset()
     loss = _loss(evaluator.dense, policy)

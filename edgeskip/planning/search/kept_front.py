@@ -27,7 +27,8 @@ _AGAIN = "or add --search to search anew"
 def resolve_options(
     front: ParetoFront, *, tokens: int | None, window_tokens: int | None, seed: int | None, compensation: str | None
 ) -> dict[str, Any]:
-    """Return what the front was searched with, for those options that are None; and more tokens than were asked for.
+    """Return what the front was searched with, for those options that are None; and possibly more tokens than
+    requested.
 
     A front measured on more tokens answers for fewer.
 

@@ -29,7 +29,7 @@ class Budget:
         given = (self.max_kl, self.max_ppl_increase, self.min_speedup, self.skip_sublayers, self.point)
         if sum(value is not None for value in given) != 1:
             raise EdgeSkipError(
-                "say what the plan may cost with exactly one of --max-kl, --max-ppl-increase, --min-speedup, "
+                "give the plan's budget with exactly one of --max-kl, --max-ppl-increase, --min-speedup, "
                 "--skip-sublayers and --point"
             )
         if self.max_kl is not None and not self.max_kl > 0:
@@ -119,7 +119,7 @@ def _pick(front: ParetoFront, points: Sequence[ParetoPoint], budget: Budget) -> 
         wanted = f"a decode speed-up of {budget.min_speedup:g}"
         most_skips = f"{max(map(shown_speedup, points)):.{SPEEDUP_DIGITS}f} at most"
     if not any(fits):
-        raise EdgeSkipError(f"no point of the front has {wanted} ({most_skips}): ask for less, or --search further")
+        raise EdgeSkipError(f"no point of the front has {wanted} ({most_skips}); lower the budget, or --search further")
     return min((n for n, fit in enumerate(fits) if fit), key=lambda n: _loss(front, points[n]))
 
 

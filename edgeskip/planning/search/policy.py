@@ -69,7 +69,7 @@ class SearchPolicy:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the quality of a plan depends on, besides the model, the text and what it is multiplied in."""
+        """What the quality of a plan depends on, apart from the model, the text and the type it is multiplied in."""
         return {
             "compensation": self.compensation,
             **{name: getattr(self, name) for name in _TOKENS},

@@ -54,7 +54,7 @@ class SearchEstimate:
 
     @property
     def total(self) -> float:
-        """Units of the whole search, as far as can be told now; never less than what is done."""
+        """Units of the whole search, as far as is known now; never less than what is done."""
         if self._reports is not None:
             done, total = self._reports
             return self.done + (total - done) * self.report_cost

@@ -61,7 +61,7 @@ class SublayerRunner:
         return SublayerRunner(self._model, self.windows[rows])
 
     def _listen(self) -> None:
-        """Run the model once to record what it hands to each attention besides the stream: masks and positions."""
+        """Run the model once to record what each attention gets in addition to the stream: masks and positions."""
         import torch
 
         def given(block: int) -> Any:

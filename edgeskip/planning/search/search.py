@@ -164,7 +164,7 @@ class Searcher:
         return self._reporting().fitted(tuple(sorted(skip)))
 
     def decode_set(self, fitted: FittedPlan, max_kl: float) -> DecodeSet | None:
-        """Return what decoding may leave out besides `fitted`: see `choose_decode_set`.
+        """Return what decoding may leave out in addition to `fitted`: see `choose_decode_set`.
 
         None if the dense model ends nearly every continuation early, of prompts that are half a window of text that
         nothing was fitted to.

@@ -63,7 +63,7 @@ def test_unknown_names(name: str) -> None:
 
 
 def test_keep_of_what_is_no_gguf() -> None:
-    with pytest.raises(EdgeSkipError, match="keep keeps the blocks of a GGUF and this model is none: choose f16"):
+    with pytest.raises(EdgeSkipError, match="keep keeps the blocks of a GGUF, and this model is not one: choose f16"):
         gguf_format("keep", None)
 
 

@@ -10,7 +10,7 @@ from variants import random_plan
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.bake import bake
-from edgeskip.exporters.gguf.split import first_part, rest_part
+from edgeskip.exporters.gguf.output_plan import first_part, rest_part
 from edgeskip.exporters.split import check_exit_layer
 from edgeskip.models.decoder import Decoder
 from edgeskip.models.source import open_model

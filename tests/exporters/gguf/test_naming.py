@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from edgeskip.artifacts.manifest import PlanSummary
-from edgeskip.exporters.gguf.naming import file_name
+from edgeskip.exporters.gguf.output_plan import file_name
 from edgeskip.models.locate import short_name
 from edgeskip.profiles.schema import Method
 

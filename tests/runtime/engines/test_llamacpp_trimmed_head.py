@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.exporters.draft import DraftHead
-from edgeskip.exporters.gguf.head_file import write_head_file
+from edgeskip.exporters.gguf.write import write_head_file
 from edgeskip.models.decoder import Linear, Norm, constant
 from edgeskip.runtime.engines.llamacpp.trimmed_head import TrimmedHead, read_trimmed_head
 

@@ -222,7 +222,7 @@ def test_files_and_folders_confused(cli: Cli, profile: Path, out: Path, model: P
         (["--target", "tflite"], "tflite"),
         (["--precision", "int4"], "--precision int4 is unknown for gguf: choose one of keep, f32,"),
         (["--precision", "iq2_xxs"], "iq2_xxs is unknown for gguf"),
-        (["--precision", "keep"], "keep keeps the blocks of a GGUF and this model is none: choose f16"),
+        (["--precision", "keep"], "keep keeps the blocks of a GGUF, and this model is not one: choose f16"),
         (["--precision", "f16,q8_0"], "does not fit --target gguf"),
         (["--target", "onnx,gguf", "--precision", "int4"], "does not fit --target onnx,gguf"),
         (["--target", "onnx,gguf", "--precision", "int4,int4"], "--precision int4 is unknown for gguf"),
