@@ -204,10 +204,10 @@ def test_odd_model_cards(
     [
         ("README.md", b"---\na: [\n---\n", "its model card cannot be read (while parsing"),
         ("README.md", b"\xff\xfe\x00", "its model card cannot be read"),
-        ("README.md", b"---\ndescription: {a: b}\n---\n", "README.md or generation_config.json says {'a': 'b'} for"),
-        ("README.md", b"---\nlicense: {a: b}\n---\n", "for general.license: correct it"),
-        ("generation_config.json", b'{"top_k": 5.5}', "says 5.5 for general.sampling.top_k: correct it"),
-        ("generation_config.json", b'{"temperature": "hot"}', "says 'hot' for general.sampling.temp: correct it"),
+        ("README.md", b"---\ndescription: {a: b}\n---\n", "README.md or generation_config.json has {'a': 'b'} for"),
+        ("README.md", b"---\nlicense: {a: b}\n---\n", "for general.license; correct it"),
+        ("generation_config.json", b'{"top_k": 5.5}', "has 5.5 for general.sampling.top_k; correct it"),
+        ("generation_config.json", b'{"temperature": "hot"}', "has 'hot' for general.sampling.temp; correct it"),
     ],
 )
 def test_damaged_model_cards(checkpoint: Path, tmp_path: Path, name: str, content: bytes, told: str) -> None:
