@@ -52,7 +52,7 @@ class SublayerProfiler(Protocol):
 
 
 @dataclass(frozen=True)
-class StepCost:
+class StepBreakdown:
     """Seconds of one step: `base_s` is everything that no plan removes, `sublayer_s` [2M] in execution order."""
 
     base_s: float
@@ -64,7 +64,7 @@ def measure_steps(
     steps: Sequence[tuple[ProfiledStep, int]],
     rounds: int,
     advance: Callable[[], None] = lambda: None,
-) -> list[StepCost]:
+) -> list[StepBreakdown]:
     """Return the cost of every step, from `rounds` rounds of as many repeats as it comes with."""
     collected: list[StepTimes] = []
     for _ in range(rounds):
@@ -75,17 +75,17 @@ def measure_steps(
         for whole, more in zip(collected, samples, strict=True):
             whole.plain_s += more.plain_s
             whole.parts_s += more.parts_s
-    return [step_cost(sample) for sample in collected]
+    return [step_breakdown(sample) for sample in collected]
 
 
-def step_cost(sample: StepTimes) -> StepCost:
+def step_breakdown(sample: StepTimes) -> StepBreakdown:
     """Return lower quartiles; the time that marks add to the step is subtracted in proportion to their number."""
     plain = float(np.quantile(sample.plain_s, QUARTILE))
     parts = np.quantile(sample.parts_s, QUARTILE, axis=0)
     parts = parts + (plain - parts.sum()) * sample.marks / sample.marks.sum()
     # Of a model so small that marks take longer than it does, rounding could make a part negative.
     sublayers = np.maximum(parts[:-1], 0)
-    return StepCost(max(0.0, plain - float(sublayers.sum())), tuple(map(float, sublayers)))
+    return StepBreakdown(max(0.0, plain - float(sublayers.sum())), tuple(map(float, sublayers)))
 
 
 def random_tokens(count: int, vocab_size: int) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from edgeskip.models.source import ModelSource, open_model
 from edgeskip.profiles.device_profile import read_device_profile
 from edgeskip.profiling.measure import ProfilingRequest, measure_device, open_dense, settle
 from edgeskip.runtime.engines.onnxruntime.profiler import OnnxRuntimeProfiler
-from edgeskip.runtime.sublayer_times import ProfiledStep, StepTimes, measure_steps, step_cost
+from edgeskip.runtime.sublayer_times import ProfiledStep, StepTimes, measure_steps, step_breakdown
 
 DECODE = ProfiledStep(8, 1)
 
@@ -77,7 +77,7 @@ def test_marks_are_taken_off_and_slow_runs_do_not_count() -> None:
 
 
 def test_no_part_is_negative_and_the_sum_stays() -> None:
-    cost = step_cost(StepTimes(np.array([3, 1, 1]), [4.0], [np.array([0.5, 3.0, 3.0])]))
+    cost = step_breakdown(StepTimes(np.array([3, 1, 1]), [4.0], [np.array([0.5, 3.0, 3.0])]))
     assert cost.sublayer_s == pytest.approx((0.0, 2.5))
     assert cost.base_s + sum(cost.sublayer_s) == pytest.approx(4.0)
 
