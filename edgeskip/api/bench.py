@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeskip.api.argument_names import names_arguments
 from edgeskip.core.notes import note
 from edgeskip.core.progress import Progress, silent
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Target = str | os.PathLike[str]
 
 
+@names_arguments
 def bench(
     targets: Target | Sequence[Target] | Mapping[str, Target],
     *,

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeskip.api.argument_names import names_arguments
 from edgeskip.core.locks import claim
 from edgeskip.core.notes import note
 from edgeskip.core.progress import Progress, ProgressEvent, silent
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from edgeskip.calibration.config import CalibrationConfig, DType
 
 
+@names_arguments
 def calibrate(
     model: str | Path,
     *,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeskip.api.argument_names import names_arguments
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.lists import parse_names
 from edgeskip.core.locks import claim
@@ -55,6 +56,7 @@ class Evaluation:
         ]  # fmt: skip
 
 
+@names_arguments
 def evaluate(
     artifacts: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edgeskip.api.argument_names import names_arguments
 from edgeskip.core.progress import Progress, silent
 from edgeskip.profiles.schema import Profile
 
@@ -90,6 +91,7 @@ class Artifact:
         return str(self.path)
 
 
+@names_arguments
 def export(
     profile: Profile | str | Path,
     path: str | Path,

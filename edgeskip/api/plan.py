@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edgeskip.api.argument_names import names_arguments
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.lists import parse_names
 from edgeskip.core.locks import claim
@@ -38,6 +39,7 @@ class PlanResult:
     """What decoding may leave out beyond the plan; None if it was not looked for."""
 
 
+@names_arguments
 def plan(
     profile: Profile | str | Path,
     *,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from edgeskip.api.argument_names import names_arguments
 from edgeskip.api.calibrate import is_first_process
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.locks import claim
@@ -55,6 +56,7 @@ class TrainingResult:
     summary: str
 
 
+@names_arguments
 def train(
     start: str | Path | Profile,
     *,

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from edgeskip.cli import messages
 from edgeskip.cli.options import HARDWARE, MODEL, OUTPUT, SAMPLING, SPECULATION, Quiet, Verbose
-from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.errors import COMMAND_LINE, EdgeSkipError
 
 _VALUE_ERRORS = {  # what typer and pydantic say, and what we say
     r"^Value error, ": "",
@@ -121,7 +121,11 @@ def with_verbosity(function: Callable[..., None]) -> Callable[..., None]:
     def command(*, quiet: bool = False, verbose: bool = False, **values: Any) -> None:
         level = messages.Verbosity.QUIET if quiet else messages.Verbosity(1 + verbose)
         messages.begin(level)
-        function(**values)
+        before = COMMAND_LINE.set(True)
+        try:
+            function(**values)
+        finally:
+            COMMAND_LINE.reset(before)
 
     _set_parameters(command, parameters)
     return command

@@ -1,5 +1,10 @@
 """The one error a user of EdgeSkip is meant to see, and how a value is shown in it."""
 
+from contextvars import ContextVar
+
+COMMAND_LINE: ContextVar[bool] = ContextVar("COMMAND_LINE", default=False)
+"""Whether a command runs: its user knows options, a program's author arguments (`edgeskip.api.argument_names`)."""
+
 
 class EdgeSkipError(Exception):
     """A problem that the user can fix.
