@@ -1,10 +1,10 @@
-"""The one place through which everything is printed: no character that the encoding lacks, no control character of a
-file's, no closed or full output ends in a traceback.
+"""The one place through which everything is printed: neither a character that the encoding lacks, nor a control
+character in a file, nor a closed or full output ends in a traceback.
 
 `protected` puts a guard before standard output and standard error. It makes control characters visible (ESC is printed
 as \\x1b), so that a name in a manifest or a token of a vocabulary cannot drive the terminal. On a terminal rich draws
 past that guard, with sequences of its own; `Console` is rich's, guarding what it draws. Generated text that is not
-printed to a terminal is left as it is (`write_exactly`): whoever reads it asked for the model's characters.
+printed to a terminal is not changed (`write_exactly`): its reader asked for the model's characters.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from rich.console import Console as Console
 
 ERRORS = "edgeskip"
-"""The error handler for what an encoding lacks."""
+"""Name of the error handler for characters that an encoding lacks."""
 output_failed = False
-"""Whether `finish` met an error of standard output, and not the command an error of some file."""
+"""Whether an error came from standard output, in `finish`, and not from one of the command's files."""
 _SPELLED = {
     **{"Δ": "d", "β": "beta", "γ": "gamma", "α": "alpha", "λ": "lambda", "σ": "sigma", "μ": "u", "µ": "u"},
     **{"→": "->", "←": "<-", "×": "x", "…": "...", "–": "-", "—": "-", "−": "-", "·": ".", "•": "*", "√": "sqrt"},
     **{"≥": ">=", "≤": "<=", "≈": "~", "±": "+-", "∞": "inf", "’": "'", "‘": "'", "“": "'", "”": "'", "‖": "||"},
 }
-# C0 and C1 controls but tab and line feed, and the marks that reorder a line (U+202E makes "gpj.exe" of "exe.jpg").
+# C0 and C1 controls but tab and line feed, and the marks that reorder a line (U+202E shows "exe.jpg" as "gpj.exe").
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -46,7 +46,7 @@ def _visible(match: re.Match[str]) -> str:
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
-    """The error handler: the nearest ASCII spelling of our own symbols, \\xe9 for a byte of a path, else "?"."""
+    """Return the nearest ASCII spelling of our own symbols, \\xe9 for a byte of a path, else "?"."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
@@ -57,22 +57,22 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 class GuardedStream:
-    """A text stream whose `write` makes control characters visible; everything else is the stream's own.
+    """A text stream whose `write` makes control characters visible; it delegates everything else.
 
     Args:
         stream: Standard output or standard error.
-        progress: Standard error: a lone carriage return passes, with which libraries' progress bars go back to the
-            start, and what cannot be written is dropped.
+        progress: Whether this is standard error: then a lone carriage return passes, which progress bars of libraries
+            use to go back to the start, and what cannot be written is dropped.
     """
 
     def __init__(self, stream: TextIO, *, progress: bool) -> None:
         self._stream, self._progress = stream, progress
         if stream.isatty():
-            # Where rich finds this attribute, it prints there: its colours and bars must not become visible.
+            # rich prints to this attribute if there is one: its colors and bars must not be made visible.
             self.rich_proxied_file = stream
 
     def write(self, text: str) -> int:
-        if not isinstance(text, str):  # click asks so whether a stream takes bytes
+        if not isinstance(text, str):  # this is how click finds out whether a stream takes bytes
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         if _CONTROLS.search(text):
             if self._progress:
@@ -84,7 +84,7 @@ class GuardedStream:
             self._stream.write(text)
         except OSError:
             if not self._progress:
-                raise  # results that are lost; status that nobody can read is no failure of the command
+                raise  # a lost result is a failure of the command; a lost status line is not
         return len(text)
 
     def flush(self) -> None:
@@ -118,7 +118,7 @@ def _protect() -> None:
     codecs.register_error(ERRORS, _replaced)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # it was closed before we came
+        if stream is None:  # it was closed before this process started
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123  (for as long as the process lives)
         elif isinstance(stream, GuardedStream):
             continue
@@ -130,17 +130,17 @@ def _protect() -> None:
 
 
 def _open_missing_descriptors() -> None:
-    """Let no file that is opened later get the number of a standard stream that was closed: libraries write there."""
+    """Keep the numbers of closed standard streams from files that are opened later: libraries write to them."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             with contextlib.suppress(OSError):
-                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def write_exactly(text: str) -> None:
-    """Print generated text: as it is into a pipe or a file, with visible control characters on a terminal."""
+    """Print generated text, unchanged into a pipe or a file, with visible control characters on a terminal."""
     stream = sys.stdout
     if isinstance(stream, GuardedStream) and not stream.isatty():
         stream._stream.write(text)
@@ -150,24 +150,24 @@ def write_exactly(text: str) -> None:
 
 
 def write_sequence(sequence: str) -> None:
-    """Print an escape sequence of our own, such as a colour, past the guard."""
+    """Print one of our own escape sequences, such as a color, past the guard."""
     stream: Any = sys.stdout
     (stream._stream if isinstance(stream, GuardedStream) else stream).write(sequence)
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
-    """Print `value` as JSON that stays valid in every encoding: escaped in ASCII if standard output needs it."""
+    """Print `value` as JSON that is valid in every encoding: escaped to ASCII if standard output needs it."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-        safe = not _CONTROLS.search(text)  # C1 controls, which JSON leaves as they are
+        safe = not _CONTROLS.search(text)  # C1 controls, which JSON does not escape
     except (UnicodeEncodeError, LookupError):
         safe = False
     print(text if safe else json.dumps(value, ensure_ascii=True, indent=indent))
 
 
 def __getattr__(name: str) -> Any:
-    """Make `Console` when it is first asked for: importing rich takes longer than `edgeskip --help` may."""
+    """Make `Console` on first use: importing rich takes longer than `edgeskip --help` may."""
     if name != "Console":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()["Console"] = guarded = _guarded_console()
@@ -179,7 +179,7 @@ def _guarded_console() -> type[Console]:
     from rich.segment import Segment
 
     class GuardedConsole(Console):
-        """rich's console, whose text cannot drive the terminal: a name is no markup, and its escapes are shown."""
+        """rich's console, whose text cannot drive the terminal: names are not markup, and escapes are shown."""
 
         def __init__(self, **options: Any) -> None:
             super().__init__(**({"markup": False} | options))
@@ -195,10 +195,10 @@ def _guarded_console() -> type[Console]:
 
 
 def finish() -> None:
-    """Write out what is buffered, so that a full disk or a reader that is gone is met here and not while Python ends.
+    """Flush, so that a full disk or a closed pipe is noticed here and not while Python shuts down.
 
     Raises:
-        OSError for what standard output cannot take (BrokenPipeError, ENOSPC); what is left is then thrown away.
+        OSError: If standard output cannot be written (BrokenPipeError, ENOSPC); the rest is then discarded.
     """
     global output_failed
     failure: OSError | None = None
@@ -207,16 +207,16 @@ def finish() -> None:
             if stream is not None and not stream.closed:
                 stream.flush()
         except OSError as error:
-            _throw_away(stream)
+            _discard(stream)
             if stream is sys.stdout:
                 failure, output_failed = error, True
-        except ValueError:  # closed by somebody else
+        except ValueError:  # closed already
             pass
     if failure is not None:
         raise failure
 
 
-def _throw_away(stream: Any) -> None:
+def _discard(stream: Any) -> None:
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
@@ -228,7 +228,7 @@ def _throw_away(stream: Any) -> None:
 
 
 def is_broken_pipe(error: BaseException) -> bool:
-    """Whether the program that read our output has ended: a broken pipe; on Windows EINVAL stands for it too."""
+    """Return whether the program that read our output has ended: a broken pipe; on Windows also EINVAL."""
     if isinstance(error, BrokenPipeError):
         return True
     return os.name == "nt" and isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None

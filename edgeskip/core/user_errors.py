@@ -1,4 +1,4 @@
-"""Which errors a user can mend, and the one line each gets; anything else is a defect and keeps its traceback."""
+"""Which errors a user can fix, and the one line each gets; anything else is a defect and keeps its traceback."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from edgeskip.core.files import FULL_BY_NUMPY
 _REMEDIES = {
     errno.ENOSPC: "free some space or choose an output on another disk",
     errno.EDQUOT: "free some of your quota or choose an output on another disk",
-    errno.EFBIG: "this file system cannot hold so large a file: choose an output on another disk",
+    errno.EFBIG: "this file system cannot hold so large a file; choose an output on another disk",
     errno.EACCES: "check the permissions or choose another path",
     errno.EPERM: "check the permissions or choose another path",
     errno.EROFS: "choose an output on a disk that can be written",
     errno.ENOENT: "check the path",
-    errno.ENOTDIR: "a part of the path is a file: check the path",
-    errno.EISDIR: "this is a folder, a file is needed: check the path",
+    errno.ENOTDIR: "a part of the path is a file; check the path",
+    errno.EISDIR: "this is a folder, not a file; check the path",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.EIO: "the disk cannot be read or written: check it",
+    errno.EIO: "the disk cannot be read or written; check it",
     errno.ENOMEM: "close other programs or use a smaller model or context",
 }
-LONGEST = 1500  # characters of a line; a name from a damaged file may have any length
+LONGEST = 1500  # characters of a line: a name from a damaged file may have any length
 _WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space, line ends included, made one space."""
+    """Return the text with every run of white space, line ends included, replaced by one space."""
     return " ".join(text.split())
 
 
 def shortened(line: str) -> str:
-    """Return `line`, or what is wrong and what to do about it without most of what a file had to say in between."""
+    """Return `line`; of one that is too long only the problem and the fix, without most of what is between."""
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} … {line[-297:]}"
 
 
 def explain(error: BaseException) -> str | None:
-    """One line that says what is wrong and what to do, or None where the error is not the user's to mend."""
+    """Return one line, problem and fix; None if it is not an error that a user can fix."""
     line = _explain(error)
     return None if line is None else shortened(one_line(line))
 
@@ -56,10 +56,10 @@ def _explain(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         if error.errno is None:
             return _explain_os(errno.ENOSPC, None) if FULL_BY_NUMPY.search(text) else text
-        # A copy names both files: it is the second that could not be written.
+        # A copy names both files; the second is the one that could not be written.
         second = error.filename2 if error.errno in _WRITING else None
         return _explain_os(error.errno, second or error.filename)
-    # Libraries written in Rust (safetensors, tokenizers) raise their own exceptions and say "(os error 28)".
+    # Libraries written in Rust (safetensors, tokenizers) raise their own exceptions, with "(os error 28)" in them.
     number = re.search(r"\(os error (\d+)\)", text)
     return _explain_os(int(number[1]), None) if number else None
 
