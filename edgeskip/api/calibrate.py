@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgeskip.api.argument_names import names_arguments
 from edgeskip.core.locks import claim
 from edgeskip.core.notes import note
-from edgeskip.core.progress import Progress, ProgressEvent, silent
+from edgeskip.core.progress import Progress, ProgressEvent, reporting_to, silent
 from edgeskip.profiles.output import refuse_output
 from edgeskip.profiles.schema import Profile
 
@@ -81,7 +81,8 @@ def calibrate(
 
     config = CalibrationConfig(tokens, context, decode_tokens, seed, device, dtype, tuple(sorted(set(exits))))
     texts = corpus_named([corpus] if isinstance(corpus, str | Path) else corpus, field)
-    source = open_model(os.fspath(model))
+    with reporting_to(progress):  # of a download
+        source = open_model(os.fspath(model))
     target = default_path(name or source.name) if output is None else Path(output).expanduser()
     writes = output is not None and is_first_process()
     if writes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgeskip.api.argument_names import names_arguments
-from edgeskip.core.progress import Progress, silent
+from edgeskip.core.progress import Progress, reporting_to, silent
 from edgeskip.profiles.schema import Profile
 
 if TYPE_CHECKING:
@@ -186,4 +186,5 @@ def export_targets(
     from edgeskip.exporters.pipeline import run_export
 
     found = Profile.load(profile) if isinstance(profile, str | Path) else profile
-    return run_export(found, found.working_path(), output, options, model=model, progress=progress)
+    with reporting_to(progress):
+        return run_export(found, found.working_path(), output, options, model=model, progress=progress)

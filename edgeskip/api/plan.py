@@ -12,7 +12,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.lists import parse_names
 from edgeskip.core.locks import claim
 from edgeskip.core.plan import COMPENSATIONS, PLAN_METHODS
-from edgeskip.core.progress import Progress, ProgressEvent, silent
+from edgeskip.core.progress import Progress, ProgressEvent, reporting_to, silent
 from edgeskip.profiles.output import refuse_output
 from edgeskip.profiles.schema import Profile, read_adapter
 
@@ -236,13 +236,14 @@ def plan_with_details(
 
     read = Profile.load(profile) if isinstance(profile, str | Path) else profile
     if output is None:
-        return _planned(read, options, read.working_path(), None, progress)
+        with reporting_to(progress):
+            return _planned(read, options, read.working_path(), None, progress)
     if any(output.resolve() == preset.resolve() for preset in ready_profiles().values()):
         raise EdgeSkipError(
             f"{output.stem} ships with EdgeSkip and is not changed; write a profile of your own with -o"
         )
     refuse_output(output, overwrite=overwrite)
-    with claim(output):
+    with claim(output), reporting_to(progress):
         refuse_output(output, overwrite=overwrite)  # whoever had claimed it may have made it
         result = _planned(read, options, output, output.with_suffix(""), progress)
         return replace(result, profile=result.profile.save(output, overwrite=overwrite))

@@ -11,7 +11,7 @@ from edgeskip.api.argument_names import names_arguments
 from edgeskip.api.calibrate import is_first_process
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.locks import claim
-from edgeskip.core.progress import Progress, ProgressEvent, silent
+from edgeskip.core.progress import Progress, ProgressEvent, reporting_to, silent
 from edgeskip.profiles.schema import Profile
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def train(
     texts = Data(sources, context, _names(validation), 0.02 if held_out is None else held_out, generation, seed)
     folder = Path(output).expanduser()
     report = _Report(progress)
-    with claim(*([folder] if is_first_process() else [])):
+    with claim(*([folder] if is_first_process() else [])), reporting_to(progress):
         progress(ProgressEvent("loading the model"))
         if method == "layerskip":
             from edgeskip.models.source import open_model

@@ -81,8 +81,8 @@ _current: ContextVar[Progress] = ContextVar("progress", default=silent)
 
 @contextmanager
 def reporting_to(progress: Progress) -> Iterator[None]:
-    """Let what runs in the block report to `progress`, also where no callback is passed down to: downloads."""
-    token = _current.set(progress)
+    """Let downloads in the block report to `progress`, which is not passed down to them; `silent` changes nothing."""
+    token = _current.set(_current.get() if progress is silent else progress)
     try:
         yield
     finally:

@@ -68,8 +68,8 @@ def calibrate(
     from edgeskip.models.source import open_model
 
     layers = parse_exits(exits) if exits is not None else ()
-    path = output or default_path(name or open_model(model).name)
     with progress_bar(transient=False) as bar:
+        path = output or default_path(name or open_model(model).name)
         profile = calibrate(
             model, corpus=corpus or (), field=field, tokens=tokens, context=context, decode_tokens=decode_tokens,
             exits=layers, name=name, seed=seed, device=device, dtype=dtype, output=path, overwrite=overwrite,
