@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -154,3 +157,23 @@ def test_quality_needs_a_text(tiny: TinyArtifact, tmp_path: Path) -> None:
 def test_a_sample_survives_json(tiny: TinyArtifact, local: LocalLauncher) -> None:
     sample = local.run(asked(tiny.folder, tests=[], prompts=PROMPTS[:1]), quiet)
     assert RoundResult.model_validate_json(sample.model_dump_json()) == sample
+
+
+def test_chat_options_reach_the_template(tiny: TinyArtifact, tmp_path: Path) -> None:
+    """Oracle: `Session.encode` with the same option of a template that reads it; one that none reads is refused."""
+    folder = tmp_path / "artifact"
+    shutil.copytree(tiny.folder, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] += "{% if thinking is defined %}{{ thinking }}{% endif %}"
+    data = json.dumps(config).encode()
+    (folder / "tokenizer_config.json").write_bytes(data)
+    manifest = json.loads((folder / "edgeskip.json").read_text())
+    manifest["files"]["tokenizer_config.json"] = hashlib.sha256(data).hexdigest()
+    (folder / "edgeskip.json").write_text(json.dumps(manifest))
+    sample = measure_round(asked(folder, tests=[], chat_options={"thinking": "so it thinks"}), quiet)
+    with load(folder, threads=1) as session:
+        for prompt, answer in zip(PROMPTS, sample.answers, strict=True):
+            ids = session.encode(prompt.text, chat_kwargs={"thinking": "so it thinks"})
+            assert answer.prompt_tokens == len(ids) > len(session.encode(prompt.text))
+    with pytest.raises(EdgeSkipError, match="nonsense"):
+        measure_round(asked(folder, tests=[], chat_options={"nonsense": 1}), quiet)
