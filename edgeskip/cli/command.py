@@ -79,7 +79,7 @@ class Command(TyperCommand):
                 left = _argument_name(parameter) if is_argument else _VALUE.sub(_value_name, record[0])
                 usual = "Arguments" if is_argument else "Options"
                 title = getattr(parameter, "rich_help_panel", None) or usual
-                groups.setdefault(title, []).append((left, record[1]))
+                groups.setdefault(title, []).append((left, record[1].replace("\\[", "[")))  # typer 0.19 escapes it
         for title in sorted(groups, key=_place):
             with formatter.section(title):
                 formatter.write_dl(groups[title])
