@@ -127,8 +127,10 @@ def draft_head(
 
 
 def chosen_head(profile: Profile, vectors: Vectors | None, layer: int) -> ChosenHead:
-    """Return what drafts at an exit: its trained adapter unless something else was measured to agree more often, else
-    its calibrated map, else, if the model's own head does as well or the exit is not known, that.
+    """Choose what drafts at an exit: the candidate that agrees most often with the full model.
+
+    The trained adapter is preferred unless something else was measured to agree more often, then the calibrated
+    map, then the model's own head, which also stands in if the exit is not known.
     """
     found = next((statistics for statistics in profile.exits if statistics.layer == layer), None)
     if found is None:
@@ -144,8 +146,10 @@ def chosen_head(profile: Profile, vectors: Vectors | None, layer: int) -> Chosen
 
 
 def draft_tokens(source: ModelSource, vectors: Vectors | None, size: int | None) -> NDArray[np.int64] | None:
-    """Return ids [size], ascending, of the tokens a trimmed head knows: the corpus' most frequent, and the model's ends
-    of text. None for the whole vocabulary.
+    """Return the tokens that a trimmed head knows: the corpus' most frequent ones, and the model's ends of text.
+
+    Returns:
+        Ids int64 [size], ascending; None for the whole vocabulary.
 
     Raises:
         EdgeSkipError: If the profile has no counts.

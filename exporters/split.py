@@ -50,8 +50,10 @@ def parts_of(decoder: Decoder, exit_layers: Sequence[int]) -> list[tuple[Attenti
 
 
 def exit_plan(plan: Plan, exit_layer: int) -> Plan:
-    """Return the plan of the first part alone: every later sublayer is skipped and replaced by nothing, but for those
-    the plan skips right after it, whose bias its last sublayer adds.
+    """Return the plan of the first part alone: every later sublayer is skipped and replaced by nothing.
+
+    Those that the plan skips right after the exit keep their compensation, because the part's last sublayer adds their
+    bias.
     """
     skips = [skip for skip in plan.skips if skip.sublayer.block < exit_layer]
     follows = True

@@ -133,9 +133,7 @@ def dense_source(profile: Profile, source: ModelSource, plan: Plan, *, planning:
 
 
 def predict_speedup(source: ModelSource, plan: Plan, costs: CostModel | None = None) -> SpeedPrediction | None:
-    """Return the speed-up of `plan` by the times of `costs`, else by the weights a step reads; None for the dense
-    model.
-    """
+    """Predict the speed-up of `plan` from `costs`, by default from the weights a step reads; None if dense."""
     from edgeskip.planning.search.costs import weight_cost_model
 
     if not plan.skips:

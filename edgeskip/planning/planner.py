@@ -77,8 +77,14 @@ def choose(
 def resolve(profile: Profile, vectors: Vectors | None) -> Plan:
     """Return the profile's plan with the scale and bias of every skip; dense if the profile has no plan.
 
-    `vectors` may be None unless the compensation is affine. Affine biases are bias_share·(mean_out − s·mean_in) of the
-    prefill phase, computed in float64 and rounded to float32.
+    Affine biases are bias_share·(mean_out − s·mean_in) of the prefill phase, computed in float64, rounded to float32.
+
+    Args:
+        profile: The profile.
+        vectors: The arrays beside it; needed only if the compensation is affine or linear.
+
+    Raises:
+        EdgeSkipError: If the vectors are missing, or the plan's scales leave what float32 can hold.
     """
     plan = _resolved(profile, vectors)
     _check_scale(plan)
@@ -117,8 +123,13 @@ def fitted_plan(
     biases: NDArray[np.float32] | None,
     maps: NDArray[np.floating[Any]] | None,
 ) -> Plan:
-    """Return the plan of a record with fitted scales; `biases` [skips, d] and `maps` [skips, d, d] in its order or
-    None.
+    """Return the plan of a record with fitted scales.
+
+    Args:
+        num_blocks: Number of the model's blocks.
+        record: The plan's record.
+        biases: Float32 [skips, d] in the record's order; None if it has none.
+        maps: [skips, d, d] in the record's order; None if it has none.
     """
     order = [parse_sublayer(name, num_blocks) for name in record.skip]
     sources = sources_of(order, num_blocks)

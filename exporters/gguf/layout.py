@@ -88,10 +88,10 @@ def lay_out(decoder: Decoder, *, trailing_stub: bool = False, architecture: str 
 
 
 def lay_out_pair(decoder: Decoder, fewer: Decoder) -> tuple[Layout, Layout]:
-    """Layouts of `decoder` and of `fewer`, which is the same without some FFNs, whose KV caches are interchangeable:
-    the same number of blocks, attention at the same places, rotated alike.
+    """Return layouts of `decoder` and of `fewer`, the same model without some FFNs, that can exchange KV caches.
 
-    An FFN that is gone leaves a stub, which only `deci` has.
+    They have the same number of blocks, and attention at the same places, rotated alike. An FFN that is gone leaves a
+    stub, which only `deci` has.
 
     Raises:
         EdgeSkipError: If llama.cpp cannot hold that.

@@ -61,8 +61,10 @@ def file_metadata(
 
 
 def context_length(decoder: Decoder) -> int:
-    """Most positions the file is good for, tokens: llama.cpp knows no sliding window in these architectures, so a
-    model with one is the same up to the window and no further."""
+    """Return the most positions that the file is good for, in tokens.
+
+    llama.cpp has no sliding window in these architectures, so a model with one is the same only up to the window.
+    """
     windows = [s.window for s in decoder.sublayers if isinstance(s, Attention) and s.window]
     return min([decoder.config.max_positions, *windows])
 

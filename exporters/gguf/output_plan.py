@@ -223,8 +223,9 @@ def _block_stored_as(
 
 
 def first_part(decoder: Decoder, exit_layer: int, block: tuple[Attention, FeedForward] | tuple[()] = ()) -> Decoder:
-    """Return the kept sublayers of blocks 0 … exit_layer-1 (the model's own numbering), the exit's own `block` if it
-    has one, the final norm and the head.
+    """Return the first half of an early exit: the kept sublayers of the first `exit_layer` blocks, norm and head.
+
+    Blocks are numbered as in the model. The exit's own `block` comes after them if it has one.
 
     Raises:
         EdgeSkipError: If none is kept.

@@ -52,8 +52,9 @@ def stored_bytes(named: NamedTensor, kind: str, *, keep: bool) -> NDArray[np.uin
 
 
 def paired_up(rows: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Return rows of q or k from half-split rotation [heads, 2, D/2] to adjacent pairs [heads, D/2, 2] (the `permute`
-    of llama.cpp's converter).
+    """Reorder rows of q or k from half-split rotation [heads, 2, D/2] to adjacent pairs [heads, D/2, 2].
+
+    It is the `permute` of llama.cpp's converter.
     """
     return np.ascontiguousarray(rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2)).reshape(rows.shape)
 

@@ -83,8 +83,10 @@ def write_head_file(path: Path, head: DraftHead) -> str:
 
 
 def patch_string(path: Path, key: str, old: str, new: str) -> None:
-    """Overwrite the metadata string `key` of a written file, `old`, in place; `new` is padded with spaces to its
-    length. ValueError if the file has no such string or `new` is longer.
+    """Overwrite a metadata string of a written file in place; `new` is padded with spaces to the length of `old`.
+
+    Raises:
+        ValueError: If the file has no such string or `new` is longer.
     """
     from gguf import GGUFValueType
 

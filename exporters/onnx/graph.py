@@ -53,8 +53,9 @@ class GraphBuilder:
         return self.reference(ir.tensor(array, name=name))
 
     def weight(self, name: str, make: Callable[[], NDArray[Any]]) -> ir.Value:
-        """Return an initializer that all graphs over the weight file share by its name; `make()` is called by the
-        first.
+        """Return an initializer that all graphs over the weight file share by its name.
+
+        `make()` is called for the first of them.
         """
         return self.reference(self.weights.once(name, make))
 

@@ -32,13 +32,18 @@ class Fit:
 
 
 def fit(x: Tensor, y: Tensor, update: Tensor | None, compensation: Compensation) -> Fit:
-    """Return what takes `x` to `y`, all [W, T, d]: x what the skips so far have made of the stream, y the dense model's
-    stream after the sublayer, `update` what the last kept sublayer added (None at the start).
+    """Fit what takes `x` to `y`, float32 [W, T, d].
 
     `none`: nothing; `scale`: mean ‖y‖/‖x‖ (AdaSkip eq. 3 on this stream); `affine`: s² = var(y)/var(x), b = mean(y) −
     s·mean(x); `linear`: s = 1 and the least squares of y − x on u, with a ridge: part of what is skipped follows from
     the update of the sublayer before it (ReplaceMe, arXiv 2505.02819, fits such a map in place of whole blocks). Of b
     counts the share that windows agree on, 1 − v/‖b‖², v its variance between windows (James and Stein).
+
+    Args:
+        x: The stream before the skipped sublayer, as the skips so far have left it.
+        y: The dense model's stream after that sublayer.
+        update: What the last kept sublayer added; None at the model's start.
+        compensation: What may replace the sublayer.
     """
     if compensation == "none":
         return Fit(1.0)

@@ -50,11 +50,20 @@ def forward(
     before: StreamState | None = None,
     watch: Callable[[int, StreamState], None] = lambda index, kept: None,
 ) -> tuple[Tensor, dict[int, Fit]]:
-    """Return the stream after the last sublayer [W, T, d], and what replaced each of the sublayers `skip` from `first`
-    on.
+    """Run a plan over the runner's windows, fitting its compensation on the way.
 
-    `rows` are the windows to fit to. `before` is what stands before `first`; `watch` is told what stands before each
-    sublayer as it comes.
+    Args:
+        runner: Runs the model's sublayers.
+        skip: Numbers of the sublayers to skip.
+        compensation: What replaces them.
+        dense: The dense model's streams, which the compensation is fitted to.
+        rows: The windows to fit to.
+        first: Sublayer to begin with.
+        before: Stream and update before that one; None = the model's start.
+        watch: Called with each sublayer's number and what stands before it.
+
+    Returns:
+        The stream after the last sublayer, float32 [W, T, d], and what replaced each skipped sublayer from `first` on.
     """
     x, update = before or (runner.start, None)
     fits: dict[int, Fit] = {}

@@ -27,13 +27,12 @@ _AGAIN = "or add --search to search anew"
 def resolve_options(
     front: ParetoFront, *, tokens: int | None, window_tokens: int | None, seed: int | None, compensation: str | None
 ) -> dict[str, Any]:
-    """Return what the front was searched with, for those options that are None; and possibly more tokens than
-    requested.
+    """Return the options that the front was searched with, for those that are None.
 
-    A front measured on more tokens answers for fewer.
+    A front measured on more tokens also answers for fewer, so `tokens` may come back larger.
 
     Raises:
-        EdgeSkipError: For more tokens than it has, or another window, seed or compensation.
+        EdgeSkipError: If more tokens are wanted than the front has, or another window, seed or compensation.
     """
     settings: Mapping[str, Any] = front.settings
     if tokens is not None and tokens > settings.get("fit_tokens", 0):

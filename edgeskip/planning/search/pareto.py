@@ -62,12 +62,18 @@ def parse_share(text: str) -> float:
 
 
 def pick_point(front: ParetoFront, budget: Budget, allowed: Sequence[int] | None = None) -> int:
-    """Number, from 0, of the point that `budget` buys: the fastest decoder within it, or for a speed the one that loses
-    least; of those `allowed` (None = all). A point counts as what the table prints of it: one that prints 1.15× is
-    picked by a speed-up of 1.15.
+    """Return the number, from 0, of the point that a budget buys.
+
+    That is the fastest decoder within the budget or, for a speed, the plan that loses least. A point counts as
+    the table prints it: one that prints 1.15× is picked by a speed-up of 1.15.
+
+    Args:
+        front: The front.
+        budget: What the plan may cost.
+        allowed: Numbers of the points to choose from; None = all.
 
     Raises:
-        EdgeSkipError: If the front has none, naming what it has.
+        EdgeSkipError: If the front has no such point; the message names what it has.
     """
     if budget.point is not None:
         if not 1 <= budget.point <= len(front.points):
