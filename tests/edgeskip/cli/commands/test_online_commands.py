@@ -45,9 +45,9 @@ def test_an_export_says_what_it_gates(cli: Cli, profile: Path, tmp_path: Path) -
     assert outcome.code == 0, outcome.err
     first, second, third, fourth, _ = outcome.out.strip().splitlines()
     assert "lossy-skip, fp32, 1 of 8 sublayers skipped" in first
-    assert second == (
-        "online: of 2 FFNs those are skipped that are at least 0.9400 similar over the first 3 tokens of an answer"
-    )
+    assert second.startswith("online: of 2 FFNs")
+    assert "0.9400" in second
+    assert "first 3 tokens" in second
     assert third.startswith("checked against transformers ")
     assert fourth.startswith("cost against the dense model: perplexity ")
     manifest = read_manifest(tmp_path / "out")
