@@ -6,6 +6,8 @@ The command lines are parsed, not run: `tests/test_command_blocks.py` runs today
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,10 @@ def test_old_imports_work() -> None:
     assert Online(window=10, threshold=0.97).window == 10
     assert Speculation("model", 4) == edgeskip.Speculation("model", 4)
     assert (edgeskip.load, edgeskip.Session, edgeskip.Generation) == (load, Session, Generation)
+
+
+def test_the_flags_for_llamacpp_are_printed_under_the_old_name() -> None:
+    """`CMAKE_ARGS="$(python -m edgeskip.runtime.engines.llamacpp_build)" pip install …` stood in the README."""
+    names = ("edgeskip.runtime.engines.llamacpp_build", "edgeskip.runtime.engines.llamacpp.build")
+    old, new = (subprocess.run([sys.executable, "-m", name], capture_output=True, text=True) for name in names)
+    assert (old.returncode, old.stdout) == (0, new.stdout)
