@@ -25,7 +25,7 @@ import numpy as np
 import typer
 
 sys.path.append(str(Path(__file__).parent / "benchmarks"))  # what the checks share with them
-from harness.bench import bench, speeds_of
+from harness.bench import bench, prefill_and_decode
 from harness.command import JsonFile, Rounds, Threads, cache_folder, main
 from harness.llama_bench import llama_bench, output_of
 from harness.peers import environment
@@ -135,9 +135,10 @@ def _text(ratio: Ratio) -> str:
 
 def our_figures(path: Path, prompt: int, new: int, threads: int) -> Figures:
     """What `edgeskip bench` says: one round, a process of its own."""
-    result = bench({"it": path}, prompt_tokens=prompt, new_tokens=new, depths=[0, prompt], rounds=1, threads=threads)
-    found = {test: speeds[0] for (_, test), speeds in speeds_of(result).items()}
-    return {test: found[test] for test in (f"pp{prompt}", f"tg{new}", f"tg{new} @ d{prompt}")}
+    prefill, decode, _ = prefill_and_decode({"it": path}, prompt=prompt, new=new, rounds=1, threads=threads)
+    empty = bench({"it": path}, prompt_tokens=0, new_tokens=new, rounds=1, threads=threads)
+    (at_start,) = (row.median for row in empty.rows if row.unit == "tokens/s")
+    return {f"pp{prompt}": prefill["it"][0], f"tg{new}": at_start, f"tg{new} @ d{prompt}": decode["it"][0]}
 
 
 def llama_bench_figures(program: Path, file: Path, prompt: int, new: int, threads: int) -> Figures:

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from harness.bench import bench, speeds_of
+from harness.bench import prefill_and_decode
 from harness.command import (
     DATA,
     DEFAULT_MODEL,
@@ -278,14 +278,15 @@ class Bench:
             one = {"median": 1.0, "low": 1.0, "high": 1.0}
             return {"prefill": one, "decode": one, "tokens_per_s": {}, "others_cores": None}
         os.sync()  # the export is still being written to disk otherwise
-        named, timing = {"dense": self._dense, "own": artifact}, {"rounds": self._rounds, "threads": self._threads}
-        result = bench(named, prompt_tokens=PROMPT, new_tokens=NEW, depths=[0, PROMPT], **timing)
-        speeds, tests = speeds_of(result), {"prefill": f"pp{PROMPT}", "decode": f"tg{NEW} @ d{PROMPT}"}
-        ratios = {phase: quartiles(speeds["own", test], speeds["dense", test]) for phase, test in tests.items()}
+        named = {"dense": self._dense, "own": artifact}
+        prefill, decode, others = prefill_and_decode(
+            named, prompt=PROMPT, new=NEW, rounds=self._rounds, threads=self._threads
+        )
+        speeds = {"prefill": prefill, "decode": decode}
+        ratios = {phase: quartiles(found["own"], found["dense"]) for phase, found in speeds.items()}
         show_progress("   prefill {:.3f}, decode {:.3f}".format(*(one["median"] for one in ratios.values())))
-        busy = [sample.conditions.others_cores or 0.0 for sample in result.run.samples]
-        every = {phase: {name: speeds[name, test] for name in named} for phase, test in tests.items()}
-        return {**ratios, "tokens_per_s": every, "others_cores": max(busy)}
+        busiest = max((one for one in others if one is not None), default=None)
+        return {**ratios, "tokens_per_s": speeds, "others_cores": busiest}
 
     def _summary(self, artifact: Path, task: str, limit: int | None) -> Any:
         settings = EvalSettings(limit=limit, threads=self._threads)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from harness.bench import bench, speeds_of
+from harness.bench import prefill_and_decode
 from harness.command import JsonFile, Rounds, Threads, check_names, main
 from harness.processes import show_progress
 from harness.results import Results, Spread, Table
@@ -79,10 +79,10 @@ def predicted_times(
     if skips[next(iter(named))]:
         raise EdgeSkipError(f"{artifacts[0]} skips sublayers: name the dense artifact first")
     prompt = profile.prefill.tokens
-    result = bench(named, prompt_tokens=prompt, new_tokens=new, depths=[0, prompt], rounds=rounds, threads=threads)
-    speeds, context = speeds_of(result), prompt + new // 2
-    prefill_s = {name: [prompt / speed for speed in speeds[name, f"pp{prompt}"]] for name in named}
-    decode_s = {name: [1 / speed for speed in speeds[name, f"tg{new} @ d{prompt}"]] for name in named}
+    prefill, decode, others = prefill_and_decode(named, prompt=prompt, new=new, rounds=rounds, threads=threads)
+    context = prompt + new // 2
+    prefill_s = {name: [prompt / speed for speed in speeds] for name, speeds in prefill.items()}
+    decode_s = {name: [1 / speed for speed in speeds] for name, speeds in decode.items()}
     rows = rows_of(skips, prefill_s, decode_s, profile, context)
     Results(
         name="predicted_times",
@@ -92,7 +92,7 @@ def predicted_times(
         },
         tables=[table_of(rows)],
         data=[asdict(row) | {"speedup_ratio": row.speedup_ratio, "met": row.met} for row in rows],
-        others_cores=[sample.conditions.others_cores for sample in result.run.samples],
+        others_cores=others,
     ).publish(json_file)  # fmt: skip
     if not all(row.met for row in rows):
         raise typer.Exit(1)

@@ -23,8 +23,14 @@ def bench(targets: Mapping[str, Path], **options: Any) -> BenchResult:
     return result
 
 
-def speeds_of(result: BenchResult) -> dict[tuple[str, str], list[float]]:
-    """Tokens/s by round, of each target and test: `pp512`, `tg128 @ d512`."""
-    return {
-        (row.cell.target, row.measure): list(row.values) for row in result.rows if row.measure.startswith(("pp", "tg"))
-    }
+def prefill_and_decode(
+    targets: Mapping[str, Path], *, prompt: int, new: int, rounds: int, threads: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]], list[float | None]]:
+    """Tokens/s by target and round, of a prompt and of decoding behind it; cores that other processes kept busy."""
+    options = {"rounds": rounds, "threads": threads}
+    runs = [
+        bench(targets, prompt_tokens=prompt, new_tokens=0, **options),
+        bench(targets, prompt_tokens=0, new_tokens=new, depths=prompt, **options),
+    ]
+    speeds = [{row.cell.target: list(row.values) for row in run.rows if row.unit == "tokens/s"} for run in runs]
+    return speeds[0], speeds[1], [sample.conditions.others_cores for run in runs for sample in run.run.samples]
