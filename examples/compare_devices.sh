@@ -26,7 +26,7 @@ for host in ${hosts[@]+"${hosts[@]}"}; do
 done
 
 for run in "$folder"/*.jsonl; do
-  [ "$run" = "$folder/here.jsonl" ] || edgeskip bench compare "$folder/here.jsonl" "$run" --other-device --fail-above 1000%
+  [ "$run" = "$folder/here.jsonl" ] || edgeskip bench compare "$folder/here.jsonl" "$run" --other-device --fail-above 99%
 done
 edgeskip bench report "$folder"/*.jsonl -o "$folder/report.html" --overwrite
 echo "$folder/report.html"

@@ -61,6 +61,7 @@ def test_on_a_tiny_model(home: Path, tiny_llama: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_quickstart_and_chat_on_the_small_model(home: Path) -> None:
     out = script(home, "quickstart.py", "--output", "small")
     assert "lossy-skip" in out
@@ -69,11 +70,13 @@ def test_quickstart_and_chat_on_the_small_model(home: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_speculative_on_the_small_model(home: Path) -> None:
     assert script(home, "speculative.py").count("the same") == 3
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_trained_exit_on_the_small_model(home: Path) -> None:
     out = run(home, "bash", EXAMPLES / "train_exit.sh", "exit", STEPS="4")
     assert (home / "exit" / "artifact" / "edgeskip.json").is_file()
@@ -81,6 +84,7 @@ def test_a_trained_exit_on_the_small_model(home: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_comparing_devices(home: Path, tiny_llama: Path) -> None:
     edgeskip.export(
         edgeskip.calibrate(tiny_llama, tokens=512, context=64, decode_tokens=0), home / "compared", check=False
@@ -92,6 +96,7 @@ def test_comparing_devices(home: Path, tiny_llama: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_notebook(home: Path) -> None:
     """Every cell runs, the plot is there, and the last cell prints an answer."""
     import nbformat
