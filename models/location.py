@@ -31,8 +31,8 @@ def found_at(profile: Profile, path: Path) -> Path | None:
 def open_located(profile: Profile, path: Path, fingerprint: str) -> ModelSource | None:
     """Open the model of the profile at `path`; None if the profile names a preset or a hub id instead of a path.
 
-    Of several that are there the one with the `fingerprint` is taken. EdgeSkipError if there is none, with every path
-    that was tried.
+    Of several that are there the one with the `fingerprint` is taken. Raises EdgeSkipError if there is none, with
+    every path that was tried.
     """
     from edgeskip.models.locate import is_name
     from edgeskip.models.source import open_model

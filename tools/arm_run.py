@@ -137,7 +137,7 @@ def read_marks(text: str) -> dict[int, int]:
 
 
 def instructions(marks: dict[int, int], first: int, steps: int) -> list[int]:
-    """Instructions of each step, between its two marks; EdgeSkipError if a mark is missing."""
+    """Instructions of each step, between its two marks; raises EdgeSkipError if a mark is missing."""
     try:
         return [-marks[first + 2 * i] + marks[first + 2 * i + 1] for i in range(steps)]
     except KeyError as error:
@@ -154,7 +154,7 @@ def step_operations(both: Both) -> float:
 
 
 def rows_of(results: Sequence[Both]) -> list[dict[str, Any]]:
-    """What the table shows of each artifact; ratios are to the first artifact of the same precision. int4 with
+    """Return what the table shows of each artifact; ratios are to the first artifact of the same precision. int4 with
     activations in fp32 is another precision than with activations in int8.
 
     `margin_at_parting` is None also if one of the texts merely ended, `speculative_equal` if there is no draft.
@@ -183,7 +183,7 @@ def rows_of(results: Sequence[Both]) -> list[dict[str, Any]]:
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a table; M is millions of instructions."""
+    """Return the rows as a table; M is millions of instructions."""
     head = [
         "artifact",
         "tokens",

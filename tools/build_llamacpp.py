@@ -98,7 +98,7 @@ def build(into: Path, *, sdist: Path | None = None, jobs: int = 2) -> list[Path]
 
 
 def wanted_version() -> str:
-    """The installed llama-cpp-python's version."""
+    """Return the installed llama-cpp-python's version."""
     version = installed_version(PACKAGE)
     if version is None:
         raise MissingExtraError(PACKAGE, "llamacpp")
@@ -106,7 +106,7 @@ def wanted_version() -> str:
 
 
 def find_cmake() -> str:
-    """The program on the PATH, else that of the PyPI package `cmake`."""
+    """Return the program on the PATH, else that of the PyPI package `cmake`."""
     found = shutil.which("cmake")
     if found is None and importlib.util.find_spec("cmake") is not None:
         import cmake
@@ -118,7 +118,7 @@ def find_cmake() -> str:
 
 
 def downloaded(into: Path, name: str) -> Path:
-    """The sdist `name` in `into`, fetched with pip if it is not there; pip's own index settings apply."""
+    """Return the sdist `name` in `into`, fetched with pip if it is not there; pip's own index settings apply."""
     file = into / f"{name}.tar.gz"
     if file.exists():
         return file
@@ -135,7 +135,7 @@ def downloaded(into: Path, name: str) -> Path:
 
 
 def unpacked(sdist: Path, folder: Path) -> Path:
-    """The sdist's content as `folder`."""
+    """Return the sdist's content as `folder`."""
     if folder.exists():
         return folder
     try:

@@ -134,7 +134,7 @@ def _text(ratio: Ratio) -> str:
 
 
 def our_figures(path: Path, prompt: int, new: int, threads: int) -> Figures:
-    """What `edgeskip bench` says: one round, a process of its own."""
+    """Return what `edgeskip bench` says: one round, a process of its own."""
     prefill, decode, _ = prefill_and_decode({"it": path}, prompt=prompt, new=new, rounds=1, threads=threads)
     empty = bench({"it": path}, prompt_tokens=0, new_tokens=new, rounds=1, threads=threads)
     (at_start,) = (row.median for row in empty.rows if row.unit == "tokens/s")

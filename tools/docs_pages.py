@@ -37,7 +37,7 @@ def cell(text: str) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; cells must be escaped already."""
+    """Return a Markdown table; cells must be escaped already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -46,7 +46,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def cli_page() -> str:
-    """Every command with its usage, arguments and options, as the commands declare them."""
+    """Return every command with its usage, arguments and options, as the commands declare them."""
     import typer.main
 
     from edgeskip.cli.main import app
@@ -90,7 +90,7 @@ def _command_section(command: Any, context: Any) -> str:
 
 
 def api_page() -> str:
-    """A mkdocstrings entry for every public name of `edgeskip`."""
+    """Return a mkdocstrings entry for every public name of `edgeskip`."""
     import edgeskip
 
     names = [name for name in edgeskip.__all__ if not name.startswith("_")]
@@ -106,7 +106,7 @@ def api_page() -> str:
 
 
 def schema_page(model: Any, heading: str = "###") -> str:
-    """The fields of a pydantic model, and of every model within it, as tables."""
+    """Return the fields of a pydantic model, and of every model within it, as tables."""
     schema = TypeAdapter(model).json_schema(mode="serialization")
     records = {schema["title"]: schema} if "properties" in schema else {}
     records |= {name: record for name, record in schema.get("$defs", {}).items() if "properties" in record}
@@ -122,7 +122,7 @@ def schema_page(model: Any, heading: str = "###") -> str:
 
 
 def _type_name(about: dict[str, Any]) -> str:
-    """A JSON Schema type in words, with its bounds; a nested record is linked to its table."""
+    """Return a JSON Schema type in words, with its bounds; a nested record is linked to its table."""
     if "$ref" in about:
         name = about["$ref"].rsplit("/", 1)[-1]
         return f"[{name}](#{name.lower()})"
@@ -179,7 +179,7 @@ class Module:
 
 
 def modules() -> list[Module]:
-    """Every module, in the order of its path, with the first sentence of its docstring and its test."""
+    """Return every module, in the order of its path, with the first sentence of its docstring and its test."""
     paths = [
         path
         for folder in PACKAGES
@@ -208,7 +208,7 @@ def _import_name(path: Path) -> str:
 
 
 def _imports(path: Path) -> set[str]:
-    """The names that a file imports: modules, and what it takes out of them."""
+    """Return the names that a file imports: modules, and what it takes out of them."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -219,7 +219,7 @@ def _imports(path: Path) -> set[str]:
 
 
 def _test_of(path: Path, tests: dict[Path, set[str]], imports: dict[Path, set[str]]) -> Path | None:
-    """The test file of a module: its own, else that of the module nearest to it among those that import it."""
+    """Return the test file of a module: its own, else that of the module nearest to it among those that import it."""
     seen, level = {path}, [path]
     while level:
         found = [test for one in level if (test := _own_test(one, tests)) is not None]
@@ -246,7 +246,7 @@ def _own_test(path: Path, tests: dict[Path, set[str]]) -> Path | None:
 
 
 def files_page() -> str:
-    """The modules by folder, each with what it is for and its test."""
+    """Return the modules by folder, each with what it is for and its test."""
     folders: dict[Path, list[Module]] = {}
     for module in modules():
         folders.setdefault(module.path.parent, []).append(module)

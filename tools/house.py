@@ -290,7 +290,7 @@ def _imported(nodes: Iterable[ast.AST], package: str, modules: Mapping[str, str]
 
 
 def _nearest(module: str, names: Mapping[str, object]) -> str | None:
-    """The longest of `names` that is the module or a package around it."""
+    """Return the longest of `names` that is the module or a package around it."""
     parts = module.split(".")
     around = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
     return next((name for name in around if name in names), None)

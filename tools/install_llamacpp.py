@@ -22,7 +22,7 @@ from edgeskip.runtime.engines.llamacpp.self_test import describe, needs_no_amx, 
 
 
 def install(requirements: list[str]) -> None:
-    """EdgeSkipError if llama-cpp-python cannot be compiled, or fails its self-test even when compiled afresh."""
+    """Raise EdgeSkipError if llama-cpp-python cannot be compiled, or fails its self-test even when compiled afresh."""
     advice = advise_here()
     print(f"   {advice.why}" + (f": CMAKE_ARGS={advice.cmake_args}" if advice.cmake_args else ""))
     _pip("install", "-qq", *requirements, advice=advice)
@@ -50,7 +50,7 @@ def _pip(*words: str, advice: BuildAdvice | None = None, must: bool = True) -> b
 
 
 def _run(command: list[str], advice: BuildAdvice | None, *, must: bool = True) -> bool:
-    """Return whether it succeeded; EdgeSkipError if it did not and must."""
+    """Return whether it succeeded; raises EdgeSkipError if it did not and must."""
     environment = dict(os.environ)
     if advice is not None and advice.cmake_args is not None:
         environment["CMAKE_ARGS"] = advice.cmake_args

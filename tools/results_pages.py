@@ -29,7 +29,7 @@ HEALED = f"AdaSkip's {HEALED_SKIPS}, healed (speed of the same plan)"
 
 
 def render(name: str, page: dict[str, Any]) -> str:
-    """The Markdown page of one data file."""
+    """Return the Markdown page of one data file."""
     parts = [MADE.format(name=name), f"# {page['title']}", f"Model: {page['model']}.", *page["intro"]]
     for table in page["tables"]:
         parts.append(f"## {table['title']}")

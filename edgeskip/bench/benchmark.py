@@ -128,7 +128,7 @@ def run_benchmark(
 
 
 def plan_jobs(config: BenchConfig, runs: Sequence[DeviceRun], reporter: Reporter) -> list[Job]:
-    """Return every cell of every device, artifacts copied there. EdgeSkipError if nothing is left to measure."""
+    """Return every cell of every device, artifacts copied there. Raises EdgeSkipError if nothing is left to measure."""
     jobs = []
     for run in runs:
         cells, skipped = cells_of(config.targets, run.grid, run.launcher.device.id)

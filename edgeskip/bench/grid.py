@@ -52,7 +52,7 @@ def parse_lengths(text: str, option: str, *, least: int) -> list[int]:
 def cells_of(targets: Sequence[Target], grid: Grid, device: str) -> tuple[list[BenchCell], list[str]]:
     """Return the cells on one device, and a line for each combination that was asked for and is impossible.
 
-    EdgeSkipError if a provider or strategy fits none of the targets.
+    Raises EdgeSkipError if a provider or strategy fits none of the targets.
     """
     cells = [
         BenchCell(target=target.name, device=device, provider=provider, threads=threads, strategy=strategy)

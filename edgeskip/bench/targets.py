@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load_target(path: Path, name: str | None = None) -> Target:
-    """Load the artifact folder or .gguf file at `path`. EdgeSkipError if it is neither."""
+    """Load the artifact folder or .gguf file at `path`. Raises EdgeSkipError if it is neither."""
     path, given = artifact_at(path), path
     if path.is_dir():
         return _folder(path, name or path.resolve().name)

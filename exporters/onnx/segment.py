@@ -119,7 +119,7 @@ class _SegmentLowering(SublayerLowering):
         states = self._exit_block(*block) if block else None
         logits, columns = self._head()
         # Declared for the default. onnxruntime-genai reads one position as "prefill gives the last position only", and
-        # verifies a draft in one run where there is one row per token. ONNX Runtime allocates by the real shape when
+        # verifies a draft in one run if there is one row per token. ONNX Runtime allocates by the real shape when
         # logits_to_keep asks for more.
         rows: int | str = "sequence" if segment.every_position else 1
         if segment.exit_states:

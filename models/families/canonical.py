@@ -19,7 +19,7 @@ def decoder_of(family: Family, settings: ArchitectureConfig, tensors: Mapping[st
 
     `settings` hold a completed config; `tensors` have Hugging Face's names.
 
-    EdgeSkipError if the config asks for something unsupported, a weight is missing or has another shape than
+    Raises EdgeSkipError if the config asks for something unsupported, a weight is missing or has another shape than
     the config says, or a block holds a weight that this family does not use (ignoring it would change the result).
     """
     config = _config(family, settings)

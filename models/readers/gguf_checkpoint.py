@@ -40,7 +40,7 @@ _ROPE_FACTORS = "rope_freqs.weight"
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Read the header; EdgeSkipError if the file is damaged, unsupported or cannot be dequantized."""
+    """Read the header; raises EdgeSkipError if the file is damaged, unsupported or cannot be dequantized."""
     try:
         import gguf  # noqa: F401  (block types and dequantizing)
     except ImportError:

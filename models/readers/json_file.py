@@ -10,7 +10,7 @@ from edgeskip.core.json_file import read_json as read_any
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; EdgeSkipError if it is missing, unreadable or not an object."""
+    """Return the object in a JSON file; raises EdgeSkipError if it is missing, unreadable or not an object."""
     try:
         data = read_any(path, "damaged", "fetch the model again", finite=False)
     except OSError as error:

@@ -42,7 +42,7 @@ class LoadedTokenizer:
         return bool(getattr(self.auto, "split_special_tokens", False))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Return the token ids of `text` by transformers itself. EdgeSkipError if it cannot encode it."""
+        """Return the token ids of `text` by transformers itself. Raises EdgeSkipError if it cannot encode it."""
         try:
             return list(self.auto(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
         except (KeyboardInterrupt, SystemExit):
@@ -74,7 +74,7 @@ def load_tokenizer(folder: Path) -> LoadedTokenizer:
     with the folder's other files.
 
     Raises:
-        EdgeSkipError if a file is damaged or neither way gives a tokenizer.
+        Raises EdgeSkipError if a file is damaged or neither way gives a tokenizer.
     """
     # Before the attempts below, which take any error for the folder's; without torch, transformers prints advice.
     import torch  # noqa: F401

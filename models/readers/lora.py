@@ -176,7 +176,7 @@ def merged(checkpoint: Checkpoint, lora: Lora, path: Path | None) -> Checkpoint:
     """Return `checkpoint` with the weights that `lora` names replaced by W + scaling·B·A, still lazy and float32.
 
     They have no stored blocks any more. `path`, what the LoRA was read from, joins the files that decide the numbers.
-    EdgeSkipError if the model has no such linear layer or it has another shape.
+    Raises EdgeSkipError if the model has no such linear layer or it has another shape.
     """
     file = "the LoRA" if path is None else str(path)
     tensors = dict(checkpoint.tensors)

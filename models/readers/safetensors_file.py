@@ -25,8 +25,8 @@ _STORED: dict[str, np.dtype[Any]] = {
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file by name; only the header is read.
 
-    The safetensors library validates the file (header, offsets, length); EdgeSkipError if it objects, the file is a
-    Git LFS pointer, or a weight is quantized or stored in a type that is not F32, F16, BF16 or F64.
+    The safetensors library validates the file (header, offsets, length); raises EdgeSkipError if it objects, the file
+    is a Git LFS pointer, or a weight is quantized or stored in a type that is not F32, F16, BF16 or F64.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -21,7 +21,7 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def open_folder(folder: Path) -> Checkpoint:
-    """Read config and headers; EdgeSkipError if the folder is not a whole, supported model."""
+    """Read config and headers; raises EdgeSkipError if the folder is not a whole, supported model."""
     path = folder / "config.json"
     if not path.is_file():
         raise missing_config(folder)

@@ -26,7 +26,7 @@ def tokenizer_files(loaded: LoadedTokenizer, folder: Path) -> dict[str, bytes]:
     which differ between its versions, and all that they changed is in tokenizer.json now. `folder` is for messages.
 
     Raises:
-        EdgeSkipError if the tokenizers library reads other ids from the file than transformers has.
+        Raises EdgeSkipError if the tokenizers library reads other ids from the file than transformers has.
     """
     spec = normalized(loaded)
     text = json.dumps(spec, ensure_ascii=False)

@@ -41,12 +41,12 @@ class TokenizerSource:
 
     @property
     def loaded(self) -> LoadedTokenizer:
-        """The tokenizer as transformers has it. EdgeSkipError if there is none or it is damaged."""
+        """The tokenizer as transformers has it. Raises EdgeSkipError if there is none or it is damaged."""
         raise NotImplementedError
 
     @property
     def files(self) -> Mapping[str, bytes]:
-        """File name → content. EdgeSkipError if there is no tokenizer or it is damaged."""
+        """File name → content. Raises EdgeSkipError if there is no tokenizer or it is damaged."""
         raise NotImplementedError
 
 

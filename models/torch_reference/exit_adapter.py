@@ -58,7 +58,7 @@ class ExitAdapterModule(nn.Module):
             self.block.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in adapter.block.items()})
 
     def adapter(self) -> ExitAdapter:
-        """Return the weights rounded to float16, as they are shipped. EdgeSkipError if one does not fit."""
+        """Return the weights rounded to float16, as they are shipped. Raises EdgeSkipError if one does not fit."""
 
         def rounded(tensor: Tensor) -> Any:
             narrow = tensor.detach().cpu().to(torch.float16)

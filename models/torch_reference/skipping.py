@@ -20,7 +20,7 @@ def skipped(model: nn.Module, plan: Plan) -> Iterator[None]:
 
     The model's own code adds a sublayer's output to the stream, so the output is replaced by (scale − 1)·x + map·u +
     bias, computed in float32 and rounded to the model's dtype. The sublayer still runs, which keeps the KV cache in
-    step: this is the reference for correctness, never for speed. EdgeSkipError if the plan is for another
+    step: this is the reference for correctness, never for speed. Raises EdgeSkipError if the plan is for another
     number of blocks. The hooks are gone when the context ends, also after an error.
     """
     blocks = blocks_of(model)

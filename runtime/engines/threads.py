@@ -24,7 +24,7 @@ def most_threads() -> int:
 
 
 def threads_or_default(threads: int | None) -> int:
-    """Return `threads`, or the number of physical cores if it is None; EdgeSkipError if it is not valid here."""
+    """Return `threads`, or the number of physical cores if it is None; raises EdgeSkipError if it is not valid here."""
     if threads is None:
         return default_threads()
     try:

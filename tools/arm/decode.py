@@ -55,7 +55,7 @@ class Decoded(BaseModel):
 
 
 def decode(task: Task) -> Decoded:
-    """Do one task; EdgeSkipError if the artifact cannot be run."""
+    """Do one task; raises EdgeSkipError if the artifact cannot be run."""
     import onnxruntime
 
     from edgeskip.runtime.session import load

@@ -61,7 +61,7 @@ class Emulator:
     ) -> subprocess.CompletedProcess[str]:
         """Run an Arm program to its end, with `variables` in its environment and no other of ours that matters.
 
-        `counts`: where the plugin writes. EdgeSkipError if it takes more than `limit_s` seconds.
+        `counts`: where the plugin writes. Raises EdgeSkipError if it takes more than `limit_s` seconds.
         """
         command: list[str | Path] = [*self._nicely(), self.program, "-cpu", PROCESSOR, "-L", system]
         if counts is not None:
@@ -88,7 +88,8 @@ class Emulator:
 
 
 def find_emulator(into: Path) -> Emulator:
-    """A QEMU that takes plugins, else any: installed, else Debian's qemu-user, downloaded with apt and not installed.
+    """Return a QEMU that takes plugins, else any: installed, else Debian's qemu-user, downloaded with apt and not
+    installed.
 
     UnavailableError if there is none. The plugin is compiled with the C compiler here.
     """
@@ -108,12 +109,12 @@ def find_emulator(into: Path) -> Emulator:
 
 
 def takes_plugins(program: Path, libraries: Path | None) -> bool:
-    """Whether this QEMU can load a plugin; a statically linked one cannot."""
+    """Return whether this QEMU can load a plugin; a statically linked one cannot."""
     return any(line.startswith("-plugin") for line in _said(program, libraries, "-help").splitlines())
 
 
 def plugin_version(program: Path, libraries: Path | None) -> int:
-    """The number of the plugin interface that this QEMU accepts."""
+    """Return the number of the plugin interface that this QEMU accepts."""
     found = re.search(r"version (\d+)\.", _said(program, libraries, "-version"))
     if found is None:
         raise EdgeSkipError(f"{program} does not say which version it is: is it QEMU?")
@@ -139,7 +140,7 @@ def _with_plugin(program: Path, libraries: Path | None, into: Path) -> Emulator:
 
 
 def compiled_plugin(into: Path, version: int) -> Path:
-    """The counting plugin as a shared library for an interface `version`, kept in `into`."""
+    """Return the counting plugin as a shared library for an interface `version`, kept in `into`."""
     key = hashlib.sha256(PLUGIN_SOURCE.read_bytes()).hexdigest()[:16]
     library = into / f"count_instructions-{key}-{version}.so"
     if library.exists():

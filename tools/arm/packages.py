@@ -21,7 +21,7 @@ PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor
 
 
 def pins() -> list[str]:
-    """The base install's requirements in the versions installed here, so that both sides run the same ones."""
+    """Return the base install's requirements in the versions installed here, so that both sides run the same ones."""
     base = [requirement for requirement in requirements() if requirement.extra is None]
     if not base:
         raise EdgeSkipError("EdgeSkip runs from its sources without being installed: pip install it")
@@ -37,7 +37,8 @@ def pins() -> list[str]:
 
 
 def installed_packages(into: Path, python: str, wanted: list[str]) -> Path:
-    """A folder with the aarch64 wheels of `wanted` for Python `python` (`3.11`), by pip and its index settings."""
+    """Return a folder with the aarch64 wheels of `wanted` for Python `python` (`3.11`), by pip and its index
+    settings."""
     key = hashlib.sha256("\n".join([python, *wanted]).encode()).hexdigest()[:16]
     folder = into / f"packages-{key}"
     if folder.exists():
@@ -53,7 +54,10 @@ def installed_packages(into: Path, python: str, wanted: list[str]) -> Path:
 
 
 def own_code(into: Path) -> Path:
-    """A folder with EdgeSkip as it is here and now, under its import names; those of earlier states are removed."""
+    """Return a folder with EdgeSkip as it is here and now, under its import names.
+
+    Those of earlier states are removed.
+    """
     sources = bundle_sources()
     folder = into / f"code-{sources.key}"
     if not folder.exists():

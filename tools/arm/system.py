@@ -32,7 +32,7 @@ class Mirror:
 
 
 def own_mirror() -> Mirror:
-    """The mirror that this machine's apt is configured with; UnavailableError if it is not Debian's."""
+    """Return the mirror that this machine's apt is configured with; UnavailableError if it is not Debian's."""
     fields = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(LABEL)"
     listing = output_of(
         [required("apt-get", "apt"), "indextargets", "--format", fields, "Created-By: Packages"], limit_s=60.0
@@ -41,7 +41,7 @@ def own_mirror() -> Mirror:
 
 
 def mirror_in(listing: str) -> Mirror:
-    """The main archive of a release among apt's sources, lines of address|release|component|label."""
+    """Return the main archive of a release among apt's sources, lines of address|release|component|label."""
     for line in listing.splitlines():
         address, release, component, label = (*line.split("|"), "", "", "")[:4]
         if label == "Debian" and component == "main" and "-" not in release:  # not bookworm-updates
@@ -52,7 +52,7 @@ def mirror_in(listing: str) -> Mirror:
 
 
 def debian_files(into: Path, mirror: Mirror | None = None) -> Path:
-    """The folder of the unpacked system, made if it is not there yet; an interrupted download goes on.
+    """Return the folder of the unpacked system, made if it is not there yet; an interrupted download goes on.
 
     `mirror` None = what is there, else this machine's own.
     """
@@ -92,7 +92,7 @@ def unpack(archives: list[Path], folder: Path) -> None:
 
 
 def python_in(system: Path) -> Path:
-    """The system's interpreter, e.g. usr/bin/python3.11."""
+    """Return the system's interpreter, e.g. usr/bin/python3.11."""
     link = system / "usr" / "bin" / "python3"
     if not link.is_symlink():
         raise EdgeSkipError(f"{system} holds no python3: delete it and run this again")

@@ -111,7 +111,7 @@ def text_named(reference: str, data: Path) -> Text:
 
 
 def profile_of(model: str, text: Text, tokens: int, folder: Path) -> Profile:
-    """The profile of `text`, calibrated unless `folder` has it; its file's name says what it depends on."""
+    """Return the profile of `text`, calibrated unless `folder` has it; its file's name says what it depends on."""
     path = folder / "-".join(filter(None, (text.name, text.field, str(tokens), f"{text.sha256[:12]}.json")))
     if not path.exists():
         field = ("--field", text.field) if text.field else ()
@@ -130,7 +130,7 @@ def hit_rate(one: Values, other: Values, count: int) -> float:
 
 
 def matrix(similar: Mapping[str, Values], counts: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
-    """k → calibrated on → tested on → hit rate. EdgeSkipError if k leaves nothing to choose from."""
+    """k → calibrated on → tested on → hit rate. Raises EdgeSkipError if k leaves nothing to choose from."""
     most = min(len(one) for one in similar.values())
     if too_many := [count for count in counts if count >= most]:
         raise EdgeSkipError(f"--counts {too_many[0]}: the model has {most} sublayers, so give fewer")
@@ -141,7 +141,7 @@ def matrix(similar: Mapping[str, Values], counts: Sequence[int]) -> dict[str, di
 
 
 def table_of(rates: Mapping[str, Mapping[str, Mapping[str, float]]], base: str, sublayers: int) -> Table:
-    """A row for each k: the corpora tested, and what chance would hit."""
+    """Return a row for each k: the corpora tested, and what chance would hit."""
     others = [name for name in next(iter(rates.values())) if name != base]
     lines = [
         [count, *(f"{of_count[base][name]:.1%}" for name in others), f"{int(count) / sublayers:.1%}"]

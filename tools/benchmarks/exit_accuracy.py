@@ -72,7 +72,7 @@ def exit_accuracy(
 def ways_of(
     path: Path, strategies: Sequence[str], layers: Sequence[int] | None, settings: EvalSettings
 ) -> dict[str, EvalSettings]:
-    """The strategies that the artifact has, draft-only once for every exit."""
+    """Return the strategies that the artifact has, draft-only once for every exit."""
     from edgeskip.runtime.session import load
 
     with load(path) as session:
@@ -86,7 +86,7 @@ def ways_of(
 
 
 def table_of(found: Mapping[str, Mapping[str, Result]]) -> Table:
-    """A row for each artifact and way; texts and speed are compared with the artifact's plain decoding."""
+    """Return a row for each artifact and way; texts and speed are compared with the artifact's plain decoding."""
     lines = []
     for artifact, ways in found.items():
         plain = ways.get("plain")

@@ -125,7 +125,7 @@ def gpu_report(
 def artifacts_of(
     model: str, work: Path, precision: str, tokens: int, draft_tokens: int
 ) -> tuple[Path, dict[str, Path]]:
-    """The dense float32 export that everything is compared with, and those that are measured, by name."""
+    """Return the dense float32 export that everything is compared with, and those that are measured, by name."""
     folder = model_folder(model, work) / "gpu"
     profile = folder / "profile.json"
     if not profile.exists():
@@ -144,7 +144,7 @@ def artifacts_of(
 
 
 def parity_of(reference: Path, artifact: Path, provider: str) -> LogitComparison:
-    """How far a provider's predictions are from the CPU's, in float32, over the same tokens. A skipped model's
+    """Return how far a provider's predictions are from the CPU's, in float32, over the same tokens. A skipped model's
     difference is its plan's and its precision's together."""
     logits = []
     for path, where in ((reference, "cpu"), (artifact, provider)):
@@ -155,7 +155,7 @@ def parity_of(reference: Path, artifact: Path, provider: str) -> LogitComparison
 
 
 def same_tokens(artifact: Path, providers: Sequence[str], num_prompts: int, new_tokens: int) -> bool | None:
-    """Whether greedy answers are the same on all of them; None if there is only one."""
+    """Return whether greedy answers are the same on all of them; None if there is only one."""
     made = []
     for provider in providers:
         with load(artifact, provider=provider) as session:

@@ -166,7 +166,7 @@ class Bench:
         self._dense = folder / "dense"
 
     def prepare(self) -> None:
-        """Calibrates, exports the dense artifact, profiles this device and searches, each if it is not done yet."""
+        """Calibrate, exports the dense artifact, profiles this device and searches, each if it is not done yet."""
         self._folder.mkdir(parents=True, exist_ok=True)
         valid = self._data / "wikitext2_valid.txt"
         if not self._profile.exists():
@@ -206,7 +206,7 @@ class Bench:
             delete_artifact(artifact)
 
     def results(self, limit: int) -> list[dict[str, Any]]:
-        """Everything measured as this run would, dense first, by method and then by what was asked for."""
+        """Return everything measured as this run would, dense first, by method and then by what was asked for."""
         found = []
         for path in self._folder.glob("*.result.json"):
             result = json.loads(path.read_text())
@@ -253,7 +253,7 @@ class Bench:
         )
 
     def _made(self, method: str) -> dict[str, Any]:
-        """What a result rests on: if any of it is another, it is measured again."""
+        """Return what a result rests on: if any of it is another, it is measured again."""
         profile = read_profile(self._profile)
         front = profile.front if method in (OURS, AFFINE) else None
         return {

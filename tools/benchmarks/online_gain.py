@@ -74,7 +74,7 @@ def online_gain(
 def answered(
     artifacts: Sequence[Path], task: str, data: Path | None, settings: EvalSettings, output: Path | None
 ) -> list[Result]:
-    """Every artifact's records, prompt by prompt in an order that is rotated."""
+    """Return every artifact's records, prompt by prompt in an order that is rotated."""
     names = [artifact_name(path) for path in artifacts]
     check_names(names)
     (work,) = prepare([task], data, settings)
@@ -103,7 +103,7 @@ def answered(
 
 
 def gains_of(results: Sequence[Result]) -> list[Gain]:
-    """By the task's first metric. EdgeSkipError if every answer has a single token, which takes no decoding."""
+    """By the task's first metric. Raises EdgeSkipError if every answer has a single token, which takes no decoding."""
     first, gains = results[0], []
     summaries = {summary.artifact: summary for summary in reversed(summarise(results))}
     for result in results:
@@ -126,7 +126,7 @@ def gains_of(results: Sequence[Result]) -> list[Gain]:
 
 
 def table_of(gains: Sequence[Gain]) -> Table:
-    """A row for each artifact; differences and speed-ups are from the first."""
+    """Return a row for each artifact; differences and speed-ups are from the first."""
     one = gains[0].summary
     columns = [f"{one.task}, {one.samples} prompts", "label", one.title, "less the first", "FFNs left out"]
     lines = []

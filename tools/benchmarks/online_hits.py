@@ -135,8 +135,10 @@ def online_hits(
 
 
 def task_of(data: Path) -> tuple[Task, Path]:
-    """The task of `edgeskip eval` that reads a file of this name alone, and where the file is. Tasks whose answers end
-    at a stop string are left out: steps beyond it are no part of an answer."""
+    """Return the task of `edgeskip eval` that reads a file of this name alone, and the file's folder.
+
+    Tasks whose answers end at a stop string are left out: steps beyond it are no part of an answer.
+    """
     path = located(data, DATA)
     named = [task for task in TASKS.values() if isinstance(task, Task)]
     tasks = {task.files[0]: task for task in named if len(task.files) == 1 and not task.stop}
@@ -146,7 +148,7 @@ def task_of(data: Path) -> tuple[Task, Path]:
 
 
 def read_log(path: Path, setting: dict[str, Any]) -> dict[str, Request]:
-    """The requests of a log by id; EdgeSkipError for a log of something else."""
+    """Return the requests of a log by id; EdgeSkipError for a log of something else."""
     if not path.exists():
         return {}
     try:
@@ -163,7 +165,7 @@ def read_log(path: Path, setting: dict[str, Any]) -> dict[str, Request]:
 
 
 def watch(session: Session, task: Task, sample: EvalSample, settings: EvalSettings, windows: Sequence[int]) -> Request:
-    """The greedy answer with every FFN running, watched to its end; the prompt is `edgeskip eval`'s."""
+    """Return the greedy answer with every FFN running, watched to its end; the prompt is `edgeskip eval`'s."""
     from edgeskip.runtime.decoding.interface import DecodeRequest, History
     from edgeskip.runtime.decoding.online import online_decoding
     from edgeskip.runtime.online import Online
@@ -194,7 +196,7 @@ def watch(session: Session, task: Task, sample: EvalSample, settings: EvalSettin
 def rows_of(
     requests: Sequence[Request], windows: Sequence[int], betas: Sequence[float], counts: Sequence[int], *, rest: bool
 ) -> list[Row]:
-    """Every β with every P that some request outlasts; k of as many FFNs or more than there are is left out."""
+    """Return every β with every P that some request outlasts; k of as many FFNs or more than there are is left out."""
     rows = []
     for beta in betas:
         for window in windows:
@@ -237,12 +239,12 @@ def oracle_of(request: Request, window: int, *, rest: bool) -> NDArray[np.float6
 
 
 def share_of(these: set[Any], those: set[Any]) -> float:
-    """The share of these that are among those; of none: 1 if those are none too, else 0."""
+    """Return the share of these that are among those; of none: 1 if those are none too, else 0."""
     return len(these & those) / len(these) if these else float(not those)
 
 
 def tables_of(rows: Sequence[Row]) -> list[Table]:
-    """A table for each β."""
+    """Return a table for each β."""
     tables = []
     for beta in dict.fromkeys(row.beta for row in rows):
         some = [row for row in rows if row.beta == beta]

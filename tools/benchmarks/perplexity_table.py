@@ -143,7 +143,7 @@ def perplexity_table(
 
 
 def measured(path: Path, data: Path, settings: EvalSettings) -> tuple[str, float, int]:
-    """An artifact's label, its perplexity on the test text, and how many tokens were predicted."""
+    """Return an artifact's label, its perplexity on the test text, and how many tokens were predicted."""
     (summary,) = summarise(evaluate(path, ["perplexity"], data=data, settings=settings))
     return summary.label, summary.value, summary.tokens
 
@@ -210,7 +210,7 @@ def tables_of(made: Sequence[Result], given: Sequence[Result]) -> list[Table]:
 
 
 def _grid(title: str, values: Mapping[tuple[int, str], float], digits: int) -> Table:
-    """A row for each number of sublayers, a column for each compensation."""
+    """Return a row for each number of sublayers, a column for each compensation."""
     lines = [
         [str(count), *(f"{values[count, c]:.{digits}f}" if (count, c) in values else "" for c in STATISTICAL)]
         for count in sorted({count for count, _ in values if count})

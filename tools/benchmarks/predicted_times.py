@@ -106,7 +106,7 @@ def profiled(path: Path, new: int, threads: int) -> DeviceProfile:
 
 
 def skips_of(path: Path, profile: DeviceProfile) -> frozenset[Sublayer]:
-    """EdgeSkipError if the artifact is not one whose time the profile can tell."""
+    """Raise EdgeSkipError if the artifact is not one whose time the profile can tell."""
     engine = "llama.cpp" if path.is_file() else "onnxruntime"
     manifest = read_gguf_manifest(read_gguf_header(path).metadata, str(path)) if path.is_file() else read_manifest(path)
     if manifest is None or manifest.plan.num_blocks != profile.model.num_blocks or engine != profile.engine:

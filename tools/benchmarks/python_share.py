@@ -96,7 +96,7 @@ def steps_of(
 
 
 def parts_of(session: edgeskip.Session) -> dict[str, Callable[[], object]]:
-    """What a step does outside the inference runtime, piece by piece."""
+    """Return what a step does outside the inference runtime, piece by piece."""
     tokens = np.arange(min(512, session.engine.vocab_size))
     logits = session.logits(tokens[:8])[-1].copy()
     decoder, stops = TextDecoder(session.tokenizer), StopStrings(["\0stop"])

@@ -127,7 +127,7 @@ def measure(
     session: Session, artifact: str, settings: Sequence[Setting], prompts: Sequence[Prompt], tokens: int, rounds: int,
     report: Callable[[str], None] = show_progress,
 ) -> list[Run]:  # fmt: skip
-    """All runs, round by round; the first prompt warms every setting up before them."""
+    """Return all runs, round by round; the first prompt warms every setting up before them."""
     ids = [prompt.ids(session, tokens) for prompt in prompts]
     for setting in settings:
         run_once(session, setting, 0, prompts[0], ids[0], min(WARM_UP, tokens))
@@ -146,7 +146,7 @@ def measure(
 
 
 def compared(session: Session, run: Run, ids: Tokens, plain: tuple[int, ...], text: tuple[int, ...]) -> Run:
-    """The run with what its tokens share with plain decoding's."""
+    """Return the run with what its tokens share with plain decoding's."""
     if run.speculation is None or text == plain:
         return replace(run, same=True if run.speculation else None)
     found = find_difference(session, ids, plain, text)

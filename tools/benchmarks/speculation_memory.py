@@ -119,7 +119,7 @@ def turn_of(request: dict[str, Any]) -> Turn:
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
-    """The worker: what `Turn` has but for the peak of Pss."""
+    """Return the worker: what `Turn` has but for the peak of Pss."""
     from edgeskip.runtime.session import load
     from edgeskip.runtime.speculation.policy import Speculation
 
@@ -168,7 +168,7 @@ def weight_files(maps: str, path: Path) -> list[str]:
 
 
 def rows_of(turns: Mapping[str, Sequence[Turn]]) -> list[Row]:
-    """A row per artifact; the first one is what the others are compared with, round by round."""
+    """Return a row per artifact; the first one is what the others are compared with, round by round."""
     rss = {name: [turn.peak_rss_bytes / MIB for turn in some] for name, some in turns.items()}
     pss = {name: [turn.peak_pss_bytes / MIB for turn in some] for name, some in turns.items()}
     first = next(iter(turns))
@@ -189,7 +189,7 @@ def targets_of(rows: Sequence[Row]) -> list[Target]:
 
 
 def count_of(contents: Contents) -> dict[str, Any]:
-    """Counts for JSON; which weights they are stays out."""
+    """Count for JSON; which weights they are stays out."""
     parts = [
         asdict(part) | {"weights": len(part.weights), "weight_bytes": part.weight_bytes} for part in contents.parts
     ]
@@ -197,7 +197,7 @@ def count_of(contents: Contents) -> dict[str, Any]:
 
 
 def like(contents: Contents, dense: Contents) -> list[Check]:
-    """Whether an ONNX artifact holds the model that it is compared with, in the same precision."""
+    """Return whether an ONNX artifact holds the model that it is compared with, in the same precision."""
     sizes = [part.weight_bytes for one in (contents, dense) for part in one.parts if part.file == "model.onnx"]
     if len(sizes) < 2:
         return []
@@ -217,7 +217,7 @@ def peaks_table(rows: Sequence[Row], turns: Mapping[str, Turn]) -> Table:
 
 
 def contents_table(contents: Mapping[str, Contents]) -> Table:
-    """A line per artifact and one per graph or GGUF file of it."""
+    """Return a line per artifact and one per graph or GGUF file of it."""
     lines = []
     for name, found in contents.items():
         total = f"**{name}**, {len(found.files)} files, {sum(found.files.values()) / MIB:.1f} MiB"

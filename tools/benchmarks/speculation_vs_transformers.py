@@ -122,7 +122,7 @@ def speculation_vs_transformers(
 
 
 def _ids(artifacts: Sequence[Path], exit_layer: int, prompts: Sequence[Prompt], tokens: int) -> list[list[int]]:
-    """Every prompt's ids. EdgeSkipError if an artifact does not have this exit."""
+    """Return every prompt's ids. Raises EdgeSkipError if an artifact does not have this exit."""
     from edgeskip.runtime.session import load
 
     found: list[list[int]] = []
@@ -137,7 +137,7 @@ def _ids(artifacts: Sequence[Path], exit_layer: int, prompts: Sequence[Prompt], 
 
 
 def work(request: dict[str, Any]) -> dict[str, Any]:
-    """The worker: one turn, as `Turn` has it."""
+    """Return the worker: one turn, as `Turn` has it."""
     open_side = by_transformers if request["peer"] else by_edgeskip
     generate = open_side(Path(request["path"]), request["exit_layer"], request["gamma"], request["threads"])
     prompts, tokens = request["prompts"], request["tokens"]
@@ -154,7 +154,7 @@ def work(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_edgeskip(path: Path, exit_layer: int, gamma: int, threads: int) -> Generate:
-    """An early-exit artifact; `gamma` 0 = plain decoding."""
+    """Return an early-exit artifact; `gamma` 0 = plain decoding."""
     from edgeskip.runtime.session import load
     from edgeskip.runtime.speculation.policy import Speculation
 
@@ -178,7 +178,7 @@ def by_edgeskip(path: Path, exit_layer: int, gamma: int, threads: int) -> Genera
 
 
 def by_transformers(path: Path, exit_layer: int, gamma: int, threads: int) -> Generate:
-    """The checkpoint in float32 through `generate`; its early exit is the model's own norm and head."""
+    """Return the checkpoint in float32 through `generate`; its early exit is the model's own norm and head."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -233,7 +233,7 @@ class Deliveries:
 
 
 def rows_of(turns: Mapping[Side, Sequence[Turn]]) -> list[dict[str, Any]]:
-    """A row per side. Ratios are paired by round: to transformers with the same γ, and to the side's own plain
+    """Return a row per side. Ratios are paired by round: to transformers with the same γ, and to the side's own plain
     decoding; `same` counts each prompt's greedy tokens as transformers' plain ones before the first that is not."""
     speeds = {side: [turn.tokens_per_s for turn in some] for side, some in turns.items()}
     peers = {side.gamma: side for side in turns if side.peer}

@@ -113,7 +113,7 @@ def split_cost(
 def comparisons(
     split: LlamaCppSplitEngine, whole: Engine, plain: Engine, ids: NDArray[np.int64], prompt: int, repeats: int
 ) -> list[Comparison]:
-    """What is measured. `plain` runs the first half without a callback; `ids` [prompt + 8] continue the prompt.
+    """Return what is measured. `plain` runs the first half without a callback; `ids` [prompt + 8] continue the prompt.
 
     The prompt's cases come first: they leave every engine with the prompt that the others stand behind.
     """

@@ -77,7 +77,7 @@ def toy_training(
 
 
 def windows_of(text: Path) -> tuple[list[Example], list[Example]]:
-    """The text's bytes as examples to learn from, and those of its end."""
+    """Return the text's bytes as examples to learn from, and those of its end."""
     from edgeskip.training.examples import Example
 
     try:
@@ -120,7 +120,7 @@ def trained(
 
 
 def toy(hidden: int, seed: int) -> Any:
-    """A random Llama over bytes, float32."""
+    """Return a random Llama over bytes, float32."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -144,7 +144,7 @@ def collate(examples: Sequence[Example]) -> dict[str, Tensor]:
 
 
 def targets_of(without: Result, recipe: Result) -> list[Target]:
-    """What the recipe should do."""
+    """Return what the recipe should do."""
     exits = Spread.of([recipe.exit_perplexity / without.exit_perplexity])
     last = Spread.of([recipe.last_perplexity / without.last_perplexity])
     text = "perplexity of {}, with the recipe over without"
@@ -155,7 +155,7 @@ def targets_of(without: Result, recipe: Result) -> list[Target]:
 
 
 def table_of(without: Result, recipe: Result) -> Table:
-    """A row for each model."""
+    """Return a row for each model."""
     rows = [
         [one.name, f"{one.exit_perplexity:.2f}", f"{one.last_perplexity:.2f}", f"{one.seconds:.0f}"]
         for one in (without, recipe)

@@ -65,7 +65,7 @@ class MeasureRow:
 def rows_of(run: BenchRun) -> list[MeasureRow]:
     """Return all rows, cells in the order of targets, then as they first ran; synthetic tests first.
 
-    EdgeSkipError if the run does not describe a target it has measurements of.
+    Raises EdgeSkipError if the run does not describe a target it has measurements of.
     """
     order = {name: number for number, name in enumerate(run.targets)}
     cells: dict[BenchCell, list[RoundResult]] = {}

@@ -80,7 +80,10 @@ class DeviceOptions:
 def open_devices(
     config: BenchConfig, options: DeviceOptions, stack: ExitStack, status: Callable[[str], None]
 ) -> list[DeviceRun]:
-    """Start what is needed and ask each device what it is; `stack` closes everything. EdgeSkipError if one fails."""
+    """Start what is needed and ask each device what it is.
+
+    `stack` closes everything. Raises EdgeSkipError if one fails.
+    """
     runs = []
     web = tuple(name for name in config.grid.providers if name in WEB_PROVIDERS)
     grid = replace(config.grid, providers=tuple(name for name in config.grid.providers if name not in WEB_PROVIDERS))

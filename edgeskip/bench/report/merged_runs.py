@@ -107,7 +107,8 @@ class MergedRuns:
 
 
 def read_runs(paths: Sequence[Path]) -> MergedRuns:
-    """Read the run files. EdgeSkipError if one is not a run or given twice, or if nothing was measured in any."""
+    """Read the run files. Raises EdgeSkipError if one is not a run or given twice, or if nothing was measured in
+    any."""
     resolved = [path.resolve() for path in paths]
     if len(set(resolved)) < len(resolved):
         twice = next(path for path, real in zip(paths, resolved, strict=True) if resolved.count(real) > 1)
@@ -116,7 +117,7 @@ def read_runs(paths: Sequence[Path]) -> MergedRuns:
 
 
 def merge_runs(runs: Sequence[tuple[Path, BenchRun]]) -> MergedRuns:
-    """Merge runs that were read. EdgeSkipError if nothing was measured or tried in any of them."""
+    """Merge runs that were read. Raises EdgeSkipError if nothing was measured or tried in any of them."""
     if not any(run.samples or run.failures for _, run in runs):
         raise EdgeSkipError("nothing was measured in these runs; run edgeskip bench to its end, then report")
     parts = tuple(RunPart(label, path, run) for label, (path, run) in zip(_run_labels(runs), runs, strict=True))

@@ -41,8 +41,8 @@ def write_report(
 ) -> list[Path]:
     """Write the page on these run files to `output`, and its figures to `png_folder`; return the paths written.
 
-    EdgeSkipError if a run is none, a file exists that is not to be written over, or matplotlib is missing; nothing
-    is written then.
+    Raises EdgeSkipError if a run is none, a file exists that is not to be written over, or matplotlib is missing;
+    nothing is written then.
     """
     need_matplotlib()
     refuse_file(output, overwrite=overwrite)

@@ -23,14 +23,14 @@ class Launcher(Protocol):
     def prepare(self, path: Path, progress: StatusCallback) -> str:
         """Copy the artifact at `path` to the device, once; return the path to put in requests there.
 
-        EdgeSkipError if it has no room, cannot be reached, or the copy fails its checksum.
+        Raises EdgeSkipError if it has no room, cannot be reached, or the copy fails its checksum.
         """
 
     def run(self, request: RoundRequest, progress: StatusCallback) -> RoundResult:
-        """Measure one round in a fresh process there. EdgeSkipError if it fails; nothing is left running."""
+        """Measure one round in a fresh process there. Raises EdgeSkipError if it fails; nothing is left running."""
 
     def rooflines_again(self, progress: StatusCallback) -> list[Roofline]:
-        """Measure the device's rooflines once more; [] if it has none. EdgeSkipError if that fails."""
+        """Measure the device's rooflines once more; [] if it has none. Raises EdgeSkipError if that fails."""
 
     def close(self) -> None:
         """End everything it started; what was copied stays, for the next time."""

@@ -45,7 +45,8 @@ _DECODED_BY: dict[Strategy, tuple[generation.Strategy, Speculation]] = {
 
 
 def measure_round(request: RoundRequest, progress: Callable[[str], None]) -> RoundResult:
-    """Measure one round. EdgeSkipError if the artifact cannot be opened, or run on the provider (unless allowed)."""
+    """Measure one round. Raises EdgeSkipError if the artifact cannot be opened, or run on the provider (unless
+    allowed)."""
     cell, notes = request.cell, list[str]()
     memory = DeviceMemory(cell.provider)
     created = timestamp()

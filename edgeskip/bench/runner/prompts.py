@@ -19,7 +19,7 @@ def read_prompts(path: Path | None, count: int | None) -> list[BenchPrompt]:
     """Read the first `count` prompts (None = all) of a file; None = the file that ships.
 
     JSONL, each line with `prompt` or, as Spec-Bench has them, `turns` (the first is taken), and perhaps `name`; any
-    other file has a prompt on every line. EdgeSkipError if there are not as many, or a line is not a prompt.
+    other file has a prompt on every line. Raises EdgeSkipError if there are not as many, or a line is not a prompt.
     """
     file = path or SHIPPED
     lines = [line for line in read_text_file(file).split("\n") if line.strip()]

@@ -30,7 +30,7 @@ class QualityRequest(Record):
 
 
 def measure_quality(request: QualityRequest, progress: Callable[[str], None]) -> QualityResult:
-    """Measure up to `windows` × `window` tokens of the text. EdgeSkipError if it is too short."""
+    """Measure up to `windows` × `window` tokens of the text. Raises EdgeSkipError if it is too short."""
     from edgeskip.runtime.session import load
 
     text = read_text_file(Path(request.text))

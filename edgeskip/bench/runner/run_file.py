@@ -49,7 +49,7 @@ class RunLog:
     """Adds records to `run` and, if there is a path, to the file."""
 
     def __init__(self, header: RunHeader, path: Path | None) -> None:
-        """Make the file. EdgeSkipError if `path` exists."""
+        """Make the file. Raises EdgeSkipError if `path` exists."""
         self.run = BenchRun(header)
         self.path = path
         if path is not None:
@@ -81,7 +81,8 @@ def refuse_log(path: Path) -> None:
 
 
 def read_run(path: Path) -> BenchRun:
-    """Read a run: the JSONL file, or what `bench --format json` or `jsonl` printed. EdgeSkipError if it is not one.
+    """Read a run: the JSONL file, or what `bench --format json` or `jsonl` printed. Raises EdgeSkipError if it is not
+    one.
 
     A last line that was cut off in the middle is left out: a run may have been killed as it wrote.
     """

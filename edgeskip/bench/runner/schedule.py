@@ -49,7 +49,7 @@ class RoundSpec:
         )
 
     def measures(self, cell: BenchCell) -> bool:
-        """Whether there is anything to measure of `cell`."""
+        """Return whether there is anything to measure of `cell`."""
         return bool(self.prompts) or (bool(self.tests) and cell.strategy == "plain")
 
 

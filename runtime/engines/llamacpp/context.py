@@ -106,7 +106,7 @@ class LlamaContext:
     def copy_to(self, other: LlamaContext) -> None:
         """Make the KV cache of `other`, over another model with attention in the same places, a copy of this one.
 
-        EdgeSkipError if llama.cpp finds that the two do not fit; `other` is then empty.
+        Raises EdgeSkipError if llama.cpp finds that the two do not fit; `other` is then empty.
         """
         other.truncate(0)
         if not self.length or self._opened is None:
@@ -125,7 +125,10 @@ class LlamaContext:
         other._interrupted = False
 
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens. EdgeSkipError if the model cannot (it has recurrent parts)."""
+        """Forget all but the first `length` tokens.
+
+        Raises EdgeSkipError if the model cannot (it has recurrent parts).
+        """
         check_truncation(length, self.length)
         if length < self.length:
             self.length = length

@@ -16,7 +16,7 @@ from edgeskip.runtime.engines.threads import threads_or_default
 class LlamaCppEngine(EngineBase):
     """An `Engine` over one GGUF file, or over a model that is open already (whose provider then counts).
 
-    EdgeSkipError if llama-cpp-python is missing, too old or built without `provider`, or cannot load the file.
+    Raises EdgeSkipError if llama-cpp-python is missing, too old or built without `provider`, or cannot load the file.
     `threads` defaults to the physical cores.
     """
 

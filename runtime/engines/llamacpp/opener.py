@@ -103,7 +103,10 @@ def _open_with_decode(first: LlamaModel, manifest: GgufManifest, threads: int) -
 
 
 def _beside(path: Path, key: str, name: str | None) -> Path:
-    """Return the file `name` beside `path`, from the manifest's `key`; EdgeSkipError if that is not a file name."""
+    """Return the file `name` beside `path`, from the manifest's `key`.
+
+    Raises EdgeSkipError if that is not a file name.
+    """
     usable = name and len(name.encode("utf-8", "replace")) < 256 and name.isprintable()
     if not name or not usable or name != Path(name).name or name in (".", ".."):
         raise EdgeSkipError(f"{path}: its key edgeskip.{key} is damaged, {name!r} is not a file name: export again")

@@ -59,7 +59,7 @@ def check_llamacpp() -> None:
 def self_test(*, again: bool = False) -> Failures | None:
     """Return what is wrong with llama.cpp here, by case; {} = nothing, None = no library, or no child can be started.
 
-    `again` tests even if it was found wrong before. EdgeSkipError if the test cannot be done.
+    `again` tests even if it was found wrong before. Raises EdgeSkipError if the test cannot be done.
     """
     files = library_files()
     if not files:

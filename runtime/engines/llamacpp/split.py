@@ -28,8 +28,8 @@ class LlamaCppSplitEngine(DraftingEngineBase):
     """A `DraftingEngine` over both halves: `draft` runs the first, `verify` the rest over what was drafted.
 
     `head` drafts in place of the first file's own. `own_block`: the first file's last block is the draft's own, and
-    every token goes through it, so that its cache is there when something is drafted. EdgeSkipError if files do not
-    belong together.
+    every token goes through it, so that its cache is there when something is drafted. Raises EdgeSkipError if files do
+    not belong together.
     """
 
     def __init__(

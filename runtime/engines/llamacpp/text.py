@@ -40,8 +40,8 @@ class GgufTokenizer:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the token ids of `text`, in which control tokens may be written.
 
-        `add_special_tokens` adds BOS (and EOS) if the file says so. EdgeSkipError if the vocabulary has neither a
-        character nor its bytes.
+        `add_special_tokens` adds BOS (and EOS) if the file says so. Raises EdgeSkipError if the vocabulary has neither
+        a character nor its bytes.
         """
         rules = self.rules
         if rules is None or not (rules.compose or rules.space):

@@ -118,7 +118,7 @@ class TrimmedHead:
 def read_trimmed_head(path: Path, sha256: str, *, threads: int = 1) -> TrimmedHead:
     """Return the head in a safetensors file: `head` float16 [V', d], `tokens` int32 [V'], and `eps` in its metadata.
 
-    EdgeSkipError if the file is missing, damaged, or does not have that hash.
+    Raises EdgeSkipError if the file is missing, damaged, or does not have that hash.
     """
     if not path.is_file():  # a named pipe would be waited for
         raise EdgeSkipError(f"{path} is missing, the draft head of the GGUF: put it beside the file")

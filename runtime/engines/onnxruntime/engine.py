@@ -18,7 +18,7 @@ from edgeskip.runtime.engines.onnxruntime.session import open_session, session_c
 class OnnxRuntimeEngine(OnnxRuntimeBase):
     """An `Engine` over one artifact folder.
 
-    EdgeSkipError if the graph is damaged, does not match its manifest, names weights outside the folder (ONNX
+    Raises EdgeSkipError if the graph is damaged, does not match its manifest, names weights outside the folder (ONNX
     Runtime refuses those) or cannot run on `provider`. `threads` = intra-op threads, default: physical cores.
     `frugal` runs straight from the mapped weight file, slower: no second copy in the kernels' own layout.
     """

@@ -85,7 +85,7 @@ class GraphRunner:
         return {} if self._provider.name == "cpu" else nodes_by_provider(self._session)
 
     def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` tokens in all; EdgeSkipError if the context does not hold them."""
+        """Make room for `tokens` tokens in all; raises EdgeSkipError if the context does not hold them."""
         if tokens <= self._capacity:
             return
         capacity = grown_capacity(tokens, self._capacity, self._shape.context_length)

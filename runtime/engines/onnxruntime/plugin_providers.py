@@ -18,8 +18,8 @@ _registered: set[str] = set()
 def plugin_devices(name: str, execution_provider: str, device_type: str | None) -> tuple[Any, ...]:
     """Return the first device (`OrtEpDevice`) that the plugin for `name` offers; () = no plugin is installed.
 
-    `device_type`: cpu, gpu or npu; None prefers the CPU, then takes what there is. EdgeSkipError if the plugin is
-    installed and cannot be used here.
+    `device_type`: cpu, gpu or npu; None prefers the CPU, then takes what there is. Raises EdgeSkipError if the plugin
+    is installed and cannot be used here.
     """
     module = plugin_module(name)
     if module is None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Provider:
-    """One `--provider` choice: ONNX Runtime's name for it, and where the KV cache lives."""
+    """One `--provider` choice: ONNX Runtime's name for it, and the place of the KV cache."""
 
     name: str
     execution_provider: str
@@ -68,7 +68,7 @@ _PLUGINS = {"openvino": "onnxruntime-ep-openvino", "webgpu": "onnxruntime-ep-web
 
 
 def find_provider(name: str) -> Provider:
-    """Return the provider called `name`; EdgeSkipError if neither onnxruntime nor a plugin has it.
+    """Return the provider called `name`; raises EdgeSkipError if neither onnxruntime nor a plugin has it.
 
     A provider for several kinds of device takes one after a colon, `openvino:gpu`; without, the CPU. `cuda:graphs`
     replays decode steps as CUDA graphs. One that ends the process it is opened in is refused: that is found out in a
@@ -78,7 +78,7 @@ def find_provider(name: str) -> Provider:
 
 
 def self_test_provider(name: str) -> None:
-    """Run the self-test of the provider called `name`, if it is installed; EdgeSkipError if it fails."""
+    """Run the self-test of the provider called `name`, if it is installed; raises EdgeSkipError if it fails."""
     provider = PROVIDERS.get(name.lower().partition(":")[0])
     if provider is not None and is_loaded_with_care(provider):
         check_opens(name.lower())

@@ -32,7 +32,10 @@ class SessionConfig:
 
 
 def session_config(provider: str, threads: int | None, *, frugal: bool) -> SessionConfig:
-    """Return the config for the user's options; EdgeSkipError if the provider or `threads` cannot be used here."""
+    """Return the config for the user's options.
+
+    Raises EdgeSkipError if the provider or `threads` cannot be used here.
+    """
     return SessionConfig(find_provider(provider), threads_or_default(threads), frugal)
 
 
@@ -75,7 +78,10 @@ def shape_of(graph: GraphRecord, *, switches: frozenset[str] = frozenset()) -> G
 
 
 def open_session(folder: Path, manifest: Manifest, shape: GraphShape, settings: SessionConfig) -> Any:
-    """Return ONNX Runtime's session over `folder/shape.file`; EdgeSkipError if it is damaged or has another shape."""
+    """Return ONNX Runtime's session over `folder/shape.file`.
+
+    Raises EdgeSkipError if it is damaged or has another shape.
+    """
     path = folder / shape.file
     check_file(path, manifest.files.get(shape.file))
     _check_version(manifest)

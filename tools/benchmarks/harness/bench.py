@@ -12,7 +12,7 @@ from edgeskip.core.errors import EdgeSkipError
 
 
 def bench(targets: Mapping[str, Path], **options: Any) -> BenchResult:
-    """Measure targets by name, with `options` of `edgeskip.bench`. EdgeSkipError if nothing was measured."""
+    """Measure targets by name, with `options` of `edgeskip.bench`. Raises EdgeSkipError if nothing was measured."""
     result = edgeskip.bench(targets, **{"num_prompts": 0, "quality": False, **options})
     if result.error is not None:
         raise result.error

@@ -59,12 +59,12 @@ def cache_folder(name: str = "bench") -> Path:
 
 
 def words(text: str) -> list[str]:
-    """The words of a list by comma."""
+    """Return the words of a list by comma."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def numbers(option: str, text: str, kind: Callable[[str], Number], least: float) -> list[Number]:
-    """The numbers of a list by comma, each once, rising; EdgeSkipError for other text, and below `least`."""
+    """Return the numbers of a list by comma, each once, rising; EdgeSkipError for other text, and below `least`."""
     try:
         found = sorted({kind(part) for part in text.split(",")})
     except ValueError:
@@ -86,13 +86,13 @@ def named_paths(option: str, arguments: Sequence[str]) -> dict[str, Path]:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """EdgeSkipError if two entries would share a line."""
+    """Raise EdgeSkipError if two entries would share a line."""
     if twice := [name for name in names if names.count(name) > 1]:
         raise EdgeSkipError(f"two entries are called {twice[0]}: rename a file, so that the table can tell them apart")
 
 
 def check_output(json_file: Path | None) -> None:
-    """EdgeSkipError if --json cannot be written; before long work."""
+    """Raise EdgeSkipError if --json cannot be written; before long work."""
     if json_file:
         refuse_file(json_file, overwrite=True)
 
@@ -106,7 +106,7 @@ def located(file: Path, data: Path) -> Path:
 
 
 def prompt_ids(artifact: Path, text: Path, count: int) -> list[int]:
-    """The first `count` token ids of a text, by the tokenizer of a folder or a GGUF file."""
+    """Return the first `count` token ids of a text, by the tokenizer of a folder or a GGUF file."""
     if artifact.is_dir():
         from tokenizers import Tokenizer
 

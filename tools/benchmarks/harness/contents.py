@@ -77,7 +77,7 @@ def contents_of(path: Path) -> Contents:
 
 
 def checks_of(path: Path, contents: Contents) -> list[Check]:
-    """What shared state comes to: of an ONNX artifact that drafts, and of a GGUF pair."""
+    """Return what shared state comes to: of an ONNX artifact that drafts, and of a GGUF pair."""
     if not path.is_dir():
         manifest = _manifest(path)
         if manifest is None or manifest.part != "first":
@@ -124,7 +124,7 @@ def _graph(file: Path) -> Part:
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
-    """The graph and those inside its `If`s."""
+    """Yield the graph and those inside its `If`s."""
     yield graph
     for attribute in (attribute for node in graph.node for attribute in node.attribute if attribute.HasField("g")):
         yield from _graphs(attribute.g)
@@ -136,7 +136,7 @@ def _gguf(file: Path) -> Part:
     weights: dict[str, int] = {}
     for tensor in tensors:
         content = _bytes_at(file, tensor.offset, tensor.num_bytes)
-        empty = content.count(0) == len(content)  # a block of zeros stands where there is none
+        empty = content.count(0) == len(content)  # a block of zeros stands if there is none
         kind = "blk " if _TENSOR.match(tensor.name) and not empty else ""
         weights[kind + hashlib.sha256(content).hexdigest()] = len(content)
     return Part(file.name, len(tensors), dict(sorted(blocks.items())), weights, (file.name,))

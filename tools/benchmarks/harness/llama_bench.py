@@ -28,7 +28,8 @@ def llama_bench(program: Path, file: Path, *, prompt_tokens: int, new_tokens: in
 
 
 def run_of(prefill: Sequence[dict[str, Any]], decode: Sequence[dict[str, Any]]) -> Run:
-    """A Run from llama-bench's JSON rows: one of a prompt, one of generation whose mean stands for every token."""
+    """Return a Run from llama-bench's JSON rows: one of a prompt, one of generation whose mean stands for every
+    token."""
     (prompt_row,), (decode_row,) = prefill, decode
     if prompt_row["n_gen"] or decode_row["n_prompt"]:
         raise EdgeSkipError("llama-bench answered with other tests than those asked for")
@@ -43,7 +44,7 @@ def run_of(prefill: Sequence[dict[str, Any]], decode: Sequence[dict[str, Any]]) 
 
 
 def output_of(command: Sequence[str]) -> str:
-    """What a program that measures prints to stdout; EdgeSkipError with its last line if it fails."""
+    """Return what a program that measures prints to stdout; EdgeSkipError with its last line if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

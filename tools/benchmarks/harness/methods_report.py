@@ -86,7 +86,7 @@ def perplexity_at(results: Sequence[Row], method: str, speed: float) -> float | 
 
 
 def check_figure(path: Path) -> None:
-    """EdgeSkipError if no figure could be written there; before long work."""
+    """Raise EdgeSkipError if no figure could be written there; before long work."""
     if path.suffix.lower() not in FORMATS:
         raise EdgeSkipError(f"--figure {path}: a figure is one of {', '.join(FORMATS)}: name such a file")
     if find_spec("matplotlib") is None:

@@ -25,10 +25,10 @@ REQUIREMENTS = {
 
 
 def environment(name: str, work: Path) -> Path:
-    """The interpreter of the environment `name`, made if the work folder does not have it yet.
+    """Return the interpreter of the environment `name`, made if the work folder does not have it yet.
 
     torch comes from `tools/install_torch.py`, as in the Makefile: the CPU build on a machine without a GPU.
-    EdgeSkipError if pip fails; a half-made environment is taken up again the next time.
+    Raises EdgeSkipError if pip fails; a half-made environment is taken up again the next time.
     """
     folder = work / "environments" / name
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
@@ -52,7 +52,7 @@ def environment(name: str, work: Path) -> Path:
 
 
 def checkpoint_folder(model: str, work: Path) -> Path:
-    """A Hugging Face folder with `model`'s weights in float32: what every peer exports from.
+    """Return a Hugging Face folder with `model`'s weights in float32: what every peer exports from.
 
     Kept in the model's folder of `work`; the peers' exports go beside it.
     """

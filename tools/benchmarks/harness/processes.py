@@ -62,7 +62,7 @@ def take_turns(
     describe: Callable[[Taken], str] = str,
     report: Callable[[str], None] = show_progress,
 ) -> dict[str, list[Taken]]:
-    """What each cell gives, by name, one per round. `warm_up` adds a round before them that is dropped.
+    """Return what each cell gives, by name, one per round. `warm_up` adds a round before them that is dropped.
 
     In every round each cell runs once; the order is rotated from round to round, so that none always follows the
     same one. `pause_s` lets the last one's spinning threads fall asleep.
@@ -83,7 +83,7 @@ def take_turns(
 def in_new_process(
     function: Callable[Arguments, Taken], /, *arguments: Arguments.args, **named: Arguments.kwargs
 ) -> Taken:
-    """What the function gives in a process of its own: one that stays keeps the speed that its memory happens to
+    """Return what the function gives in a process of its own: one that stays keeps the speed that its memory happens to
     give it."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments, **named).result()
@@ -97,7 +97,7 @@ def ask_afresh(
     python: Path | None = None,
     watch: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """What `SCRIPT worker` answers to `request`, a JSON object, run by `python` (default: this one).
+    """Return what `SCRIPT worker` answers to `request`, a JSON object, run by `python` (default: this one).
 
     `watch` is called with the process once it has its request; whatever it does, the reply is waited for afterwards.
     EdgeSkipError with the end of the worker's stderr if it fails.
@@ -167,7 +167,7 @@ def cpu_time(process: int) -> CpuTime | None:
 
 @contextmanager
 def others_cores(process: int | None = None) -> Iterator[list[float | None]]:
-    """A list that gets, at the end, how many cores everything but `process` (default: this one) kept busy."""
+    """Return a list that gets, at the end, how many cores everything but `process` (default: this one) kept busy."""
     found: list[float | None] = []
     number = os.getpid() if process is None else process
     before, begin = cpu_time(number), time.perf_counter()

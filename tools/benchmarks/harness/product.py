@@ -19,7 +19,7 @@ def edgeskip(*arguments: str | Path) -> None:
 
 
 def model_folder(model: str, work: Path) -> Path:
-    """The folder for what is made of `model`: by name and fingerprint, so that other weights never meet it."""
+    """Return the folder for what is made of `model`: by name and fingerprint, so that other weights never meet it."""
     from edgeskip.models.source import open_model
 
     source = open_model(model)
@@ -39,7 +39,7 @@ def calibrated(model: str, profile: Path, *, corpus: Sequence[str | Path] = (), 
 
 
 def planned(profile: Path | str, target: Path, *, skip_sublayers: int, compensation: str = "affine") -> Path:
-    """A copy of `profile` at `target` whose plan skips that many of the most similar sublayers; 0 = dense."""
+    """Return a copy of `profile` at `target` whose plan skips that many of the most similar sublayers; 0 = dense."""
     target.parent.mkdir(parents=True, exist_ok=True)
     skip = ("--skip-sublayers", str(skip_sublayers), "--compensation", compensation)
     edgeskip("plan", profile, *skip, "-o", target, "--overwrite")
@@ -47,7 +47,7 @@ def planned(profile: Path | str, target: Path, *, skip_sublayers: int, compensat
 
 
 def exported(model: str, profile: Path, folder: Path, *, precision: str, arguments: Sequence[str] = ()) -> Path:
-    """The artifact of `profile` in `folder`, replaced if it exists; `arguments` are more of export's own."""
+    """Return the artifact of `profile` in `folder`, replaced if it exists; `arguments` are more of export's own."""
     options = ("--precision", precision, "--overwrite", *arguments)
     edgeskip("export", profile, "--model", model, "-o", folder, *options)
     return folder

@@ -32,7 +32,7 @@ class Prompt:
     category: str = ""
 
     def ids(self, session: Session, new_tokens: int) -> NDArray[np.int64]:
-        """Its ids, cut to what the context holds beside `new_tokens`."""
+        """Return its ids, cut to what the context holds beside `new_tokens`."""
         ids = session.encode(self.text, chat=self.chat and session.chat_template is not None)
         return ids[: session.context_length - new_tokens]
 

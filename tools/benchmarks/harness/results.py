@@ -93,7 +93,7 @@ class Results:
         return all(target.met for target in self.targets)
 
     def markdown(self) -> str:
-        """The setting in one line, the tables, the bounds, and a warning if the machine was busy."""
+        """Return the setting in one line, the tables, the bounds, and a warning if the machine was busy."""
         shown = {name.replace("_", " "): value for name, value in self.setting.items() if _is_short(value)}
         setting = ", ".join(f"{name} {value}" for name, value in shown.items())
         parts = [f"{setting}; medians [least – greatest]; {machine_in_words()}"]
@@ -122,7 +122,7 @@ class Results:
         return [Table("Bounds", ["bound on", "bound", "measured", "met"], rows)]
 
     def as_json(self) -> dict[str, Any]:
-        """The form of every script: members of `tables` are those of docs/results/data."""
+        """Return the form of every script: members of `tables` are those of docs/results/data."""
         created = datetime.now(UTC)
         common = {
             "date": created.date().isoformat(),

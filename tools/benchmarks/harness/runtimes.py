@@ -116,7 +116,7 @@ class Worker:
         return reply
 
     def run(self, prompt: Sequence[int], new_tokens: int) -> Run:
-        """One generation; EdgeSkipError if it is not `new_tokens` long."""
+        """One generation; raises EdgeSkipError if it is not `new_tokens` long."""
         before, begin = cpu_time(self.process.pid), time.perf_counter()
         reply = self.ask({"op": "run", "prompt": list(prompt), "new_tokens": new_tokens})
         after, seconds = cpu_time(self.process.pid), time.perf_counter() - begin
@@ -208,7 +208,7 @@ class Ratios:
 
 
 def ratios_of(ours: Sequence[Run], theirs: Sequence[Run]) -> Ratios:
-    """Their seconds over ours, paired by round."""
+    """Return their seconds over ours, paired by round."""
     return Ratios(
         prefill=Spread.of_ratios((run.prefill_s for run in theirs), (run.prefill_s for run in ours)),
         decode=Spread.of_ratios((run.decode_s for run in theirs), (run.decode_s for run in ours)),
@@ -216,5 +216,5 @@ def ratios_of(ours: Sequence[Run], theirs: Sequence[Run]) -> Ratios:
 
 
 def agreement(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """How many greedy tokens are the same before the first that is not."""
+    """Return how many greedy tokens are the same before the first that is not."""
     return next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), len(ours))

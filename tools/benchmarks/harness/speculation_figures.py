@@ -88,7 +88,7 @@ class Result:
 
 
 def rows_of(settings: Sequence[Setting], runs: Sequence[Run]) -> list[Row]:
-    """A row per setting, in their order."""
+    """Return a row per setting, in their order."""
     numbers = sorted({run.round for run in runs})
 
     def speeds(name: str) -> list[float]:
@@ -144,7 +144,7 @@ def loop_of(runs: Sequence[Run], numbers: Sequence[int]) -> Spread | None:
 
 
 def round_of(runs: Sequence[Run]) -> Round | None:
-    """A mean round of one setting's runs; None if they were not speculative or made no round."""
+    """Return a mean round of one setting's runs; None if they were not speculative or made no round."""
     found = [run for run in runs if run.speculation is not None]
     stats = [run.speculation for run in found if run.speculation is not None]
     rounds = sum(one["rounds"] for one in stats)
@@ -187,7 +187,7 @@ def targets_of(result: Result) -> list[Target]:
 
 
 def tables_of(result: Result) -> list[Table]:
-    """All prompts, a mean round, and categories if there are several."""
+    """Return all prompts, a mean round, and categories if there are several."""
     heads = ["tok/s", "÷ plain", "accepted", "a round", "draft", "verify", "plain steps", "rest", "loop ÷ bare"]
     lines = []
     for row in result.rows:

@@ -50,7 +50,7 @@ class Adb:
     """One phone."""
 
     def __init__(self, program: str = "adb", serial: str | None = None) -> None:
-        """Choose the phone. EdgeSkipError if there is no adb, or not exactly one phone that is ready."""
+        """Choose the phone. Raises EdgeSkipError if there is no adb, or not exactly one phone that is ready."""
         found = shutil.which(program)
         if found is None:
             raise EdgeSkipError(f"{program} is not installed here; install Android's platform tools, or give its path")

@@ -67,7 +67,7 @@ class AdbLauncher:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Find the phone and push llama-bench. EdgeSkipError if either fails."""
+        """Find the phone and push llama-bench. Raises EdgeSkipError if either fails."""
         self._settings, self._clock, self._sleep = settings, clock, sleep
         self._adb = Adb(settings.adb, settings.serial)
         self._phone = read_phone(self._adb)
@@ -177,7 +177,10 @@ class AdbLauncher:
         return target
 
     def _digest(self, path: str, size: int) -> str | None:
-        """Return the hex sha256 of a file there, None if it is missing. EdgeSkipError if the phone cannot hash."""
+        """Return the hex sha256 of a file there, None if it is missing.
+
+        Raises EdgeSkipError if the phone cannot hash.
+        """
         answer = self._adb.shell(f"sha256sum {shlex.quote(path)}", limit_s=120 + size / HASH_RATE)
         if answer.code == 127:
             raise EdgeSkipError("the phone has no sha256sum: Android 8 or newer is needed")
@@ -219,7 +222,8 @@ def _check_gguf(path: Path) -> None:
 
 
 def _provider(benched: LlamaBenchResult, wanted: str, allow_fallback: bool, notes: list[str]) -> str:
-    """Return the provider that ran. EdgeSkipError if the build lacks the one asked for and no other is allowed."""
+    """Return the provider that ran. Raises EdgeSkipError if the build lacks the one asked for and no other is
+    allowed."""
     built = [name.strip() for name in benched.backends.split(",")]
     if wanted == "cpu":
         if built != ["CPU"]:

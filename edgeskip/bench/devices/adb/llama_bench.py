@@ -61,7 +61,7 @@ def llama_bench_arguments(tests: Sequence[SyntheticTest], *, model: str, threads
 
 
 def parse_llama_bench(text: str, tests: Sequence[SyntheticTest], *, threads: int) -> LlamaBenchResult:
-    """Parse what the calls printed. EdgeSkipError if it is not JSON, or not of these tests."""
+    """Parse what the calls printed. Raises EdgeSkipError if it is not JSON, or not of these tests."""
     rows = _rows(text)
     found: dict[tuple[str, int, int], SyntheticResult] = {}
     for row in rows:

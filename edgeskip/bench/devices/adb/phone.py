@@ -30,7 +30,7 @@ class PhoneInfo:
 
 
 def read_phone(adb: Adb) -> PhoneInfo:
-    """Return what the phone is. EdgeSkipError if it does not report that."""
+    """Return what the phone is. Raises EdgeSkipError if it does not report that."""
     properties = dict(re.findall(r"^\[(.+?)\]: \[(.*)\]\r?$", adb.shell("getprop").out, re.MULTILINE))
     abis = properties.get("ro.product.cpu.abilist") or properties.get("ro.product.cpu.abi") or ""
     if not abis:

@@ -77,7 +77,7 @@ class Connection:
     """Connects when it is first used, and again after it broke."""
 
     def __init__(self, destination: Destination, options: SshOptions) -> None:
-        """Prepare ssh's command line. EdgeSkipError if there is no ssh here."""
+        """Prepare ssh's command line. Raises EdgeSkipError if there is no ssh here."""
         program = shutil.which(options.program)
         if program is None:
             raise EdgeSkipError(f"{options.program} is not installed here; install OpenSSH's client")

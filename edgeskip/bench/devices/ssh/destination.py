@@ -31,7 +31,7 @@ class Destination:
 
 
 def parse_destination(text: str) -> Destination:
-    """Parse a machine's name. EdgeSkipError if it cannot be one."""
+    """Parse a machine's name. Raises EdgeSkipError if it cannot be one."""
     plain = unquote(text.removeprefix("ssh://").rstrip("/")) if text.startswith("ssh://") else text
     user, at, place = plain.rpartition("@")
     match = re.fullmatch(r"\[([^\[\]]+)\](?::([0-9]+))?|([^:\[\]]+):([0-9]+)|([^\[\]]+)", place)

@@ -43,7 +43,7 @@ class SshLauncher:
     def __init__(self, destination: str, settings: SshSettings, progress: StatusCallback) -> None:
         """Connect, bring what is needed and ask what the machine is; takes minutes the first time.
 
-        EdgeSkipError if that cannot be done: one line says what is missing.
+        Raises EdgeSkipError if that cannot be done: one line says what is missing.
         """
         self._settings = settings
         self._connection = Connection(parse_destination(destination), settings.ssh)
@@ -97,7 +97,7 @@ class SshLauncher:
     def _child(
         self, kind: type[Kind], options: Sequence[str], stdin: str, limit_s: float, progress: StatusCallback
     ) -> Kind:
-        """Return the last record that the worker writes. EdgeSkipError if there is none."""
+        """Return the last record that the worker writes. Raises EdgeSkipError if there is none."""
         code = self._environment.code
         last = ""
 

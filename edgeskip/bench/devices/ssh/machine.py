@@ -91,8 +91,8 @@ class RemoteMachine:
         """Run a process there for at most `limit_s`; return its `code` and the last line it `said` on stderr.
 
         It is gone, with whatever it started, when this ends, however it ends. `path`: where Python looks first for
-        modules. `lock`: file of those that wait for each other. EdgeSkipError if it took too long or was killed, or
-        said so itself in a line of kind `error`.
+        modules. `lock`: file of those that wait for each other. Raises EdgeSkipError if it took too long or was
+        killed, or said so itself in a line of kind `error`.
         """
         return self.ask(
             "run",
@@ -119,7 +119,7 @@ class RemoteMachine:
 
 
 def find_python(connection: Connection) -> str:
-    """Return the path of the first Python that is new enough. EdgeSkipError if there is none."""
+    """Return the path of the first Python that is new enough. Raises EdgeSkipError if there is none."""
     found: list[tuple[tuple[int, ...], str]] = []
     looked = False
 

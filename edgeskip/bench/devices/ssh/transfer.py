@@ -46,7 +46,7 @@ class ArtifactFiles:
 def list_artifact_files(path: Path) -> ArtifactFiles:
     """List a folder's files from its manifest, or a .gguf file and those it names; reads every byte once.
 
-    EdgeSkipError if one is missing or is not what the manifest says; MissingExtraError for a .gguf without gguf.
+    Raises EdgeSkipError if one is missing or is not what the manifest says; MissingExtraError for a .gguf without gguf.
     """
     if path.suffix == ".gguf" and not path.is_dir():
         return _gguf(path)
@@ -109,8 +109,8 @@ _REPORT_FROM_BYTES = 1_000_000  # smaller files are not reported
 def copy_artifact(remote: RemoteMachine, artifact: ArtifactFiles, folder: str, progress: StatusCallback) -> None:
     """Copy all files of the artifact to `folder` there. Files that are there and right are not copied again.
 
-    EdgeSkipError if there is no room, a file arrives damaged twice, or the connection breaks again and again; what
-    came is kept for the next call.
+    Raises EdgeSkipError if there is no room, a file arrives damaged twice, or the connection breaks again and again;
+    what came is kept for the next call.
     """
     copy = _Copy(remote, artifact, folder, progress)
     failures, sent = 0, 0

@@ -57,7 +57,7 @@ class WebGraph:
 
 
 class WebArtifact:
-    """An artifact folder, read once. EdgeSkipError if it is damaged, or not an ONNX artifact."""
+    """An artifact folder, read once. Raises EdgeSkipError if it is damaged, or not an ONNX artifact."""
 
     def __init__(self, path: Path) -> None:
         if path.is_file() or path.suffix.lower() == ".gguf":

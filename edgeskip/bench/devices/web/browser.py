@@ -37,7 +37,7 @@ WITH_GPU = ("--enable-unsafe-webgpu", "--enable-features=Vulkan", "--ignore-gpu-
 
 
 def find_browser(given: str | None = None) -> str:
-    """Return the path of a Chromium. EdgeSkipError if there is none, or `given` is not a program."""
+    """Return the path of a Chromium. Raises EdgeSkipError if there is none, or `given` is not a program."""
     for name in NAMES if given is None else (given,):
         found = shutil.which(name)
         if found is not None:
@@ -48,7 +48,7 @@ def find_browser(given: str | None = None) -> str:
 
 
 def version_of(browser: str) -> str:
-    """Return what it calls itself, e.g. "Chromium 156.0.8078.79". EdgeSkipError if it does not answer."""
+    """Return what it calls itself, e.g. "Chromium 156.0.8078.79". Raises EdgeSkipError if it does not answer."""
     try:
         done = subprocess.run([browser, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:

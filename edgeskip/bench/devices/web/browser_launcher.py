@@ -44,8 +44,8 @@ class BrowserLauncher:
     `throttle` makes the processor so many times slower, as in a phone; `draft_tokens` fixes what a round drafts, else
     the page drafts as much as pays. `cells` are the providers and numbers of threads whose roofline is wanted, measured
     at full speed and, but for a GPU, divided by `throttle`: the shortest passes fit between two stops. `packages` is a
-    folder of the page's npm archives, for a machine without npm. EdgeSkipError if there is no browser, it does not
-    start, or the packages cannot be had.
+    folder of the page's npm archives, for a machine without npm. Raises EdgeSkipError if there is no browser, it does
+    not start, or the packages cannot be had.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class Certificate:
     fingerprint: str
 
     def context(self) -> ssl.SSLContext:
-        """Return the context of a server. EdgeSkipError if the two files do not belong together."""
+        """Return the context of a server. Raises EdgeSkipError if the two files do not belong together."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(self.certificate, self.key)
@@ -42,7 +42,7 @@ class Certificate:
 
 
 def own_certificate(certificate: Path, key: Path) -> Certificate:
-    """Return the user's own certificate. EdgeSkipError if it cannot be read."""
+    """Return the user's own certificate. Raises EdgeSkipError if it cannot be read."""
     try:
         text = certificate.read_text(encoding="ascii")
         first = text[text.index(ssl.PEM_HEADER) : text.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)]  # of a chain

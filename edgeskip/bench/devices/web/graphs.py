@@ -27,7 +27,7 @@ def derive(path: Path, *, unpack: bool = False) -> bytes:
     """Return the derived graph of the file at `path`; its weights stay in the external file, at the same places.
 
     With `unpack`, each int4 or int8 matrix product reads its matrix through a DequantizeLinear, which a session folds
-    when it is opened with `session.disable_quant_qdq`. EdgeSkipError if the file is not an ONNX graph.
+    when it is opened with `session.disable_quant_qdq`. Raises EdgeSkipError if the file is not an ONNX graph.
     """
     try:
         data = runtime_graph(path.read_bytes(), FED, required=True)

@@ -73,7 +73,7 @@ def web_packages(folder: Path | None = None) -> Mapping[str, bytes]:
     """Return every file the page needs by its base name.
 
     From `folder`, which holds the .tgz files; else from the user's cache, where npm puts them the first time.
-    EdgeSkipError if they cannot be had or are not what was pinned.
+    Raises EdgeSkipError if they cannot be had or are not what was pinned.
     """
     found: dict[str, bytes] = {}
     for package in PACKAGES:
@@ -98,7 +98,7 @@ def read_package(package: WebPackage, path: Path) -> dict[str, bytes]:
 
 
 def is_intact(package: WebPackage, data: bytes) -> bool:
-    """Whether `data` is the archive that was pinned."""
+    """Return whether `data` is the archive that was pinned."""
     return base64.b64encode(hashlib.sha512(data).digest()).decode() == package.sha512
 
 

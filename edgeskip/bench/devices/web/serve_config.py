@@ -70,7 +70,7 @@ class ServeOptions:
 
 
 def servable_targets(config: BenchConfig) -> list[Target]:
-    """Return the targets that a browser can run. EdgeSkipError if there is none."""
+    """Return the targets that a browser can run. Raises EdgeSkipError if there is none."""
     found = [target for target in config.targets if target.engine == "onnxruntime"]
     if not found:
         raise EdgeSkipError("browsers run ONNX artifact folders and none is given; make one with  edgeskip export")

@@ -123,7 +123,10 @@ class WebServer:
         self._artifacts[str(artifact.path)] = artifact
 
     def start(self) -> None:
-        """Listen, and return once it does. EdgeSkipError if the port is taken or the address is not this machine's."""
+        """Listen, and return once it does.
+
+        Raises EdgeSkipError if the port is taken or the address is not this machine's.
+        """
         ready: list[BaseException | None] = []
         started = threading.Event()
 

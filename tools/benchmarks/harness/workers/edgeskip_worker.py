@@ -10,7 +10,7 @@ from protocol import Record, Start, Step, serve
 
 
 def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
-    """An artifact folder or a GGUF file.
+    """Yield an artifact folder or a GGUF file.
 
     Notes of a run: `runtime_s`, the part of its decode seconds spent inside ONNX Runtime or llama.cpp; the rest is
     Python's.
@@ -45,7 +45,10 @@ def load(record: Record, *, folder: str, threads: int, capacity: int) -> Start:
 
 
 def open_artifact(path: Path, threads: int) -> tuple[Any, dict[str, Any]]:
-    """The engine, and what the artifact says of itself. A folder's tokenizer stays unread: peers read none either."""
+    """Return the engine, and what the artifact says of itself.
+
+    A folder's tokenizer stays unread: peers read none either.
+    """
     if path.is_dir():
         from edgeskip.artifacts.manifest import read_manifest
         from edgeskip.runtime.engines.onnxruntime.engine import OnnxRuntimeEngine
