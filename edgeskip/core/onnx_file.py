@@ -38,7 +38,7 @@ def parse_graph(data: bytes, path: Path) -> Any:
         model = onnx.load_from_string(data)
     except Exception as error:  # protobuf's own classes
         why = (str(error).splitlines() or ["not a protocol buffer"])[0]
-        raise EdgeSkipError(f"{path} is no ONNX graph ({why}): export again") from None
+        raise EdgeSkipError(f"{path} is not an ONNX graph ({why}); export again") from None
     check_model(model, path)
     return model
 

@@ -1,4 +1,4 @@
-"""Every entrance of EdgeSkip that takes a file, GGUF files apart, as `harness.Reader`s."""
+"""Every entrance of EdgeSkip that takes a file, GGUF files apart, as `fuzz_harness.Reader`s."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import fuzz_seeds
 import learning_readers
+from fuzz_harness import Reader
 from fuzz_seeds import TEXT, cli
-from harness import Reader
 from learning_readers import MATPLOTLIB, TORCH
 
 BENCH = (

@@ -1,4 +1,4 @@
-"""GGUF files as `harness.Reader`s: what `inspect` and `export` read of them, and opening them with llama.cpp.
+"""GGUF files as `fuzz_harness.Reader`s: what `inspect` and `export` read of them, and opening them with llama.cpp.
 
 Damage goes to bytes anywhere in the header, to single keys by their type, to counts, tensors and arrays, or splices one
 file into another. The child that a file of unknown origin is opened in is a fork here, of the same code: starting
@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 import mutations
-from harness import Reader
+from fuzz_harness import Reader
 from raw_gguf import ARRAY, BOOL, F32, F64, I8, I16, I32, I64, STRING, U8, U16, U32, U64, RawArray, RawGguf, RawKey
 
 _NUMBERS = (0, 1, 2, 3, 7, 31, 32, 255, 511, 512, 513, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1)

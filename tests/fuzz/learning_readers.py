@@ -1,4 +1,4 @@
-"""Readers of what models are opened, trained and calibrated from, as `harness.Reader`s."""
+"""Readers of what models are opened, trained and calibrated from, as `fuzz_harness.Reader`s."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import fuzz_seeds
+from fuzz_harness import Reader
 from fuzz_seeds import TEXT
-from harness import Reader
 
 EXPORTERS = ("edgeskip.models.source", "edgeskip.models.readers.safetensors_folder", "tokenizers")
 TRAINING = tuple(

@@ -1,6 +1,6 @@
-"""No input but gives its result or one clear error. Oracle: that contract; `harness.py` tells what broke it.
+"""No input but gives its result or one clear error. Oracle: that contract; `fuzz_harness.py` tells what broke it.
 
-A finding's line names reader, seed and input:  python harness.py fuzz_readers READER --seed S --first INPUT --inputs 1
+A finding names reader, seed and input:  python fuzz_harness.py fuzz_readers READER --seed S --first INPUT --inputs 1
 EDGESKIP_FUZZ_SEED chooses another seed for the slow test, EDGESKIP_FUZZ_SHARE a part of its inputs (0.1 = a tenth).
 """
 
@@ -34,7 +34,7 @@ def run(reader: str, inputs: int, seed: int = 0) -> dict[str, Any]:
     module = NEEDS.get(reader)
     if module is not None and find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
-    command = [sys.executable, "harness.py", "fuzz_readers", reader, "--inputs", str(inputs), "--seed", str(seed)]
+    command = [sys.executable, "fuzz_harness.py", "fuzz_readers", reader, "--inputs", str(inputs), "--seed", str(seed)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     answer = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr[-2000:]

@@ -9,8 +9,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from fuzz_harness import Reader, fuzz
 from gguf_readers import READERS, mutate
-from harness import Reader, fuzz
 from raw_gguf import RawGguf
 from talking_gguf import talking_gguf
 

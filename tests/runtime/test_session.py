@@ -302,7 +302,7 @@ def test_stats_add_up(session: edgeskip.Session) -> None:
         ("", {}, "prompt is empty"),
         ([], {}, "prompt is empty"),
         ([{"role": "user", "content": ""}], {}, "prompt is empty"),
-        ([3] * (CONTEXT + 1), {}, f"{CONTEXT + 1} tokens .* context holds {CONTEXT}"),
+        ([3] * (CONTEXT + 1), {}, f"{CONTEXT + 1} tokens.* context holds {CONTEXT}"),
         ([VOCAB], {}, "token ids must be"),
         ("a", {"max_tokens": 0}, "max_tokens"),
         ("a", {"stop": [""]}, "stop string"),

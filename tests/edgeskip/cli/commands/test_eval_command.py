@@ -164,7 +164,7 @@ def test_bad_input_is_one_line(cli: Cli, lossy: Any, data: Path, options: list[o
 
 
 def test_artifacts_that_cannot_be(cli: Cli, lossy: Any, dense: Path, data: Path, tmp_path: Path) -> None:
-    assert "there is no artifact" in cli("eval", tmp_path / "no", "--data", data).complaint()
+    assert "does not exist" in cli("eval", tmp_path / "no", "--data", data).complaint()
     assert "has no edgeskip.json" in cli("eval", tmp_path, "--data", data).complaint()
     twice = cli("eval", lossy.folder, lossy.folder, "--data", data).complaint()
     assert "two artifacts are called lossy" in twice

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from harness import Reader, damage, fuzz
+from fuzz_harness import Reader, damage, fuzz
 
 from edgeskip.core.errors import EdgeSkipError
 

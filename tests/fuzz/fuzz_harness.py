@@ -3,7 +3,7 @@
 `Reader`s say what the files are and who reads them. The process that forks has imported what readers need and started
 nothing: no thread, no session. What is not `ok` or a clear `error` is a finding. Everything follows from the seed.
 
-    python harness.py READERS_MODULE READER… [--first 0] [--inputs 1000] [--seed 0]   a JSON object for each on stdout
+    python fuzz_harness.py READERS_MODULE READER… [--first 0] [--inputs 1000] [--seed 0]  a JSON object each
 """
 
 from __future__ import annotations
