@@ -12,7 +12,10 @@ from edgeskip.core.errors import COMMAND_LINE, EdgeSkipError
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_OPTION = re.compile(r"(?<![\w-])(?:--(?P<long>[a-z][a-z-]*)|-o)(?![\w-])")
+_OPTION = re.compile(
+    r"(?P<command>(?<![\w./-])(?:edgeskip|pip) [a-z][^;:,()]*)"  # to be typed in a shell: stays as it is
+    r"|(?<![\w-])(?:--(?P<long>[a-z][a-z-]*)|-o)(?![\w-])"
+)
 
 
 def names_arguments(function: Callable[P, R]) -> Callable[P, R]:
@@ -21,6 +24,8 @@ def names_arguments(function: Callable[P, R]) -> Callable[P, R]:
     output = "output" if "output" in parameters else "path"
 
     def argument(match: re.Match[str]) -> str:
+        if match["command"]:
+            return match[0]
         name = output if match["long"] in (None, "output") else match["long"].replace("-", "_")
         if name in parameters:
             return f"{name}=True" if parameters[name].default is False else name

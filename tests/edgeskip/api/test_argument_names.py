@@ -29,6 +29,12 @@ def test_a_program_reads_of_arguments(tmp_path: Path) -> None:
     assert "exits" in told(edgeskip.train, "p.json", method="exit-adapter", data="x", output=tmp_path / "out")
 
 
+def test_a_command_to_type_keeps_its_options(tmp_path: Path) -> None:
+    missing = tmp_path / "p.json"
+    assert told(edgeskip.plan, missing, skip_sublayers=1).endswith(f"edgeskip calibrate MODEL -o {missing}")
+    assert "edgeskip calibrate MODEL -o llama.json" in told(edgeskip.export, "missing", tmp_path / "out")
+
+
 def test_a_command_reads_of_options(cli: Cli, tmp_path: Path) -> None:
     line = cli("plan", tmp_path / "p.json", "--max-kl", "0.1", "--skip", "ffn.1").complaint()
     assert "--max-kl has no effect" in line
