@@ -185,6 +185,6 @@ def export_targets(
     """Do what `export` does for every target of `options`, and return what was written."""
     from edgeskip.exporters.pipeline import run_export
 
-    found = Profile.load(profile) if isinstance(profile, str | Path) else profile
+    found = profile if isinstance(profile, Profile) else Profile.load(profile)
     with reporting_to(progress):
         return run_export(found, found.working_path(), output, options, model=model, progress=progress)

@@ -234,7 +234,7 @@ def plan_with_details(
     """Do what `plan` does, and return what is known about the plan as well."""
     from edgeskip.profiles.presets import ready_profiles
 
-    read = Profile.load(profile) if isinstance(profile, str | Path) else profile
+    read = profile if isinstance(profile, Profile) else Profile.load(profile)
     if output is None:
         with reporting_to(progress):
             return _planned(read, options, read.working_path(), None, progress)

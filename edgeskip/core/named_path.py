@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from edgeskip.core.errors import EdgeSkipError
 
 
-def named_path(text: str | Path) -> Path:
-    """Return `text` as a path; raises EdgeSkipError if it is empty, as an unset variable of a shell leaves it."""
+def named_path(text: object) -> Path:
+    """Return `text` as a path.
+
+    Raises EdgeSkipError if it is empty, as an unset variable of a shell leaves it, or neither a text nor a path.
+    """
+    if not isinstance(text, str | os.PathLike):
+        raise EdgeSkipError(f"a text or a path names a file or folder, not {type(text).__name__}; give one of them")
     if isinstance(text, str) and not text.strip():
         raise EdgeSkipError("an empty name stands for no file or folder: name one (the current folder is .)")
     return Path(text)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Collection, Sequence
+from numbers import Integral
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.errors import EdgeSkipError, shown
 from edgeskip.core.model_bounds import MAX_TOTAL_SCALE
 from edgeskip.core.plan import STATISTICAL, Compensation, Plan, Skip
 from edgeskip.core.sublayers import Sublayer, parse_sublayer, sublayers_of
@@ -28,6 +29,12 @@ def num_skipped(alpha: float, num_blocks: int) -> int:
     if not (math.isfinite(alpha) and alpha >= 1):
         raise EdgeSkipError(f"α = {alpha} is not an acceleration: give an --alpha of at least 1 (1 = dense)")
     return math.floor(2 * (num_blocks - num_blocks / alpha) + 0.5)
+
+
+def _count(number: object) -> int:
+    if isinstance(number, bool) or not isinstance(number, Integral):
+        raise EdgeSkipError(f"--skip-sublayers must be a whole number, not {shown(number)}")
+    return int(number)
 
 
 def choose(
@@ -59,7 +66,7 @@ def choose(
         chosen = sorted({parse_sublayer(name, num_blocks) for name in skip})
         method = "explicit"
     else:
-        count = num_skipped(alpha, num_blocks) if alpha is not None else int(skip_sublayers or 0)
+        count = num_skipped(alpha, num_blocks) if alpha is not None else _count(skip_sublayers)
         chosen = sorted(_pick(profile, method, count, seed))
     if len(chosen) >= 2 * num_blocks:
         raise EdgeSkipError(f"the plan skips all {2 * num_blocks} sublayers: keep at least one")

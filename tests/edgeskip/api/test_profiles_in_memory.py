@@ -32,6 +32,19 @@ def timeless(path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize("count", [2.5, "2", True])
+def test_what_is_no_number_of_sublayers_is_refused(measured: edgeskip.Profile, count: Any) -> None:
+    with pytest.raises(edgeskip.EdgeSkipError, match="skip_sublayers must be a whole number"):
+        edgeskip.plan(measured, skip_sublayers=count, measure_cost=False)
+
+
+@pytest.mark.parametrize("thing", [3, {"format": "edgeskip-profile"}, None])
+def test_what_is_no_profile_is_refused(work: Path, thing: Any) -> None:
+    for attempt in (lambda: edgeskip.plan(thing, skip_sublayers=1), lambda: edgeskip.export(thing, work / "out")):
+        with pytest.raises(edgeskip.EdgeSkipError, match=f"not {type(thing).__name__}"):
+            attempt()
+
+
 def test_nothing_is_written_or_printed(
     home: Path, measured: edgeskip.Profile, capfd: pytest.CaptureFixture[str]
 ) -> None:
