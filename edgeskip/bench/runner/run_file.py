@@ -77,7 +77,7 @@ class RunLog:
 def refuse_log(path: Path) -> None:
     """Raise EdgeSkipError if `path` exists."""
     if path.exists():
-        raise EdgeSkipError(f"{path} exists: choose another --log; earlier results are never overwritten")
+        raise EdgeSkipError(f"{path} exists: choose another --output; earlier results are never overwritten")
 
 
 def read_run(path: Path) -> BenchRun:
