@@ -241,7 +241,7 @@ def run(
     """Measure speed, memory and quality of artifacts.
 
     Runs llama-bench's synthetic tests and answers real prompts. Exits 1 if a cell failed. With --json (as with
-    --format json): {"header", "targets", "devices", "samples", "failures", …}, which `bench report` and `compare` read.
+    --format json): {"format", "lines": [{"kind", …}]}, the records of --output; `bench report` and `compare` read it.
     """
     _measure(**locals())
 
