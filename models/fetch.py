@@ -93,9 +93,9 @@ def _ready(name: str) -> ReadyModel:
         from edgeskip.profiles.presets import INSTALL_PRESETS, ready_profiles
 
         if name in ready_profiles():
-            raise EdgeSkipError(f"{name} is a preset, and here already: edgeskip export --profile {name}")
+            raise EdgeSkipError(f"{name} is a preset, and here already: edgeskip export {name} -o FOLDER")
         raise EdgeSkipError(
-            f"no preset is called {name!r}; there are: {', '.join(sorted(READY_MODELS))} "
+            f"no model is called {name!r}; there are: {', '.join(sorted(READY_MODELS))} "
             f"(presets are profiles and are not fetched: {INSTALL_PRESETS})"
         )
     return READY_MODELS[name]

