@@ -15,13 +15,13 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgeskip.core.caches import cache_folder as cache_folder
 from edgeskip.core.child_exit import how_it_ended
 from edgeskip.core.errors import EdgeSkipError, MissingExtraError
 from edgeskip.core.file_hashes import KnownHashes
 from edgeskip.core.files import replace_file, sha256_of
 from edgeskip.core.json_file import parse_json
 from edgeskip.core.notes import note
+from edgeskip.core.paths import cache_folder as cache_folder
 from edgeskip.core.progress import Progress, ProgressEvent, current_progress
 
 if TYPE_CHECKING:

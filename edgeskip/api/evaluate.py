@@ -12,7 +12,7 @@ from edgeskip.api.argument_names import names_arguments
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.lists import parse_names
 from edgeskip.core.locks import claim
-from edgeskip.core.named_path import named_path
+from edgeskip.core.paths import named_path
 from edgeskip.core.progress import Progress, Steps, silent
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def evaluate(
         True
     """
     from edgeskip.evaluation.runner import artifact_names, count, log_files, open_logs, prepare, run
-    from edgeskip.evaluation.summary import summarise
+    from edgeskip.evaluation.summary import summarize
     from edgeskip.evaluation.task import EvalSettings
 
     given = [artifacts] if isinstance(artifacts, str | os.PathLike) else artifacts
@@ -143,4 +143,4 @@ def evaluate(
         results = []
         for path, some, name in zip(paths, logs, names, strict=True):
             results += run(path, works, some, settings, steps.end, name)
-    return Evaluation(tuple(summarise(results)), settings)
+    return Evaluation(tuple(summarize(results)), settings)

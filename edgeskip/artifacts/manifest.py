@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from edgeskip.artifacts.path_errors import MANIFEST_NAME, not_an_artifact
+from edgeskip.core.bounds import MAX_CONTEXT, Blocks, ContextLength, VocabSize, Width
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.json_file import read_json
-from edgeskip.core.model_bounds import MAX_CONTEXT, Blocks, ContextLength, VocabSize, Width
 from edgeskip.core.plan import Compensation, Label
 from edgeskip.core.plan_cost import PlanCost
 from edgeskip.profiles.schema import ModelRecord

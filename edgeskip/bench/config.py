@@ -17,7 +17,7 @@ from edgeskip.bench.runner.schedule import RoundSpec, synthetic_tests
 from edgeskip.bench.schema import RunHeader, RunSettings, Target
 from edgeskip.bench.targets import load_target
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.named_path import named_path
+from edgeskip.core.paths import named_path
 from edgeskip.core.version import __version__
 from edgeskip.runtime.engines.threads import default_threads
 

@@ -88,7 +88,7 @@ def _of_gguf(file: Path) -> ModelCost:
     check_gguf(header, str(file), complete=False)
     head_name = "output.weight" if "output.weight" in header.tensors else "token_embd.weight"
     if head_name not in header.tensors:
-        raise EdgeSkipError(f"{file} has neither output.weight nor token_embd.weight: it is no whole language model")
+        raise EdgeSkipError(f"{file} has neither output.weight nor token_embd.weight: it is not a whole language model")
     weight_bytes = matmul = head = attention = kv = 0.0
     for tensor in header.tensors.values():
         is_head = tensor.name == head_name

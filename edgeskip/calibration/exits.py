@@ -1,6 +1,6 @@
 """Early exits on the way through prefill: the sums that each exit's map is solved from, and how often it then agrees.
 
-z is an exit state divided by its RMS (with the final norm's eps, without its weight), h the model's final normalised
+z is an exit state divided by its RMS (with the final norm's eps, without its weight), h the model's final normalized
 state, which the head reads. The map A minimises Σ‖h − A·z‖² + λ·‖A − diag(w)‖² in closed form, w the final norm's
 weight: diag(w)·z is what the model's own head would read at the exit (LayerSkip), so an exit that is good already, or
 that few tokens tell of, stays near that.

@@ -94,7 +94,7 @@ def _place(title: str) -> int:
     return _ORDER.index(title) + (title == HARDWARE)
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """A group of commands whose help lists them under headings."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from edgeskip.cli import messages, signals
-from edgeskip.cli.command import Group, old_spelling, register
+from edgeskip.cli.command import CommandGroup, old_spelling, register
 from edgeskip.cli.commands.bench import app as bench
 from edgeskip.cli.commands.calibrate import calibrate
 from edgeskip.cli.commands.compare import compare
@@ -39,7 +39,7 @@ from edgeskip.core.version import __version__
 
 app = typer.Typer(
     name="edgeskip",
-    cls=Group,
+    cls=CommandGroup,
     help="Make a language model faster: skip the sublayers it can do without.",
     no_args_is_help=True,
     rich_markup_mode=None,  # [export] in a help text is an extra, not markup

@@ -1,4 +1,4 @@
-"""What a command says on standard error besides errors: notes, and with --verbose the details.
+"""What a command says on standard error in addition to errors: notes, and with --verbose the details.
 
 The library says such things through Python's logging, under the logger `edgeskip`: INFO and above is a note, DEBUG a
 detail. `listen` connects the two.

@@ -14,7 +14,7 @@ import typer
 
 from edgeskip.cli import messages
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.named_path import named_path
+from edgeskip.core.paths import named_path
 
 # The headings of the groups in a command's help, in the order in which they are printed.
 MODEL = "Model and data"

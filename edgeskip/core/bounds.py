@@ -16,6 +16,19 @@ if TYPE_CHECKING:
 else:
     Kind = TypeVar("Kind")
 
+# Wide enough for every model there is, narrow enough that nothing computed from them overflows or takes all memory.
+MAX_CONTEXT = 1 << 26  # tokens; the longest there is have 10 million
+MAX_SCALE = 1e6  # mean ‖y‖/‖x‖ of a sublayer; the largest measured, of first blocks, are some hundreds
+MAX_TOTAL_SCALE = 1e12  # of a plan's scales together, within which float32 has room for weights and stream
+
+Blocks = Annotated[int, Field(gt=0, le=10_000)]
+Width = Annotated[int, Field(gt=0, le=1 << 20)]
+VocabSize = Annotated[int, Field(gt=0, le=1 << 24)]
+ContextLength = Annotated[int, Field(gt=0, le=MAX_CONTEXT)]
+WholeNumber = Annotated[int, Field(ge=0, le=1 << 53)]  # what JSON readers of every language have exactly
+Scale = Annotated[float, Field(ge=1 / MAX_SCALE, le=MAX_SCALE, allow_inf_nan=False)]
+Cosine = Annotated[float, Field(ge=-1.001, le=1.001, allow_inf_nan=False)]  # means of float32 round
+
 SHORTEST_S = 1e-9
 """No clock here counts anything shorter: a time below was not measured, and would spoil every ratio it gets into."""
 

@@ -1,4 +1,4 @@
-"""What the library has to say besides its results: through Python's logging, under the logger `edgeskip`.
+"""Notes of the library, in addition to its results: through Python's logging, under the logger `edgeskip`.
 
 Nothing is printed unless a program asks for it, as the command line does.
 """

@@ -44,7 +44,7 @@ def parse_graph(data: bytes, path: Path) -> Any:
 
 
 def check_model(model: Any, path: Path) -> None:
-    """Check what readers of a graph rely on: an operator set; sizes, types and places of initialisers, each within
+    """Check what readers of a graph rely on: an operator set; sizes, types and places of initializers, each within
     its file; inputs and attributes of attention and of matrix products.
 
     Raises:
@@ -77,7 +77,7 @@ def integers(node: Any) -> dict[str, int]:
 
 
 def num_bytes(tensor: Any) -> int:
-    """Return the size of an initialiser (`onnx.TensorProto`) from its header.
+    """Return the size of an initializer (`onnx.TensorProto`) from its header.
 
     Raises:
         ValueError: If its type or shape cannot be.

@@ -14,7 +14,7 @@ Values = Sequence[float] | NDArray[np.float64]
 def interval(*scores: Values, of: Callable[..., NDArray[np.float64]], seed: int = 0) -> tuple[float, float] | None:
     """95 % interval of `of(mean, …)`, a mean for each of the `scores`, which are resampled together: pairs stay pairs.
 
-    None if the samples tell nothing of their spread: fewer than two, or all alike.
+    None if the samples do not show their spread: fewer than two, or all alike.
     """
     columns = [np.asarray(one, np.float64) for one in scores]
     count = len(columns[0])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.evaluation.task import EvalSample, EvalSettings, Record, Task
+from edgeskip.evaluation.task import EvalRecord, EvalSample, EvalSettings, Task
 from edgeskip.runtime.speculation.policy import Speculation
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def prompt_room(context_length: int, task: Task, settings: EvalSettings) -> int:
     return min(room, settings.max_prompt_tokens or room)
 
 
-def answer(session: Session, task: Task, sample: EvalSample, settings: EvalSettings) -> Record:
+def answer(session: Session, task: Task, sample: EvalSample, settings: EvalSettings) -> EvalRecord:
     """Return the greedy answer to one sample, scored.
 
     What is cut is the whole prompt, chat template included: its ends, and with them the template, stay.
@@ -55,7 +55,7 @@ def answer(session: Session, task: Task, sample: EvalSample, settings: EvalSetti
         **drafts,
     )
     stats = generation.stats
-    return Record(
+    return EvalRecord(
         id=sample.id,
         label=generation.label,
         scores=task.score(generation.text, sample),

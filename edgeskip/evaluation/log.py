@@ -15,7 +15,7 @@ from edgeskip.core.bounds import dataclass_from
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.json_file import parse_json
 from edgeskip.core.version import __version__
-from edgeskip.evaluation.task import Record
+from edgeskip.evaluation.task import EvalRecord
 
 FORMAT = "edgeskip-eval-1"
 
@@ -31,14 +31,14 @@ class RecordLog:
         Raises:
             EdgeSkipError: If it holds records of other settings or something else, unless `overwrite`.
         """
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, EvalRecord] = {}
         self._path = path
         # As JSON gives it back: tuples are lists there.
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         found = None if path is None or overwrite or not path.exists() else self._resume(path, metrics)
         self._begins_anew, self._keep = found is None, found
 
-    def add(self, record: Record) -> None:
+    def add(self, record: EvalRecord) -> None:
         """Append and flush; the file is made, or cut back to its last whole line, with the first record."""
         self.records[record.id] = record
         if self._path is None:
@@ -68,7 +68,7 @@ class RecordLog:
             before = first.get("settings")
             if not isinstance(before, dict):
                 raise ValueError("it does not say its settings")
-            records = [dataclass_from(Record, line) for line in lines]
+            records = [dataclass_from(EvalRecord, line) for line in lines]
             missing = [name for name in metrics for record in records if name not in record.scores]
             if missing:
                 raise ValueError(f"a record has no {missing[0]}")

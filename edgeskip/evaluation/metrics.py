@@ -37,16 +37,16 @@ def _scorer(kind: str) -> Any:
     return RougeScorer([kind], use_stemmer=False)
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """LongBench's: lower case, no (ASCII) punctuation, no articles, single spaces."""
     words = text.lower().translate(_PUNCTUATION).split()
     return " ".join(word for word in words if word not in _ARTICLES)
 
 
 def word_f1(prediction: str, answers: Iterable[str]) -> float:
-    """F1 of the normalised words, each counted as often as it is there; the best over the answers."""
-    said = Counter(normalised(prediction).split())
-    return max((_f1(said, Counter(normalised(answer).split())) for answer in answers), default=0.0)
+    """F1 of the normalized words, each counted as often as it is there; the best over the answers."""
+    said = Counter(normalized(prediction).split())
+    return max((_f1(said, Counter(normalized(answer).split())) for answer in answers), default=0.0)
 
 
 def _f1(said: Counter[str], meant: Counter[str]) -> float:

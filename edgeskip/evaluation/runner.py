@@ -17,8 +17,8 @@ from edgeskip.core.locks import claim
 from edgeskip.evaluation import datasets as reading
 from edgeskip.evaluation.generate import answer, prompt_room
 from edgeskip.evaluation.log import RecordLog
-from edgeskip.evaluation.summary import Result
-from edgeskip.evaluation.task import AnyTask, EvalSample, EvalSettings, Record, Task
+from edgeskip.evaluation.summary import TaskResult
+from edgeskip.evaluation.task import AnyTask, EvalRecord, EvalSample, EvalSettings, Task
 from edgeskip.evaluation.tasks import DIVERGENCE, tasks_named
 from edgeskip.evaluation.windows import (
     check_reference,
@@ -54,8 +54,8 @@ def evaluate(
     output: Path | None = None,
     overwrite: bool = False,
     advance: Advance = lambda name: None,
-) -> list[Result]:
-    """Return the tasks on one artifact, a folder or a .gguf file, in their order; `summarise` has the figures.
+) -> list[TaskResult]:
+    """Return the tasks on one artifact, a folder or a .gguf file, in their order; `summarize` has the figures.
 
     `data` is the folder of the tasks' files (None = the default one); for texts it may be a file. With `output` every
     sample's record is kept in `output/TASK-ARTIFACT.jsonl`, and what is there already is not done again. `advance` is
@@ -129,7 +129,7 @@ def run(
     settings: EvalSettings,
     advance: Advance,
     name: str | None = None,
-) -> list[Result]:
+) -> list[TaskResult]:
     """Do what the logs lack, and return the records of all that was asked for, under `name` (else `artifact_name`)."""
     from edgeskip.runtime.session import load
 
@@ -139,7 +139,7 @@ def run(
             if isinstance(work.task, Task):
                 prompt_room(session.context_length, work.task, settings)  # before long work
         return [
-            Result(work.task, name, tuple(_records(session, name, work, log, settings, advance)))
+            TaskResult(work.task, name, tuple(_records(session, name, work, log, settings, advance)))
             for work, log in zip(works, logs, strict=True)
         ]
 
@@ -177,7 +177,7 @@ def _file_name(name: str) -> str:
 
 def _records(
     session: Session, name: str, work: TaskRun, log: RecordLog, settings: EvalSettings, advance: Advance
-) -> list[Record]:
+) -> list[EvalRecord]:
     where = f"{work.task.name}, {name}"
     if isinstance(work.task, Task):
         for sample in work.samples:
@@ -190,7 +190,7 @@ def _records(
 
 def _window_records(
     session: Session, where: str, work: TaskRun, log: RecordLog, settings: EvalSettings, advance: Advance
-) -> list[Record]:
+) -> list[EvalRecord]:
     from edgeskip.runtime.session import load
 
     windows = text_windows(session, work.text, settings)

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from edgeskip.core.plan import Label
 from edgeskip.evaluation.bootstrap import interval
-from edgeskip.evaluation.task import AnyTask, Metric, Record
+from edgeskip.evaluation.task import AnyTask, EvalRecord, Metric
 
 Interval = tuple[float, float]
 _MOST_NATS = 300.0  # a perplexity beyond is as good as infinite, and still a number
 
 
 @dataclass(frozen=True)
-class Result:
+class TaskResult:
     """One task on one artifact: the records of the samples that were asked for, in their order."""
 
     task: AnyTask
     artifact: str
-    records: tuple[Record, ...]
+    records: tuple[EvalRecord, ...]
 
     @property
     def label(self) -> Label:
@@ -65,7 +65,7 @@ class Summary:
     difference: PairedDifference | None = None
 
 
-def summarise(results: Sequence[Result]) -> list[Summary]:
+def summarize(results: Sequence[TaskResult]) -> list[Summary]:
     """Task by task, metric by metric, artifact by artifact; those after a task's first are compared with it.
 
     A comparison needs the same samples: windows of another tokenizer are others, and there is none then.
@@ -78,7 +78,7 @@ def summarise(results: Sequence[Result]) -> list[Summary]:
     return summaries
 
 
-def _summary(result: Result, metric: Metric, first: Result) -> Summary:
+def _summary(result: TaskResult, metric: Metric, first: TaskResult) -> Summary:
     def of(mean: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.exp(np.minimum(mean, _MOST_NATS)) if metric.exponential else mean * metric.scale
 

@@ -71,7 +71,7 @@ AnyTask = Task | TextTask
 
 
 @dataclass(frozen=True)
-class Record:
+class EvalRecord:
     """What one sample gave. Of a text's window: `tokens` are those predicted, and what generation tells is None.
 
     `prompt_tokens` were run; `cut_from` is how many the prompt had before its middle was taken out, None if it fits.

@@ -47,7 +47,7 @@ def questions(path: Path) -> list[tuple[str, str]]:
             continue
         label, _, question = line.strip().partition(" ")
         if label not in CLASSES or not question:
-            raise EdgeSkipError(f"{path}, line {number} is no TREC question (COARSE:fine question)")
+            raise EdgeSkipError(f"{path}, line {number} is not a TREC question (COARSE:fine question)")
         found.append((question, CLASSES[label]))
     if not found:
         raise EdgeSkipError(f"{path} has no questions: choose another --data")
@@ -55,7 +55,7 @@ def questions(path: Path) -> list[tuple[str, str]]:
 
 
 def _read(paths: Sequence[Path]) -> list[EvalSample]:
-    """Return every question with examples of its own, drawn by its number."""
+    """Return every question with its own examples, drawn by its number."""
     train, test = (questions(path) for path in paths)
     return [
         EvalSample(str(number), _prompt(train, number, asked), (kind,)) for number, (asked, kind) in enumerate(test)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.text_files import read_text_file
 from edgeskip.evaluation.perplexity import cut_windows, divergence, negative_log_likelihood
-from edgeskip.evaluation.task import EvalSettings, Record
+from edgeskip.evaluation.task import EvalRecord, EvalSettings
 
 if TYPE_CHECKING:
     from edgeskip.runtime.session import Session
@@ -41,19 +41,19 @@ def text_windows(session: Session, text: str, settings: EvalSettings) -> dict[st
     return {f"{number}-{hashlib.sha256(one.tobytes()).hexdigest()[:8]}": one for number, one in enumerate(windows)}
 
 
-def perplexity_record(session: Session, name: str, window: Tokens) -> Record:
+def perplexity_record(session: Session, name: str, window: Tokens) -> EvalRecord:
     """Nats per predicted token."""
     predicted = len(window) - 1
     nats = negative_log_likelihood(session.logits(window), window) / predicted
-    return Record(name, session.label, {"nats": _finite(nats, name)}, tokens=predicted)
+    return EvalRecord(name, session.label, {"nats": _finite(nats, name)}, tokens=predicted)
 
 
-def divergence_record(session: Session, reference: Session, name: str, window: Tokens) -> Record:
+def divergence_record(session: Session, reference: Session, name: str, window: Tokens) -> EvalRecord:
     """Over the rows that perplexity counts. Both sessions' logits are held for this window only."""
     ours, theirs = session.logits(window)[:-1], reference.logits(window)[:-1]
     nats, agreeing = divergence(theirs, ours)
     scores = {"kl": _finite(nats / len(ours), name), "agreement": agreeing / len(ours)}
-    return Record(name, session.label, scores, tokens=len(ours))
+    return EvalRecord(name, session.label, scores, tokens=len(ours))
 
 
 def _finite(nats: float, window: str) -> float:

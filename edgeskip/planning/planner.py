@@ -11,8 +11,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeskip.core.bounds import MAX_TOTAL_SCALE
 from edgeskip.core.errors import EdgeSkipError, shown
-from edgeskip.core.model_bounds import MAX_TOTAL_SCALE
 from edgeskip.core.plan import STATISTICAL, Compensation, Plan, Skip
 from edgeskip.core.sublayers import Sublayer, parse_sublayer, sublayers_of
 from edgeskip.profiles.schema import Method, PlanRecord, Profile

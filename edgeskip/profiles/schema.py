@@ -14,11 +14,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from edgeskip.core.bounds import MAX_CONTEXT, Blocks, ContextLength, Cosine, Scale, VocabSize, WholeNumber, Width
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.json_file import read_json
 from edgeskip.core.locks import claim
-from edgeskip.core.model_bounds import MAX_CONTEXT, Blocks, ContextLength, Cosine, Count, Scale, VocabSize, Width
-from edgeskip.core.named_path import named_path
+from edgeskip.core.paths import named_path
 from edgeskip.core.plan import Compensation
 from edgeskip.core.plan_cost import PlanCost
 from edgeskip.core.sublayers import Sublayer, parse_sublayer, sublayers_of
@@ -81,7 +81,7 @@ class CalibrationRecord(_Record):
 class PhaseStatistics(_Record):
     """Means over the tokens of one phase; x is the residual stream before the sublayer, y after it."""
 
-    tokens: Count = Field(gt=0, description="Tokens measured")
+    tokens: WholeNumber = Field(gt=0, description="Tokens measured")
     similarity: Cosine = Field(description="IO similarity: mean cosine(x, y) (AdaSkip eq. 2)")
     scale: Scale = Field(description="mean ‖y‖/‖x‖ (AdaSkip eq. 3)")
     affine_scale: Scale = Field(
@@ -113,7 +113,7 @@ class ExitStatistics(_Record):
     """How well the model can exit after its first `layer` blocks, measured on text the map was not fitted to."""
 
     layer: Blocks = Field(description="E, blocks before the exit")
-    tokens: Count = Field(gt=0, description="Held-out tokens")
+    tokens: WholeNumber = Field(gt=0, description="Held-out tokens")
     plain_agreement: float = Field(ge=0, le=1, description="Share of them predicted as the full model, by its own head")
     ridge_agreement: float | None = Field(
         default=None, ge=0, le=1, description="The same through the calibrated map (vectors file: exit.E.map)"
@@ -167,7 +167,7 @@ class PlanRecord(_Record):
     )
     decode_skip: list[str] = Field(
         default_factory=list,
-        description="FFNs skipped besides once P tokens are decoded, where the engine cannot choose them by request",
+        description="FFNs also skipped once P tokens are decoded, where the engine cannot choose them by request",
     )
     decode_scales: list[Scale] | None = Field(
         default=None, description="s of each of them, on the plan's stream; None = decoding's scale by the statistics"
@@ -200,7 +200,7 @@ class ParetoFront(_Record):
     compensation: Compensation
     objective: Literal["kl", "perplexity"] = Field(description="What the search kept low")
     corpus: list[CorpusFile]
-    tokens: Count = Field(gt=0, description="Held-out tokens that the points' quality was measured on")
+    tokens: WholeNumber = Field(gt=0, description="Held-out tokens that the points' quality was measured on")
     perplexity: float = Field(gt=0, description="The dense model's on them")
     device: str = Field(description="What the times are of: a device profile's name, or the weights' bytes alone")
     context: int = Field(ge=0, le=MAX_CONTEXT, description="Tokens in the KV cache that decode times are of")
@@ -416,7 +416,7 @@ def _check_plans(profile: Profile, path: Path) -> None:
             raise EdgeSkipError(f"{path}: {given} scales for a decode set of {named}: plan again")
     for name in profile.plan.decode_skip if profile.plan else []:
         if parse_sublayer(name, num_blocks).kind != "ffn":
-            raise EdgeSkipError(f"{path}: decode_skip {name} is no FFN: decoding may leave out FFNs only")
+            raise EdgeSkipError(f"{path}: decode_skip {name} is not an FFN; decoding can skip FFNs only")
 
 
 def read_vectors_file(profile: Profile, path: Path) -> bytes:

@@ -30,7 +30,7 @@ class Vectors:
     mean_in: dict[Phase, NDArray[np.float32]]
     mean_out: dict[Phase, NDArray[np.float32]]
     exit_maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    """Exit layer → A [hidden_size, hidden_size]: final normalised state ≈ A · RMS-normalised exit state (design §7)."""
+    """Exit layer → A [hidden_size, hidden_size]: final normalized state ≈ A · RMS-normalized exit state (design §7)."""
     exit_adapters: dict[int, ExitAdapter] = field(default_factory=dict)
     """Exit layer → what `edgeskip train --method exit-adapter` trained for it."""
     plan_bias: NDArray[np.float32] | None = None
@@ -93,7 +93,7 @@ def read_vectors(profile: Profile, path: Path) -> Vectors:
 
 
 def _check_fit(profile: Profile, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Raise EdgeSkipError if a fitted plan has not the arrays that its compensation needs."""
+    """Raise EdgeSkipError if a fitted plan lacks the arrays that its compensation needs."""
     plan = profile.plan
     if plan is None or plan.scales is None:
         return

@@ -95,8 +95,8 @@ def _open_gguf(path: Path, provider: str, threads: int) -> ProfiledModel:
     manifest = read_gguf_manifest(model.metadata, str(path))
     if manifest is None:
         raise EdgeSkipError(
-            f"{path} was not written by EdgeSkip, which cannot tell what is in it: time what  edgeskip export --target "
-            "gguf  makes of it"
+            f"{path} was not written by EdgeSkip, so its contents are unknown; measure what  edgeskip export --target "
+            "gguf  makes of its model"
         )
     _refuse_plan(path, manifest.plan)
     if manifest.part != "whole" or model.num_blocks != manifest.plan.num_blocks:

@@ -26,7 +26,7 @@ def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def save_state(
-    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, *, step: int, settings: dict[str, Any]
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, settings: dict[str, Any]
 ) -> None:
     """Write the state after `step` steps; `settings` is what a resumed run must share."""
     from safetensors.torch import save_file
@@ -35,8 +35,8 @@ def save_state(
     for name, parameter in trained_parameters(module).items():
         tensors[f"model.{name}"] = parameter.detach().cpu().contiguous()
         for key in ("exp_avg", "exp_avg_sq"):
-            if key in optimiser.state.get(parameter, {}):
-                tensors[f"{key}.{name}"] = optimiser.state[parameter][key].detach().cpu().contiguous()
+            if key in optimizer.state.get(parameter, {}):
+                tensors[f"{key}.{name}"] = optimizer.state[parameter][key].detach().cpu().contiguous()
     beside = path.with_name(path.name + ".new")
     save_file(tensors, beside, metadata={"step": str(step), "settings": json.dumps(settings, sort_keys=True)})
     with beside.open("rb") as written:
@@ -44,7 +44,7 @@ def save_state(
     beside.replace(path)
 
 
-def load_state(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]) -> int:
+def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, settings: dict[str, Any]) -> int:
     """Take the state of `path` and return its step.
 
     Raises EdgeSkipError if it is damaged, or of a run with other settings.
@@ -71,7 +71,7 @@ def load_state(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer, 
                     state = {"step": torch.tensor(float(step))}
                     for key in ("exp_avg", "exp_avg_sq"):
                         state[key] = file.get_tensor(f"{key}.{name}").to(parameter)
-                    optimiser.state[parameter] = state
+                    optimizer.state[parameter] = state
     except ValidationError as error:
         raise EdgeSkipError(f"{path} is damaged (step: {first_problem(error)}): start again with --overwrite") from None
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:

@@ -84,24 +84,24 @@ def train(
     import torch
 
     parameters = list(trained_parameters(objective).values())
-    optimiser = torch.optim.AdamW(parameters, lr=policy.learning_rate, weight_decay=policy.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=policy.learning_rate, weight_decay=policy.weight_decay)
     objective.to(accelerator.device)
     file = folder / NAME
-    first = load_state(file, objective, optimiser, settings) if file.exists() else 0
-    wrapped, optimiser = accelerator.prepare(objective, optimiser)
+    first = load_state(file, objective, optimizer, settings) if file.exists() else 0
+    wrapped, optimizer = accelerator.prepare(objective, optimizer)
     wrapped.train()
     main = accelerator.is_main_process
     tokens, began = 0, time.perf_counter()
     with LossTable(folder / "losses.csv", keep=first, write=main) as table:
         for step in range(first, steps):
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = policy.rate(step, steps)
             inputs = {name: value.to(accelerator.device) for name, value in batch(step).items()}
             losses = wrapped(inputs, step)
             accelerator.backward(losses.total)
             accelerator.clip_grad_norm_(parameters, policy.clip)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             parts = {"loss": losses.total.detach()} | losses.parts
             values = torch.stack([part.float() for part in parts.values()])
             means = dict(zip(parts, accelerator.reduce(values, "mean").tolist(), strict=True))
@@ -112,7 +112,7 @@ def train(
             table.add(step + 1, policy.rate(step, steps), means)
             tokens += inputs["labels" if "labels" in inputs else "rows"].numel() * accelerator.num_processes
             if main and ((step + 1) % policy.save_every == 0 or step + 1 == steps):
-                save_state(file, objective, optimiser, step=step + 1, settings=settings)
+                save_state(file, objective, optimizer, step=step + 1, settings=settings)
             passed = time.perf_counter() - began
             left = passed / (step + 1 - first) * (steps - step - 1)
             progress(Report(step + 1, steps, means, tokens / passed, left))

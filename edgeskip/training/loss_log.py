@@ -90,10 +90,10 @@ def plot_losses(rows: list[tuple[int, float, str, float]], path: Path, title: st
     axes = figure.subplots()
     names = sorted(parts, key=_depth)
     for number, name in enumerate(names):
-        colour = "#222222" if name == "last" else colormaps["viridis"](number / max(len(names), 1))
+        color = "#222222" if name == "last" else colormaps["viridis"](number / max(len(names), 1))
         steps, losses = zip(*parts[name], strict=True)
-        axes.plot(steps, losses, color=colour, alpha=0.2, linewidth=0.8)
-        axes.plot(steps, _running_mean(losses), color=colour, linewidth=1.6, label=name)
+        axes.plot(steps, losses, color=color, alpha=0.2, linewidth=0.8)
+        axes.plot(steps, _running_mean(losses), color=color, linewidth=1.6, label=name)
     axes.set_xlabel("step")
     axes.set_ylabel("loss, nats per token")
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)

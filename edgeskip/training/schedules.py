@@ -41,7 +41,7 @@ def exit_weights(
     """Block → weight of the loss after it, which add up to 1: of `exits` and, always, of the last block.
 
     paper: e(l) = e_scale·Σ_{i≤l} i for l < L−1, and L−1 + e_scale·Σ_{i≤L−2} i for the last (eq. 5–6). equal: the last
-    block has weight 1 before normalising, the others share e_scale equally. The paper's makes an exit count as the
+    block has weight 1 before normalizing, the others share e_scale equally. The paper's makes an exit count as the
     square of its depth, which leaves one or two per cent of the loss to those that are worth drafting with.
     """
     last = num_blocks - 1

@@ -116,7 +116,7 @@ def _check_readable(kind: Any, file: str) -> None:
         dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
     except (NotImplementedError, KeyError):  # KeyError: a type newer than the package
         reason = f"the gguf package cannot dequantize {kind.name}"
-        raise EdgeSkipError(f"{file}: {reason}: use another quantisation") from None
+        raise EdgeSkipError(f"{file}: {reason}: use another quantization") from None
 
 
 def _read_blocks(path: Path, stored: GgufTensor, interleaved: int) -> NDArray[np.uint8]:

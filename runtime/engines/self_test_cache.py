@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeskip.core.caches import cache_folder
 from edgeskip.core.files import replace_file, sha256_of
+from edgeskip.core.paths import cache_folder
 
 Failures = dict[str, str]
 """What went wrong, by case; {} = nothing did."""

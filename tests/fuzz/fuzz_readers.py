@@ -195,13 +195,13 @@ def _read_search_log(folder: Path) -> None:
 
 def _eval_logs(folder: Path) -> None:
     from edgeskip.evaluation.log import RecordLog
-    from edgeskip.evaluation.task import Record
+    from edgeskip.evaluation.task import EvalRecord
 
     for name in ("a", "b"):
         log = RecordLog(folder / f"{name}.jsonl", {"task": "x", "limit": 3})
         for number in range(4):
             scores = {"nats": 2.0 + number, "accuracy": number % 2}
-            log.add(Record(str(number), "dense", scores, 12, "text", "eos", 20, None, 0.1, 0.5, 11, 3))
+            log.add(EvalRecord(str(number), "dense", scores, 12, "text", "eos", 20, None, 0.1, 0.5, 11, 3))
 
 
 def _read_eval_logs(folder: Path) -> None:
@@ -209,15 +209,15 @@ def _read_eval_logs(folder: Path) -> None:
 
     from edgeskip.evaluation.log import RecordLog
     from edgeskip.evaluation.report import as_json, table
-    from edgeskip.evaluation.summary import Result, summarise
+    from edgeskip.evaluation.summary import TaskResult, summarize
     from edgeskip.evaluation.task import EvalSettings
     from edgeskip.evaluation.tasks import TASKS
 
     results = []
     for name in ("a", "b"):
         log = RecordLog(folder / f"{name}.jsonl", {"task": "x", "limit": 3}, metrics=("nats", "accuracy"))
-        results += [Result(TASKS[task], name, tuple(log.records.values())) for task in ("perplexity", "trec")]
-    summaries = summarise(results)
+        results += [TaskResult(TASKS[task], name, tuple(log.records.values())) for task in ("perplexity", "trec")]
+    summaries = summarize(results)
     Console().print(table(summaries))
     json.dumps(as_json(summaries, EvalSettings()), allow_nan=False)
 

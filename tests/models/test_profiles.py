@@ -43,6 +43,6 @@ def test_its_model_can_be_had_by_everybody(name: str) -> None:
 def test_what_was_trained_has_a_card(name: str) -> None:
     """Oracle: what a card must say of a result: data, steps, seed, command, hardware, licence."""
     card = PROFILES[name].with_suffix(".md").read_text(encoding="utf-8")
-    for word in ("Data", "Steps", "Seed", "Command", "Hardware", "Licence"):
+    for word in ("Data", "Steps", "Seed", "Command", "Hardware", "License"):
         assert re.search(rf"^\W*{word}\b", card, re.MULTILINE), word
     assert str(Path(name)) in card

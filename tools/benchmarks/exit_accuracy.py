@@ -22,7 +22,7 @@ from harness.results import Results, Table
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.runner import artifact_names, open_logs, prepare, run
-from edgeskip.evaluation.summary import Result, summarise
+from edgeskip.evaluation.summary import TaskResult, summarize
 from edgeskip.evaluation.task import EvalSettings
 
 STRATEGIES = ("plain", "speculative", "draft-only")
@@ -51,7 +51,7 @@ def exit_accuracy(
     works = prepare([task], data, settings)
     names = artifact_names(artifacts)
     check_names(names)
-    found: dict[str, dict[str, Result]] = {}
+    found: dict[str, dict[str, TaskResult]] = {}
     with others_cores() as others:
         for path, name in zip(artifacts, names, strict=True):
             for way, way_settings in ways_of(path, chosen, layers, settings).items():
@@ -64,7 +64,7 @@ def exit_accuracy(
         name="exit_accuracy",
         setting={"task": task, "samples": len(works[0].samples), "threads": threads},
         tables=[table_of(found)],
-        data=[asdict(one) for ways in found.values() for one in summarise(list(ways.values()))],
+        data=[asdict(one) for ways in found.values() for one in summarize(list(ways.values()))],
         others_cores=others,
     ).publish(json_file)
 
@@ -85,17 +85,17 @@ def ways_of(
     return ways
 
 
-def table_of(found: Mapping[str, Mapping[str, Result]]) -> Table:
+def table_of(found: Mapping[str, Mapping[str, TaskResult]]) -> Table:
     """Return a row for each artifact and way; texts and speed are compared with the artifact's plain decoding."""
     lines = []
     for artifact, ways in found.items():
         plain = ways.get("plain")
         texts = {record.id: record.prediction for record in plain.records} if plain else {}
         for way, result in ways.items():
-            summary = summarise([result])[0]
+            summary = summarize([result])[0]
             same = [texts[record.id] == record.prediction for record in result.records if record.id in texts]
             speed = summary.decode_tokens_per_s or 0.0
-            base = summarise([plain])[0].decode_tokens_per_s if plain and way != "plain" else None
+            base = summarize([plain])[0].decode_tokens_per_s if plain and way != "plain" else None
             unfinished = sum(record.finish_reason != "eos" for record in result.records)
             interval = summary.interval
             score = f"{summary.value:.1f}" + (f" [{interval[0]:.1f} – {interval[1]:.1f}]" if interval else "")

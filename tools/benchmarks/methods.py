@@ -49,7 +49,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import replace_file, sha256_of
 from edgeskip.core.machine import this_machine
 from edgeskip.evaluation.runner import evaluate
-from edgeskip.evaluation.summary import summarise
+from edgeskip.evaluation.summary import summarize
 from edgeskip.evaluation.task import EvalSettings
 from edgeskip.evaluation.tasks import tasks_named
 from edgeskip.profiles.device_profile import read_device_profile
@@ -290,7 +290,7 @@ class Bench:
 
     def _summary(self, artifact: Path, task: str, limit: int | None) -> Any:
         settings = EvalSettings(limit=limit, threads=self._threads)
-        return summarise(evaluate(artifact, [task], data=self._data, settings=settings))[0]
+        return summarize(evaluate(artifact, [task], data=self._data, settings=settings))[0]
 
 
 def quartiles(own: Sequence[float], dense: Sequence[float]) -> dict[str, float]:

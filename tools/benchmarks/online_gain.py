@@ -31,8 +31,8 @@ from edgeskip.evaluation.bootstrap import interval
 from edgeskip.evaluation.generate import answer
 from edgeskip.evaluation.log import RecordLog
 from edgeskip.evaluation.runner import artifact_name, identity, prepare
-from edgeskip.evaluation.summary import Interval, Result, Summary, summarise
-from edgeskip.evaluation.task import EvalSample, EvalSettings, Record, Task
+from edgeskip.evaluation.summary import Interval, Summary, TaskResult, summarize
+from edgeskip.evaluation.task import EvalRecord, EvalSample, EvalSettings, Task
 from edgeskip.evaluation.tasks import TASKS
 
 
@@ -73,7 +73,7 @@ def online_gain(
 
 def answered(
     artifacts: Sequence[Path], task: str, data: Path | None, settings: EvalSettings, output: Path | None
-) -> list[Result]:
+) -> list[TaskResult]:
     """Return every artifact's records, prompt by prompt in an order that is rotated."""
     names = [artifact_name(path) for path in artifacts]
     check_names(names)
@@ -97,15 +97,15 @@ def answered(
                 logs[at].add(in_new_process(_answer, artifacts[at], task, sample, each[at]))
         show_progress(f"{task}: {number + 1} of {len(work.samples)}")
     return [
-        Result(work.task, name, tuple(log.records[sample.id] for sample in work.samples))
+        TaskResult(work.task, name, tuple(log.records[sample.id] for sample in work.samples))
         for name, log in zip(names, logs, strict=True)
     ]
 
 
-def gains_of(results: Sequence[Result]) -> list[Gain]:
+def gains_of(results: Sequence[TaskResult]) -> list[Gain]:
     """By the task's first metric. Raises EdgeSkipError if every answer has a single token, which takes no decoding."""
     first, gains = results[0], []
-    summaries = {summary.artifact: summary for summary in reversed(summarise(results))}
+    summaries = {summary.artifact: summary for summary in reversed(summarize(results))}
     for result in results:
         pairs = zip(result.records, first.records, strict=True)
         speeds = [(own.decode_tokens_per_s, other.decode_tokens_per_s) for own, other in pairs]
@@ -147,7 +147,7 @@ def table_of(gains: Sequence[Gain]) -> Table:
     return Table(f"Online skipping on {one.task}", [*columns, "decode tokens/s", "speed-up"], lines)
 
 
-def _answer(artifact: Path, task: str, sample: EvalSample, settings: EvalSettings) -> Record:
+def _answer(artifact: Path, task: str, sample: EvalSample, settings: EvalSettings) -> EvalRecord:
     from edgeskip.runtime.session import load
 
     named = TASKS[task]

@@ -44,7 +44,7 @@ from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.plan import STATISTICAL
 from edgeskip.evaluation.perplexity import cut_windows, negative_log_likelihood
 from edgeskip.evaluation.runner import evaluate
-from edgeskip.evaluation.summary import summarise
+from edgeskip.evaluation.summary import summarize
 from edgeskip.evaluation.task import EvalSettings
 
 Logits = Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]]
@@ -144,7 +144,7 @@ def perplexity_table(
 
 def measured(path: Path, data: Path, settings: EvalSettings) -> tuple[str, float, int]:
     """Return an artifact's label, its perplexity on the test text, and how many tokens were predicted."""
-    (summary,) = summarise(evaluate(path, ["perplexity"], data=data, settings=settings))
+    (summary,) = summarize(evaluate(path, ["perplexity"], data=data, settings=settings))
     return summary.label, summary.value, summary.tokens
 
 

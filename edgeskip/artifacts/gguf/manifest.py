@@ -74,7 +74,7 @@ class GgufManifest(BaseModel):
 
     @property
     def decode_skipped(self) -> tuple[str, ...]:
-        """What the file that takes over while decoding leaves out besides, in execution order."""
+        """What the file that takes over while decoding also leaves out, in execution order."""
         return tuple(name for name in (self.decode_plan.skip if self.decode_plan else ()) if name not in self.plan.skip)
 
     @property

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
-_BY_COLOUR = {light: f"var(--{name})" for name, (light, _) in VARIABLES.items()} | {"#000000": "var(--ink)"}
-_COLOUR = re.compile(r"#[0-9a-fA-F]{6}\b")
+_BY_COLOR = {light: f"var(--{name})" for name, (light, _) in VARIABLES.items()} | {"#000000": "var(--ink)"}
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _FONTS = "'DejaVu Sans', Verdana, 'Segoe UI', Roboto, sans-serif"  # as wide as what was laid out with, or narrower
 
 
@@ -94,7 +94,7 @@ def _rewrite(element: ElementTree.Element, prefix: str, sheet: Stylesheet) -> No
 def _declaration(text: str, prefix: str) -> str:
     if text.startswith("font-family"):
         return f"font-family: {_FONTS}"
-    colored = _COLOUR.sub(lambda found: _BY_COLOUR.get(found[0].lower(), found[0]), text)
+    colored = _COLOR.sub(lambda found: _BY_COLOR.get(found[0].lower(), found[0]), text)
     return _prefixed(colored, prefix)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeskip.cli import messages
-from edgeskip.cli.command import Group, register, takes_options_of
+from edgeskip.cli.command import CommandGroup, register, takes_options_of
 from edgeskip.cli.commands.compare import compare
 from edgeskip.cli.commands.report import report as write_page
 from edgeskip.cli.options import (
@@ -391,7 +391,7 @@ def _exit(result: BenchResult) -> None:
         raise typer.Exit(1)
 
 
-class BenchGroup(Group):
+class BenchGroup(CommandGroup):
     """`edgeskip bench run`, …; also the old `edgeskip bench TARGET…`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import typer
 
 from edgeskip.cli.options import OUTPUT, Json, output_option, split_old_format
 from edgeskip.core.errors import EdgeSkipError
-from edgeskip.core.named_path import named_path
+from edgeskip.core.paths import named_path
 from edgeskip.core.terminal import print_json
 
 if TYPE_CHECKING:

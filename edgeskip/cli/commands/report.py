@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeskip.cli.options import OUTPUT, Json, Overwrite, output_option
-from edgeskip.core.named_path import named_path
+from edgeskip.core.paths import named_path
 from edgeskip.core.terminal import print_json
 
 

@@ -11,7 +11,7 @@ from edgeskip.artifacts.manifest import Manifest, read_manifest
 from edgeskip.artifacts.path_errors import MANIFEST_NAME
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.core.files import sha256_of
-from edgeskip.core.named_path import named_path
+from edgeskip.core.paths import named_path
 from edgeskip.core.plan_cost import PlanCost, cost_of
 from edgeskip.planning.planner import resolve
 from edgeskip.profiles.schema import Profile, locate_profile, read_adapter, read_profile

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeskip.core.caches import cache_folder
 from edgeskip.core.child_exit import MemoryWatch, how_it_ended
 from edgeskip.core.errors import EdgeSkipError
+from edgeskip.core.paths import cache_folder
 from edgeskip.core.requirements import installed_version
 from edgeskip.runtime.engines.llamacpp.build import PACKAGE
 from edgeskip.runtime.engines.llamacpp.self_test import library_files

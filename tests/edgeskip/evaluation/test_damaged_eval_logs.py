@@ -11,8 +11,8 @@ import pytest
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.log import RecordLog
-from edgeskip.evaluation.summary import Result, summarise
-from edgeskip.evaluation.task import Record
+from edgeskip.evaluation.summary import TaskResult, summarize
+from edgeskip.evaluation.task import EvalRecord
 from edgeskip.evaluation.tasks import PERPLEXITY
 
 SETTINGS = {"task": "perplexity"}
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "log.jsonl"
     log = _log(path)
     for number in range(3):
-        log.add(Record(str(number), "dense", {"nats": 2.0 + number}, 12, "x", "eos", 20, None, 0.1, 0.5, 11, 22.0))
+        log.add(EvalRecord(str(number), "dense", {"nats": 2.0 + number}, 12, "x", "eos", 20, None, 0.1, 0.5, 11, 22.0))
     assert list(_log(path).records) == ["0", "1", "2"]
     return path
 
@@ -92,6 +92,6 @@ def test_other_files(path: Path, data: bytes) -> None:
 
 def test_a_loss_beyond_every_float_is_still_a_number() -> None:
     """exp(1000) is none."""
-    records = tuple(Record(str(n), "lossy-skip", {"nats": 1000.0 + n}, 12) for n in range(2))
-    (summary,) = summarise([Result(PERPLEXITY, "x", records)])
+    records = tuple(EvalRecord(str(n), "lossy-skip", {"nats": 1000.0 + n}, 12) for n in range(2))
+    (summary,) = summarize([TaskResult(PERPLEXITY, "x", records)])
     assert np.isfinite(summary.value)

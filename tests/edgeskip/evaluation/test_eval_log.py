@@ -9,10 +9,10 @@ import pytest
 
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.log import RecordLog
-from edgeskip.evaluation.task import Record
+from edgeskip.evaluation.task import EvalRecord
 
 SETTINGS = {"task": "topv2", "strategy": "plain", "data": {"a": "b"}}
-RECORDS = [Record(str(n), "dense", {"exact": n / 2}, tokens=n, prediction="é\n“x”") for n in range(3)]
+RECORDS = [EvalRecord(str(n), "dense", {"exact": n / 2}, tokens=n, prediction="é\n“x”") for n in range(3)]
 
 
 def _log(path: Path, settings: dict[str, object] = SETTINGS, *, overwrite: bool = False) -> RecordLog:

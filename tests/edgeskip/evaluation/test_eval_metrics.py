@@ -8,13 +8,13 @@ import pytest
 
 from edgeskip.core.errors import MissingExtraError
 from edgeskip.evaluation import metrics
-from edgeskip.evaluation.metrics import class_score, exact_match, first_line, normalised, rouge, word_f1
+from edgeskip.evaluation.metrics import class_score, exact_match, first_line, normalized, rouge, word_f1
 from edgeskip.evaluation.trec import CLASSES
 
 
 def test_longbench_normalisation() -> None:
-    assert normalised("The  U.S.A., an  apple\tand a  Pear!") == "usa apple and pear"
-    assert normalised("another theme") == "another theme"  # articles are whole words
+    assert normalized("The  U.S.A., an  apple\tand a  Pear!") == "usa apple and pear"
+    assert normalized("another theme") == "another theme"  # articles are whole words
 
 
 @pytest.mark.parametrize(

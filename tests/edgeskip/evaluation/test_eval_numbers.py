@@ -11,16 +11,16 @@ import pytest
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.bootstrap import interval
 from edgeskip.evaluation.perplexity import cut_windows, divergence
-from edgeskip.evaluation.summary import Result, summarise
-from edgeskip.evaluation.task import Metric, Record, TextTask
+from edgeskip.evaluation.summary import TaskResult, summarize
+from edgeskip.evaluation.task import EvalRecord, Metric, TextTask
 
 PLAIN = TextTask("plain", (), (Metric("s", "score × 100", scale=100),))
 NATS = TextTask("nats", (), (Metric("s", "perplexity", exponential=True, higher_is_better=False),))
 
 
-def _result(name: str, scores: Sequence[float], task: TextTask = PLAIN, start: int = 0) -> Result:
-    records = (Record(str(start + i), "dense", {"s": score}, tokens=2) for i, score in enumerate(scores))
-    return Result(task, name, tuple(records))
+def _result(name: str, scores: Sequence[float], task: TextTask = PLAIN, start: int = 0) -> TaskResult:
+    records = (EvalRecord(str(start + i), "dense", {"s": score}, tokens=2) for i, score in enumerate(scores))
+    return TaskResult(task, name, tuple(records))
 
 
 def test_divergence_by_hand() -> None:
@@ -76,7 +76,7 @@ def test_no_spread_no_interval() -> None:
 
 
 def test_perplexity_is_of_the_mean_nats() -> None:
-    (summary,) = summarise([_result("a", [1.0, 2.0, 3.0], NATS)])
+    (summary,) = summarize([_result("a", [1.0, 2.0, 3.0], NATS)])
     assert summary.value == pytest.approx(math.exp(2))
     assert summary.interval is not None
     assert math.exp(1) <= summary.interval[0] < summary.value < summary.interval[1] <= math.exp(3)
@@ -87,7 +87,7 @@ def test_a_difference_is_of_pairs() -> None:
     """Both spread widely, but the second is 0.01 to 0.02 better on every sample: the interval knows."""
     scores = np.linspace(0, 0.9, 30)
     better = scores + np.where(np.arange(30) % 2, 0.01, 0.02)
-    first, second = summarise([_result("a", scores.tolist()), _result("b", better.tolist())])
+    first, second = summarize([_result("a", scores.tolist()), _result("b", better.tolist())])
     assert first.difference is None
     less = second.difference
     assert less is not None
@@ -97,13 +97,13 @@ def test_a_difference_is_of_pairs() -> None:
 
 
 def test_perplexities_are_subtracted_not_their_nats() -> None:
-    _, second = summarise([_result("a", [1.0, 2.0], NATS), _result("b", [2.0, 3.0], NATS)])
+    _, second = summarize([_result("a", [1.0, 2.0], NATS), _result("b", [2.0, 3.0], NATS)])
     assert second.difference is not None
     assert second.difference.value == pytest.approx(math.exp(2.5) - math.exp(1.5))
 
 
 def test_other_samples_are_not_compared() -> None:
-    _, partly, not_at_all = summarise(
+    _, partly, not_at_all = summarize(
         [_result("a", [0, 1, 0]), _result("b", [1, 1, 1], start=1), _result("c", [1], start=9)]
     )
     assert partly.difference is not None

@@ -16,7 +16,7 @@ from edgeskip.evaluation.generate import answer, cut_middle, prompt_room
 from edgeskip.evaluation.layerskip import TOPV2
 from edgeskip.evaluation.longbench import GOV_REPORT, TRIVIAQA
 from edgeskip.evaluation.runner import prepare
-from edgeskip.evaluation.task import EvalSample, EvalSettings, Record, Task
+from edgeskip.evaluation.task import EvalRecord, EvalSample, EvalSettings, Task
 from edgeskip.evaluation.tasks import TASKS, tasks_named
 from edgeskip.evaluation.trec import EXAMPLES, TREC
 
@@ -155,7 +155,8 @@ def test_the_template_is_told(tmp_path: Path) -> None:
         assert lengths[-1] == len(expected)
     assert lengths[0] > lengths[1]
     works = prepare(["topv2"], data_folder(tmp_path / "data"), settings)
-    open_logs(folder, works, settings, tmp_path, overwrite=False)[0].add(Record("0", "dense", {"exact": 1.0}, tokens=1))
+    (log,) = open_logs(folder, works, settings, tmp_path, overwrite=False)
+    log.add(EvalRecord("0", "dense", {"exact": 1.0}, tokens=1))
     with pytest.raises(EdgeSkipError, match="chat_options"):
         open_logs(folder, works, EvalSettings(max_new_tokens=2), tmp_path, overwrite=False)
 

@@ -86,7 +86,7 @@ def test_random_calls(case: Case, seed: int) -> None:
 
 
 def test_drafts_are_the_exits_of_transformers(checkpoint: Path, maps: list[Any], tmp_path: Path) -> None:
-    """Oracle: transformers' hidden state after E blocks, RMS-normalised, through the map and the tied head's rows;
+    """Oracle: transformers' hidden state after E blocks, RMS-normalized, through the map and the tied head's rows;
     the deeper drafts run over what the shallower ones left."""
     from transformers import AutoModelForCausalLM
 

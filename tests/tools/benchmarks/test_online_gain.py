@@ -12,14 +12,14 @@ from online_gain import gains_of, online_gain, table_of
 from edgeskip.core.errors import EdgeSkipError
 from edgeskip.evaluation.longbench import GOV_REPORT
 from edgeskip.evaluation.runner import evaluate
-from edgeskip.evaluation.summary import Result
-from edgeskip.evaluation.task import EvalSettings, Record
+from edgeskip.evaluation.summary import TaskResult
+from edgeskip.evaluation.task import EvalRecord, EvalSettings
 
 METRIC = GOV_REPORT.metrics[0].name
 
 
-def record(id_: str, score: float, speed: float, gated: int | None = None) -> Record:
-    return Record(
+def record(id_: str, score: float, speed: float, gated: int | None = None) -> EvalRecord:
+    return EvalRecord(
         *(id_, "lossy-skip", {METRIC: score}, 3),
         **{"ttft_s": 1.0, "decode_s": 2 / speed, "decode_tokens": 2, "decode_tokens_per_s": speed, "gated": gated},
     )
@@ -46,9 +46,9 @@ def data(tmp_path: Path) -> Path:
 
 def test_gains_by_hand() -> None:
     """Speed-ups of pairs: 12/10, 30/20, and an answer of a single token; scores differ by -0.1, +0.3, 0."""
-    single = Record("2", "lossy-skip", {METRIC: 0.0}, 1, ttft_s=1.0, gated=0)
-    static = Result(GOV_REPORT, "static", (record("0", 0.2, 10.0), record("1", 0.1, 20.0), single))
-    online = Result(GOV_REPORT, "online", (record("0", 0.1, 12.0, 0), record("1", 0.4, 30.0, 3), single))
+    single = EvalRecord("2", "lossy-skip", {METRIC: 0.0}, 1, ttft_s=1.0, gated=0)
+    static = TaskResult(GOV_REPORT, "static", (record("0", 0.2, 10.0), record("1", 0.1, 20.0), single))
+    online = TaskResult(GOV_REPORT, "online", (record("0", 0.1, 12.0, 0), record("1", 0.4, 30.0, 3), single))
     one, two = gains_of([static, online])
     assert (one.speedup, one.speedup_interval, one.pairs) == (1.0, None, 2)
     assert two.speedup == pytest.approx((1.2 * 1.5) ** 0.5)
@@ -106,6 +106,6 @@ def test_refuses(artifacts: list[Path], data: Path, tmp_path: Path) -> None:
     (artifacts[0] / "model.onnx").unlink()
     with pytest.raises(EdgeSkipError, match=r"model\.onnx"):
         online_gain(artifacts, data=data, limit=1, tokens=8, threads=1)
-    one = Result(GOV_REPORT, "a", (Record("0", "lossless", {METRIC: 0.1}, 1, ttft_s=1.0),))
+    one = TaskResult(GOV_REPORT, "a", (EvalRecord("0", "lossless", {METRIC: 0.1}, 1, ttft_s=1.0),))
     with pytest.raises(EdgeSkipError, match="no answer has more than one token"):
         gains_of([one])

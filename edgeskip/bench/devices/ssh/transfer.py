@@ -20,7 +20,7 @@ _SPLIT = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 
 
 @dataclass(frozen=True)
-class ArtifactFile:
+class SourceFile:
     path: Path
     size: int
     sha256: str
@@ -36,7 +36,7 @@ class ArtifactFiles:
 
     key: str
     opened: str
-    files: tuple[ArtifactFile, ...]
+    files: tuple[SourceFile, ...]
 
     @property
     def size(self) -> int:
@@ -87,9 +87,9 @@ def _companions(path: Path) -> list[str]:
     return [name for name in names if name]
 
 
-def _file(path: Path) -> ArtifactFile:
+def _file(path: Path) -> SourceFile:
     try:
-        return ArtifactFile(path, path.stat().st_size, sha256_of(path))
+        return SourceFile(path, path.stat().st_size, sha256_of(path))
     except FileNotFoundError:
         raise EdgeSkipError(f"{path} is missing: it belongs to the artifact; export again") from None
     except OSError as error:
@@ -164,7 +164,7 @@ class _Copy:
             )
         return states
 
-    def _file(self, file: ArtifactFile, start: int) -> bool:
+    def _file(self, file: SourceFile, start: int) -> bool:
         """Send the file from byte `start` on; return whether it arrived intact."""
         start = start if start <= file.size else 0
         answer = self._remote.ask(
@@ -180,7 +180,7 @@ class _Copy:
         )
         return bool(answer["right"])
 
-    def _pieces(self, file: ArtifactFile, start: int) -> Iterator[bytes]:
+    def _pieces(self, file: SourceFile, start: int) -> Iterator[bytes]:
         done = start
         with file.path.open("rb") as opened:
             opened.seek(start)
@@ -193,7 +193,7 @@ class _Copy:
                 self.sent += len(piece)
                 self._report(file, done)
 
-    def _report(self, file: ArtifactFile, done: int) -> None:
+    def _report(self, file: SourceFile, done: int) -> None:
         now = time.monotonic()
         if file.size >= _REPORT_FROM_BYTES and (now - self._reported >= _REPORT_EVERY_S or done == file.size):
             self._reported = now

@@ -160,12 +160,12 @@ class _Unpacker:
     def _check_size(self, name: str, size: int) -> None:
         tensor = self._initializers.get(name)
         if tensor is None or num_bytes(tensor) != size:
-            raise EdgeSkipError(f"{self._path} is damaged ({name[:60]!r} has not {size} bytes): export again")
+            raise EdgeSkipError(f"{self._path} is damaged ({name[:60]!r} does not have {size} bytes); export again")
 
     def _check_count(self, name: str, count: int) -> None:
         tensor = self._initializers.get(name)
         if tensor is None or math.prod(tensor.dims) != count:
-            raise EdgeSkipError(f"{self._path} is damaged ({name[:60]!r} has not {count} numbers): export again")
+            raise EdgeSkipError(f"{self._path} is damaged ({name[:60]!r} does not have {count} numbers); export again")
 
     def _alias(self, name: str, alias: str, kind: int, dims: list[int]) -> None:
         """Add the same bytes as another initializer, under another type and shape."""

@@ -20,7 +20,7 @@ from eval_material import TEXT, data_folder, tiny_artifact
 
 import edgeskip
 from edgeskip.evaluation.runner import evaluate
-from edgeskip.evaluation.summary import summarise
+from edgeskip.evaluation.summary import summarize
 from edgeskip.evaluation.task import EvalSettings
 
 Cli = Callable[..., Any]
@@ -46,7 +46,7 @@ def data(tmp_path: Path) -> Path:
 def test_perplexity_of_the_logits(lossy: Any, data: Path) -> None:
     """The tokenizer has a token a byte, so the windows are the text's bytes."""
     settings = EvalSettings(windows=3, window_tokens=40, threads=1)
-    (summary,) = summarise(evaluate(lossy.folder, ["perplexity"], data=data, settings=settings))
+    (summary,) = summarize(evaluate(lossy.folder, ["perplexity"], data=data, settings=settings))
     with edgeskip.load(lossy.folder, threads=1) as session:
         ids = session.tokenizer.encode(TEXT, add_special_tokens=False)
     nats = []

@@ -1,4 +1,4 @@
-"""Graphs derived for the page. Oracle: ONNX Runtime's Python package on the artifact's own graph, whose initialisers it
+"""Graphs derived for the page. Oracle: ONNX Runtime's Python package on the artifact's own graph, whose initializers it
 can override."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A path that someone named: an empty name is none, though Path("") is the current folder."""
+"""Paths: as users name them, and the folder of what EdgeSkip can make or fetch again."""
 
 from __future__ import annotations
 
@@ -18,3 +18,11 @@ def named_path(text: object) -> Path:
     if isinstance(text, str) and not text.strip():
         raise EdgeSkipError("an empty name stands for no file or folder: name one (the current folder is .)")
     return Path(text)
+
+
+def cache_folder() -> Path:
+    """Return `$EDGESKIP_CACHE`, else `edgeskip` in the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    chosen = os.environ.get("EDGESKIP_CACHE")
+    return Path(chosen).expanduser() if chosen else user_cache_path("edgeskip", appauthor=False)
