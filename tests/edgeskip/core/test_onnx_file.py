@@ -137,17 +137,17 @@ def test_damaged_graphs(name: str, tmp_path: Path) -> None:
     change, told = BAD[name]
     path = build(tmp_path, change)
     for read in (read_graph, weight_files, quantized_bytes, derive):
-        with pytest.raises(EdgeSkipError, match=r"model\.onnx is damaged \(.*\): export again") as caught:
+        with pytest.raises(EdgeSkipError, match=r"model\.onnx is damaged \(.*\).*export again") as caught:
             read(path)
         assert told in str(caught.value)
 
 
 # What only who unpacks matrices meets.
 UNPACKED: dict[str, tuple[Callable[[Any], object], str]] = {
-    "N of 2**39": (attribute(0, "N", 2**39), "'w' has not 8796093022208 bytes"),
-    "a matrix that is not there": (inputs("x", "gone", "s", "z"), "'gone' has not 128 bytes"),
-    "scales that are not there": (inputs("x", "w", "gone", "z"), "'gone' has not 16 numbers"),
-    "the matrix as its own zero points": (inputs("x", "w", "s", "w"), "'w' has not 8 bytes"),
+    "N of 2**39": (attribute(0, "N", 2**39), "'w' does not have 8796093022208 bytes"),
+    "a matrix that is not there": (inputs("x", "gone", "s", "z"), "'gone' does not have 128 bytes"),
+    "scales that are not there": (inputs("x", "w", "gone", "z"), "'gone' does not have 16 numbers"),
+    "the matrix as its own zero points": (inputs("x", "w", "s", "w"), "'w' does not have 8 bytes"),
 }
 
 
@@ -155,7 +155,7 @@ UNPACKED: dict[str, tuple[Callable[[Any], object], str]] = {
 def test_matrices_that_cannot_be_unpacked(name: str, tmp_path: Path) -> None:
     change, told = UNPACKED[name]
     path = build(tmp_path, change)
-    with pytest.raises(EdgeSkipError, match=r"model\.onnx is damaged \(.*\): export again") as caught:
+    with pytest.raises(EdgeSkipError, match=r"model\.onnx is damaged \(.*\).*export again") as caught:
         derive(path, unpack=True)
     assert told in str(caught.value)
 

@@ -191,7 +191,7 @@ def test_settings_that_cannot_be(tmp_path: Path, settings: EvalSettings, tasks: 
         ("longbench_triviaqa.jsonl", "triviaqa", '{"context": "y"}', "no text in the field 'input'"),
         ("longbench_triviaqa.jsonl", "triviaqa", "", "has no records"),
         ("topv2_en_validation.tsv", "topv2", "utterance\nhey\n", "no text in the field 'semantic_parse'"),
-        ("trec_TREC_10.label", "trec", "NUM:many How ?\n", "line 1 is no TREC question"),
+        ("trec_TREC_10.label", "trec", "NUM:many How ?\n", "line 1 is not a TREC question"),
         ("trec_TREC_10.label", "trec", "\n", "has no questions"),
     ],
 )
