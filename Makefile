@@ -107,7 +107,7 @@ build/transformers4/.installed: $(VENV)/.llamacpp
 	@touch $@
 
 # What reads models with transformers, or hooks into them.
-COMPAT_TESTS ?= tests/exporters tests/edgeskip/calibration tests/edgeskip/planning tests/edgeskip/training
+COMPAT_TESTS ?= tests/exporters tests/models tests/edgeskip/models tests/edgeskip/calibration tests/edgeskip/planning tests/edgeskip/training
 
 compat: build/transformers4/.installed
 	@echo "== pytest with transformers 4.57"
