@@ -127,7 +127,8 @@ $(LOWEST): pyproject.toml tools/install_torch.py $(VENV)/.installed
 	@touch $@
 
 # The base suite: the runtime with both engines, the commands, profiles and artifacts, graphs as they are lowered.
-LOWEST_TESTS ?= tests/models tests/runtime tests/exporters/onnx tests/edgeskip/artifacts tests/edgeskip/cli \
+LOWEST_TESTS ?= tests/models tests/runtime tests/exporters/onnx tests/edgeskip/artifacts/test_manifest.py \
+  tests/edgeskip/artifacts/test_bad_artifacts.py tests/edgeskip/artifacts/test_artifact_files.py tests/edgeskip/cli \
   tests/edgeskip/planning/test_planner.py tests/edgeskip/profiles tests/edgeskip/core/test_plan.py tests/edgeskip/evaluation
 
 lowest: $(LOWEST)
