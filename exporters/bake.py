@@ -3,7 +3,7 @@
 Every sublayer and the head reads the residual stream x through an RMSNorm, and RMSNorm(c·x) = RMSNorm(x) for c > 0.
 So the baked decoder carries y = x/S, S the product of the skipped scales so far: later output projections are divided
 by S, norms take eps/S², and a bias b joins the output bias of the sublayer before it as b/S. A map T of that sublayer's
-update u = W·h joins its output projection, W/S₀ + T·W/S. The result is exact and costs nothing at run time (design §4).
+update u = W·h joins its output projection, W/S₀ + T·W/S. The result is exact and costs nothing at run time.
 """
 
 from __future__ import annotations

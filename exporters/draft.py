@@ -91,7 +91,7 @@ def draft_head(
 ) -> DraftHead:
     """Return the head of an exit of `decoder`, after `block` if there is one.
 
-    `exit_map` A [d, d] takes the RMS-normalized exit state to the final normalized state (design §7); None = the
+    `exit_map` A [d, d] takes the RMS-normalized exit state to the final normalized state; None = the
     model's own norm and head. `tokens` trims the head to these rows (FR-Spec, arXiv 2502.14856 §3). A trimmed head is a
     separate matrix, so the map is folded into it, head · A; the whole head is folded only with `fold`, because that
     is a second copy of the largest matrix, where applying A costs hidden_size / vocab_size of the head.

@@ -1,4 +1,4 @@
-"""Splits a GGUF file of the llama architecture at an exit layer with the gguf package, blocks untouched (design §6)."""
+"""Splits a GGUF file of the llama architecture at an exit layer with the gguf package, blocks untouched."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ Label = Literal["dense", "lossy-skip", "draft-only", "verified"]
 
 @dataclass(frozen=True)
 class Skip:
-    """A skipped sublayer becomes `x ← scale·x + map·u + bias` on the residual stream (AdaSkip eq. 3; design §2, §4).
+    """A skipped sublayer becomes `x ← scale·x + map·u + bias` on the residual stream (AdaSkip eq. 3).
+
+    See docs/concepts/compensation.md.
 
     u is what the sublayer `source`, the last one kept before this, has added to the stream; nothing if that one is
     left out too, by an engine for instance that skips more as it runs.
@@ -41,7 +43,7 @@ class Skip:
         if (self.map is None) != (self.source is None) or (self.source is not None and self.source >= self.sublayer):
             raise EdgeSkipError(f"{self.sublayer}: a map needs the sublayer before it whose update it reads")
         if not 0 < self.scale < math.inf:
-            # RMSNorm(c·x) = RMSNorm(x) needs c > 0: the fold would be wrong (design §4).
+            # RMSNorm(c·x) = RMSNorm(x) needs c > 0: the fold would be wrong.
             raise EdgeSkipError(f"{self.sublayer}: compensation scale {self.scale} is not positive and finite")
 
 
@@ -62,7 +64,7 @@ class Plan:
 
     @property
     def label(self) -> Label:
-        """What any output of this plan must be called (design §2)."""
+        """What any output of this plan must be called (docs/concepts/labels.md)."""
         return "lossy-skip" if self.skips else "dense"
 
     @property

@@ -30,7 +30,7 @@ class Vectors:
     mean_in: dict[Phase, NDArray[np.float32]]
     mean_out: dict[Phase, NDArray[np.float32]]
     exit_maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    """Exit layer → A [hidden_size, hidden_size]: final normalized state ≈ A · RMS-normalized exit state (design §7)."""
+    """Exit layer → A [hidden_size, hidden_size]: final normalized state ≈ A · RMS-normalized exit state."""
     exit_adapters: dict[int, ExitAdapter] = field(default_factory=dict)
     """Exit layer → what `edgeskip train --method exit-adapter` trained for it."""
     plan_bias: NDArray[np.float32] | None = None

@@ -162,7 +162,7 @@ def _shape(decoder: Decoder, layout: Layout, eps: float) -> dict[str, Any]:
         "attention.head_count_kv": kv_heads,
         "attention.key_length": config.head_dim,
         "attention.value_length": config.head_dim,
-        # One for all norms, although baking has eps/S² for each (design §4).
+        # One for all norms, although baking has eps/S² for each.
         "attention.layer_norm_rms_epsilon": eps,
         "rope.dimension_count": config.head_dim,
         "rope.freq_base": float(config.rope.theta),

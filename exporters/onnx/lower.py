@@ -1,4 +1,4 @@
-"""Lowers a canonical decoder to the graphs of an artifact over one weight file, `model.onnx.data` (design §5, §7)."""
+"""Lower a canonical decoder to the graphs of an artifact over one weight file, `model.onnx.data`."""
 
 from __future__ import annotations
 

@@ -292,7 +292,7 @@ DENSE = SKIPS.model_copy(update={"skip": []})
     ],
 )
 def test_what_the_summary_says(answer: Any, plan: PlanSummary | None, cost: PlanCost | None, says: str | None) -> None:
-    """Oracle: the labels' meaning (README, "Labels")."""
+    """Oracle: the labels' meaning (docs/concepts/labels.md)."""
     found = cost_clause(answer, plan, cost)
     assert found == says if says is None or found is None else found.endswith(says)
 
